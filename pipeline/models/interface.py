@@ -1,0 +1,60 @@
+"""What the worker asks of a model. Numpy in, numpy out: torch stays behind this door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import SampleError
+from schemas.job import Generation
+from schemas.plan import Sample
+
+Pixels = npt.NDArray[np.uint8]
+"""uint8 [height, width, 3], sRGB."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer a sample, in the order asked: pixels, or the reason why there are none."""
+
+    pixels: Pixels | None
+    flags: tuple[str, ...] = ()
+    error: SampleError | None = None
+
+
+class Generator(Protocol):
+    pipeline_class: str
+    dtype: str
+    device: str
+
+    def scheduler_name(self, settings: Generation) -> str:
+        """Class that will run, such as `DDIMScheduler`."""
+
+    def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
+        """Encode each distinct prompt of a shard once; the embeddings replace those of the shard before."""
+
+    def generate(
+        self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
+    ) -> list[Generated]:
+        """One forward batch. `on_step` is called after each denoising step, on the calling thread.
+
+        `full_precision` decodes (and for not finite latents also denoises) in float32.
+
+        Raises DeviceMemoryError when the batch does not fit, DeviceLostError when the process must end,
+        SampleError when the batch is one sample and the pipeline raised on it, and WorkerError when it raised
+        on a larger batch.
+        """
+
+
+class Scorer(Protocol):
+    name: str
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Encode each distinct caption of a shard once; replaces those of the shard before."""
+
+    def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """float32 [len(images)], higher is better; NaN where the image has no score."""

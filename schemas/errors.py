@@ -1,0 +1,113 @@
+"""Every error Promptmill raises on purpose, and the exit code each one ends the command with.
+
+    PromptmillError                 1   something unexpected
+    ├── JobError                    2   the job file, or what it names, is wrong
+    │   ├── InputError              2   the prompts cannot be read as described
+    │   └── OutputMismatchError     2   the output belongs to another job
+    ├── StorageError                4   object storage or disk refused, after retries
+    ├── ClusterError                5   Ray cannot give what was asked for
+    └── WorkerError                     raised on a worker, answered by the engine, seldom seen by users
+        ├── SampleError                 one sample cannot be made
+        ├── DeviceMemoryError           a batch does not fit the device
+        ├── DeviceLostError             the device is broken: the process must end
+        └── ModelLoadError          2   the model or a scorer does not load
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in the four parts a reader needs.
+
+    `where` is a place a person can go to ("job.yaml:12: generation.scheduler"), `hint` says what to do.
+    """
+
+    where: str
+    expected: str
+    got: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: expected {self.expected}, got {self.got}"
+        return f"{text}. {self.hint}" if self.hint else text
+
+
+class PromptmillError(Exception):
+    exit_code = 1
+
+
+class JobError(PromptmillError):
+    """Carries all problems found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = problems
+        super().__init__(*problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class InputError(JobError):
+    pass
+
+
+class OutputMismatchError(JobError):
+    pass
+
+
+class StorageError(PromptmillError):
+    exit_code = 4
+
+
+class ClusterError(PromptmillError):
+    exit_code = 5
+
+
+class WorkerError(PromptmillError):
+    pass
+
+
+class SampleError(WorkerError):
+    """Ends in a failure row: `kind` is one word out of `FAILURE_KINDS`."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        if kind not in FAILURE_KINDS:
+            raise ValueError(f"unknown failure kind {kind!r}")
+        self.kind = kind
+        self.message = message
+        super().__init__(kind, message)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+class DeviceMemoryError(WorkerError):
+    pass
+
+
+class DeviceLostError(WorkerError):
+    pass
+
+
+class ModelLoadError(WorkerError):
+    exit_code = 2
+
+
+FAILURE_KINDS = (
+    "empty_prompt",  # null, empty, or only white space
+    "prompt_too_long",  # over prompts.MAX_PROMPT_BYTES
+    "invalid_text",  # not Unicode: lone surrogates, broken UTF-8
+    "invalid_seed",  # a seed column that holds no integer ≥ 0
+    "not_finite",  # NaN or infinity in latents or pixels, in full precision too
+    "generation",  # the pipeline raised on this sample alone
+    "scoring",  # the scorer raised on this sample alone
+    "encoding",  # the image could not be encoded
+    "memory",  # out of device memory at batch size 1
+    "crash",  # the worker process died on it
+    "hang",  # a step took longer than compute.step_timeout_s
+)

@@ -1,0 +1,199 @@
+"""The job file as typed, frozen values. `schemas/job.schema.json` is generated from here (`promptmill schema`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
+
+SCHEMA_VERSION = 1
+MAX_SEED = 2**53 - 1
+"""Seeds stay exact in JSON, JavaScript and spreadsheets."""
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ImageFormat = Literal["png", "webp", "jpeg"]
+Text = Annotated[str, Field(min_length=1)]
+Size = Annotated[int, Field(ge=8, le=16384)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Columns(Settings):
+    """Names of the columns in the source. All other columns are carried into the records unchanged."""
+
+    prompt: Text = "prompt"
+    """The text to draw."""
+    id: Text | None = None
+    """Unique over the whole source. Without it an id is made from file name and row number."""
+    negative_prompt: Text | None = None
+    """Overrides `generation.negative_prompt` where the value is not null."""
+    seed: Text | None = None
+    """Integer from 0; sample i of the prompt takes seed + i. Overrides the derived seed where not null."""
+    caption: Text | None = None
+    """Text that the image is stored with and scored against; the prompt where absent or null."""
+    image: Text | None = None
+    """Input image for image-to-image. Reserved: refused in this version."""
+    mask: Text | None = None
+    """Mask for inpainting. Reserved: refused in this version."""
+
+
+class Prompts(Settings):
+    source: Text
+    """File, folder, glob or URL; Parquet, CSV, TSV, JSONL, or text with one prompt a line. Relative to where the command is started."""
+    columns: Columns = Columns()
+    """Which source column is what."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many rows of the source."""
+
+
+class Model(Settings):
+    path: Text = "builtin:shapes"
+    """A diffusers folder, a hub id such as `stabilityai/sdxl-turbo`, or `builtin:shapes`. Safetensors only."""
+    revision: Text | None = None
+    """Commit of a hub id; required for hub ids, so that a resumed job cannot meet other weights."""
+    dtype: Dtype = "auto"
+    """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
+
+
+class Generation(Settings):
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Denoising steps."""
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """Classifier-free guidance; at 1 and below the negative prompt has no effect."""
+    negative_prompt: str = ""
+    """What the image should not show."""
+    scheduler: Text | None = None
+    """A diffusers scheduler class or a common short name (`ddim`, `dpm++`, `euler`, `euler_a`, `unipc`, `lcm`); null keeps the pipeline's own."""
+    width: Size | None = None
+    """Pixels; null is the model's own."""
+    height: Size | None = None
+    """Pixels; null is the model's own."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Images per forward pass. Part of the result: batch size changes last bits."""
+    images_per_prompt: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Images for each prompt and sweep cell, each with its own seed."""
+
+
+def _axis(annotation: Any) -> Any:
+    # strict=False lets a YAML list become a tuple; the elements stay strict.
+    return (Annotated[tuple[annotation, ...], Field(min_length=1, strict=False)] | None, None)
+
+
+class SweepAxes(Settings):
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, values in self.axes().items():
+            twice = [value for value, n in Counter(str(value) for value in values).items() if n > 1]
+            if twice:
+                raise PydanticCustomError("repeated", "axis {name} lists {value} twice", {"name": name, "value": twice[0]})
+        return self
+
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """The axes in use, `model` first, so that all cells of one model are neighbours."""
+        return {name: values for name in type(self).model_fields if (values := getattr(self, name)) is not None}
+
+
+if TYPE_CHECKING:
+    Sweep = SweepAxes
+else:
+    # Built from Generation, so that a field added there can be swept the same day.
+    Sweep = create_model(
+        "Sweep",
+        __base__=SweepAxes,
+        model=_axis(Text | Model),
+        **{name: _axis(field.rebuild_annotation()) for name, field in Generation.model_fields.items()},
+    )
+
+
+class Score(Settings):
+    clip: Text
+    """An open_clip model: `name/tag`, `hf-hub:org/name`, `local-dir:folder`, or `builtin:shapes`."""
+    name: Text = "clip"
+    """Key in the `scores` column, and what `select.by` refers to."""
+
+
+class Select(Settings):
+    keep: Annotated[int, Field(ge=1)] | None = 1
+    """Best so many images of each prompt and sweep cell; null keeps all that pass `min`."""
+    by: Text = "clip"
+    """Name of a score."""
+    min: float | None = None
+    """Images that score below are rejected."""
+
+
+class Output(Settings):
+    url: Text
+    """Folder or URL (`s3://bucket/prefix`) of the dataset."""
+    image_format: ImageFormat = "png"
+    """`png` (level 1), `webp` (lossless) or `jpeg`."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """Used for `jpeg` only."""
+    images_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Images made per output object, before selection; the unit of work that a crash can cost."""
+    embed_parameters: bool = True
+    """Write prompt and settings into each image, as the `parameters` text that AUTOMATIC1111-style tools read."""
+    embed_source_type: bool = True
+    """Mark each image as made by a model: IPTC digital source type `trainedAlgorithmicMedia` in XMP."""
+    keep_rejected_images: bool = False
+    """Store the images of rejected samples too, beside their reasons."""
+
+
+class Compute(Settings):
+    """How the job runs. Nothing here changes which rows are made."""
+
+    workers: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
+    """`auto`: one per GPU, else one per core, less where memory is short."""
+    threads_per_worker: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads of a worker's tensor library. Changes last bits, so keep it when you resume."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    """`auto`: 1 where the cluster has GPUs, else 0."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a shard is tried before the samples that break it are singled out."""
+    step_timeout_s: Annotated[float, Field(gt=0)] = 300
+    """Seconds without a denoising step after which a worker counts as hung."""
+    max_failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The run stops when more than this share of samples fails (looked at after 100 samples)."""
+
+
+class Job(Settings):
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    """Shown in progress, reports and the dataset card."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Start of all randomness: another seed gives other images of the same prompts."""
+    prompts: Prompts
+    """Where the prompts are."""
+    model: Model = Model()
+    """What makes the images."""
+    generation: Generation = Generation()
+    """How the images are made."""
+    sweep: Sweep = Sweep()
+    """Axes that multiply: any field of `generation`, and `model`. Cells of one prompt share their seeds."""
+    score: Annotated[tuple[Score, ...], Field(strict=False)] = ()
+    """What each image is scored with."""
+    select: Select | None = None
+    """Which images are kept; leave it out to keep all."""
+    output: Output
+    """Where and how the dataset is written."""
+    compute: Compute = Compute()
+    """How the job runs; not part of the result."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [score.name for score in self.score]
+        if len(set(names)) < len(names):
+            raise PydanticCustomError("score_names", "score: two scores share the name {name}; give one a `name`", {"name": Counter(names).most_common(1)[0][0]})
+        if self.select is not None:
+            if self.select.by not in names:
+                raise PydanticCustomError("select_by", "select.by: names a score ({names}), got {by}", {"names": ", ".join(names) or "this job has none: add `score`", "by": repr(self.select.by)})
+            least = min(self.sweep.axes().get("images_per_prompt", (self.generation.images_per_prompt,)))
+            if self.select.keep is not None and self.select.keep > least:
+                raise PydanticCustomError("select_keep", "select.keep: at most images_per_prompt ({least}), got {keep}", {"least": least, "keep": self.select.keep})
+        if self.prompts.columns.image or self.prompts.columns.mask:
+            raise PydanticCustomError("no_image_input", "prompts.columns: image and mask are reserved; this version makes images from text only", {})
+        return self

@@ -1,0 +1,141 @@
+"""What flows: a sample is asked for, a shard is a block of samples, a plan is all shards by arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.job import Generation
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A Parquet file of prompts. `name` is its path relative to the source and enters the prompt ids.
+
+    `path` is where it is read: the source itself, or its staged copy where the source was a text format.
+    """
+
+    name: str
+    path: str
+    size_bytes: int
+    rows: int
+    etag: str | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that is known to exist, read from its configuration files alone.
+
+    `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights.
+    """
+
+    path: str
+    location: str
+    revision: str
+    dtype: str
+    pipeline_class: str
+    scheduler: str
+    width: int
+    height: int
+    size_multiple: int
+    max_size: int | None
+    weights_bytes: int
+    is_local: bool
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One cell of the sweep. `values` holds the swept fields only, as written to the record's `variant`."""
+
+    index: int
+    values: dict[str, Any]
+    model: ResolvedModel
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Prompts that came to the job together: first the source, later what `run --extend` and `retry` added."""
+
+    kind: str
+    files: tuple[SourceFile, ...]
+    prompts: int
+    first_shard: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows `start` to `stop` of a segment, for one variant: the content of `data/part-{number}.parquet`."""
+
+    number: int
+    segment: int
+    variant: int
+    start: int
+    stop: int
+
+    @property
+    def part(self) -> str:
+        return f"part-{self.number:06d}"
+
+    @property
+    def data_key(self) -> str:
+        return f"data/{self.part}.parquet"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image that is asked for. `row` is the position of its prompt in the shard, from 0."""
+
+    sample_id: str
+    prompt_id: str
+    row: int
+    sample_index: int
+    seed: int
+    prompt: str
+    negative_prompt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    samples: int = 0
+    kept: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.samples + other.samples,
+            self.kept + other.kept,
+            self.rejected + other.rejected,
+            self.failed + other.failed,
+        )
+
+    @property
+    def conserved(self) -> bool:
+        return self.samples == self.kept + self.rejected + self.failed
+
+
+@dataclass(frozen=True)
+class Footer:
+    """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done."""
+
+    fingerprint: str
+    shard: Shard
+    counts: Counts
+    side_objects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a shard cost; for reports and never for correctness. Stages in seconds."""
+
+    shard: int
+    counts: Counts
+    seconds: dict[str, float] = field(default_factory=dict)
+    worker: str = ""
+    device: str = ""
+    attempts: int = 1
+    data_bytes: int = 0
+    already_done: bool = False

@@ -1,0 +1,84 @@
+"""Arrow schemas of what a run writes. Version 1: columns are added, never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import pyarrow as pa
+
+RECORD_VERSION: Final = 1
+
+# Hugging Face `datasets` decodes the column only in this form: nullable, bytes before path.
+IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+
+_SETTINGS: Final = [
+    pa.field("sample_index", pa.int32()),
+    pa.field("variant", pa.string()),
+    pa.field("seed", pa.int64()),
+    pa.field("model", pa.string()),
+    pa.field("model_revision", pa.string()),
+    pa.field("pipeline_class", pa.string()),
+    pa.field("scheduler", pa.string()),
+    pa.field("dtype", pa.string()),
+    pa.field("num_inference_steps", pa.int32()),
+    pa.field("guidance_scale", pa.float32()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+]
+_TEXTS: Final = [
+    pa.field("caption", pa.string()),
+    pa.field("prompt", pa.string()),
+    pa.field("negative_prompt", pa.string()),
+]
+_QUALITY: Final = [
+    pa.field("clip_score", pa.float32()),
+    pa.field("scores", pa.struct([pa.field("clip", pa.float32())])),
+    pa.field("image_sha256", pa.string()),
+    pa.field("image_phash", pa.string()),
+    pa.field("flags", pa.list_(pa.string())),
+]
+_IDS: Final = [pa.field("sample_id", pa.string(), nullable=False), pa.field("prompt_id", pa.string(), nullable=False)]
+
+RECORD: Final = pa.schema([*_IDS, pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY])
+"""A kept sample. The other columns of the source follow, `input_` before a name that is taken."""
+
+REJECT: Final = pa.schema([*_IDS, pa.field("reason", pa.string()), pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY])
+"""A sample that was made and not kept. `reason` is `not_selected`, `below_min`, `no_score` or a flag such as `nsfw`."""
+
+FAILURE: Final = pa.schema(
+    [
+        *_IDS,
+        pa.field("error_kind", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("attempts", pa.int32()),
+        *_TEXTS,
+        *_SETTINGS[:5],
+    ]
+)
+"""A sample that could not be made, with all columns of its input row: `retry` reads this."""
+
+TAKEN: Final = frozenset({*RECORD.names, *REJECT.names, *FAILURE.names})
+"""Names that a passed-through column must avoid, the same in every kind of object."""
+
+
+def with_scores(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """Give `scores` one float32 field for each score of the job.
+
+    A struct and no map: `datasets` 5.2 cannot load a Parquet file that has a map column.
+    """
+    fields = [pa.field(name, pa.float32()) for name in names or ("clip",)]
+    return schema.set(schema.get_field_index("scores"), pa.field("scores", pa.struct(fields)))
+
+
+def passthrough_name(name: str, others: frozenset[str] = frozenset()) -> str:
+    """Name under which a source column is written; `others` are the remaining names of the source."""
+    while name in TAKEN or name in others:
+        name = f"input_{name}"
+    return name
+
+
+# Naming the image alone is enough: `datasets` derives the type of every column it does not find here.
+HUGGINGFACE: Final = {b"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}).encode()}
+"""Schema metadata that makes Hugging Face `datasets` show the `image` column as pictures."""
