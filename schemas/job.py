@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 SCHEMA_VERSION = 1
 MAX_SEED = 2**53 - 1
@@ -16,6 +16,27 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ImageFormat = Literal["png", "webp", "jpeg"]
 Text = Annotated[str, Field(min_length=1)]
 Size = Annotated[int, Field(ge=8, le=16384)]
+
+
+def _wrong(loc: tuple[str | int, ...], expected: str, got: Any, hint: str, fields: str) -> InitErrorDetails:
+    """A rule between fields that is broken at `loc`; `fields` names all it looks at, with spaces between."""
+    context = {"expected": expected, "got": str(got), "hint": hint, "fields": fields}
+    error = PydanticCustomError("rule", "expected {expected}, got {got}. {hint}", context)
+    return InitErrorDetails(type=error, loc=loc, input=got)
+
+
+def _raise_all(wrong: list[InitErrorDetails]) -> None:
+    # Pydantic merges a ValidationError out of a validator into its own, with the place of each detail.
+    if wrong:
+        raise ValidationError.from_exception_data("Job", wrong)
+
+
+def _repeats(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
+    """Index of each value that was there before, and of its first occurrence."""
+    first: dict[Any, int] = {}
+    for index, value in enumerate(values):
+        if first.setdefault(value, index) != index:
+            yield index, first[value]
 
 
 class Settings(BaseModel):
@@ -88,10 +109,14 @@ def _axis(annotation: Any) -> Any:
 class SweepAxes(Settings):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
+        wrong = []
         for name, values in self.axes().items():
-            twice = [value for value, n in Counter(str(value) for value in values).items() if n > 1]
-            if twice:
-                raise PydanticCustomError("repeated", "axis {name} lists {value} twice", {"name": name, "value": twice[0]})
+            models = [Model(path=value) if name == "model" and isinstance(value, str) else value for value in values]
+            for index, first in _repeats(models):
+                shown = repr(values[index]) if isinstance(values[index], str) else values[index]
+                hint = f"It equals number {first + 1} of the list; remove one of the two."
+                wrong.append(_wrong((name, index), "values that differ", shown, hint, f"sweep.{name}"))
+        _raise_all(wrong)
         return self
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -185,15 +210,38 @@ class Job(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [score.name for score in self.score]
-        if len(set(names)) < len(names):
-            raise PydanticCustomError("score_names", "score: two scores share the name {name}; give one a `name`", {"name": Counter(names).most_common(1)[0][0]})
-        if self.select is not None:
-            if self.select.by not in names:
-                raise PydanticCustomError("select_by", "select.by: names a score ({names}), got {by}", {"names": ", ".join(names) or "this job has none: add `score`", "by": repr(self.select.by)})
-            least = min(self.sweep.axes().get("images_per_prompt", (self.generation.images_per_prompt,)))
-            if self.select.keep is not None and self.select.keep > least:
-                raise PydanticCustomError("select_keep", "select.keep: at most images_per_prompt ({least}), got {keep}", {"least": least, "keep": self.select.keep})
-        if self.prompts.columns.image or self.prompts.columns.mask:
-            raise PydanticCustomError("no_image_input", "prompts.columns: image and mask are reserved; this version makes images from text only", {})
+        _raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns()])
         return self
+
+    def _wrong_scores(self) -> list[InitErrorDetails]:
+        names = [score.name for score in self.score]
+        hint = "Give each score a `name` of its own."
+        return [
+            _wrong(("score", index, "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
+            for index, first in _repeats(names)
+        ]
+
+    def _wrong_select(self) -> list[InitErrorDetails]:
+        if self.select is None:
+            return []
+        wrong = []
+        names = [score.name for score in self.score]
+        if self.select.by not in names:
+            expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
+            hint = "" if names else "Add `score: [{clip: …}]`, or remove `select`."
+            wrong.append(_wrong(("select", "by"), expected, repr(self.select.by), hint, "select.by score"))
+        least = min(self.sweep.axes().get("images_per_prompt", (self.generation.images_per_prompt,)))
+        if self.select.keep is not None and self.select.keep > least:
+            fields = "select.keep generation.images_per_prompt sweep.images_per_prompt"
+            hint = "More cannot be kept than are made: raise `generation.images_per_prompt` or lower `select.keep`."
+            wrong.append(_wrong(("select", "keep"), f"at most {least}, the images per prompt", self.select.keep, hint, fields))
+        return wrong
+
+    def _wrong_columns(self) -> list[InitErrorDetails]:
+        given = {"image": self.prompts.columns.image, "mask": self.prompts.columns.mask}
+        hint = "This version makes images from text alone; the column is carried into the records all the same."
+        return [
+            _wrong(("prompts", "columns", name), "null", repr(value), hint, f"prompts.columns.{name}")
+            for name, value in given.items()
+            if value is not None
+        ]

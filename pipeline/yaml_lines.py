@@ -1,0 +1,279 @@
+"""YAML that remembers where each value stands, and refuses what would change meaning without a word.
+
+Refused: duplicate keys, anchors and aliases, tags, merge keys, several documents, keys that are no scalars. Scalars are
+read as in YAML 1.2: only `true` and `false` are booleans, `no` is text, `1e3` is a number and `012` is twelve.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from schemas.errors import Problem
+
+MAX_DEPTH: Final = 32
+"""A job is five levels deep; the limit keeps hostile nesting away from Python's recursion limit."""
+MAX_DIGITS: Final = 400
+"""Below Python's own limit for reading integers (4,300), above any float."""
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Line and column count from 1. `order` is 0 for the file and counts the `--set` overrides from 1; those have line 0."""
+
+    order: int
+    line: int
+    column: int
+    origin: str
+
+    def where(self, path: Path) -> str:
+        if self.order:
+            return self.origin
+        dotted = ".".join(printable(str(part)) for part in path)
+        return f"{self.origin}:{self.line}" + (f": {dotted}" if dotted else "")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A `Problem` that can still be sorted and grouped."""
+
+    place: Place
+    path: Path
+    expected: str
+    got: str
+    hint: str = ""
+
+    def problem(self) -> Problem:
+        return Problem(self.place.where(self.path), self.expected, self.got, self.hint)
+
+
+@dataclass
+class Document:
+    """`data` holds dicts, lists and scalars. `broken` lists paths whose value could not be read and is None in `data`.
+
+    `keys` and `values` give the place of each key and value; `plain` the text of each scalar written without quotes.
+    `readable` is false after a syntax error.
+    """
+
+    data: Any = None
+    keys: dict[Path, Place] = field(default_factory=dict)
+    values: dict[Path, Place] = field(default_factory=dict)
+    plain: dict[Path, str] = field(default_factory=dict)
+    broken: set[Path] = field(default_factory=set)
+    findings: list[Finding] = field(default_factory=list)
+    readable: bool = True
+
+    def place(self, path: Path) -> Place:
+        """Of the key, else the list item, else the nearest section around it."""
+        for end in range(len(path), -1, -1):
+            found = self.keys.get(path[:end]) or self.values.get(path[:end])
+            if found:
+                return found
+        return Place(0, 1, 1, "")
+
+
+def printable(text: str, limit: int = 60) -> str:
+    """Without control characters, bidi controls or lone surrogates, and never longer than `limit` or so."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def read_document(text: str, name: str) -> Document:
+    """Never raises: what is wrong stands in `findings`."""
+    return _Reader(text, name).read()
+
+
+def read_value(text: str, origin: str, order: int) -> Document:
+    """A value from the command line: flow or quoted YAML where it begins with one of `[{"'`, else one plain scalar."""
+    reader = _Reader(text.strip(), origin, order)
+    return reader.read() if text.strip()[:1] in tuple("[{\"'") else reader.read_plain()
+
+
+_CONTROL: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INFINITE: Final = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
+_WORDS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
+
+
+def _plain_value(text: str) -> Any:
+    """The core schema of YAML 1.2.2, section 10.3.2."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    infinite = _INFINITE.fullmatch(text)
+    return float(f"{infinite[1]}inf") if infinite else text
+
+
+class _Stop(Exception):
+    """Nothing behind this point can be read; the finding is on the list."""
+
+
+class _Reader:
+    def __init__(self, text: str, origin: str, order: int = 0) -> None:
+        self.text, self.origin, self.order = text, origin, order
+        self.document = Document()
+
+    def read(self) -> Document:
+        bad = _CONTROL.search(self.text)
+        try:
+            if bad:
+                self._refuse_control(bad)
+            self._read_stream(iter(yaml.parse(self.text, Loader=yaml.SafeLoader)))
+        except _Stop:
+            self.document.readable = False
+        except yaml.MarkedYAMLError as error:
+            self._refuse_syntax(error)
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            # "\UFFFFFFFF" in double quotes reaches chr() unchecked.
+            self._refuse(Place(self.order, 1, 1, self.origin), (), "YAML", printable(str(error), 200))
+            self.document.readable = False
+        return self.document
+
+    def read_plain(self) -> Document:
+        self.document.data = self._scalar(self.text, True, self._place(None), ())
+        return self.document
+
+    def _place(self, mark: Any) -> Place:
+        if self.order or mark is None:
+            return Place(self.order, 0, 0, self.origin)
+        return Place(0, mark.line + 1, mark.column + 1, self.origin)
+
+    def _refuse(self, place: Place, path: Path, expected: str, got: str, hint: str = "") -> None:
+        self.document.findings.append(Finding(place, path, expected, got, hint))
+
+    def _refuse_control(self, found: re.Match[str]) -> None:
+        before = self.text[: found.start()]
+        place = Place(self.order, before.count("\n") + 1, found.start() - before.rfind("\n"), self.origin)
+        hint = "Remove it; within double quotes it can be written as an escape."
+        self._refuse(place, (), "text", f"the control character {printable(found[0])}", hint)
+        raise _Stop
+
+    def _refuse_syntax(self, error: yaml.MarkedYAMLError) -> None:
+        self.document.readable = False
+        place = self._place(error.problem_mark or error.context_mark)
+        line = self.text.splitlines()[place.line - 1] if 0 < place.line <= len(self.text.splitlines()) else ""
+        if "\t" in line[: len(line) - len(line.lstrip())] or line[place.column - 1 : place.column] == "\t":
+            self._refuse(place, (), "spaces for indentation", "a tab", "Replace tabs by spaces.")
+            return
+        got = " ".join(part for part in (error.context, error.problem) if part)
+        hint = f"At column {place.column}." if place.line else ""
+        if "mapping values are not allowed" in got or "unhashable" in got:
+            hint += ' Text that contains ": " needs quotes.'
+        self._refuse(place, (), "YAML", f"a syntax error ({printable(got, 200)})", hint.strip())
+
+    def _read_stream(self, events: Iterator[yaml.Event]) -> None:
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                self.document.data = self._value(events, next(events), (), 0)
+                break
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                hint = "Put each job into a file of its own."
+                self._refuse(self._place(event.start_mark), (), "one job", "a second YAML document", hint)
+                break
+
+    def _value(self, events: Iterator[yaml.Event], event: yaml.Event, path: Path, depth: int) -> Any:
+        place = self._place(event.start_mark)
+        self.document.values.setdefault(path, place)
+        if depth > MAX_DEPTH:
+            self._refuse(place, path[:3], f"at most {MAX_DEPTH} levels", "deeper nesting")
+            raise _Stop
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(place, path, "a value", f"the alias *{printable(str(event.anchor))}", _ALIAS_HINT)
+            self.document.broken.add(path)
+            return None
+        assert isinstance(event, yaml.NodeEvent)
+        if event.anchor is not None:
+            self._refuse(place, path, "a value", f"the anchor &{printable(event.anchor)}", _ALIAS_HINT)
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            hint = "Remove it; use quotes to make a value text."
+            self._refuse(place, path, "a value without a tag", f"the tag {printable(tag)}", hint)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, path, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(events, path, depth)
+        assert isinstance(event, yaml.ScalarEvent)
+        return self._scalar(event.value, not event.style, place, path)
+
+    def _scalar(self, text: str, is_plain: bool, place: Place, path: Path) -> Any:
+        self.document.values.setdefault(path, place)
+        if is_plain:
+            self.document.plain.setdefault(path, text)
+            if len(text) <= MAX_DIGITS:
+                return _plain_value(text)
+            if not (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
+                return text
+            self._refuse(place, path, f"a number of at most {MAX_DIGITS} digits", f"{len(text)} digits")
+        elif not re.search("[\0\ud800-\udfff]", text):
+            return text
+        else:
+            self._refuse(
+                place, path, "Unicode text", printable(repr(text)), "Remove NUL characters and lone surrogates."
+            )
+        self.document.broken.add(path)
+        return None
+
+    def _sequence(self, events: Iterator[yaml.Event], path: Path, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(self._value(events, event, (*path, len(items)), depth + 1))
+        return items
+
+    def _mapping(self, events: Iterator[yaml.Event], path: Path, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            key = self._key(events, event, path, depth)
+            below = (*path, "" if key is None else key)
+            first = self.document.keys.get(below)
+            if key is not None and key not in result:
+                self.document.keys[below] = self._place(event.start_mark)
+            value = self._value(events, next(events), below, depth + 1)
+            if key is not None and key in result and first:
+                got = f"a second one; the first is on line {first.line}" if first.line else "a second one"
+                self._refuse(self._place(event.start_mark), below, "each key once", got, "Remove one of the two.")
+            elif key is not None:
+                result[key] = value
+        return result
+
+    def _key(self, events: Iterator[yaml.Event], event: yaml.Event, path: Path, depth: int) -> str | None:
+        """The text of the key, whatever it looks like; None where it is no key that we read."""
+        place = self._place(event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and event.anchor is None and event.tag is None:
+            if event.value == "<<" and not event.style:
+                self._refuse(place, path, "plain keys", "the merge key <<", "Write the fields out.")
+                return None
+            if re.search("[\0\ud800-\udfff]", event.value) is None:
+                return event.value
+        what = "a list or mapping as a key" if isinstance(event, yaml.CollectionStartEvent) else "a key of another kind"
+        self._refuse(place, path, "plain keys", what, "Keys are names of fields, without anchors, aliases or tags.")
+        self._skip(events, event, depth)
+        return None
+
+    def _skip(self, events: Iterator[yaml.Event], event: yaml.Event, depth: int) -> None:
+        level = 0
+        while True:
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if level == 0:
+                return
+            event = next(events)
+
+
+_ALIAS_HINT: Final = "Anchors and aliases are not read here; write the value out."
