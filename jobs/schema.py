@@ -1,0 +1,62 @@
+"""`promptmill schema`: the JSON Schema of a job file, as published in `schemas/job.schema.json` for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import schemas.job
+from schemas.job import Job
+
+SCHEMA_FILE: Final = Path(schemas.job.__file__).with_name("job.schema.json")
+_TYPE_OF_NULL: Final = {"type": "null"}
+
+
+def job_schema() -> str:
+    """Pretty JSON (draft 2020-12), the same on every machine."""
+    raw = Job.model_json_schema()
+    for name, axis in raw["$defs"]["Sweep"]["properties"].items():
+        swept = name if name == "model" else f"generation.{name}"
+        axis["description"] = f"Values of `{swept}` to try."
+        del axis["default"]
+    for section in raw["properties"].values():
+        _allow_empty(section)
+    _allow_empty(raw["$defs"]["Prompts"]["properties"]["columns"])
+    tidy = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(raw), "title": "Promptmill job"}
+    return json.dumps(tidy, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_schema() -> Path:
+    """Bring the published file up to date: `python -m jobs.schema`."""
+    SCHEMA_FILE.write_text(job_schema(), encoding="utf-8")
+    return SCHEMA_FILE
+
+
+def _allow_empty(section: dict[str, Any]) -> None:
+    """A section with all its lines commented out is null in YAML, and takes its defaults."""
+    if "$ref" in section and "default" in section:
+        # The section's own fields name their defaults.
+        del section["default"]
+        section["anyOf"] = [{"$ref": section.pop("$ref")}, _TYPE_OF_NULL]
+    elif section.get("type") == "array":
+        section["type"] = ["array", "null"]
+
+
+def _tidy(node: Any) -> Any:
+    """Drop the titles that repeat the key, write "or null" as a list of types."""
+    if isinstance(node, list):
+        return [_tidy(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    # `title` is also a possible name of a field, whose value would be a dict.
+    result = {key: _tidy(value) for key, value in node.items() if not (key == "title" and isinstance(value, str))}
+    members = result.get("anyOf", [])
+    if len(members) == 2 and members[1] == _TYPE_OF_NULL and isinstance(members[0].get("type"), str):
+        del result["anyOf"]
+        result = {**members[0], "type": [members[0]["type"], "null"], **result}
+    return result
+
+
+if __name__ == "__main__":
+    print(write_schema())
