@@ -1,0 +1,87 @@
+"""Every number that training depends on; the defaults made the weights in `weights/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+MAX_TOKENS = 32  # the longest caption of the grammar has 17 words; the padding that is left serves as registers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stage is optimised: AdamW, linear warm-up, a constant rate, then linear decay over the last `decay` share.
+
+    The rate depends on step / steps alone, so a longer run of the same command is the same schedule, stretched.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+    warmup: int = 100
+    decay: float = 0.3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_norm: float = 1.0
+    ema: float = 0.0  # 0 keeps no average
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not 0 <= self.decay <= 1 or not 0 <= self.ema < 1:
+            raise ValueError(f"steps and batch must be at least 1, decay in [0, 1], ema in [0, 1): {self}")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of `step`, counted from 0."""
+        rising = min(1.0, (step + 1) / self.warmup)
+        falling = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.rate * min(rising, falling)
+
+
+@dataclass(frozen=True)
+class VaeSettings:
+    """`full_every`: each n-th step sees whole images (a quarter of the batch), the others crops of half the side."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 96)
+    latent_channels: int = 16
+    groups: int = 8
+    kl_weight: tuple[float, float] = (2e-4, 3e-3)  # rises between these steps; from the start it would blur outlines
+    kl_rise: tuple[int, int] = (1750, 2500)
+    edge_weight: float = 2.0
+    full_every: int = 4
+    full_share: float = 0.25  # the last share of the steps sees whole images only
+    plan: Plan = Plan(steps=5000, batch=32, rate=2e-3, weight_decay=0.0, ema=0.995)
+
+    def kl_weight_at(self, step: int) -> float:
+        (low, high), (start, end) = self.kl_weight, self.kl_rise
+        share = min(1.0, max(0.0, (step - start) / (end - start)))
+        return low * (high / low) ** share
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    plan: Plan = Plan(steps=3000, batch=64, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """`cached` scenes are encoded once; `pair_share` of them hold two objects, which need most of the learning."""
+
+    channels: tuple[int, ...] = (96, 128)
+    layers: int = 1
+    heads: int = 4
+    cached: int = 48_000
+    pair_share: float = 0.65
+    caption_drop: float = 0.1
+    guidance: float = 3.0
+    plan: Plan = Plan(steps=14_000, batch=64, rate=1e-3, warmup=300, decay=0.35, ema=0.999)
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    vae: VaeSettings = field(default_factory=VaeSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    unet: UnetSettings = field(default_factory=UnetSettings)

@@ -1,0 +1,147 @@
+"""Stage "unet": a U-Net with cross-attention learns to predict v (Salimans & Ho 2022, appendix D) on cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextModel
+
+from pipeline.shapes import captions
+from pipeline.shapes.loop import Draw, Stage, autocast
+from pipeline.shapes.render import render_batch
+from pipeline.shapes.settings import TextSettings, UnetSettings, VaeSettings
+from pipeline.shapes.text import shared_tokenizer, tokenize
+from pipeline.shapes.vae import to_tensor
+from pipeline.shapes.verify import verify
+from pipeline.shapes.world import SIZE_PX, Kind, Scene, sample_prompts, sample_scene
+
+
+def build(settings: UnetSettings, vae: VaeSettings, text: TextSettings) -> UNet2DConditionModel:
+    levels = len(settings.channels)
+    model = UNet2DConditionModel(
+        sample_size=SIZE_PX // 8,
+        in_channels=vae.latent_channels,
+        out_channels=vae.latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        block_out_channels=settings.channels,
+        layers_per_block=settings.layers,
+        cross_attention_dim=text.hidden,
+        attention_head_dim=settings.heads,  # diffusers reads this as the number of heads
+        norm_num_groups=16,
+    )
+    # The fused attention's backward pass took a third of a step on a CPU; loading brings the fused one back.
+    model.set_attn_processor(AttnProcessor())
+    return model
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDPM's linear betas end at a signal share of 0.6 %, so that flat grounds need no rescaling to zero."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+def assemble(vae: AutoencoderKL, text: CLIPTextModel, unet: nn.Module) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=shared_tokenizer(),
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Scenes of the training split and the means of their latents, bfloat16 [n, channels, 8, 8]."""
+
+    scenes: list[Scene]
+    latents: Tensor
+
+
+@torch.no_grad()
+def cache_latents(vae: AutoencoderKL, settings: UnetSettings, seed: int, device: torch.device) -> Cache:
+    rng = np.random.default_rng([seed, 99])
+    scenes = [sample_scene(rng, "train", 2 if rng.random() < settings.pair_share else 1) for _ in range(settings.cached)]
+    parts = []
+    for start in range(0, len(scenes), 64):
+        images = to_tensor(render_batch(scenes[start : start + 64])).to(device)
+        with autocast(device):
+            parts.append(vae.encode(images).latent_dist.mean.bfloat16())
+    return Cache(scenes, torch.cat(parts) * vae.config.scaling_factor)
+
+
+def train(
+    stage: Stage, settings: UnetSettings, vae: AutoencoderKL, text: CLIPTextModel, cache: Cache
+) -> UNet2DConditionModel:
+    """The text encoder stays as its own stage left it."""
+    device = stage.device
+    alphas = build_scheduler().alphas_cumprod.to(device)
+
+    def losses(now: Draw) -> dict[str, Tensor]:
+        rng, n = now.numpy, settings.plan.batch
+        chosen = rng.integers(len(cache.scenes), size=n)
+        said = [captions.write(captions.claims_at_random(cache.scenes[i], rng), rng) for i in chosen]
+        texts = ["" if rng.random() < settings.caption_drop else t for t in said]
+        latents = cache.latents[torch.from_numpy(chosen).to(cache.latents.device)].to(device).float()
+        noise = torch.randn(latents.shape, generator=now.torch).to(device)
+        # One timestep from each n-th of the range: the same distribution with less noise in the loss.
+        steps = ((torch.arange(n) + torch.rand(n, generator=now.torch)) / n * 1000).long().to(device)
+        signal, spread = (a[:, None, None, None] for a in (alphas[steps].sqrt(), (1 - alphas[steps]).sqrt()))
+        with autocast(device):
+            with torch.no_grad():
+                states = text(input_ids=tokenize(texts).to(device)).last_hidden_state
+            output = stage.module(signal * latents + spread * noise, steps, states).sample
+        target = signal * noise - spread * latents
+        return {"loss": functional.mse_loss(output.float(), target)}
+
+    model = stage.run(losses, lambda m: measure(assemble(vae, text, m), settings.guidance), measure_every=1000)
+    assert isinstance(model, UNet2DConditionModel)
+    return model
+
+
+def measure(pipeline: StableDiffusionPipeline, guidance: float, n: int = 64) -> dict[str, float]:
+    """The share of held-out prompts that are right in every claim, 20 steps."""
+    kinds: tuple[Kind, ...] = ("one", "placed", "two")
+    return {f"verified_{kind}": round(verified_share(pipeline, kind, n, guidance), 4) for kind in kinds}
+
+
+def verified_share(pipeline: StableDiffusionPipeline, kind: Kind, n: int, guidance: float) -> float:
+    prompts = sample_prompts(n, 5, "held_out", kind)
+    images = generate(pipeline, [p.caption for p in prompts], guidance)
+    return float(np.mean([verify(i, p.truth).correct for i, p in zip(images, prompts, strict=True)]))
+
+
+def generate(
+    pipeline: StableDiffusionPipeline, texts: Sequence[str], guidance: float, steps: int = 20, seed: int = 0, batch: int = 32
+) -> list[np.ndarray]:
+    """uint8 [64, 64, 3] for each text; each image's noise depends on `seed` and its index alone."""
+    images: list[np.ndarray] = []
+    for start in range(0, len(texts), batch):
+        part = list(texts[start : start + batch])
+        generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
+        with torch.no_grad():
+            out = pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np")
+        images += list((out.images * 255).round().astype(np.uint8))
+    return images

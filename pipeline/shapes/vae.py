@@ -1,0 +1,127 @@
+"""Stage "vae": an AutoencoderKL that compresses by 8, trained on crops with edges and on whole images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.shapes.loop import Draw, Stage, autocast
+from pipeline.shapes.render import render_batch
+from pipeline.shapes.settings import VaeSettings
+from pipeline.shapes.world import SIZE_PX, sample_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def build(settings: VaeSettings) -> AutoencoderKL:
+    """Without attention in the middle, so that crops and larger images are coded as whole ones are."""
+    levels = len(settings.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=settings.channels,
+        layers_per_block=1,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=settings.groups,
+        mid_block_add_attention=False,
+        sample_size=SIZE_PX,
+        scaling_factor=1.0,
+    )
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """uint8 [n, h, w, 3] to float [n, 3, h, w] in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Float [n, 3, h, w] in [-1, 1] to uint8 [n, h, w, 3], rounded as diffusers' image processor does."""
+    scaled = ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def sample_images(rng: np.random.Generator, n: int, crop: bool) -> Tensor:
+    """Half single objects, half pairs: [n, 3, 64, 64], or crops of 32 pixels with the outline of an object in them."""
+    scenes = [sample_scene(rng, "train", 1 + i % 2) for i in range(n)]
+    images = render_batch(scenes)
+    if not crop:
+        return to_tensor(images)
+    side = SIZE_PX // 2
+    out = np.empty((n, side, side, 3), np.uint8)
+    for i, scene in enumerate(scenes):
+        thing = scene.objects[int(rng.integers(len(scene.objects)))]
+        angle, reach = rng.uniform(0, 2 * np.pi), thing.radius * rng.uniform(0, 1.1)
+        x, y = (
+            int(np.clip(c + reach * f(angle) - side / 2, 0, side))
+            for c, f in ((thing.x, np.cos), (thing.y, np.sin))
+        )
+        out[i] = images[i, y : y + side, x : x + side]
+    return to_tensor(out)
+
+
+def edges(images: Tensor) -> Tensor:
+    """[n, 1, h, w] in {0, 1}: pixels whose 3×3 neighbourhood is not of one colour."""
+    largest = functional.max_pool2d(images, 3, 1, 1)
+    smallest = -functional.max_pool2d(-images, 3, 1, 1)
+    return ((largest - smallest).amax(1, keepdim=True) > 0.1).float()
+
+
+def reconstruction_loss(output: Tensor, images: Tensor, edge_weight: float) -> Tensor:
+    """L1 plus squared error, outlines weighted by 1 + `edge_weight`."""
+    error = output.float() - images
+    weight = 1 + edge_weight * edges(images)
+    return ((error.abs() + error.square()) * weight).mean()
+
+
+def train(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
+    whole_from = int(settings.plan.steps * (1 - settings.full_share))
+
+    def losses(now: Draw) -> dict[str, Tensor]:
+        whole = now.step >= whole_from or now.step % settings.full_every == 0
+        n = settings.plan.batch // 4 if whole else settings.plan.batch
+        images = sample_images(now.numpy, n, crop=not whole).to(stage.device)
+        with autocast(stage.device):
+            posterior = stage.module.encode(images).latent_dist  # type: ignore[operator]
+            mean, logvar = posterior.mean.float(), posterior.logvar.float()
+            noise = torch.randn(mean.shape, generator=now.torch).to(stage.device)
+            output = stage.module.decode(mean + noise * torch.exp(0.5 * logvar)).sample  # type: ignore[operator]
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        rebuilt = reconstruction_loss(output, images, settings.edge_weight)
+        return {"loss": rebuilt + settings.kl_weight_at(now.step) * kl, "reconstruction": rebuilt, "kl": kl}
+
+    model = stage.run(losses, lambda m: measure(m, stage.device))
+    assert isinstance(model, AutoencoderKL)
+    return model
+
+
+def measure(model: nn.Module, device: torch.device, n: int = 200) -> dict[str, float]:
+    """Round trip of `n` scenes that training never sees: mean error (range -1..1), share verified for one and two."""
+    try:
+        from pipeline.shapes.verify import verify
+    except ImportError:
+        verify = None
+    from pipeline.shapes.captions import claims_of_scene
+    row: dict[str, float] = {}
+    for count, name in ((1, "one"), (2, "two")):
+        rng = np.random.default_rng([17, count])
+        scenes = [sample_scene(rng, "held_out", count) for _ in range(n)]
+        images = to_tensor(render_batch(scenes)).to(device)
+        output = round_trip(model, images)
+        row[f"error_{name}"] = round(float((output - images).abs().mean()), 5)
+        if verify:
+            pictures = to_uint8(output)
+            row[f"verified_{name}"] = float(np.mean([verify(p, claims_of_scene(s)).correct for p, s in zip(pictures, scenes)]))
+    return row
+
+
+def round_trip(model: nn.Module, images: Tensor, batch: int = 32) -> Tensor:
+    """Encode to the posterior's mean and decode; [n, 3, h, w] in and out."""
+    parts = [model.decode(model.encode(part).latent_dist.mean).sample for part in images.split(batch)]  # type: ignore[operator]
+    return torch.cat([p.float() for p in parts])
