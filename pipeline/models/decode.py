@@ -1,0 +1,73 @@
+"""The step from latents to pixels, watched and widened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+DECODED_PIXELS = 8 * 2**20
+"""At once (eight images of 1024×1024): decoding takes the most memory of all steps, about 2 GB an image in bfloat16."""
+
+
+class WatchedDecode:
+    """Stands in for `vae.decode` during one call of a pipeline, which so keeps its own scaling and unpacking.
+
+    Notes per sample whether latents and pixels are finite. Pixels that are not become 0, so that what follows neither
+    warns nor paints them: the caller leaves them out.
+    """
+
+    def __init__(self, vae: Any, pixels: int) -> None:
+        """`vae` may be None, for pipelines without; `pixels` is the size of one image."""
+        self._vae = vae
+        self._chunk = max(1, DECODED_PIXELS // pixels)
+        self._decode: Callable[..., Any]
+        self.latents_finite: list[bool] | None = None
+        self.pixels_finite: list[bool] | None = None
+
+    def __enter__(self) -> Self:
+        if self._vae is not None:
+            self._decode = self._vae.decode
+            self._vae.decode = self._watched
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._vae is not None:
+            del self._vae.decode
+
+    def _watched(self, latents: torch.Tensor, *args: Any, **options: Any) -> Any:
+        """Latents [batch, …] to pixels [batch, 3, height, width] in −1 to 1."""
+        self.latents_finite = finite_rows(latents)
+        latents = latents.to(self._vae.dtype)
+        options["return_dict"] = False
+        parts = [self._decode(part, *args, **options)[0] for part in latents.split(self._chunk)]
+        pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self.pixels_finite = finite_rows(pixels)
+        if not all(self.pixels_finite):
+            pixels = pixels.nan_to_num(0.0, 0.0, 0.0)
+        return (pixels,)
+
+
+def finite_rows(values: torch.Tensor) -> list[bool]:
+    return [bool(row) for row in values.isfinite().flatten(1).all(dim=1).tolist()]
+
+
+@contextmanager
+def in_float32(modules: Iterable[Any]) -> Iterator[None]:
+    """Parameters and buffers as float32, afterwards as before, bit for bit.
+
+    Not by `.to`: some text encoders keep a few layers in float32 beside the others, which `.to` would level.
+    """
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+    before = {tensor: tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    try:
+        for tensor in before:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in before.items():
+            tensor.data = tensor.data.to(dtype)

@@ -1,0 +1,135 @@
+"""What the installed diffusers and open_clip offer, read from their source.
+
+Importing them takes 12 s on a slow machine; `validate` and `plan` answer in under a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+NOT_TEXT_TO_IMAGE = re.compile(
+    r"Img2Img|ImageToImage|ImageVariation|Inpaint|Upscale|SuperResolution|Video|Audio|Music|Speech|Edit|Pix2Pix"
+    r"|ControlNet|Control(?=Pipeline)|Adapter|Prior|Decoder|Kontext|Fill|Redux|Depth|Combined|3D|Shap|Motion|Animate|Onnx|UnCLIP"
+)
+"""In a pipeline's class name: it wants another input than text, gives no image, or hides its scheduler in a part."""
+_OTHER_INPUTS = {
+    "num_frames", "video_length", "audio_length_in_s", "mask_image", "control_image", "image_embeds", "strength"
+}  # fmt: skip
+
+
+@cache
+def package_root(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _exports(init: Path) -> dict[str, str]:
+    """Class → submodule, from the relative imports of a package."""
+    return {
+        alias.name: node.module.split(".")[0]
+        for node in ast.walk(_parse(init))
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        for alias in node.names
+    }
+
+
+@cache
+def scheduler_modules() -> dict[str, str]:
+    """Scheduler class → module in `diffusers.schedulers`."""
+    exports = _exports(package_root("diffusers") / "schedulers" / "__init__.py")
+    return {name: module for name, module in exports.items() if name.endswith("Scheduler")}
+
+
+@cache
+def set_timesteps_parameters(scheduler: str) -> frozenset[str]:
+    path = package_root("diffusers") / "schedulers" / f"{scheduler_modules()[scheduler]}.py"
+    return _method_parameters(_parse(path), scheduler, "set_timesteps") or frozenset()
+
+
+@cache
+def pipeline_modules() -> dict[str, str]:
+    """Pipeline class → subpackage of `diffusers.pipelines`."""
+    exports = _exports(package_root("diffusers") / "pipelines" / "__init__.py")
+    return {name: module for name, module in exports.items() if "Pipeline" in name}
+
+
+@cache
+def text_to_image_classes() -> frozenset[str]:
+    """Classes that `AutoPipelineForText2Image` can choose."""
+    names: set[str] = set()
+    for node in ast.walk(_parse(package_root("diffusers") / "pipelines" / "auto_pipeline.py")):
+        if isinstance(node, ast.Assign) and "AUTO_TEXT2IMAGE_PIPELINES_MAPPING" in ast.unparse(node.targets[0]):
+            names.update(part.id for part in ast.walk(node.value) if isinstance(part, ast.Name))
+    return frozenset(name for name in names if name.endswith("Pipeline"))
+
+
+@cache
+def pipeline_source(class_name: str) -> Path | None:
+    module = pipeline_modules().get(class_name)
+    if module is None:
+        return None
+    folder = package_root("diffusers") / "pipelines"
+    files = [folder / f"{module}.py", *sorted((folder / module).glob("*.py"))]
+    return next((path for path in files if path.is_file() and f"class {class_name}(" in path.read_text()), None)
+
+
+def makes_images_from_text(class_name: str) -> bool:
+    """Conservative: a class is let in when its name and the parameters of its call both say so."""
+    if NOT_TEXT_TO_IMAGE.search(class_name):
+        return False
+    source = pipeline_source(class_name)
+    parameters = source and _method_parameters(_parse(source), class_name, "__call__")
+    if not parameters:
+        return class_name in text_to_image_classes()
+    if parameters & _OTHER_INPUTS or not {"prompt", "height", "width", "num_inference_steps"} <= parameters:
+        return False
+    return class_name in text_to_image_classes() or not any(
+        "image" in name and name != "num_images_per_prompt" for name in parameters if "ip_adapter" not in name
+    )
+
+
+def _method_parameters(module: ast.Module, class_name: str, method: str) -> frozenset[str] | None:
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and part.name == method:
+                    return frozenset(arg.arg for arg in [*part.args.args, *part.args.kwonlyargs])
+    return None
+
+
+@cache
+def clip_tags() -> dict[str, tuple[str, ...]]:
+    """open_clip architecture → tags of its published weights."""
+    tables: dict[str, tuple[str, ...]] = {}
+    for node in _parse(package_root("open_clip") / "pretrained.py").body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, node.value
+            if isinstance(value, ast.Call) and ast.unparse(value.func) == "dict":
+                tables[name] = tuple(keyword.arg for keyword in value.keywords if keyword.arg)
+            elif isinstance(value, ast.Dict) and name == "_PRETRAINED":
+                pairs = zip(value.keys, value.values, strict=True)
+                return {ast.literal_eval(key): _tags(entry, tables) for key, entry in pairs if key is not None}
+            elif isinstance(value, ast.Dict):
+                tables[name] = tuple(ast.literal_eval(key) for key in value.keys if key is not None)
+    return {}
+
+
+def _tags(entry: ast.expr, tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    if isinstance(entry, ast.Name):
+        return tables.get(entry.id, ())
+    if isinstance(entry, ast.Dict):
+        return tuple(ast.literal_eval(key) for key in entry.keys if key is not None)
+    if isinstance(entry, ast.Call):
+        return tuple(keyword.arg for keyword in entry.keywords if keyword.arg)
+    return ()

@@ -1,0 +1,48 @@
+"""The one door to torch: settings that libraries read while they are imported are made here, then they are imported."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.models.clips import ResolvedClip
+    from pipeline.models.interface import Generator, Scorer
+    from schemas.plan import ResolvedModel
+
+ENVIRONMENT = {
+    "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # tokenizers otherwise warn, and may hang, in processes that fork later
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS repeats its sums only with a fixed workspace
+}
+
+
+def load_generator(model: ResolvedModel, threads: int, device: str = "auto") -> Generator:
+    """Loads the weights onto the device. `threads` counts for the whole process.
+
+    Raises ModelLoadError with what was tried, DeviceMemoryError when the weights do not fit.
+    """
+    _prepare_process(threads)
+    from pipeline.models.generator import DiffusersGenerator
+
+    return DiffusersGenerator(model, device)
+
+
+def load_scorer(clip: ResolvedClip, name: str, threads: int, device: str = "auto") -> Scorer:
+    """As `load_generator`; `name` is the key in the `scores` column."""
+    _prepare_process(threads)
+    from pipeline.models.scorer import ClipScorer
+
+    return ClipScorer(clip, name, device)
+
+
+def _prepare_process(threads: int) -> None:
+    os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    import torch
+
+    torch.set_num_threads(threads)
+    # Only warns: a pipeline whose one operation has no repeatable form should still run.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write NaN into every new buffer first
+    torch.backends.cudnn.benchmark = False  # it chooses convolutions by the clock
