@@ -22,6 +22,8 @@ from schemas.job import Job
 
 MAX_PROBLEMS: Final = 50
 """Shown at once; the rest is counted."""
+MAX_ERRORS: Final = 1000
+"""Looked at: a megabyte of nonsense must not take half a minute to refuse."""
 
 
 def load_job(path: str | FilePath, overrides: Sequence[str] = ()) -> Job:
@@ -68,14 +70,14 @@ def _override(document: Document, override: str, order: int) -> None:
     origin = f"--set {printable(override, 100)}"
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        got = "an empty part of the key" if equals else "no `=`"
-        place = Place(order, 0, 0, origin)
+    place = Place(order, 0, 0, origin)
+    if not equals or not all(parts) or not key.isprintable():
+        got = "no `=`" if not equals else "an empty part of the key" if key.isprintable() else "control characters"
         document.findings.append(Finding(place, (), "KEY=VALUE such as generation.guidance_scale=3.5", got))
         return
     value = read_value(text, origin, order)
     if value.readable:
-        _put(document, parts, value, Place(order, 0, 0, origin))
+        _put(document, parts, value, place)
     else:
         document.findings += value.findings
 
@@ -162,7 +164,7 @@ def shown(document: Document, path: Path) -> str:
 
 def _findings(error: ValidationError, document: Document) -> list[Finding]:
     grouped: dict[Path, ErrorDetails] = {}
-    for details in error.errors(include_url=False):
+    for details in error.errors(include_url=False)[:MAX_ERRORS]:
         grouped.setdefault(job_fields.path_of(details["loc"]), details)
     # Of a union both members complain, of a list also its length: the innermost complaint is the one that helps.
     inner = {path[:end] for path in grouped for end in range(len(path))}

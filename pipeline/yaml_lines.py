@@ -121,6 +121,17 @@ def _plain_value(text: str) -> Any:
     return float(f"{infinite[1]}inf") if infinite else text
 
 
+_SYNTAX_HINTS: Final = (
+    ("quoted scalar", "The quote that begins here is not closed."),
+    ("flow", "Brackets need commas between their items and a closing bracket."),
+    ("mapping values", 'Text that contains ": " needs quotes; keys of one section stand in one column.'),
+    ("<block end>", "The indentation differs from that of the lines above."),
+    ("could not find expected ':'", "A key needs a colon and a space after it."),
+    ("cannot start any token", "Text that begins with this character needs quotes."),
+    ("escape", "In double quotes a backslash begins an escape; use single quotes or two backslashes."),
+)
+
+
 class _Stop(Exception):
     """Nothing behind this point can be read; the finding is on the list."""
 
@@ -131,10 +142,8 @@ class _Reader:
         self.document = Document()
 
     def read(self) -> Document:
-        bad = _CONTROL.search(self.text)
         try:
-            if bad:
-                self._refuse_control(bad)
+            self._check_characters()
             self._read_stream(iter(yaml.parse(self.text, Loader=yaml.SafeLoader)))
         except _Stop:
             self.document.readable = False
@@ -142,12 +151,17 @@ class _Reader:
             self._refuse_syntax(error)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             # "\UFFFFFFFF" in double quotes reaches chr() unchecked.
-            self._refuse(Place(self.order, 1, 1, self.origin), (), "YAML", printable(str(error), 200))
+            place = Place(self.order, 1, 1, self.origin)
+            self._refuse(place, (), "YAML", f"a syntax error: {printable(str(error), 200)}")
             self.document.readable = False
         return self.document
 
     def read_plain(self) -> Document:
-        self.document.data = self._scalar(self.text, True, self._place(None), ())
+        try:
+            self._check_characters()
+            self.document.data = self._scalar(self.text, True, self._place(None), ())
+        except _Stop:
+            self.document.readable = False
         return self.document
 
     def _place(self, mark: Any) -> Place:
@@ -158,7 +172,10 @@ class _Reader:
     def _refuse(self, place: Place, path: Path, expected: str, got: str, hint: str = "") -> None:
         self.document.findings.append(Finding(place, path, expected, got, hint))
 
-    def _refuse_control(self, found: re.Match[str]) -> None:
+    def _check_characters(self) -> None:
+        found = _CONTROL.search(self.text)
+        if found is None:
+            return
         before = self.text[: found.start()]
         place = Place(self.order, before.count("\n") + 1, found.start() - before.rfind("\n"), self.origin)
         hint = "Remove it; within double quotes it can be written as an escape."
@@ -167,16 +184,18 @@ class _Reader:
 
     def _refuse_syntax(self, error: yaml.MarkedYAMLError) -> None:
         self.document.readable = False
-        place = self._place(error.problem_mark or error.context_mark)
-        line = self.text.splitlines()[place.line - 1] if 0 < place.line <= len(self.text.splitlines()) else ""
+        problem = error.problem or error.context or "not YAML"
+        advice = next((text for sign, text in _SYNTAX_HINTS if sign in f"{error.context} {problem}"), "")
+        # What was never closed or finished is shown where it begins; PyYAML notices only further down.
+        begins = "stream" in problem or "could not find" in problem
+        place = self._place((error.context_mark if begins else None) or error.problem_mark)
+        lines = self.text.splitlines()
+        line = lines[place.line - 1] if 0 < place.line <= len(lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())] or line[place.column - 1 : place.column] == "\t":
             self._refuse(place, (), "spaces for indentation", "a tab", "Replace tabs by spaces.")
             return
-        got = " ".join(part for part in (error.context, error.problem) if part)
-        hint = f"At column {place.column}." if place.line else ""
-        if "mapping values are not allowed" in got or "unhashable" in got:
-            hint += ' Text that contains ": " needs quotes.'
-        self._refuse(place, (), "YAML", f"a syntax error ({printable(got, 200)})", hint.strip())
+        column = f" at column {place.column}" if place.line else ""
+        self._refuse(place, (), "YAML", f"a syntax error{column}: {printable(problem, 200)}", advice)
 
     def _read_stream(self, events: Iterator[yaml.Event]) -> None:
         for event in events:

@@ -1,0 +1,86 @@
+"""A dataset as it lies in storage: footers, counts, receipts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.plan import Plan
+from pipeline.records import read_footer
+from pipeline.storage import Entry, Store
+from schemas.plan import Counts, Footer, Receipt, Shard
+
+
+def missing_shards(plan: Plan, store: Store) -> list[Shard]:
+    """What is left to do, from one listing of `data/`: an object that is there is a shard that is done."""
+    done = done_shards(store)
+    return [shard for shard in plan.all_shards() if shard.number not in done]
+
+
+def done_shards(store: Store) -> set[int]:
+    return {number for entry in store.list("data") if (number := shard_number(entry.name)) is not None}
+
+
+def shard_number(key: str) -> int | None:
+    """7 for `data/part-000007.parquet`; None for any other name."""
+    name = key.rpartition("/")[2]
+    digits = name.removeprefix("part-").removesuffix(".parquet")
+    return int(digits) if name == f"part-{digits}.parquet" and digits.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class DataObject:
+    """An object below `data/`. `footer` is None where it is damaged or not ours, and `problem` says why."""
+
+    entry: Entry
+    footer: Footer | None
+    rows: int = 0
+    problem: str | None = None
+
+
+def read_data_objects(store: Store, entries: Sequence[Entry]) -> list[DataObject]:
+    return list(store.map(lambda entry: _data_object(store, entry), entries))
+
+
+def _data_object(store: Store, entry: Entry) -> DataObject:
+    try:
+        metadata = store.parquet_metadata(entry)
+        footer = read_footer(metadata)
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        return DataObject(entry, None, problem=f"no whole Parquet file: {str(error).splitlines()[0][:200]}")
+    problem = None if footer is not None else "not written by Promptmill"
+    return DataObject(entry, footer, metadata.num_rows, problem)
+
+
+def dataset_counts(plan: Plan, by_shard: Mapping[int, Counts]) -> Counts:
+    """Counts of the whole dataset so far.
+
+    The samples of a retried shard were counted as failed where they failed first; they are moved, not added.
+    """
+    total = Counts()
+    for number, counts in by_shard.items():
+        retried = plan.segments[plan.shard(number).segment].kind == "retry"
+        total = total + (Counts(0, counts.kept, counts.rejected, counts.failed - counts.samples) if retried else counts)
+    return total
+
+
+def read_counts(store: Store, shards: Iterable[int] | None = None) -> dict[int, Counts]:
+    """Counts by shard number from the footers of `data/`; only of `shards` where given."""
+    wanted = None if shards is None else set(shards)
+    entries = [e for e in store.list("data") if (n := shard_number(e.name)) is not None and (wanted is None or n in wanted)]
+    return {o.footer.shard.number: o.footer.counts for o in read_data_objects(store, entries) if o.footer is not None}
+
+
+def read_receipts(store: Store) -> list[Receipt]:
+    """Receipts that can be read; a lost one costs a line in the report and nothing else."""
+    receipts = []
+    for content in store.map(lambda entry: store.read_if_exists(entry.name), store.list("receipts")):
+        try:
+            fields = json.loads(content or b"")
+            receipts.append(Receipt(**{**fields, "counts": Counts(**fields["counts"])}))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return receipts

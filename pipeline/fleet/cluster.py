@@ -1,0 +1,108 @@
+"""The Ray cluster: joining it, and how many workers of what size it can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import ray
+
+import pipeline
+from pipeline.models.catalog import memory_needed_bytes
+from pipeline.plan import Plan
+from schemas.errors import ClusterError
+
+_MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one worker asks of the cluster."""
+
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+
+def connect(address: str | None) -> bool:
+    """Join the cluster at `address` or `RAY_ADDRESS`, else start one on this machine. True where it was started here.
+
+    Raises ClusterError where there is no cluster at that address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Ray puts the driver's current folder first on the workers' sys.path: a `schemas/` of the user's own there would
+    # be imported in place of ours.
+    with contextlib.chdir(Path(pipeline.__file__).parents[1]):
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=None if address != "local" else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}. Start one with `ray start --head`, "
+                f"or leave --address and RAY_ADDRESS out to use this machine alone"
+            ) from None
+    return address == "local"
+
+
+def disconnect() -> None:
+    ray.shutdown()
+
+
+def worker_demand(plan: Plan) -> Demand:
+    compute = plan.job.compute
+    if compute.gpus_per_worker == "auto":
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    else:
+        gpus = float(compute.gpus_per_worker)
+    return Demand(cpus=1 if gpus else compute.threads_per_worker, gpus=gpus)
+
+
+def fleet_size(plan: Plan, demand: Demand, shards: int, started_here: bool) -> int:
+    """Workers to ask for: as the job says, else what the cluster holds now; never more than there are shards.
+
+    Raises ClusterError where not even one worker fits a cluster that cannot grow.
+    """
+    asked = plan.job.compute.workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = sum(_fitting(resources, demand) for resources in nodes)
+    if started_here:
+        fit = min(fit, _fitting_memory(plan)) if not demand.gpus else fit
+    if fit == 0 and started_here:
+        have = ", ".join(f"{name} {amount:g}" for name, amount in sorted(nodes[0].items()) if name in ("CPU", "GPU"))
+        raise ClusterError(
+            f"one worker asks for {demand} and about {_gib(_needed(plan))} of memory; this machine has {have} and "
+            f"{_gib(psutil.virtual_memory().available)} of memory free. Lower compute.threads_per_worker or "
+            f"compute.gpus_per_worker, choose a smaller model or batch, or give --address of a larger cluster"
+        )
+    return max(1, min(shards, max(1, fit) if asked == "auto" else asked))
+
+
+def _fitting(resources: dict[str, float], demand: Demand) -> int:
+    by_cpu = int(resources.get("CPU", 0) // demand.cpus) if demand.cpus else 1 << 20
+    by_gpu = int(resources.get("GPU", 0) / demand.gpus) if demand.gpus else 1 << 20
+    return min(by_cpu, by_gpu)
+
+
+def _needed(plan: Plan) -> int:
+    return max(memory_needed_bytes(model) for model in plan.models)
+
+
+def _fitting_memory(plan: Plan) -> int:
+    return int(psutil.virtual_memory().available * _MEMORY_SHARE / _needed(plan))
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,266 @@
+"""From a job to its shards: pure arithmetic over source footers, so the plan is known before any GPU is taken."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import sweep
+from pipeline.identity import canonical_json, differing_fields, fingerprint
+from pipeline.models.catalog import check_size, resolve_model
+from pipeline.models.clips import ResolvedClip, resolve_clip
+from pipeline.models.schedulers import check_scheduler
+from pipeline.redact import has_user_info
+from pipeline.sources import Source, open_source
+from pipeline.storage import Store, absolute_url
+from schemas.errors import JobError, OutputMismatchError, Problem
+from schemas.job import SCHEMA_VERSION, Job
+from schemas.plan import ResolvedModel, Segment, Shard, SourceFile, Variant
+
+CELLS_WITHOUT_ASKING = 1_000
+JOB_KEY = "job.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of."""
+
+    job: Job
+    fingerprint: str
+    fields: Mapping[str, Any]
+    models: tuple[ResolvedModel, ...]
+    clips: tuple[ResolvedClip, ...]
+    source_schema: pa.Schema
+    segments: tuple[Segment, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        return sweep.cell_count(self.job)
+
+    @property
+    def prompts(self) -> int:
+        return sum(segment.prompts for segment in self.segments if segment.kind != "retry")
+
+    @property
+    def shards(self) -> int:
+        return sum(segment.shards for segment in self.segments)
+
+    @property
+    def samples(self) -> int:
+        per_prompt = sweep.images_per_prompt(self.job)
+        return self.prompts * (self.cells // len(per_prompt)) * sum(per_prompt)
+
+    @property
+    def prompts_per_shard(self) -> int:
+        return prompts_per_shard(self.job)
+
+    def variant(self, index: int) -> Variant:
+        models = dict(zip(sweep.swept_models(self.job), self.models, strict=True))
+        return sweep.variant(self.job, models, index)
+
+    def shard(self, number: int) -> Shard:
+        """Raises IndexError for a number the plan does not have."""
+        for position, segment in enumerate(self.segments):
+            offset = number - segment.first_shard
+            if 0 <= offset < segment.shards:
+                blocks = _blocks(segment.prompts, self.prompts_per_shard)
+                cell, block = divmod(offset, blocks)
+                start = block * self.prompts_per_shard
+                return Shard(number, position, cell, start, min(start + self.prompts_per_shard, segment.prompts))
+        raise IndexError(number)
+
+    def all_shards(self) -> Iterator[Shard]:
+        """In the order of work: all shards of a model are neighbours, so that its weights are loaded once."""
+        return (self.shard(number) for segment in self.segments for number in _numbers(segment))
+
+    def samples_in(self, shard: Shard) -> int:
+        rows = shard.stop - shard.start
+        if self.segments[shard.segment].kind == "retry":
+            return rows
+        return rows * self.variant(shard.variant).generation.images_per_prompt
+
+
+def prompts_per_shard(job: Job) -> int:
+    return max(1, job.output.images_per_shard // max(sweep.images_per_prompt(job)))
+
+
+def _blocks(prompts: int, per_shard: int) -> int:
+    return max(1, -(-prompts // per_shard))
+
+
+def _numbers(segment: Segment) -> range:
+    return range(segment.first_shard, segment.first_shard + segment.shards)
+
+
+def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...]]:
+    """Hold everything the job names, prompts aside, against what is there. Raises JobError with all problems."""
+    cells = sweep.cell_count(job)
+    if cells > CELLS_WITHOUT_ASKING and not allow_large_sweep:
+        axes = " × ".join(f"{name} {len(values)}" for name, values in job.sweep.axes().items())
+        raise JobError(
+            Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", f"{cells:,} ({axes})", "Give --yes if you mean it")
+        )
+    problems: list[Problem | str] = []
+    if has_user_info(job.output.url):
+        problems.append(Problem("output.url", "a URL without user and password", "one that holds them", "Give credentials in the environment"))
+    models: list[ResolvedModel] = []
+    swept = "model" in job.sweep.axes()
+    for index, model in enumerate(sweep.swept_models(job)):
+        where = f"sweep.model[{index}]" if swept else "model.path"
+        resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
+        if resolved is not None:
+            models.append(resolved)
+            _check_settings(job, resolved, problems)
+    clips = [
+        _collect(problems, lambda score=score, i=i: resolve_clip(score.clip, f"score[{i}].clip"))
+        for i, score in enumerate(job.score)
+    ]
+    if problems:
+        raise JobError(*dict.fromkeys(problems))
+    return tuple(models), tuple(clip for clip in clips if clip is not None)
+
+
+def _check_settings(job: Job, model: ResolvedModel, problems: list[Problem | str]) -> None:
+    axes = job.sweep.axes()
+    for name in axes.get("scheduler", (job.generation.scheduler,)):
+        if name is not None:
+            where = "sweep.scheduler" if "scheduler" in axes else "generation.scheduler"
+            _collect(problems, lambda name=name, where=where: check_scheduler(name, model, where))
+    where = "sweep" if {"width", "height"} & axes.keys() else "generation"
+    for width in axes.get("width", (job.generation.width,)):
+        for height in axes.get("height", (job.generation.height,)):
+            _collect(problems, lambda width=width, height=height: check_size(width, height, model, where))
+
+
+def _collect(problems: list[Problem | str], check: Any) -> Any:
+    try:
+        return check()
+    except JobError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def plan_job(job: Job, stage: bool = False, allow_large_sweep: bool = False) -> Plan:
+    """Read footers, resolve models, count. Writes nothing, except staged text sources where `stage` is set.
+
+    Raises JobError, and InputError for the prompts.
+    """
+    models, clips = check_job(job, allow_large_sweep)
+    source = open_source(job.prompts, Store(job.output.url) if stage else None)
+    prompts = min(source.rows, job.prompts.limit or source.rows)
+    shards = sweep.cell_count(job) * _blocks(prompts, prompts_per_shard(job))
+    segment = Segment("source", tuple(_absolute(file) for file in source.files), prompts, 0, shards)
+    fields = _fingerprint_fields(job, models, clips, source)
+    return Plan(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices)
+
+
+def _absolute(file: SourceFile) -> SourceFile:
+    return replace(file, path=absolute_url(file.path))
+
+
+def _fingerprint_fields(
+    job: Job, models: Sequence[ResolvedModel], clips: Sequence[ResolvedClip], source: Source
+) -> dict[str, Any]:
+    """Every field that changes rows, by its name in the job file."""
+    whole = job.model_dump(mode="json", exclude={"name": True, "compute": True, "output": {"url"}, "prompts": {"source"}})
+    whole["sweep"] = {name: whole["sweep"][name] for name in job.sweep.axes()}
+    whole["version"] = SCHEMA_VERSION
+    whole["model"]["weights"] = [f"{model.path}@{model.revision}" for model in models]
+    for score, clip in zip(whole["score"], clips, strict=True):
+        score["weights"] = clip.revision
+    whole["prompts"]["source"] = {
+        file.name: {"size_bytes": file.size_bytes, "rows": file.rows, "etag": file.etag} for file in source.files
+    }
+    fields: dict[str, Any] = json.loads(canonical_json(whole))
+    return fields
+
+
+def write_plan(plan: Plan, store: Store) -> Plan:
+    """Claim the output for this job, or join it where it is claimed already: the plan that holds for everyone.
+
+    Raises OutputMismatchError where the output belongs to another job.
+    """
+    if store.read_if_exists(JOB_KEY) is None:
+        store.create(JOB_KEY, to_json(plan))
+    stored = read_plan(store)
+    assert stored is not None
+    refuse_other_job(plan, stored, store.url)
+    return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
+
+
+def read_plan(store: Store) -> Plan | None:
+    """The plan of the dataset in the store, None where there is none. Raises OutputMismatchError for a stranger's job.json."""
+    data = store.read_if_exists(JOB_KEY)
+    if data is None:
+        return None
+    try:
+        return from_json(data)
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise OutputMismatchError(
+            Problem(f"{store.url}/{JOB_KEY}", "the job file of a Promptmill dataset", f"{type(error).__name__}: {error}"[:300], "Choose another output.url")
+        ) from None
+
+
+def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
+    """Raises OutputMismatchError that names every field in which the two differ."""
+    if plan.fingerprint == stored.fingerprint:
+        return
+    problems = [
+        Problem(f"{url}: {name}", f"{_short(theirs)}, as the dataset there was made with", _short(ours))
+        for name, ours, theirs in differing_fields(plan.fields, stored.fields)
+    ]
+    hint = "This output belongs to another job. Choose another output.url, or change the fields back"
+    raise OutputMismatchError(*problems, hint)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+def to_json(plan: Plan) -> bytes:
+    content = {
+        "version": SCHEMA_VERSION,
+        "fingerprint": plan.fingerprint,
+        "job": plan.job.model_dump(mode="json"),
+        "fields": plan.fields,
+        "plan": {
+            "prompts": plan.prompts,
+            "variants": plan.cells,
+            "samples": plan.samples,
+            "shards": plan.shards,
+            "models": [asdict(model) for model in plan.models],
+            "clips": [asdict(clip) for clip in plan.clips],
+            "segments": [asdict(segment) for segment in plan.segments],
+            "source_schema": base64.b64encode(plan.source_schema.serialize().to_pybytes()).decode(),
+        },
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def from_json(data: bytes) -> Plan:
+    content = json.loads(data)
+    if content["version"] != SCHEMA_VERSION:
+        raise ValueError(f"version {content['version']}; this Promptmill reads version {SCHEMA_VERSION}")
+    inner = content["plan"]
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(inner["source_schema"])))
+    return Plan(
+        job=Job.model_validate(content["job"]),
+        fingerprint=content["fingerprint"],
+        fields=content["fields"],
+        models=tuple(ResolvedModel(**model) for model in inner["models"]),
+        clips=tuple(ResolvedClip(**clip) for clip in inner["clips"]),
+        source_schema=schema,
+        segments=tuple(_segment(segment) for segment in inner["segments"]),
+    )
+
+
+def _segment(content: Mapping[str, Any]) -> Segment:
+    files = tuple(SourceFile(**file) for file in content["files"])
+    return Segment(**{**content, "files": files})

@@ -1,0 +1,393 @@
+"""Objects under one root, on disk or in object storage. The only file that imports fsspec."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+import fsspec
+import fsspec.asyn
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from pipeline.redact import redact
+from schemas.errors import InputError, Problem, StorageError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+DEFAULT_PATIENCE_S = 300.0
+CALL_TIMEOUT_S = 120.0  # a server that accepts and stays silent would block a PUT for ever
+_SLOWEST_BYTES_PER_S = 1 << 20
+FOOTER_BYTES = 1 << 16
+_IO_THREADS = 16
+
+# Waiting does not help against these.
+_LASTING_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR}
+_LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`name` is relative to the root of the store."""
+
+    name: str
+    size_bytes: int
+
+
+class Store:
+    """Raises StorageError when a call fails for good; transient faults are retried for `patience_s` seconds.
+
+    Credentials come from the environment, profile or instance role of the process that opens the store: nothing
+    secret is pickled or written.
+    """
+
+    def __init__(
+        self, url: str, patience_s: float | None = None, on_wait: Callable[[str], None] | None = None
+    ) -> None:
+        self.url = url
+        self.patience_s = (
+            patience_s
+            if patience_s is not None
+            else float(os.environ.get("PROMPTMILL_STORAGE_PATIENCE_S", DEFAULT_PATIENCE_S))
+        )
+        self.on_wait = on_wait or (lambda message: log.warning("%s", message))
+        self.fs, self.root = _open_filesystem(url)
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"Store({redact(self.url)!r})"
+
+    def path(self, key: str) -> str:
+        return f"{self.root.rstrip('/')}/{key}" if key else self.root
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the whole object if the key is free. False where an object is there already, ours or another's.
+
+        After a lost reply the retry finds the object that the first try stored and returns False: read it back
+        to know whose it is.
+        """
+        if self.is_local:
+            return self._call(f"create {key}", lambda: _create_local(Path(self.root), key, data))
+        return self._call(f"create {key}", lambda: self._create_remote(key, data))
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write the whole object, replacing what is there; a reader sees the old or the new one, never a part."""
+        if self.is_local:
+            self._call(f"put {key}", lambda: _replace_local(Path(self.root), key, data))
+        else:
+            self._call(f"put {key}", lambda: self._pipe(key, data))
+
+    def read(self, key: str) -> bytes:
+        return self._call(f"read {key}", lambda: cast(bytes, self.fs.cat_file(self.path(key))))
+
+    def read_decompressed(self, key: str) -> bytes:
+        """The content of the object, unpacked where its name ends in .gz, .bz2, .xz or .zst."""
+
+        def attempt() -> bytes:
+            with self.fs.open(self.path(key), "rb", compression="infer") as file:
+                return cast(bytes, file.read())
+
+        return self._call(f"read {key}", attempt)
+
+    def read_if_exists(self, key: str) -> bytes | None:
+        def attempt() -> bytes | None:
+            try:
+                return cast(bytes, self.fs.cat_file(self.path(key)))
+            except FileNotFoundError:
+                return None
+
+        return self._call(f"read {key}", attempt)
+
+    def list(self, folder: str) -> list[Entry]:
+        """Objects directly in the folder, sorted by name; empty where the folder is missing."""
+
+        def attempt() -> list[Entry]:
+            try:
+                found = self.fs.ls(self.path(folder), detail=True, refresh=True)
+            except FileNotFoundError:
+                return []
+            names = ((f"{folder}/{entry['name'].rsplit('/', 1)[-1]}", entry) for entry in found)
+            return sorted(
+                (Entry(name, int(entry["size"] or 0)) for name, entry in names if entry["type"] == "file"),
+                key=lambda entry: entry.name,
+            )
+
+        return self._call(f"list {folder}/", attempt)
+
+    def entry(self, key: str) -> Entry | None:
+        """None where there is no such object."""
+
+        def attempt() -> Entry | None:
+            try:
+                return Entry(key, int(self.fs.info(self.path(key), refresh=True)["size"] or 0))
+            except FileNotFoundError:
+                return None
+
+        return self._call(f"look for {key}", attempt)
+
+    def delete(self, key: str) -> None:
+        def attempt() -> None:
+            try:
+                self.fs.rm_file(self.path(key))
+            except FileNotFoundError:
+                pass
+
+        self._call(f"delete {key}", attempt)
+
+    def open(self, key: str) -> BinaryIO:
+        """For reading with seeks; reads are not retried beyond what the file system does itself."""
+        return self._call(f"open {key}", lambda: cast(BinaryIO, self.fs.open(self.path(key), "rb")))
+
+    def parquet_metadata(self, entry: Entry) -> pq.FileMetaData:
+        """Footer in one ranged read. Raises pyarrow.ArrowInvalid where the object is no whole Parquet file."""
+        window = FOOTER_BYTES
+        while True:
+            start = max(0, entry.size_bytes - window)
+            tail = self._call(
+                f"read the footer of {entry.name}",
+                lambda start=start: cast(bytes, self.fs.cat_file(self.path(entry.name), start=start, end=entry.size_bytes)),
+            )
+            needed = int.from_bytes(tail[-8:-4], "little") + 8
+            if needed <= len(tail) or start == 0 or tail[-4:] != b"PAR1":
+                return pq.read_metadata(pa.BufferReader(tail))
+            window = needed
+
+    def map(self, function: Callable[[Entry], T], entries: Iterable[Entry]) -> Iterable[T]:
+        """Apply to many objects at once, in order; object storage answers slowly but in parallel."""
+        with ThreadPoolExecutor(_IO_THREADS) as pool:
+            yield from pool.map(function, entries)
+
+    def _create_remote(self, key: str, data: bytes) -> bool:
+        try:
+            self._pipe(key, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # Some servers' 412 reaches us as EINVAL with the client's error as its cause.
+            if _error_code(error) in {"PreconditionFailed", "412"}:
+                return False
+            raise
+        return True
+
+    def _pipe(self, key: str, data: bytes, **options: Any) -> None:
+        if isinstance(self.fs, fsspec.asyn.AsyncFileSystem):
+            if self.url.startswith(("s3://", "s3a://")):
+                # One PUT whatever the size (S3 takes 5 GiB): not every server honours the condition on several parts.
+                options["chunksize"] = len(data) + 1
+            timeout = CALL_TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S
+            fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, self.path(key), data, timeout=timeout, **options)
+        else:
+            self.fs.pipe_file(self.path(key), data, **options)
+
+    def _call(self, what: str, attempt: Callable[[], T]) -> T:
+        def announce(state: RetryCallState) -> None:
+            wait_s = state.next_action.sleep if state.next_action else 0.0
+            error = state.outcome.exception() if state.outcome else None
+            self.on_wait(redact(f"storage: cannot {what} yet ({_describe(error)}); try {state.attempt_number + 1} in {wait_s:.1f} s"))
+
+        retrying = Retrying(
+            retry=retry_if_exception(_is_transient),
+            wait=wait_random_exponential(multiplier=0.5, max=20),
+            stop=stop_after_delay(self.patience_s),
+            before_sleep=announce,
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except Exception as error:
+            if not _is_storage_fault(error):
+                raise
+            raise StorageError(redact(f"cannot {what} in {self.url}: {_describe(error)}. {_advice(error)}")) from None
+
+
+def find_objects(source: str) -> tuple[Store, list[Entry]]:
+    """The objects that a file, folder or glob names, sorted, relative to the returned store.
+
+    A folder gives its files at any depth, without hidden ones. Empty where nothing is found.
+    """
+    remote_query = source.startswith(("http://", "https://"))
+    if remote_query or not any(c in source for c in "*?[") or (not is_remote(source) and Path(source).exists()):
+        store = Store(source)
+        info = store._call(f"look at {redact(source)}", lambda: _info_or_none(store))
+        if info is None:
+            return store, []
+        if info["type"] == "directory":
+            return store, _relative(store, store.fs.find(store.root, detail=True), hidden=False)
+        base, _, name = source.rpartition("/")
+        return Store(base or "."), [Entry(name, int(info["size"] or 0))]
+    base = source[: re.search(r"[*?\[]", source).start()].rpartition("/")[0]  # type: ignore[union-attr]
+    store = Store(base or ("/" if source.startswith("/") else "."))
+    pattern = store.path(source[len(base) :].lstrip("/"))
+    return store, _relative(store, store._call(f"list {source}", lambda: store.fs.glob(pattern, detail=True)))
+
+
+def _info_or_none(store: Store) -> Any:
+    try:
+        return store.fs.info(store.root)
+    except FileNotFoundError:
+        return None
+
+
+def _relative(store: Store, found: dict[str, Any], hidden: bool = True) -> list[Entry]:
+    root = store.root.rstrip("/") + "/"
+    entries = (Entry(path.removeprefix(root), int(info["size"] or 0)) for path, info in found.items() if info["type"] == "file")
+    return sorted(
+        (entry for entry in entries if hidden or not any(part[:1] in "._" for part in entry.name.split("/"))),
+        key=lambda entry: entry.name,
+    )
+
+
+def is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith(("file://", "local://"))
+
+
+def absolute_url(url: str) -> str:
+    """A local path made absolute, so that it means the same on a worker started elsewhere; URLs unchanged."""
+    if is_remote(url):
+        return url
+    return str(Path(re.sub(r"^(file|local)://", "", url)).expanduser().absolute())
+
+
+def _open_filesystem(url: str) -> tuple[Any, str]:
+    options: dict[str, Any] = {}
+    if url.startswith(("s3://", "s3a://")):
+        options = {
+            "use_listings_cache": False,
+            "default_fill_cache": False,
+            "config_kwargs": {"connect_timeout": 10, "read_timeout": 60},
+        }
+    try:
+        fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
+    except (ValueError, ImportError) as error:
+        raise InputError(
+            Problem(redact(url), "a path or URL that fsspec can open", str(error), "Check the part before ://")
+        ) from None
+    if url.startswith(("s3://", "s3a://")):
+        _drop_expect_header(fs)
+    return fs, root
+
+
+def _drop_expect_header(fs: Any) -> None:
+    # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
+    from botocore.handlers import add_expect_header
+
+    for operation in ("PutObject", "UploadPart"):
+        fs.s3.meta.events.unregister(f"before-call.s3.{operation}", add_expect_header)
+
+
+def _create_local(root: Path, key: str, data: bytes) -> bool:
+    target = root / key
+    temporary = _write_temporary(root, data)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
+            raise
+        log.warning("%s has no hard links: two writers at the same instant could both think they were first", root)
+        if target.exists():
+            return False
+        os.rename(temporary, target)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return True
+
+
+def _replace_local(root: Path, key: str, data: bytes) -> None:
+    target = root / key
+    temporary = _write_temporary(root, data)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _write_temporary(root: Path, data: bytes) -> Path:
+    # Beside the data folders and not inside: a tool that reads data/ while the job runs sees whole files only.
+    folder = root / TEMPORARY
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / uuid.uuid4().hex
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+TEMPORARY = ".tmp"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _error_code(error: BaseException | None) -> str:
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _is_botocore(error: BaseException) -> bool:
+    return any(cls.__module__.startswith(("botocore", "aiohttp", "aiobotocore")) for cls in type(error).__mro__)
+
+
+def _is_storage_fault(error: BaseException) -> bool:
+    return isinstance(error, (OSError, TimeoutError, NotImplementedError)) or _is_botocore(error)
+
+
+def _is_transient(error: BaseException) -> bool:
+    if not _is_storage_fault(error) or isinstance(error, _LASTING):
+        return False
+    if type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}:
+        return False
+    if _error_code(error) in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}:
+        return False
+    return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
+
+
+def _describe(error: BaseException | None) -> str:
+    if error is None:
+        return "unknown error"
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+def _advice(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.ENOSPC:
+        return "Free some space and run the same command again: finished shards stay."
+    if isinstance(error, PermissionError) or number in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        return "Check that these credentials may list, read and write there, then run the same command again."
+    if isinstance(error, FileNotFoundError):
+        return "Check that the bucket or folder exists and is spelled right."
+    if "redential" in type(error).__name__:
+        return "Set credentials in the environment, a profile or an instance role; the job file holds none."
+    return "Nothing is lost: run the same command again when the storage answers."

@@ -1,0 +1,121 @@
+"""CSV, TSV, JSON lines and plain text as Arrow tables, one row a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from schemas.errors import InputError, Problem
+from schemas.job import Columns
+
+TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> tuple[pa.Table, list[str]]:
+    """The rows, and notices about columns that could not keep their types.
+
+    Text is UTF-8, with or without byte order mark. Raises InputError naming the line.
+    """
+    where = f"prompts.source: {name}"
+    if data.startswith(_UTF16_MARKS):
+        raise InputError(Problem(where, "UTF-8 text", "UTF-16", "Save it as UTF-8"))
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise InputError(Problem(where, "at least one prompt", "an empty file"))
+    if suffix in (".csv", ".tsv"):
+        return _read_separated(data, suffix == ".tsv", where, columns), []
+    if suffix == ".txt":
+        lines = _decode(data, where).removesuffix("\n").split("\n")
+        return pa.table({columns.prompt: pa.array([line.removesuffix("\r") for line in lines], pa.string())}), []
+    return _read_json_lines(_decode(data, where), where)
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(Problem(f"{where}:{line}", "UTF-8 text", f"byte 0x{data[error.start]:02x}", "Save it as UTF-8")) from None
+
+
+def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa.Table:
+    # IANA's text/tab-separated-values has no quoting: a quotation mark in it is text.
+    parse = pa.csv.ParseOptions(
+        delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
+    )
+    texts = (columns.prompt, columns.id, columns.negative_prompt, columns.caption)
+    convert = pa.csv.ConvertOptions(
+        column_types={name: pa.string() for name in texts if name},
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        null_values=[""],
+    )
+    # The whole file as one block, so that a type is inferred from every row and not from the first megabyte.
+    read = pa.csv.ReadOptions(block_size=max(1 << 20, min(len(data) + 1, (1 << 31) - 1)))
+    try:
+        table = pa.csv.read_csv(pa.BufferReader(data), read, parse, convert)
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise InputError(
+            Problem(where, "the same number of fields in every row, in UTF-8", str(error).splitlines()[0], "Quote fields that hold the separator")
+        ) from None
+    if len(set(table.column_names)) < table.num_columns:
+        raise InputError(Problem(where, "each column name once", f"columns {table.column_names}"))
+    return table
+
+
+def _read_json_lines(text: str, where: str) -> tuple[pa.Table, list[str]]:
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(Problem(f"{where}:{number}", "one JSON object", f"{error}")) from None
+        if not isinstance(row, dict):
+            raise InputError(Problem(f"{where}:{number}", "one JSON object", f"{type(row).__name__}"))
+        rows.append(row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    notices: list[str] = []
+    arrays = []
+    for name in names:
+        array, changed = to_arrow([row.get(name) for row in rows])
+        arrays.append(array)
+        if changed:
+            notices.append(f"{where}: column {name!r} mixes types; the mixed values are carried as text")
+    return pa.table(dict(zip(names, arrays, strict=True))), notices
+
+
+def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
+    """An Arrow array of JSON values, and whether something had to become text because its type is not one.
+
+    GenEval's `position: ["left of", 0]` becomes `["left of", "0"]`, and the structs around it stay structs.
+    """
+    try:
+        return pa.array(values, from_pandas=False), False
+    except UnicodeEncodeError:  # lone surrogates: kept as they are, so that the row fails by itself and says why
+        texts = [None if v is None else str(v).encode("utf-8", "surrogatepass") for v in values]
+        return pa.array(texts, pa.binary()).view(pa.string()), True
+    except (pa.ArrowException, OverflowError):
+        pass
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, list) for value in present):
+        inner, _ = to_arrow([item for value in present for item in value])
+        offsets, total = [0], 0
+        for value in values:
+            total += len(value or ())
+            offsets.append(total)
+        mask = pa.array([value is None for value in values])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), inner, mask=mask), True
+    if all(isinstance(value, dict) for value in present):
+        names = list(dict.fromkeys(name for value in present for name in value))
+        fields = [to_arrow([None if value is None else value.get(name) for value in values])[0] for name in names]
+        mask = pa.array([value is None for value in values])
+        return pa.StructArray.from_arrays(fields, names, mask=mask), True
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+    return to_arrow(texts)[0], True

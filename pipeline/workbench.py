@@ -1,0 +1,128 @@
+"""What a worker process holds between shards: model, scorers, readers, encoders, and its pulse."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pipeline.models.interface import Generator, Scorer
+from pipeline.models.load import load_generator, load_scorer
+from pipeline.plan import Plan
+from pipeline.prompts import PromptReader, retry_reader
+from pipeline.recovery import BatchLimits
+from pipeline.storage import Store
+from schemas.plan import Counts, Receipt, ResolvedModel, Shard, Variant
+
+ENCODER_THREADS = 2
+
+
+class Clock:
+    """Seconds by stage. Stages of one shard may overlap with those of the next."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.started = time.monotonic()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.monotonic() - started
+
+
+@dataclass
+class Pulse:
+    """Signs of life that a watcher may read from another thread; `stepped_at` in seconds of the monotonic clock.
+
+    None while the device is idle, waiting for its first step, or loading a model: only steps are timed.
+    """
+
+    samples: int = 0
+    model_loads: int = 0
+    stepped_at: float | None = None
+
+    def step(self) -> None:
+        self.stepped_at = time.monotonic()
+
+    def advance(self, samples: int) -> None:
+        self.samples += samples
+
+    def rest(self) -> None:
+        self.stepped_at = None
+
+    def silent_s(self) -> float:
+        return 0.0 if self.stepped_at is None else time.monotonic() - self.stepped_at
+
+
+@dataclass
+class Workbench:
+    """Holds one model at a time; shards come sorted by model, so a switch is rare."""
+
+    plan: Plan
+    store: Store
+    worker: str = "local"
+    limits: BatchLimits = field(default_factory=dict)
+    pulse: Pulse = field(default_factory=Pulse)
+
+    def __post_init__(self) -> None:
+        self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self._lock = threading.Lock()
+        self._readers: dict[int, PromptReader] = {}
+        self._loaded: tuple[ResolvedModel, Generator] | None = None
+        self._scorers: list[Scorer] | None = None
+
+    @contextmanager
+    def device(self, clock: Clock) -> Iterator[None]:
+        """One shard at a time on the device; another may encode and upload meanwhile."""
+        with clock("wait"):
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self.pulse.rest()
+            self._lock.release()
+
+    def reader(self, segment: int) -> PromptReader:
+        if segment not in self._readers:
+            self._readers[segment] = open_reader(self.plan, segment)
+        return self._readers[segment]
+
+    def generator(self, variant: Variant) -> Generator:
+        """Call with the device held."""
+        if self._loaded is None or self._loaded[0] != variant.model:
+            self._loaded = None  # frees the old weights first: two models need not fit at once
+            threads = self.plan.job.compute.threads_per_worker
+            self._loaded = (variant.model, load_generator(variant.model, threads))
+            self.pulse.model_loads += 1
+        return self._loaded[1]
+
+    def scorers(self) -> list[Scorer]:
+        """Call with the device held."""
+        if self._scorers is None:
+            pairs = zip(self.plan.clips, self.plan.job.score, strict=True)
+            threads = self.plan.job.compute.threads_per_worker
+            self._scorers = [load_scorer(clip, score.name, threads) for clip, score in pairs]
+        return self._scorers
+
+    def receipt(self, shard: Shard, counts: Counts, data_bytes: int, clock: Clock) -> Receipt:
+        seconds = {stage: round(spent, 4) for stage, spent in clock.seconds.items()}
+        seconds["total"] = round(time.monotonic() - clock.started, 4)
+        device = self._loaded[1].device if self._loaded else ""
+        return Receipt(shard.number, counts, seconds, self.worker, device, data_bytes=data_bytes)
+
+    def close(self) -> None:
+        self.encoders.shutdown(wait=False, cancel_futures=True)
+
+
+def open_reader(plan: Plan, segment: int) -> PromptReader:
+    files = plan.segments[segment].files
+    if plan.segments[segment].kind == "retry":
+        return retry_reader(files)
+    return PromptReader(files, plan.source_schema, plan.job.prompts.columns)

@@ -1,0 +1,213 @@
+"""The path of one shard, from prompts to one committed Parquet object. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from pipeline.commit import commit_shard, committed_footer, write_receipt
+from pipeline.encode import SUFFIX, encode_image, parameters_text
+from pipeline.identity import sample_id, sample_seed
+from pipeline.models.interface import Generated, Generator, Pixels
+from pipeline.plan import Plan
+from pipeline.prompts import Block, Prompt
+from pipeline.records import Outcome, RecordWriter
+from pipeline.recovery import generate_batch, score_batch
+from pipeline.selection import rejection_reasons
+from pipeline.sweep import variant_text
+from pipeline.workbench import Clock, Workbench
+from schemas.errors import SampleError
+from schemas.plan import Receipt, Sample, Shard, Variant
+
+NOTHING: Mapping[str, SampleError] = {}
+
+
+def process_shard(shard: Shard, bench: Workbench, given_up: Mapping[str, SampleError] = NOTHING) -> Receipt:
+    """Make, score, select, encode and commit all samples of a shard; safe to call again at any time, anywhere.
+
+    `given_up` names samples that broke earlier workers: they end as failures without being tried.
+    """
+    clock = Clock()
+    if (footer := committed_footer(bench.store, shard, bench.plan.fingerprint)) is not None:
+        return Receipt(shard.number, footer.counts, already_done=True)
+    with clock("read"):
+        work = read_work(shard, bench, given_up)
+    with bench.device(clock):
+        ending = list(make_images(work, bench, clock))
+    with clock("encode"):
+        outcomes = [*work.failures, *(future.result() for future in ending)]
+    with clock("write"):
+        counts, size = commit_shard(
+            shard, work.asked, outcomes, work.writer, bench.store, bench.plan.fingerprint
+        )
+    receipt = bench.receipt(shard, counts, size, clock)
+    write_receipt(bench.store, receipt)
+    return receipt
+
+
+@dataclass
+class Work:
+    """A shard's samples in order. `ready` has the place of each sample that can be tried, None for the others."""
+
+    variant: Variant
+    block: Block
+    asked: list[str] = field(default_factory=list)
+    ready: list[Sample | None] = field(default_factory=list)
+    failures: list[Outcome] = field(default_factory=list)
+    writer: RecordWriter = field(init=False)
+
+
+def read_work(shard: Shard, bench: Workbench, given_up: Mapping[str, SampleError]) -> Work:
+    plan = bench.plan
+    work = Work(plan.variant(shard.variant), bench.reader(shard.segment).read(shard.start, shard.stop))
+    for row, prompt in enumerate(work.block.prompts):
+        for sample in _samples(plan, work.variant, row, prompt):
+            error = prompt.error or given_up.get(sample.sample_id)
+            work.asked.append(sample.sample_id)
+            work.ready.append(None if error else sample)
+            if error:
+                attempts = plan.job.compute.max_attempts if prompt.error is None else 1
+                work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
+    names = [score.name for score in plan.job.score]
+    work.writer = RecordWriter(names, work.block.passthrough, _constants(work.variant))
+    return work
+
+
+def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
+    once = prompt.sample_index is not None
+    indices = [prompt.sample_index or 0] if once else range(variant.generation.images_per_prompt)
+    for index in indices:
+        if prompt.seed is None:
+            seed = sample_seed(plan.job.seed, prompt.prompt_id, index)
+        else:
+            seed = prompt.seed if once else prompt.seed + index
+        yield Sample(
+            sample_id=sample_id(prompt.prompt_id, variant, index),
+            prompt_id=prompt.prompt_id,
+            row=row,
+            sample_index=index,
+            seed=seed,
+            prompt=prompt.prompt,
+            negative_prompt=variant.generation.negative_prompt if prompt.negative_prompt is None else prompt.negative_prompt,
+            caption=prompt.caption or prompt.prompt,
+        )
+
+
+def _constants(variant: Variant) -> dict[str, Any]:
+    return {
+        "variant": variant_text(variant.values),
+        "model": variant.model.path,
+        "model_revision": variant.model.revision,
+        "pipeline_class": variant.model.pipeline_class,
+        "num_inference_steps": variant.generation.num_inference_steps,
+        "guidance_scale": variant.generation.guidance_scale,
+    }
+
+
+@dataclass(frozen=True)
+class _Scored:
+    sample: Sample
+    made: Generated
+    scores: Mapping[str, float | None]
+
+
+def make_images(work: Work, bench: Workbench, clock: Clock) -> Iterator[Future[Outcome]]:
+    """While batch k + 1 is on the device, the encoders work on what was kept of batch k."""
+    if not any(work.ready):
+        return
+    with clock("load"):
+        generator = bench.generator(work.variant)
+    work.writer.add_constants(
+        {"scheduler": generator.scheduler_name(work.variant.generation), "dtype": generator.dtype}
+    )
+    for _, group in groupby(_generate_and_score(work, bench, generator, clock), lambda scored: scored.sample.row):
+        yield from _decide(list(group), work, bench, generator)
+
+
+def _generate_and_score(work: Work, bench: Workbench, generator: Generator, clock: Clock) -> Iterator[_Scored]:
+    settings, model = work.variant.generation, work.variant.model.path
+    samples = [sample for sample in work.ready if sample is not None]
+    scorers = bench.scorers()
+    with clock("prepare"):
+        generator.prepare(samples, settings)
+        for scorer in scorers:
+            scorer.prepare([sample.caption for sample in samples])
+    # A sample keeps its place: one that is not tried leaves a gap, so that its mates meet the batch they always had.
+    for start in range(0, len(work.ready), settings.batch_size):
+        batch = [sample for sample in work.ready[start : start + settings.batch_size] if sample is not None]
+        if not batch:
+            continue
+        with clock("generate"):
+            made = generate_batch(generator, batch, settings, bench.pulse.step, bench.limits, model)
+        with clock("score"):
+            scored = [score_batch(scorer, batch, made) for scorer in scorers]
+        bench.pulse.advance(len(batch))
+        for i, sample in enumerate(batch):
+            error = made[i].error or next((column[i].error for column in scored if column[i].error), None)
+            scores = {scorer.name: column[i].value for scorer, column in zip(scorers, scored, strict=True)}
+            yield _Scored(sample, made[i] if error is None else Generated(None, made[i].flags, error), scores)
+
+
+def _decide(group: Sequence[_Scored], work: Work, bench: Workbench, generator: Generator) -> Iterator[Future[Outcome]]:
+    job = bench.plan.job
+    usable = [scored for scored in group if scored.made.pixels is not None]
+    reasons = rejection_reasons(
+        [scored.scores.get(job.select.by) if job.select else None for scored in usable],
+        [scored.made.flags for scored in usable],
+        [scored.sample.sample_index for scored in usable],
+        job.select,
+        work.block.prompts[group[0].sample.row].room,
+    )
+    reason_of = dict(zip((scored.sample.sample_id for scored in usable), reasons, strict=True))
+    for scored in group:
+        yield bench.encoders.submit(_finish, scored, reason_of.get(scored.sample.sample_id), work, bench, generator)
+
+
+def _finish(scored: _Scored, reason: str | None, work: Work, bench: Workbench, generator: Generator) -> Outcome:
+    sample, made, output = scored.sample, scored.made, bench.plan.job.output
+    if made.pixels is None:
+        error = made.error or SampleError("generation", "the model returned no image")
+        return Outcome(sample, scored.scores, made.flags, error=error, attempts=2 if error.kind == "not_finite" else 1)
+    height, width = made.pixels.shape[:2]
+    outcome = Outcome(sample, scored.scores, made.flags, width, height, reason=reason)
+    if reason is not None and not output.keep_rejected_images:
+        return outcome
+    return _encode(outcome, made.pixels, work, bench, generator)
+
+
+def _encode(outcome: Outcome, pixels: Pixels, work: Work, bench: Workbench, generator: Generator) -> Outcome:
+    sample, variant, output = outcome.sample, work.variant, bench.plan.job.output
+    height, width = pixels.shape[:2]
+    parameters = None
+    if output.embed_parameters:
+        scheduler = generator.scheduler_name(variant.generation)
+        parameters = parameters_text(sample, variant.generation, variant.model, scheduler, width, height)
+    try:
+        image = encode_image(pixels, parameters, output)
+    except (OSError, ValueError) as error:
+        return Outcome(sample, outcome.scores, outcome.flags, error=SampleError("encoding", str(error)))
+    name = f"{sample.sample_id}.{SUFFIX[output.image_format]}"
+    return Outcome(sample, outcome.scores, outcome.flags, width, height, image, name, outcome.reason)
+
+
+def rehearse(shard: Shard, bench: Workbench, sample_ids: Sequence[str]) -> list[str]:
+    """Make some samples of a shard and throw them away; returns all that can be tried, after loading the model."""
+    clock = Clock()
+    work = read_work(shard, bench, NOTHING)
+    ready = [sample for sample in work.ready if sample is not None]
+    wanted = [sample for sample in ready if sample.sample_id in set(sample_ids)]
+    with bench.device(clock):
+        generator = bench.generator(work.variant)
+        settings = work.variant.generation
+        if wanted:
+            generator.prepare(wanted, settings)
+        for start in range(0, len(wanted), settings.batch_size):
+            batch = wanted[start : start + settings.batch_size]
+            made = generate_batch(generator, batch, settings, bench.pulse.step, bench.limits, work.variant.model.path)
+            for scorer in bench.scorers():
+                scorer.prepare([sample.caption for sample in batch])
+                score_batch(scorer, batch, made)
+    return [sample.sample_id for sample in ready]
