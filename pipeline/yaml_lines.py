@@ -6,7 +6,6 @@ read as in YAML 1.2: only `true` and `false` are booleans, `no` is text, `1e3` i
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,13 +13,13 @@ from typing import Any, Final
 
 import yaml
 
+from pipeline.yaml_scalars import MAX_DIGITS, is_number, plain_value
 from schemas.errors import Problem
 
 MAX_DEPTH: Final = 32
 """A job is five levels deep; the limit keeps hostile nesting away from Python's recursion limit."""
-MAX_DIGITS: Final = 400
-"""Below Python's own limit for reading integers (4,300), above any float."""
-
+MAX_EVENTS: Final = 40_000
+"""Keys, values and brackets; PyYAML reads about as many in a second."""
 Path = tuple[str | int, ...]
 
 
@@ -98,37 +97,14 @@ def read_value(text: str, origin: str, order: int) -> Document:
 
 
 _CONTROL: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_INTEGER: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INFINITE: Final = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
-_WORDS: Final[dict[str, Any]] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
-}
-
-
-def _plain_value(text: str) -> Any:
-    """The core schema of YAML 1.2.2, section 10.3.2."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INTEGER.fullmatch(text):
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    infinite = _INFINITE.fullmatch(text)
-    return float(f"{infinite[1]}inf") if infinite else text
-
-
 _SYNTAX_HINTS: Final = (
+    ("escape", "In double quotes a backslash begins an escape; use single quotes or two backslashes."),
     ("quoted scalar", "The quote that begins here is not closed."),
     ("flow", "Brackets need commas between their items and a closing bracket."),
     ("mapping values", 'Text that contains ": " needs quotes; keys of one section stand in one column.'),
-    ("<block end>", "The indentation differs from that of the lines above."),
+    ("<block end>", "The indentation differs from the lines above, or a quote or bracket ended too early."),
     ("could not find expected ':'", "A key needs a colon and a space after it."),
     ("cannot start any token", "Text that begins with this character needs quotes."),
-    ("escape", "In double quotes a backslash begins an escape; use single quotes or two backslashes."),
 )
 
 
@@ -144,7 +120,7 @@ class _Reader:
     def read(self) -> Document:
         try:
             self._check_characters()
-            self._read_stream(iter(yaml.parse(self.text, Loader=yaml.SafeLoader)))
+            self._read_stream(self._events())
         except _Stop:
             self.document.readable = False
         except yaml.MarkedYAMLError as error:
@@ -197,6 +173,16 @@ class _Reader:
         column = f" at column {place.column}" if place.line else ""
         self._refuse(place, (), "YAML", f"a syntax error{column}: {printable(problem, 200)}", advice)
 
+    def _events(self) -> Iterator[yaml.Event]:
+        for number, event in enumerate(yaml.parse(self.text, Loader=yaml.SafeLoader)):
+            if number > MAX_EVENTS:
+                place = self._place(event.start_mark)
+                self._refuse(
+                    place, (), f"at most {MAX_EVENTS // 2} values", "more", "A job names its data, it does not hold it."
+                )
+                raise _Stop
+            yield event
+
     def _read_stream(self, events: Iterator[yaml.Event]) -> None:
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -237,8 +223,8 @@ class _Reader:
         if is_plain:
             self.document.plain.setdefault(path, text)
             if len(text) <= MAX_DIGITS:
-                return _plain_value(text)
-            if not (_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text)):
+                return plain_value(text)
+            if not (is_number(text)):
                 return text
             self._refuse(place, path, f"a number of at most {MAX_DIGITS} digits", f"{len(text)} digits")
         elif not re.search("[\0\ud800-\udfff]", text):
