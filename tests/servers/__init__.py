@@ -1,1 +1,1 @@
-"""Real neighbours for tests, on loopback: an S3 server, a proxy that breaks things in front of it, a disk that fills."""
+"""Real neighbours for tests, on loopback: an S3 server, a proxy that breaks things before it, a disk that fills."""

@@ -1,5 +1,6 @@
 """What every S3 server of the tests offers, whichever program answers behind it."""
 
+# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 import http.client
@@ -70,7 +71,7 @@ class S3Server(ABC):
                 self._boot()
                 return self
             except BaseException as error:
-                self.stop()
+                self._end()
                 if attempt == self.boots or not isinstance(error, ServerError):
                     raise
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -80,9 +81,7 @@ class S3Server(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
-        if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._end()
 
     def stop(self) -> None:
         """SIGKILL to each process started here, the front first."""
@@ -107,8 +106,13 @@ class S3Server(ABC):
         return name
 
     def filesystem(self, **options: Any) -> s3fs.S3FileSystem:
-        """A file system of its own, with short timeouts (2 s to connect, 5 s to read) and no cached listings."""
+        """A file system of its own: see `make_filesystem`."""
         return make_filesystem(self.endpoint, self.access_key, self.secret_key, **options)
+
+    def _end(self) -> None:
+        self.stop()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _env(self, access_key: str, secret_key: str) -> dict[str, str]:
         config = self.folder / "aws-config"
@@ -154,15 +158,27 @@ def endpoint_env(endpoint: str) -> dict[str, str]:
     return {"AWS_ENDPOINT_URL": endpoint, "AWS_ENDPOINT_URL_S3": endpoint}
 
 
-def make_filesystem(endpoint: str, access_key: str, secret_key: str, **options: Any) -> s3fs.S3FileSystem:
-    """s3fs with explicit credentials and test settings; `options` go over them."""
+def make_filesystem(
+    endpoint: str, access_key: str, secret_key: str, *, attempts: int | None = None, **options: Any
+) -> s3fs.S3FileSystem:
+    """s3fs with explicit credentials, 2 s to connect, 5 s to read, no cached listings; `options` go over these.
+
+    `attempts` limits how often each request is sent; without it s3fs and botocore both try five times, one inside the
+    other, so that a read may be sent 125 times.
+    """
+    config: dict[str, Any] = {"connect_timeout": 2, "read_timeout": 5, "s3": {"addressing_style": "path"}}
+    if attempts is not None:
+        config["retries"] = {"total_max_attempts": attempts}
     settings: dict[str, Any] = {
         "key": access_key,
         "secret": secret_key,
         "endpoint_url": endpoint,
         "client_kwargs": {"region_name": REGION},
-        "config_kwargs": {"connect_timeout": 2, "read_timeout": 5, "s3": {"addressing_style": "path"}},
+        "config_kwargs": config | options.pop("config_kwargs", {}),
         "use_listings_cache": False,
         "skip_instance_cache": True,
     }
-    return s3fs.S3FileSystem(**(settings | options))
+    filesystem = s3fs.S3FileSystem(**(settings | options))
+    if attempts is not None:
+        filesystem.retries = 1
+    return filesystem

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from tests.servers.base import S3Server
-from tests.servers.process import Child, ServerError, wait_until
+from tests.servers.process import Child, ServerError
 
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 MEMORY_BYTES = 4 * 2**30  # the size the store claims to have; memory is used as objects come
@@ -66,7 +66,7 @@ class CephServer(S3Server):
 
     @classmethod
     def available(cls) -> bool:
-        return all(_program(name) for name in PROGRAMS)
+        return all(shutil.which(name) for name in PROGRAMS)
 
     def _boot(self) -> None:
         (mon_port,) = self._fresh_ports(1)
@@ -114,29 +114,24 @@ class CephServer(S3Server):
 
     @property
     def _environ(self) -> dict[str, str]:
-        # The `ceph` command is a script for the system's Python: settings of the environment's Python mislead it.
+        # Settings of the environment's Python would mislead the `ceph` command.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         return kept | {"CEPH_CONF": str(self._config)}
 
     def _start(self, program: str, *arguments: str) -> None:
         log = self.folder / f"{program}.out"
-        self._children.append(Child([_program(program), *arguments], log, self._environ))
+        self._children.append(Child([program, *arguments], log, self._environ))
 
     def _ceph(self, *arguments: str) -> None:
-        self._run("ceph", *arguments, python="/usr/bin/python3")
+        # Debian's Python, not the environment's: the command is a script with modules of the system's.
+        self._run("/usr/bin/python3", shutil.which("ceph") or "ceph", *arguments)
 
     def _admin(self, *arguments: str) -> None:
         self._run("radosgw-admin", "-n", "client.admin", *arguments)
 
-    def _run(self, program: str, *arguments: str, python: str = "") -> None:
-        command = [python, _program(program), *arguments] if python else [_program(program), *arguments]
+    def _run(self, *command: str) -> None:
         done = subprocess.run(
             command, env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
         )
         if done.returncode != 0:
-            raise ServerError(f"{program} {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-
-
-def _program(name: str) -> str:
-    """Its path, or an empty string: Debian keeps the daemons where an ordinary user's PATH may not look."""
-    return shutil.which(name) or shutil.which(name, path="/usr/bin:/usr/sbin:/usr/local/bin") or ""
+            raise ServerError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")

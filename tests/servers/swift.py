@@ -8,8 +8,6 @@ import secrets
 import sys
 from pathlib import Path
 
-import boto3
-
 from tests.servers.base import REGION, S3Server
 from tests.servers.process import Child
 
@@ -92,10 +90,8 @@ class SwiftServer(S3Server):
         self._start()
 
     def read_only_env(self, bucket: str) -> dict[str, str]:
-        keys = {"aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
-        client = boto3.client("s3", endpoint_url=self.endpoint, region_name=REGION, **keys)
-        client.put_bucket_acl(Bucket=bucket, ACL="public-read")  # Swift's way to let the account's other user read
-        client.close()
+        # Swift's way to let the account's other user read.
+        self.filesystem().call_s3("put_bucket_acl", Bucket=bucket, ACL="public-read")
         return self._env(self._reader_key, self._reader_secret)
 
     @property
@@ -105,6 +101,7 @@ class SwiftServer(S3Server):
     def _start(self) -> None:
         ports = [str(port) for port in (self.port, *self._backend_ports)]
         app = Path(__file__).with_name("swift_app.py")
+        # -P: this folder's swift.py must not hide the package.
         command = [sys.executable, "-W", "ignore", "-P", str(app), str(self.folder), *ports]
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._children.append(Child(command, self.folder / "swift.out", env))

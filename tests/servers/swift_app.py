@@ -3,6 +3,7 @@
 Each program reads `FOLDER/NAME.conf`; the rings are written here. Runs until it is killed.
 """
 
+# mypy: disable-error-code="import-untyped"
 # ruff: noqa: E402
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ eventlet.monkey_patch()
 
 import hashlib
 import io
+import socket
 import sys
 from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import eventlet.wsgi
@@ -29,8 +32,25 @@ PARTITIONS_SHIFT = 31  # two partitions
 LOCKS = 64
 
 
+class Cache:
+    """What Swift keeps in memcached: facts about accounts and containers, which else cost two requests each time."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, tuple[float, Any]] = {}
+
+    def get(self, key: str, **_: Any) -> Any:
+        until, value = self.values.get(key, (0.0, None))
+        return value if until > monotonic() else None
+
+    def set(self, key: str, value: Any, time: float = 0, **_: Any) -> None:
+        self.values[key] = (monotonic() + (time or 60), value)
+
+    def delete(self, key: str, **_: Any) -> None:
+        self.values.pop(key, None)
+
+
 class AtomicCreate:
-    """WSGI filter that makes `If-None-Match: *` hold among racing writers, as AWS and Ceph promise.
+    """The outermost WSGI filter: makes `If-None-Match: *` hold among racing writers, as AWS and Ceph promise.
 
     Swift looks first and stores later. The body is read whole before the lock is taken, so that a writer that stalls
     in mid-upload does not hold up its rivals.
@@ -38,9 +58,11 @@ class AtomicCreate:
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self.app = app
+        self.cache = Cache()
         self.locks = [Semaphore(1) for _ in range(LOCKS)]
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["swift.cache"] = self.cache
         if environ["REQUEST_METHOD"] != "PUT" or "HTTP_IF_NONE_MATCH" not in environ:
             return self.app(environ, start_response)
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -61,7 +83,7 @@ def write_ring(folder: Path, name: str, port: int) -> None:
     RingData([array("H", [0, 0])], [device | replica], PARTITIONS_SHIFT).save(str(folder / f"{name}.ring.gz"))
 
 
-def serve(folder: Path, name: str, port: int, listener: Any) -> None:
+def serve(folder: Path, name: str, listener: Any) -> None:
     app = loadapp(str(folder / f"{name}.conf"), global_conf={"log_name": name}, allow_modify_pipeline=False)
     eventlet.wsgi.server(
         listener,
@@ -84,7 +106,8 @@ def main() -> None:
     threads = []
     for name in reversed(names):  # the backends first
         listener = eventlet.listen(("127.0.0.1", ports[name]), backlog=256)
-        threads.append(eventlet.spawn(serve, folder, name, ports[name], listener))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a call
+        threads.append(eventlet.spawn(serve, folder, name, listener))
     for thread in threads:
         thread.wait()
 

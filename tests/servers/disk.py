@@ -1,0 +1,86 @@
+"""A disk that fills and an output that cannot be written, made by the kernel.
+
+Mounting needs root; the limit on file sizes does not.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+BLOCK = bytes(4096)
+
+
+class CannotMount(RuntimeError):
+    """This process may not mount: it is not root, or it is in a container that forbids it."""
+
+
+@contextmanager
+def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """An empty disk of this size over `folder`; full, it raises `OSError` 28 (ENOSPC). Raises `CannotMount`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _mounted(folder, ["-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]):
+        yield folder
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """`folder` with what it holds, not writable meanwhile: `OSError` 30 (EROFS). Raises `CannotMount`.
+
+    Removing the write permission would not stop root.
+    """
+    with _mounted(folder, ["--bind", str(folder), str(folder)]):
+        _mount(["-o", "remount,ro,bind", str(folder)])
+        yield folder
+
+
+def fill(folder: Path, leave_bytes: int = 0) -> Path:
+    """Write one file until the disk is full, then free about `leave_bytes` of it again; removing it frees the rest."""
+    filler = folder / ".filler"
+    try:
+        with filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(BLOCK)
+    except OSError:
+        os.truncate(filler, max(0, filler.stat().st_size - leave_bytes))
+    return filler
+
+
+@contextmanager
+def file_size_limit(size_bytes: int) -> Iterator[None]:
+    """No file of this process, or of children started meanwhile, grows beyond this: `OSError` 27 (EFBIG).
+
+    Needs no root. Python ignores the signal that goes with it; other programs are ended by SIGXFSZ.
+    """
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@contextmanager
+def _mounted(folder: Path, arguments: Sequence[str]) -> Iterator[None]:
+    _mount(arguments)
+    try:
+        yield
+    finally:
+        # Lazily, since a file may still be open there.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True, timeout=30)
+
+
+def _mount(arguments: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, timeout=30)
+    except FileNotFoundError as error:
+        raise CannotMount("there is no mount command") from error
+    if done.returncode != 0:
+        raise CannotMount(done.stderr.strip())
