@@ -5,25 +5,23 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline import sweep
-from pipeline.identity import canonical_json, differing_fields, fingerprint
+from pipeline.identity import canonical_json, fingerprint
 from pipeline.models.catalog import check_size, resolve_model
 from pipeline.models.clips import ResolvedClip, resolve_clip
 from pipeline.models.schedulers import check_scheduler
 from pipeline.redact import has_user_info
 from pipeline.sources import Source, open_source
-from pipeline.storage import Store, absolute_url
-from schemas.errors import JobError, OutputMismatchError, Problem
+from schemas.errors import JobError, Problem
 from schemas.job import SCHEMA_VERSION, Job
 from schemas.plan import ResolvedModel, Segment, Shard, SourceFile, Variant
 
 CELLS_WITHOUT_ASKING = 1_000
-JOB_KEY = "job.json"
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,6 @@ class Plan:
         per_prompt = sweep.images_per_prompt(self.job)
         return self.prompts * (self.cells // len(per_prompt)) * sum(per_prompt)
 
-    @property
-    def prompts_per_shard(self) -> int:
-        return prompts_per_shard(self.job)
-
     def variant(self, index: int) -> Variant:
         models = dict(zip(sweep.swept_models(self.job), self.models, strict=True))
         return sweep.variant(self.job, models, index)
@@ -69,10 +63,10 @@ class Plan:
         for position, segment in enumerate(self.segments):
             offset = number - segment.first_shard
             if 0 <= offset < segment.shards:
-                blocks = _blocks(segment.prompts, self.prompts_per_shard)
-                cell, block = divmod(offset, blocks)
-                start = block * self.prompts_per_shard
-                return Shard(number, position, cell, start, min(start + self.prompts_per_shard, segment.prompts))
+                size = rows_per_shard(self.job, segment)
+                cell, block = divmod(offset, blocks(segment.prompts, size))
+                cell = cell if segment.variant is None else segment.variant
+                return Shard(number, position, cell, block * size, min((block + 1) * size, segment.prompts))
         raise IndexError(number)
 
     def all_shards(self) -> Iterator[Shard]:
@@ -86,12 +80,14 @@ class Plan:
         return rows * self.variant(shard.variant).generation.images_per_prompt
 
 
-def prompts_per_shard(job: Job) -> int:
+def rows_per_shard(job: Job, segment: Segment | None = None) -> int:
+    if segment is not None and segment.kind == "retry":
+        return job.output.images_per_shard
     return max(1, job.output.images_per_shard // max(sweep.images_per_prompt(job)))
 
 
-def _blocks(prompts: int, per_shard: int) -> int:
-    return max(1, -(-prompts // per_shard))
+def blocks(rows: int, per_shard: int) -> int:
+    return max(1, -(-rows // per_shard))
 
 
 def _numbers(segment: Segment) -> range:
@@ -146,22 +142,15 @@ def _collect(problems: list[Problem | str], check: Any) -> Any:
         return None
 
 
-def plan_job(job: Job, stage: bool = False, allow_large_sweep: bool = False) -> Plan:
-    """Read footers, resolve models, count. Writes nothing, except staged text sources where `stage` is set.
-
-    Raises JobError, and InputError for the prompts.
-    """
+def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
+    """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts."""
     models, clips = check_job(job, allow_large_sweep)
-    source = open_source(job.prompts, Store(job.output.url) if stage else None)
+    source = open_source(job.prompts)
     prompts = min(source.rows, job.prompts.limit or source.rows)
-    shards = sweep.cell_count(job) * _blocks(prompts, prompts_per_shard(job))
-    segment = Segment("source", tuple(_absolute(file) for file in source.files), prompts, 0, shards)
+    shards = sweep.cell_count(job) * blocks(prompts, rows_per_shard(job))
+    segment = Segment("source", source.files, prompts, 0, shards)
     fields = _fingerprint_fields(job, models, clips, source)
     return Plan(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices)
-
-
-def _absolute(file: SourceFile) -> SourceFile:
-    return replace(file, path=absolute_url(file.path))
 
 
 def _fingerprint_fields(
@@ -179,49 +168,6 @@ def _fingerprint_fields(
     }
     fields: dict[str, Any] = json.loads(canonical_json(whole))
     return fields
-
-
-def write_plan(plan: Plan, store: Store) -> Plan:
-    """Claim the output for this job, or join it where it is claimed already: the plan that holds for everyone.
-
-    Raises OutputMismatchError where the output belongs to another job.
-    """
-    if store.read_if_exists(JOB_KEY) is None:
-        store.create(JOB_KEY, to_json(plan))
-    stored = read_plan(store)
-    assert stored is not None
-    refuse_other_job(plan, stored, store.url)
-    return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
-
-
-def read_plan(store: Store) -> Plan | None:
-    """The plan of the dataset in the store, None where there is none. Raises OutputMismatchError for a stranger's job.json."""
-    data = store.read_if_exists(JOB_KEY)
-    if data is None:
-        return None
-    try:
-        return from_json(data)
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise OutputMismatchError(
-            Problem(f"{store.url}/{JOB_KEY}", "the job file of a Promptmill dataset", f"{type(error).__name__}: {error}"[:300], "Choose another output.url")
-        ) from None
-
-
-def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
-    """Raises OutputMismatchError that names every field in which the two differ."""
-    if plan.fingerprint == stored.fingerprint:
-        return
-    problems = [
-        Problem(f"{url}: {name}", f"{_short(theirs)}, as the dataset there was made with", _short(ours))
-        for name, ours, theirs in differing_fields(plan.fields, stored.fields)
-    ]
-    hint = "This output belongs to another job. Choose another output.url, or change the fields back"
-    raise OutputMismatchError(*problems, hint)
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:197] + "…"
 
 
 def to_json(plan: Plan) -> bytes:
@@ -257,10 +203,10 @@ def from_json(data: bytes) -> Plan:
         models=tuple(ResolvedModel(**model) for model in inner["models"]),
         clips=tuple(ResolvedClip(**clip) for clip in inner["clips"]),
         source_schema=schema,
-        segments=tuple(_segment(segment) for segment in inner["segments"]),
+        segments=tuple(segment_from_json(segment) for segment in inner["segments"]),
     )
 
 
-def _segment(content: Mapping[str, Any]) -> Segment:
+def segment_from_json(content: Mapping[str, Any]) -> Segment:
     files = tuple(SourceFile(**file) for file in content["files"])
     return Segment(**{**content, "files": files})

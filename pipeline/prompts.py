@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from pipeline.identity import derived_prompt_id
 from pipeline.storage import Store
 from schemas.errors import InputError, Problem, SampleError
 from schemas.job import MAX_SEED, Columns
-from schemas.plan import SourceFile
+from schemas.plan import STAGED, SourceFile
 
 MAX_PROMPT_BYTES = 64 << 10
 """Longer texts are no prompts: every text encoder in use reads less than 1 % of this."""
@@ -36,6 +37,7 @@ class Prompt:
     negative_prompt: str | None = None
     caption: str | None = None
     seed: int | None = None
+    sample_id: str | None = None
     sample_index: int | None = None
     room: int | None = None
     error: SampleError | None = None
@@ -50,11 +52,17 @@ class Block:
 
 
 class PromptReader:
-    """Safe to use from several threads. `stores` are opened from ambient credentials."""
+    """Safe to use from several threads. Staged files are read from `output`, others with ambient credentials."""
 
     def __init__(
-        self, files: tuple[SourceFile, ...], schema: pa.Schema, columns: Columns, helpers: tuple[str, ...] = ()
+        self,
+        files: tuple[SourceFile, ...],
+        output: Store,
+        schema: pa.Schema,
+        columns: Columns,
+        helpers: tuple[str, ...] = (),
     ) -> None:
+        self._output = output
         self._files = files
         self._schema = schema
         self._columns = columns
@@ -67,7 +75,7 @@ class PromptReader:
 
     def read(self, start: int, stop: int) -> Block:
         """Rows `start` to `stop` over all files in order."""
-        pieces = [(file, first, rows) for file, first, rows in self._pieces(start, stop)]
+        pieces = list(self._pieces(start, stop))
         tables = [self._read_rows(file, first, rows) for file, first, rows in pieces]
         prompts: list[Prompt] = []
         for (file, first, _), table in zip(pieces, tables, strict=True):
@@ -84,9 +92,8 @@ class PromptReader:
             start, index = end, index + 1
 
     def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
-        folder, _, name = file.path.rpartition("/")
         parts: list[pa.Table] = []
-        with Store(folder).open(name) as stream:
+        with open_file(file, self._output) as stream:
             parquet = pq.ParquetFile(stream)
             if parquet.metadata.num_rows != file.rows:
                 raise InputError(
@@ -134,15 +141,21 @@ class PromptReader:
 RETRY_COLUMNS = Columns(
     prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
 )
-RETRY_HELPERS = ("sample_index", "room")
+RETRY_HELPERS = ("sample_id", "sample_index", "room")
 
 
-def retry_reader(files: tuple[SourceFile, ...]) -> PromptReader:
+def retry_reader(files: tuple[SourceFile, ...], output: Store) -> PromptReader:
     """For the file that `retry` stages: a row is one sample, not one prompt."""
-    folder, _, name = files[0].path.rpartition("/")
-    with Store(folder).open(name) as stream:
+    with open_file(files[0], output) as stream:
         schema = pq.read_schema(stream).remove_metadata()
-    return PromptReader(files, schema, RETRY_COLUMNS, RETRY_HELPERS)
+    return PromptReader(files, output, schema, RETRY_COLUMNS, RETRY_HELPERS)
+
+
+def open_file(file: SourceFile, output: Store) -> BinaryIO:
+    if file.path.startswith(STAGED):
+        return output.open(file.path.removeprefix(STAGED))
+    folder, _, name = file.path.rpartition("/")
+    return Store(folder).open(name)
 
 
 def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,11 @@ import xxhash
 
 from pipeline.identity import digest
 from pipeline.redact import has_user_info
-from pipeline.storage import Entry, Store, find_objects
+from pipeline.storage import Entry, Store, absolute_url, find_objects
 from pipeline.textfiles import TEXT_FORMATS, read_text_format
 from schemas.errors import InputError, Problem
 from schemas.job import Columns, Prompts
-from schemas.plan import SourceFile
+from schemas.plan import STAGED, SourceFile
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
@@ -47,16 +47,15 @@ class _Opened:
     notices: tuple[str, ...] = ()
 
 
-def open_source(prompts: Prompts, stage_in: Store | None = None) -> Source:
-    """Reads the footers of Parquet files, and text files whole.
+def open_source(prompts: Prompts) -> Source:
+    """Reads the footers of Parquet files, and text files whole; writes nothing.
 
-    Text formats are written as Parquet below `stage_in`; without it nothing is written and their `path` stays
-    that of the text. Raises InputError with every problem found.
+    Raises InputError with every problem found.
     """
     store, entries = _find(prompts.source)
     opened: list[_Opened] = []
     problems: list[Problem | str] = []
-    for result in store.map(lambda entry: _try_open(store, entry, prompts.columns, stage_in), entries):
+    for result in store.map(lambda entry: _try_open(store, entry, prompts.columns), entries):
         if isinstance(result, InputError):
             problems.extend(result.problems)
         else:
@@ -107,11 +106,11 @@ def _suffix(name: str) -> str:
     return "." + base.rpartition(".")[2] if "." in base else ""
 
 
-def _try_open(store: Store, entry: Entry, columns: Columns, stage_in: Store | None) -> _Opened | InputError:
+def _try_open(store: Store, entry: Entry, columns: Columns) -> _Opened | InputError:
     try:
         if _suffix(entry.name) in PARQUET_SUFFIXES:
             return _open_parquet(store, entry)
-        return _open_text(store, entry, columns, stage_in)
+        return _open_text(store, entry, columns)
     except InputError as error:
         return error
 
@@ -134,7 +133,7 @@ def _open_parquet(store: Store, entry: Entry) -> _Opened:
     sink = pa.BufferOutputStream()
     metadata.write_metadata_file(sink)
     etag = hashlib.sha256(sink.getvalue()).hexdigest()[:32]
-    return _Opened(SourceFile(entry.name, store.path(entry.name), entry.size_bytes, metadata.num_rows, etag), schema)
+    return _Opened(SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag), schema)
 
 
 def _check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None:
@@ -162,19 +161,35 @@ def _check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> Non
                 )
 
 
-def _open_text(store: Store, entry: Entry, columns: Columns, stage_in: Store | None) -> _Opened:
+def _open_text(store: Store, entry: Entry, columns: Columns) -> _Opened:
     data = store.read_decompressed(entry.name)
-    etag = hashlib.sha256(data).hexdigest()[:32]
     table, notices = read_text_format(data, _suffix(entry.name), entry.name, columns)
-    path = store.path(entry.name)
-    if stage_in is not None:
-        key = f"inputs/{digest([entry.name, etag])[:16]}.parquet"
-        if stage_in.read_if_exists(key) is None:
-            sink = io.BytesIO()
-            pq.write_table(table, sink, compression="zstd", row_group_size=50_000)
-            stage_in.create(key, sink.getvalue())
-        path = stage_in.path(key)
-    return _Opened(SourceFile(entry.name, path, entry.size_bytes, table.num_rows, etag), table.schema, tuple(notices))
+    etag = hashlib.sha256(data).hexdigest()[:32]
+    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, etag)
+    return _Opened(file, table.schema, tuple(notices))
+
+
+def _url(store: Store, entry: Entry) -> str:
+    return absolute_url(f"{store.url.rstrip('/')}/{entry.name}")
+
+
+def stage(file: SourceFile, columns: Columns, output: Store) -> SourceFile:
+    """The file as workers read it: Parquet stays where it is, text is copied as Parquet below the output."""
+    if _suffix(file.name) in PARQUET_SUFFIXES:
+        return file
+    folder, _, name = file.path.rpartition("/")
+    table, _ = read_text_format(Store(folder).read_decompressed(name), _suffix(file.name), file.name, columns)
+    return replace(file, path=stage_table(table, digest([file.name, file.etag])[:16], output))
+
+
+def stage_table(table: pa.Table, name: str, output: Store) -> str:
+    """Path of the copy for `SourceFile`; the same name must mean the same content."""
+    key = f"inputs/{name}.parquet"
+    if output.entry(key) is None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", row_group_size=50_000)
+        output.create(key, sink.getvalue())
+    return f"{STAGED}{key}"
 
 
 def _unify(opened: Sequence[_Opened]) -> pa.Schema:

@@ -16,7 +16,7 @@ from pipeline.plan import Plan
 from pipeline.prompts import PromptReader, retry_reader
 from pipeline.recovery import BatchLimits
 from pipeline.storage import Store
-from schemas.plan import Counts, Receipt, ResolvedModel, Shard, Variant
+from schemas.plan import Counts, Receipt, ResolvedModel, Segment, Shard, Variant
 
 ENCODER_THREADS = 2
 
@@ -91,8 +91,13 @@ class Workbench:
 
     def reader(self, segment: int) -> PromptReader:
         if segment not in self._readers:
-            self._readers[segment] = open_reader(self.plan, segment)
+            self._readers[segment] = self._open_reader(self.plan.segments[segment])
         return self._readers[segment]
+
+    def _open_reader(self, segment: Segment) -> PromptReader:
+        if segment.kind == "retry":
+            return retry_reader(segment.files, self.store)
+        return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.columns)
 
     def generator(self, variant: Variant) -> Generator:
         """Call with the device held."""
@@ -119,10 +124,3 @@ class Workbench:
 
     def close(self) -> None:
         self.encoders.shutdown(wait=False, cancel_futures=True)
-
-
-def open_reader(plan: Plan, segment: int) -> PromptReader:
-    files = plan.segments[segment].files
-    if plan.segments[segment].kind == "retry":
-        return retry_reader(files)
-    return PromptReader(files, plan.source_schema, plan.job.prompts.columns)

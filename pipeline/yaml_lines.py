@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from pipeline.yaml_scalars import MAX_DIGITS, is_number, plain_value
+from pipeline.yaml_scalars import MAX_DIGITS, is_number, plain_value, quoted_value
 from schemas.errors import Problem
 
 MAX_DEPTH: Final = 32
@@ -55,7 +55,7 @@ class Finding:
 
 @dataclass
 class Document:
-    """`data` holds dicts, lists and scalars. `broken` lists paths whose value could not be read and is None in `data`.
+    """`data` holds dicts, lists and scalars. `broken` lists paths whose value is refused already, whatever stands in `data`.
 
     `keys` and `values` give the place of each key and value; `plain` the text of each scalar written without quotes.
     `readable` is false after a syntax error.
@@ -106,6 +106,8 @@ _SYNTAX_HINTS: Final = (
     ("could not find expected ':'", "A key needs a colon and a space after it."),
     ("cannot start any token", "Text that begins with this character needs quotes."),
 )
+
+_ALIAS_HINT: Final = "Anchors and aliases are not read here; write the value out."
 
 
 class _Stop(Exception):
@@ -211,6 +213,7 @@ class _Reader:
         if tag is not None:
             hint = "Remove it; use quotes to make a value text."
             self._refuse(place, path, "a value without a tag", f"the tag {printable(tag)}", hint)
+            self.document.broken.add(path)
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, path, depth)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -222,17 +225,14 @@ class _Reader:
         self.document.values.setdefault(path, place)
         if is_plain:
             self.document.plain.setdefault(path, text)
-            if len(text) <= MAX_DIGITS:
+            if len(text) <= MAX_DIGITS or not is_number(text):
                 return plain_value(text)
-            if not (is_number(text)):
-                return text
             self._refuse(place, path, f"a number of at most {MAX_DIGITS} digits", f"{len(text)} digits")
-        elif not re.search("[\0\ud800-\udfff]", text):
-            return text
+        elif (quoted := quoted_value(text)) is not None:
+            return quoted
         else:
-            self._refuse(
-                place, path, "Unicode text", printable(repr(text)), "Remove NUL characters and lone surrogates."
-            )
+            hint = "Remove NUL characters and lone surrogates."
+            self._refuse(place, path, "Unicode text", printable(repr(text)), hint)
         self.document.broken.add(path)
         return None
 
@@ -265,20 +265,17 @@ class _Reader:
             if event.value == "<<" and not event.style:
                 self._refuse(place, path, "plain keys", "the merge key <<", "Write the fields out.")
                 return None
-            if re.search("[\0\ud800-\udfff]", event.value) is None:
-                return event.value
+            if (name := quoted_value(event.value)) is not None:
+                return name
         what = "a list or mapping as a key" if isinstance(event, yaml.CollectionStartEvent) else "a key of another kind"
         self._refuse(place, path, "plain keys", what, "Keys are names of fields, without anchors, aliases or tags.")
-        self._skip(events, event, depth)
+        self._skip(events, event)
         return None
 
-    def _skip(self, events: Iterator[yaml.Event], event: yaml.Event, depth: int) -> None:
+    def _skip(self, events: Iterator[yaml.Event], event: yaml.Event) -> None:
         level = 0
         while True:
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if level == 0:
                 return
             event = next(events)
-
-
-_ALIAS_HINT: Final = "Anchors and aliases are not read here; write the value out."

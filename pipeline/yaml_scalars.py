@@ -34,3 +34,13 @@ def plain_value(text: str) -> Any:
 
 def is_number(text: str) -> bool:
     return bool(_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text))
+
+
+def quoted_value(text: str) -> str | None:
+    """Pairs of surrogates, as JSON writes emoji, become one character. None where one is alone, or NUL is in the text."""
+    if "\0" in text:
+        return None
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None

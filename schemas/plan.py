@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from schemas.job import Generation
 
 
+STAGED = "staged:"
+
+
 @dataclass(frozen=True)
 class SourceFile:
-    """A Parquet file of prompts. `name` is its path relative to the source and enters the prompt ids.
+    """A file of prompts. `name` is its path relative to the source and enters the prompt ids.
 
-    `path` is where it is read: the source itself, or its staged copy where the source was a text format.
+    `path` is where it is read; it begins with `STAGED` where that is a Parquet copy below the output.
     """
 
     name: str
@@ -55,13 +58,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Segment:
-    """Prompts that came to the job together: first the source, later what `run --extend` and `retry` added."""
+    """Prompts that came to the job together: first the source, later what `run --extend` and `retry` added.
 
-    kind: str
+    A row of a `retry` segment is one sample of the fixed `variant`; otherwise a row is a prompt, for all variants.
+    """
+
+    kind: Literal["source", "extend", "retry"]
     files: tuple[SourceFile, ...]
     prompts: int
     first_shard: int
     shards: int
+    variant: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import ray
 
+from pipeline.dispatch import SLOTS
 from pipeline.plan import from_json
 from pipeline.storage import Store
 from pipeline.worker import process_shard, rehearse
@@ -24,7 +25,7 @@ class Vitals:
     silent_s: float
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"shards": SLOTS, "vitals": 2})
 class ShardActor:
     """Shards run in the group `shards`, two at a time; `vitals` answers beside them."""
 

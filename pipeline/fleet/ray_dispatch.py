@@ -324,7 +324,6 @@ def start_actor(plan_json: bytes, url: str, demand: Demand, threads: int) -> Any
         "num_cpus": demand.cpus,
         "num_gpus": demand.gpus,
         "max_restarts": 0,  # the dispatcher replaces workers itself: it knows what they had in hand
-        "concurrency_groups": {"shards": SLOTS, "vitals": 2},
         "runtime_env": {"env_vars": environment},
     }
     return ShardActor.options(**options).remote(plan_json, url)  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ class WatchedDecode:
         self.latents_finite = finite_rows(latents)
         latents = latents.to(self._vae.dtype)
         options["return_dict"] = False
-        parts = [self._decode(part, *args, **options)[0] for part in latents.split(self._chunk)]
+        parts = [self._decode(part, *args, **options)[0] for part in torch.split(latents, self._chunk)]
         pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         self.pixels_finite = finite_rows(pixels)
         if not all(self.pixels_finite):

@@ -14,9 +14,10 @@ from schemas.errors import DeviceLostError, DeviceMemoryError, PromptmillError, 
 Result = TypeVar("Result")
 
 MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.I
+    r"out of memory|can't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
 )
-LOST = re.compile(r"CUDA error|HIP error|device-side assert|CUBLAS_STATUS_|CUDNN_STATUS_|NCCL error", re.I)
+LOST = re.compile(r"CUDA error|HIP error|device-side assert|CUBLAS_STATUS_|CUDNN_STATUS_|NCCL error", re.IGNORECASE)
 """A CUDA error other than memory poisons the context: every later call in the process fails too."""
 
 

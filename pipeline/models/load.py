@@ -44,5 +44,5 @@ def _prepare_process(threads: int) -> None:
     torch.set_num_threads(threads)
     # Only warns: a pipeline whose one operation has no repeatable form should still run.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write NaN into every new buffer first
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it would write NaN into every new buffer first
     torch.backends.cudnn.benchmark = False  # it chooses convolutions by the clock

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
+import open_clip  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 
 from pipeline.models.clips import BUILTIN_CLIPS, LOCAL, ResolvedClip, builtin_clip_folder
 from pipeline.models.faults import describe, guarded, translate
-from pipeline.models.generator import choose_device
 from pipeline.models.interface import Pixels
+from pipeline.models.pipelines import choose_device
 from schemas.errors import DeviceLostError, DeviceMemoryError, ModelLoadError, WorkerError
 
 CHUNK = 32
@@ -73,7 +73,7 @@ class ClipScorer:
         """float32 [len(captions), width], of length 1."""
         filled = captions + captions[-1:] * (CHUNK - len(captions))
         with torch.inference_mode():
-            features = self._model.encode_text(self._tokenize(filled).to(self._device), normalize=True)
+            features: torch.Tensor = self._model.encode_text(self._tokenize(filled).to(self._device), normalize=True)
         return features.float()[: len(captions)]
 
     def _image_features(self, images: Sequence[Pixels]) -> torch.Tensor:
@@ -85,7 +85,19 @@ class ClipScorer:
         return torch.cat(parts)
 
     def _preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:
-        return torch.stack([self._transform(Image.fromarray(image)) for image in images])
+        """float32 [len(images), 3, side, side]. Images that need no resizing skip the detour over PIL: 0.1 ms to 1 ms."""
+        settings = self._model.visual.preprocess_cfg
+        side = _pair(settings["size"])
+        if any(image.shape != (*side, 3) for image in images):
+            return torch.stack([self._transform(Image.fromarray(image)) for image in images])
+        mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        values = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
+        return (values - mean) / std
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height, width
 
 
 def load_clip(clip: ResolvedClip, device: torch.device) -> tuple[Any, Any, Any]:

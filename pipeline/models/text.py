@@ -76,7 +76,9 @@ class PromptEncoder:
         for shard in self._shards:
             if text in shard:
                 return _or_raise(shard[text])
-        return _or_raise(self._encode_chunk([text])[text])
+        late = self._encode_chunk([text])
+        self._shards = [late | (self._shards[0] if self._shards else {}), *self._shards[1:]]
+        return _or_raise(late[text])
 
     def negative(self, text: str) -> Encoded:
         if text in self._negatives:
@@ -85,14 +87,12 @@ class PromptEncoder:
         if text == "" and self._zeros_for_empty:  # as Stable Diffusion XL does when it is given no negative prompt
             encoded = Encoded({name: torch.zeros_like(value) for name, value in self._encode([""])[0].items()}, False)
         else:
-            encoded = self.prompt_alone(text)
+            row = guarded(lambda: self._encode([text])[0], True, "generation")
+            encoded = Encoded(row, self._is_truncated(text))
         self._negatives[text] = encoded
         if len(self._negatives) > NEGATIVES_KEPT:
             self._negatives.popitem(last=False)
         return encoded
-
-    def prompt_alone(self, text: str) -> Encoded:
-        return guarded(lambda: Encoded(self._encode([text])[0], self._is_truncated(text)), True, "generation")
 
     def _encode_chunk(self, texts: list[str]) -> dict[str, Encoded | SampleError]:
         filled = texts + texts[-1:] * (CHUNK - len(texts))
@@ -119,6 +119,8 @@ class PromptEncoder:
             "do_classifier_free_guidance": False,
             "max_sequence_length": call_default(self._pipe, "max_sequence_length"),
             "clean_caption": False,
+            "prompt_2": None,  # Stable Diffusion 3 has no defaults for these; None is the first prompt again
+            "prompt_3": None,
         }
         taken = inspect.signature(self._pipe.encode_prompt).parameters
         arguments = {name: value for name, value in offered.items() if name in taken}

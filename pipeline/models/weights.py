@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"broken JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"JSON of type {type(value).__name__}")
+        raise ValueError(f"JSON of type {type(value).__name__}")  # noqa: TRY004 - one kind of error for all that is wrong
     return value
 
 
@@ -112,7 +112,7 @@ def parameter_count(path: Path) -> int:
     try:
         tensors = [value for key, value in json.loads(header).items() if key != "__metadata__"]
         needed = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        parameters = sum(prod(tensor["shape"]) for tensor in tensors)
+        parameters = sum(int(prod(tensor["shape"])) for tensor in tensors)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError("a broken safetensors header") from error
     if size != needed:

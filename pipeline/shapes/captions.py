@@ -13,8 +13,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.shapes.world import COLOURS, GROUNDS, INVERSE, PLACES, RELATIONS, SHAPES, SIZES, Claims, Kind
-from pipeline.shapes.world import ObjectClaim, Scene
+from pipeline.shapes.world import (
+    COLOURS,
+    GROUNDS,
+    INVERSE,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Claims,
+    Kind,
+    ObjectClaim,
+    Scene,
+)
 
 _SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "large": ("large", "large", "big")}
 _NOUNS = ("shape", "object")
@@ -31,7 +42,12 @@ _RELATION_PHRASES = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-_SIDES = {"left of": ("left", "right"), "above": ("top", "bottom"), "right of": ("right", "left"), "below": ("bottom", "top")}
+_SIDES = {
+    "left of": ("left", "right"),
+    "above": ("top", "bottom"),
+    "right of": ("right", "left"),
+    "below": ("bottom", "top"),
+}
 _GROUND_PHRASES = ("{} background", "on a {} background", "on {}", "against a {} background")
 _SYNONYM = {"grey": "gray", "tiny": "small", "little": "small", "big": "large", "middle": "center"}
 

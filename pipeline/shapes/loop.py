@@ -47,7 +47,17 @@ def autocast(device: torch.device) -> torch.autocast:
 class Stage:
     """One stage in training: `module` is what learns, `loss` gives the step's losses, of which "loss" is minimised."""
 
-    def __init__(self, name: str, module: nn.Module, plan: Plan, seed: int, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        plan: Plan,
+        seed: int,
+        folder: Path,
+        device: torch.device,
+        stop_at: int | None = None,
+    ) -> None:
+        self.end = plan.steps if stop_at is None else min(stop_at, plan.steps)
         self.name, self.plan, self.seed, self.device, self.folder = name, plan, seed, device, folder
         self.module = module.to(device)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
@@ -57,6 +67,10 @@ class Stage:
         self.average = deepcopy(self.module).requires_grad_(False) if plan.ema else self.module
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.plan.steps
 
     @property
     def checkpoint(self) -> Path:
@@ -109,27 +123,25 @@ class Stage:
         log_every: int = 50,
         measure_every: int = 500,
         save_every: int = 250,
-        stop_at: int | None = None,
     ) -> nn.Module:
         """Train to the plan's end (or to `stop_at`), and give the averaged module."""
-        end = self.plan.steps if stop_at is None else min(stop_at, self.plan.steps)
         sums: dict[str, float] = {}
         since, started = self.step, time.monotonic()
-        while self.step < end:
+        while self.step < self.end:
             values = losses(draw(self.seed, self.name, self.step))
             self.update(values["loss"])
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
-            if self.step % log_every == 0 or self.step == end:
+            if self.step % log_every == 0 or self.step == self.end:
                 count = max(1, self.step - since)
                 row = {k: round(v / count, 5) for k, v in sums.items()}
                 self.log({**row, "seconds_per_step": round((time.monotonic() - started) / count, 4)})
                 sums, since, started = {}, self.step, time.monotonic()
-            if measure and (self.step % measure_every == 0 or self.step == end):
+            if measure and (self.step % measure_every == 0 or self.step == self.end):
                 with evaluating(self.average):
                     self.log(measure(self.average))
                 started = time.monotonic()
-            if self.step % save_every == 0 or self.step == end:
+            if self.step % save_every == 0 or self.step == self.end:
                 self.save()
         return self.average
 

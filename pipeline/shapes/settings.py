@@ -49,7 +49,9 @@ class VaeSettings:
     edge_weight: float = 2.0
     full_every: int = 4
     full_share: float = 0.25  # the last share of the steps sees whole images only
-    plan: Plan = Plan(steps=5000, batch=32, rate=2e-3, weight_decay=0.0, ema=0.995)
+    plan: Plan = Plan(steps=3800, batch=32, rate=2e-3, weight_decay=0.0, ema=0.995)
+    decoder_noise: float = 1.5
+    decoder_plan: Plan = Plan(steps=4000, batch=8, rate=1e-3, weight_decay=0.0, ema=0.998)
 
     def kl_weight_at(self, step: int) -> float:
         (low, high), (start, end) = self.kl_weight, self.kl_rise
@@ -62,7 +64,7 @@ class TextSettings:
     hidden: int = 128
     layers: int = 3
     heads: int = 4
-    plan: Plan = Plan(steps=3000, batch=64, rate=1e-3)
+    plan: Plan = Plan(steps=2700, batch=64, rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,22 @@ class UnetSettings:
 
 
 @dataclass(frozen=True)
+class ClipSettings:
+    """`context` positions are enough for the longest caption; `negatives` captions changed in one claim a scene."""
+
+    width: int = 128
+    patch: int = 8
+    image_layers: int = 4
+    text_layers: int = 2
+    context: int = 24
+    negatives: int = 3
+    plan: Plan = Plan(steps=4000, batch=40, rate=1e-3, warmup=200, weight_decay=0.02, ema=0.998)
+
+
+@dataclass(frozen=True)
 class Settings:
     seed: int = 0
     vae: VaeSettings = field(default_factory=VaeSettings)
     text: TextSettings = field(default_factory=TextSettings)
     unet: UnetSettings = field(default_factory=UnetSettings)
+    clip: ClipSettings = field(default_factory=ClipSettings)

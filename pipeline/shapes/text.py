@@ -20,7 +20,16 @@ from pipeline.shapes import captions
 from pipeline.shapes.loop import Draw, Stage, autocast
 from pipeline.shapes.settings import MAX_TOKENS, TextSettings
 from pipeline.shapes.tokens import build_tokenizer
-from pipeline.shapes.world import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, Claims, ObjectClaim, sample_scene
+from pipeline.shapes.world import (
+    COLOURS,
+    GROUNDS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Claims,
+    ObjectClaim,
+    sample_scene,
+)
 
 # What each register answers; class 0 is "not said".
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

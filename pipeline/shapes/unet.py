@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional
@@ -83,7 +88,9 @@ class Cache:
 @torch.no_grad()
 def cache_latents(vae: AutoencoderKL, settings: UnetSettings, seed: int, device: torch.device) -> Cache:
     rng = np.random.default_rng([seed, 99])
-    scenes = [sample_scene(rng, "train", 2 if rng.random() < settings.pair_share else 1) for _ in range(settings.cached)]
+    scenes = [
+        sample_scene(rng, "train", 2 if rng.random() < settings.pair_share else 1) for _ in range(settings.cached)
+    ]
     parts = []
     for start in range(0, len(scenes), 64):
         images = to_tensor(render_batch(scenes[start : start + 64])).to(device)
@@ -93,9 +100,14 @@ def cache_latents(vae: AutoencoderKL, settings: UnetSettings, seed: int, device:
 
 
 def train(
-    stage: Stage, settings: UnetSettings, vae: AutoencoderKL, text: CLIPTextModel, cache: Cache
+    stage: Stage,
+    settings: UnetSettings,
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    newest_vae: Callable[[], AutoencoderKL],
 ) -> UNet2DConditionModel:
-    """The text encoder stays as its own stage left it."""
+    """VAE and text encoder stay as they are; `newest_vae` gives the one to measure with, whose decoder may be better."""
+    cache = cache_latents(vae, settings, stage.seed, stage.device)
     device = stage.device
     alphas = build_scheduler().alphas_cumprod.to(device)
 
@@ -116,7 +128,7 @@ def train(
         target = signal * noise - spread * latents
         return {"loss": functional.mse_loss(output.float(), target)}
 
-    model = stage.run(losses, lambda m: measure(assemble(vae, text, m), settings.guidance), measure_every=1000)
+    model = stage.run(losses, lambda m: measure(assemble(newest_vae(), text, m), settings.guidance), measure_every=1000)
     assert isinstance(model, UNet2DConditionModel)
     return model
 
@@ -134,7 +146,12 @@ def verified_share(pipeline: StableDiffusionPipeline, kind: Kind, n: int, guidan
 
 
 def generate(
-    pipeline: StableDiffusionPipeline, texts: Sequence[str], guidance: float, steps: int = 20, seed: int = 0, batch: int = 32
+    pipeline: StableDiffusionPipeline,
+    texts: Sequence[str],
+    guidance: float,
+    steps: int = 20,
+    seed: int = 0,
+    batch: int = 32,
 ) -> list[np.ndarray]:
     """uint8 [64, 64, 3] for each text; each image's noise depends on `seed` and its index alone."""
     images: list[np.ndarray] = []
@@ -142,6 +159,8 @@ def generate(
         part = list(texts[start : start + batch])
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + i) for i in range(len(part))]
         with torch.no_grad():
-            out = pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np")
+            out = pipeline(
+                part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
+            )
         images += list((out.images * 255).round().astype(np.uint8))
     return images

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -14,10 +12,8 @@ from torch.nn import functional
 from pipeline.shapes.loop import Draw, Stage, autocast
 from pipeline.shapes.render import render_batch
 from pipeline.shapes.settings import VaeSettings
+from pipeline.shapes.verify import verify
 from pipeline.shapes.world import SIZE_PX, sample_scene
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def build(settings: VaeSettings) -> AutoencoderKL:
@@ -59,8 +55,7 @@ def sample_images(rng: np.random.Generator, n: int, crop: bool) -> Tensor:
         thing = scene.objects[int(rng.integers(len(scene.objects)))]
         angle, reach = rng.uniform(0, 2 * np.pi), thing.radius * rng.uniform(0, 1.1)
         x, y = (
-            int(np.clip(c + reach * f(angle) - side / 2, 0, side))
-            for c, f in ((thing.x, np.cos), (thing.y, np.sin))
+            int(np.clip(c + reach * f(angle) - side / 2, 0, side)) for c, f in ((thing.x, np.cos), (thing.y, np.sin))
         )
         out[i] = images[i, y : y + side, x : x + side]
     return to_tensor(out)
@@ -101,13 +96,58 @@ def train(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
     return model
 
 
+@torch.no_grad()
+def standardise(model: AutoencoderKL, device: torch.device, n: int = 256) -> None:
+    """Centre the latents' channels and bring them to a common scale, inside the 1×1 convolutions around them.
+
+    Each channel is divided by the root of its standard deviation, so that channels which carry more stay louder and
+    are drawn first; over all channels the deviation becomes 1.
+    """
+    rng = np.random.default_rng(41)
+    means = torch.cat([model.encode(sample_images(rng, 32, False).to(device)).latent_dist.mean for _ in range(n // 32)])
+    channels = means.shape[1]
+    centre, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    scale = (deviation * deviation.mean()).sqrt()
+    into, out = model.quant_conv, model.post_quant_conv
+    into.weight[:channels] /= scale[:, None, None, None]
+    into.bias[:channels] = (into.bias[:channels] - centre) / scale
+    into.bias[channels:] -= 2 * scale.log()
+    out.bias += out.weight[:, :, 0, 0] @ centre
+    out.weight *= scale[None, :, None, None]
+
+
+def train_decoder(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
+    """Stage "decoder": the encoder stays, so that the U-Net can learn its latents at the same time.
+
+    The decoder sees latents with up to `decoder_noise` posterior deviations of noise, as the U-Net's are not exact.
+    """
+    model = stage.module
+    assert isinstance(model, AutoencoderKL)
+
+    def losses(now: Draw) -> dict[str, Tensor]:
+        images = sample_images(now.numpy, settings.decoder_plan.batch, crop=False).to(stage.device)
+        with autocast(stage.device):
+            with torch.no_grad():
+                posterior = model.encode(images).latent_dist
+                mean, deviation = posterior.mean.float(), posterior.std.float()
+            noise = torch.randn(mean.shape, generator=now.torch)
+            strength = torch.rand(len(mean), 1, 1, 1, generator=now.torch) * settings.decoder_noise
+            output = model.decode(mean + (noise * strength).to(stage.device) * deviation).sample
+        return {"loss": reconstruction_loss(output, images, settings.edge_weight)}
+
+    stage.run(losses, lambda m: measure(m, stage.device))
+    assert isinstance(stage.average, AutoencoderKL)
+    return stage.average
+
+
+def freeze_encoder(model: AutoencoderKL) -> AutoencoderKL:
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+    return model
+
+
 def measure(model: nn.Module, device: torch.device, n: int = 200) -> dict[str, float]:
     """Round trip of `n` scenes that training never sees: mean error (range -1..1), share verified for one and two."""
-    try:
-        from pipeline.shapes.verify import verify
-    except ImportError:
-        verify = None
-    from pipeline.shapes.captions import claims_of_scene
     row: dict[str, float] = {}
     for count, name in ((1, "one"), (2, "two")):
         rng = np.random.default_rng([17, count])
@@ -115,9 +155,8 @@ def measure(model: nn.Module, device: torch.device, n: int = 200) -> dict[str, f
         images = to_tensor(render_batch(scenes)).to(device)
         output = round_trip(model, images)
         row[f"error_{name}"] = round(float((output - images).abs().mean()), 5)
-        if verify:
-            pictures = to_uint8(output)
-            row[f"verified_{name}"] = float(np.mean([verify(p, claims_of_scene(s)).correct for p, s in zip(pictures, scenes)]))
+        right = [verify(p, s).correct for p, s in zip(to_uint8(output), scenes, strict=True)]
+        row[f"verified_{name}"] = round(float(np.mean(right)), 4)
     return row
 
 

@@ -19,7 +19,17 @@ from scipy import ndimage
 
 from pipeline.shapes.captions import parse
 from pipeline.shapes.render import EXTENT, render
-from pipeline.shapes.world import COLOURS, GROUNDS, SHAPES, SIZE_PX, Claims, Object, ObjectClaim, Scene, relation_of
+from pipeline.shapes.world import (
+    COLOURS,
+    GROUNDS,
+    SHAPES,
+    SIZE_PX,
+    Claims,
+    Object,
+    ObjectClaim,
+    Scene,
+    relation_of,
+)
 
 COLOUR_LIMIT = 58.0  # half the distance of the closest two of red, orange, purple and gray
 REGION_LIMIT = 40.0  # a pixel farther than this from the ground belongs to a region

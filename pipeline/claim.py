@@ -1,0 +1,141 @@
+"""Whose output this is: `job.json` claims it for one job, `segments/` holds what was added to that job later.
+
+    job.json              the resolved job, its fingerprint and the plan; created if absent, first thing
+    segments/000001.json  prompts added by `run --extend`, samples to make again by `retry`; each created if absent
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import sweep
+from pipeline.crashpoints import reached
+from pipeline.identity import differing_fields
+from pipeline.plan import Plan, blocks, from_json, rows_per_shard, segment_from_json, to_json
+from pipeline.sources import stage
+from pipeline.storage import Store
+from schemas.errors import JobError, OutputMismatchError, Problem, StorageError
+from schemas.plan import Segment
+
+JOB_KEY = "job.json"
+_SOURCE = ("prompts", "source")
+
+
+def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
+    """Make the output this job's, or join it where it is already; the plan that holds for everyone.
+
+    With `extend`, source files that are new since then are added. Raises OutputMismatchError where the output
+    belongs to another job, naming each field that differs.
+    """
+    stored = read_plan(store)
+    if stored is None:
+        store.create(JOB_KEY, to_json(_staged(plan, store)))
+        reached("driver-after-claim")
+        stored = read_plan(store)
+        if stored is None:
+            raise StorageError(f"{store.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
+    if extend:
+        stored = _extend(plan, stored, store)
+    refuse_other_job(plan, stored, store.url)
+    # How to run is today's choice, what to make is the claim's.
+    return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
+
+
+def _staged(plan: Plan, store: Store) -> Plan:
+    segments = tuple(
+        replace(segment, files=tuple(stage(file, plan.job.prompts.columns, store) for file in segment.files))
+        for segment in plan.segments
+    )
+    return replace(plan, segments=segments)
+
+
+def read_plan(store: Store) -> Plan | None:
+    """The plan of the dataset in the store, None where there is none. Raises OutputMismatchError for a stranger's file."""
+    data = store.read_if_exists(JOB_KEY)
+    if data is None:
+        return None
+    try:
+        plan = from_json(data)
+        for entry in store.list("segments"):
+            plan = _grown(plan, json.loads(store.read(entry.name)))
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise OutputMismatchError(
+            Problem(
+                f"{store.url}/{JOB_KEY}",
+                "the job file of a Promptmill dataset",
+                f"{type(error).__name__}: {error}"[:300],
+                "Choose another output.url",
+            )
+        ) from None
+    return plan
+
+
+def require_plan(store: Store) -> Plan:
+    """Raises JobError where there is no dataset."""
+    plan = read_plan(store)
+    if plan is None:
+        raise JobError(
+            Problem(store.url, "a Promptmill dataset (a folder or URL with a job.json)", "none", "Give the job's output.url")
+        )
+    return plan
+
+
+def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: Mapping[str, Any]) -> Plan:
+    """The plan with these segments, or with those that another driver added at the same moment."""
+    if not segments:
+        return plan
+    number = len(store.list("segments")) + 1
+    content = {"segments": [asdict(segment) for segment in segments], "source": dict(source)}
+    store.create(f"segments/{number:06d}.json", json.dumps(content, indent=2).encode())
+    reached("driver-after-segment")
+    return require_plan(store)
+
+
+def _grown(plan: Plan, content: Mapping[str, Any]) -> Plan:
+    segments = tuple(segment_from_json(segment) for segment in content["segments"])
+    fields = json.loads(json.dumps(plan.fields))
+    fields[_SOURCE[0]][_SOURCE[1]].update(content["source"])
+    return replace(plan, fields=fields, segments=(*plan.segments, *segments))
+
+
+def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
+    ours, theirs = (each.fields[_SOURCE[0]][_SOURCE[1]] for each in (plan, stored))
+    added = {name: file for name, file in ours.items() if name not in theirs}
+    if not added:
+        return stored
+    if plan.job.prompts.limit is not None:
+        raise JobError(Problem("prompts.limit", "null for a job that is extended", f"{plan.job.prompts.limit}", "Extend a job without a limit"))
+    without = json.loads(json.dumps(plan.fields))
+    without[_SOURCE[0]][_SOURCE[1]] = {name: file for name, file in ours.items() if name in theirs}
+    refuse_other_job(replace(plan, fields=without), stored, store.url)
+    files = tuple(stage(file, plan.job.prompts.columns, store) for file in plan.segments[0].files if file.name in added)
+    prompts = sum(file.rows for file in files)
+    shards = sweep.cell_count(plan.job) * blocks(prompts, rows_per_shard(plan.job))
+    return add_segments(stored, store, [Segment("extend", files, prompts, stored.shards, shards)], added)
+
+
+def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
+    """Raises OutputMismatchError that names every field in which the two differ."""
+    different = differing_fields(plan.fields, stored.fields)
+    if not different:
+        return
+    only_new = all(name.startswith("prompts.source.") and theirs is None for name, _, theirs in different)
+    problems = [
+        Problem(f"{url}: {name}", f"{_short(theirs)}, as in the dataset there", _short(ours)) for name, ours, theirs in different
+    ]
+    hint = (
+        "The source has new files: `promptmill run --extend` adds what is new"
+        if only_new
+        else "This output belongs to another job. Choose another output.url, or change these fields back"
+    )
+    raise OutputMismatchError(*problems, hint)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:197] + "…"

@@ -1,0 +1,192 @@
+"""Stage "clip": a two-tower model for scoring, trained apart from the generator, in open_clip's own classes.
+
+Each batch holds true scenes, spoiled ones that no caption describes (an object missing, added, or mixed of two shapes
+or colours), one true caption of each scene and several changed in one claim. In this world it is known exactly which
+caption holds for which scene, so in-batch captions that happen to be true are no negatives. The loss adds a contrast
+in both directions (InfoNCE over exact labels) to a binary one (as in SigLIP) that makes scores comparable across
+captions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip import CLIP
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pipeline.shapes import captions
+from pipeline.shapes.loop import Draw, Stage, autocast
+from pipeline.shapes.render import render_batch
+from pipeline.shapes.settings import ClipSettings
+from pipeline.shapes.text import ATTRIBUTES, labels, shared_tokenizer, tokenize
+from pipeline.shapes.vae import to_tensor
+from pipeline.shapes.world import COLOURS, SHAPES, SIZE_PX, Claims, Scene, sample_scene
+
+
+def config(settings: ClipSettings) -> dict[str, Any]:
+    """`model_cfg` of open_clip_config.json. A tokenizer beside the weights is used as soon as its name is set."""
+    return {
+        "embed_dim": settings.width,
+        "vision_cfg": {
+            "image_size": SIZE_PX,
+            "patch_size": settings.patch,
+            "width": settings.width,
+            "layers": settings.image_layers,
+            "head_width": 32,
+        },
+        "text_cfg": {
+            "context_length": settings.context,
+            "vocab_size": len(shared_tokenizer()),
+            "hf_tokenizer_name": "tokenizer",
+            "width": settings.width,
+            "layers": settings.text_layers,
+            "heads": settings.width // 32,
+        },
+    }
+
+
+class Towers(nn.Module):
+    """The CLIP, and heads that say a scene's attributes from each embedding: they speed up the start of training."""
+
+    def __init__(self, settings: ClipSettings) -> None:
+        super().__init__()
+        cfg = config(settings)
+        text = {k: v for k, v in cfg["text_cfg"].items() if k != "hf_tokenizer_name"}
+        self.clip = CLIP(cfg["embed_dim"], cfg["vision_cfg"], text)
+        self.bias = nn.Parameter(torch.tensor(-5.0))
+        classes = [1 + len(v) for v in ATTRIBUTES.values()]
+        self.image_head = nn.Linear(settings.width, sum(classes))
+        self.text_head = nn.Linear(settings.width, sum(classes))
+        self.classes = classes
+
+    def attribute_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        parts = logits.float().split(self.classes, dim=-1)
+        return torch.stack([functional.cross_entropy(p, truth[:, i]) for i, p in enumerate(parts)]).sum()
+
+
+def spoil(scene: Scene, rng: np.random.Generator) -> list[Scene]:
+    """Scenes whose average is an image that no caption fits: of a missing, an added or a half-changed object."""
+    index = int(rng.integers(len(scene.objects)))
+    thing = scene.objects[index]
+    kind = int(rng.integers(4))
+    if kind == 0 and len(scene.objects) == 2:
+        return [replace(scene, objects=(thing,))]
+    if kind == 1:
+        corner = rng.choice([14.0, 50.0], 2)
+        colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+        extra = replace(
+            thing, colour=colour, shape=shape, x=float(corner[0]), y=float(corner[1]), radius=rng.uniform(6, 11)
+        )
+        return [replace(scene, objects=(extra, *scene.objects))]
+    if kind == 2:
+        changed = replace(thing, colour=str(rng.choice([c for c in COLOURS if c != thing.colour])))
+    else:
+        changed = replace(thing, shape=str(rng.choice([s for s in SHAPES if s != thing.shape])))
+    return [scene, replace(scene, objects=tuple(changed if i == index else o for i, o in enumerate(scene.objects)))]
+
+
+def draw_images(groups: list[list[Scene]], rng: np.random.Generator) -> Tensor:
+    """The mean of each group's renders, some softened, shifted in colour or with noise, as generated ones are."""
+    flat = render_batch([s for group in groups for s in group]).astype(np.float32)
+    ends = np.cumsum([len(g) for g in groups])
+    images = np.stack([flat[end - len(g) : end].mean(0) for g, end in zip(groups, ends, strict=True)])
+    for image in images:
+        if rng.random() < 0.4:
+            sigma = rng.uniform(0.2, 1.2)
+            image[:] = ndimage.gaussian_filter(image, (sigma, sigma, 0))
+        if rng.random() < 0.4:
+            image += rng.normal(0, 8, 3) + rng.normal(0, rng.uniform(0, 8), image.shape)
+    return to_tensor(np.clip(np.rint(images), 0, 255).astype(np.uint8))
+
+
+def holds(said: NDArray[np.int64], scenes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which caption is true of which scene, from `text.labels` of both: bool [scenes, captions]."""
+
+    def matches(s: NDArray[np.int64]) -> NDArray[np.bool_]:
+        loose = (said[None] == 0) | (said[None] == s[:, None])
+        # Of a pair without relation ("two", class 4) any layout of two objects will do.
+        loose[..., 0] |= (said[None, :, 0] == 4) & (s[:, None, 0] > 1)
+        return loose.all(-1)
+
+    swapped = scenes.copy()
+    swapped[:, [2, 3, 6, 7]] = scenes[:, [6, 7, 2, 3]]
+    return matches(scenes) | (matches(swapped) & (said[None, :, 0] == 4))
+
+
+def sample_batch(now: Draw, settings: ClipSettings) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
+    """Images (true ones, then spoiled ones), captions, which holds for which, labels of true images and captions."""
+    rng, n = now.numpy, settings.plan.batch
+    scenes = [sample_scene(rng, "train", 1 if rng.random() < 0.4 else 2) for _ in range(n)]
+    broken = [spoil(s, rng) for s in scenes[: n // 2]]
+    images = draw_images([[s] for s in scenes] + broken, rng)
+    said: list[Claims] = []
+    for scene in scenes:
+        claims = captions.claims_at_random(scene, rng)
+        said.append(claims)
+        kinds = captions.changeable(claims)
+        said += [captions.change_one(claims, str(rng.choice(kinds)), rng) for _ in range(settings.negatives) if kinds]
+    caption_labels = np.array([labels(c) for c in said])
+    scene_labels = np.array([labels(captions.claims_of_scene(s)) for s in scenes])
+    true = np.zeros((len(images), len(said)), bool)
+    true[:n] = holds(caption_labels, scene_labels)
+    texts = [captions.write(c, rng) for c in said]
+    return images, texts, *(torch.from_numpy(a) for a in (true, scene_labels, caption_labels))
+
+
+def contrast(logits: Tensor, true: Tensor) -> Tensor:
+    """InfoNCE along rows: each true pair against all false pairs of its row."""
+    negatives = logits.masked_fill(true, float("-inf")).logsumexp(1, keepdim=True)
+    return functional.softplus(negatives - logits)[true].mean()
+
+
+def losses(towers: Towers, now: Draw, settings: ClipSettings, device: torch.device) -> dict[str, Tensor]:
+    images, texts, true, scene_labels, caption_labels = sample_batch(now, settings)
+    images, true, ids = images.to(device), true.to(device), tokenize(texts)[:, : settings.context].to(device)
+    with autocast(device):
+        seen, read = towers.clip.encode_image(images), towers.clip.encode_text(ids)
+        seen_logits, read_logits = towers.image_head(seen[: len(scene_labels)]), towers.text_head(read)
+    seen, read = functional.normalize(seen.float(), dim=-1), functional.normalize(read.float(), dim=-1)
+    logits = towers.clip.logit_scale.exp().clamp(max=100) * seen @ read.T
+    both = contrast(logits, true) + contrast(logits.T, true.T)
+    shifted = logits + towers.bias
+    # Half of the weight on true pairs; of the false ones only those that are near count much.
+    binary = functional.softplus(-shifted)[true].mean() + functional.softplus(shifted)[~true].sum() / true.sum()
+    attributes = towers.attribute_loss(seen_logits, scene_labels.to(device))
+    attributes = attributes + towers.attribute_loss(read_logits, caption_labels.to(device))
+    return {"loss": both + binary + 0.2 * attributes, "contrast": both, "binary": binary, "attributes": attributes}
+
+
+def train(stage: Stage, settings: ClipSettings) -> CLIP:
+    assert isinstance(stage.module, Towers)
+    towers = stage.module
+    # The fused attention's backward pass is slow on a CPU.
+    with sdpa_kernel(SDPBackend.MATH):
+        model = stage.run(
+            lambda now: losses(towers, now, settings, stage.device), lambda m: measure(m, settings, stage.device)
+        )
+    assert isinstance(model, Towers)
+    return model.clip
+
+
+def measure(towers: nn.Module, settings: ClipSettings, device: torch.device, n: int = 150) -> dict[str, float]:
+    """By kind of claim, the share of never-trained scenes whose true caption scores above one changed in that claim."""
+    rng = np.random.default_rng(31)
+    rows: dict[str, list[bool]] = {}
+    scenes = [sample_scene(rng, "held_out", 1 + i % 2) for i in range(n)]
+    seen = towers.clip.encode_image(to_tensor(render_batch(scenes)).to(device), normalize=True)  # type: ignore[union-attr, operator]
+    for scene, image in zip(scenes, seen, strict=True):
+        claims = captions.claims_of_scene(scene)
+        kinds = captions.changeable(claims)
+        said = [claims, *(captions.change_one(claims, k, rng) for k in kinds)]
+        ids = tokenize([captions.write(c, rng) for c in said])[:, : settings.context].to(device)
+        scores = towers.clip.encode_text(ids, normalize=True) @ image  # type: ignore[union-attr, operator]
+        for kind, score in zip(kinds, scores[1:], strict=True):
+            rows.setdefault(kind, []).append(bool(scores[0] > score))
+    return {f"pairs_{k}": round(float(np.mean(v)), 4) for k, v in rows.items()}

@@ -1,0 +1,135 @@
+"""Train the built-in model: `python -m pipeline.shapes.train --out runs/shapes`, on a CPU or a GPU.
+
+Stages, each of which can be run alone, interrupted (also by a power cut) and continued by the same command: "vae",
+"text", "unet", "decoder" (after "vae"; may run beside "unet"), "clip" (needs no other), "export". Losses and verified
+shares go to `log.jsonl` in the output folder, checkpoints beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from pipeline.shapes import clip, export, text, unet, vae
+from pipeline.shapes.loop import Stage
+from pipeline.shapes.settings import WEIGHTS, Plan, Settings
+
+
+class Training:
+    """One output folder: each stage reads what earlier ones left there."""
+
+    def __init__(
+        self, settings: Settings, out: Path, device: torch.device, steps: int | None, stop_at: int | None
+    ) -> None:
+        self.settings, self.out, self.device, self.steps, self.stop_at = settings, out, device, steps, stop_at
+
+    def plan(self, plan: Plan) -> Plan:
+        return plan if self.steps is None else replace(plan, steps=self.steps)
+
+    def stage(self, name: str, build: Callable[[], torch.nn.Module], plan: Plan) -> Stage:
+        """The stage as its checkpoint left it, or with fresh weights that depend on the seed alone."""
+        torch.manual_seed(self.settings.seed)
+        stage = Stage(name, build(), plan, self.settings.seed, self.out, self.device, self.stop_at)
+        stage.restore()
+        return stage
+
+    def vae(self) -> None:
+        settings = replace(self.settings.vae, plan=self.plan(self.settings.vae.plan))
+        stage = self.stage("vae", lambda: vae.build(settings), settings.plan)
+        model = vae.train(stage, settings)
+        if stage.finished:
+            vae.standardise(model, self.device)
+            model.save_pretrained(self.out / "vae")
+
+    def text(self) -> None:
+        settings = replace(self.settings.text, plan=self.plan(self.settings.text.plan))
+        stage = self.stage("text", lambda: text.Parser(settings), settings.plan)
+        encoder = text.train(stage, settings)
+        if stage.finished:
+            encoder.save_pretrained(self.out / "text_encoder")
+
+    def decoder(self) -> None:
+        settings = replace(self.settings.vae, decoder_plan=self.plan(self.settings.vae.decoder_plan))
+        stage = self.stage("decoder", lambda: vae.freeze_encoder(self.load_vae("vae")), settings.decoder_plan)
+        model = vae.train_decoder(stage, settings)
+        if stage.finished:
+            model.save_pretrained(self.out / "vae_decoder")
+
+    def unet(self) -> None:
+        settings = replace(self.settings.unet, plan=self.plan(self.settings.unet.plan))
+        stage = self.stage("unet", lambda: self.build_unet(), settings.plan)
+        encoder = self.load_text()
+        model = unet.train(stage, settings, self.load_vae("vae"), encoder, self.newest_vae)
+        if stage.finished:
+            model.save_pretrained(self.out / "unet")
+
+    def clip(self) -> None:
+        settings = replace(self.settings.clip, plan=self.plan(self.settings.clip.plan))
+        clip.train(self.stage("clip", lambda: clip.Towers(settings), settings.plan), settings)
+
+    def export(self) -> None:
+        """Everything at hand, also of stages that have not ended yet, to `weights/` in the output folder."""
+        if (self.out / "vae").exists():
+            stage = self.stage("unet", self.build_unet, self.settings.unet.plan)
+            assert isinstance(stage.average, UNet2DConditionModel)
+            export.export_model(self.out / "weights" / "model", self.newest_vae(), self.load_text(), stage.average)
+        stage = self.stage("clip", lambda: clip.Towers(self.settings.clip), self.settings.clip.plan)
+        assert isinstance(stage.average, clip.Towers)
+        export.export_clip(self.out / "weights" / "clip", stage.average.clip, self.settings.clip)
+
+    def build_unet(self) -> UNet2DConditionModel:
+        return unet.build(self.settings.unet, self.settings.vae, self.settings.text)
+
+    def load_vae(self, name: str) -> AutoencoderKL:
+        model: AutoencoderKL = AutoencoderKL.from_pretrained(self.out / name)
+        return model.to(self.device)
+
+    def newest_vae(self) -> AutoencoderKL:
+        """The VAE with the decoder as far as its own stage has come, in this process or another."""
+        if not (self.out / "decoder.checkpoint.pt").exists():
+            return self.load_vae("vae")
+        plan = self.settings.vae.decoder_plan
+        stage = Stage("decoder", self.load_vae("vae"), plan, self.settings.seed, self.out, self.device)
+        state = torch.load(stage.checkpoint, map_location=self.device, weights_only=True)
+        model = self.load_vae("vae")
+        model.load_state_dict(state["average"])
+        return model.eval()
+
+    def load_text(self) -> CLIPTextModel:
+        encoder: Any = CLIPTextModel.from_pretrained(self.out / "text_encoder", attn_implementation="eager")
+        frozen: CLIPTextModel = encoder.to(self.device).eval().requires_grad_(False)
+        return frozen
+
+
+ORDER = ("vae", "text", "decoder", "unet", "clip", "export")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.shapes.train", description=__doc__)
+    parser.add_argument("--stage", choices=ORDER, help="only this stage (default: all, in order)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help=f"folder for checkpoints, log and weights; copy to {WEIGHTS.name}/"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; both compute in bfloat16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="steps of the stage, instead of the number in settings.py")
+    parser.add_argument("--stop-at", type=int, help="stop at this step with a checkpoint, as an interruption would")
+    parser.add_argument("--threads", type=int, help="torch threads; results are the same only for the same number")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = replace(Settings(), seed=options.seed)
+    training = Training(settings, options.out, torch.device(options.device), options.steps, options.stop_at)
+    for name in [options.stage] if options.stage else ORDER:
+        getattr(training, name)()
+
+
+if __name__ == "__main__":
+    main()
