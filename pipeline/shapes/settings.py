@@ -74,7 +74,7 @@ class UnetSettings:
     channels: tuple[int, ...] = (96, 128)
     layers: int = 1
     heads: int = 4
-    cached: int = 48_000
+    cached: int = 36_000
     pair_share: float = 0.65
     caption_drop: float = 0.1
     guidance: float = 3.0
