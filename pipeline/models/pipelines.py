@@ -36,9 +36,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device) -> Any:
     """From safetensors alone, without running any code of the model's folder, and without network for a folder."""
     diffusers.utils.logging.set_verbosity_error()  # truncated prompts become flags, not a line each
-    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     location = str(builtin_folder(model.path)) if model.path.startswith(BUILTIN) else model.location
     name = model.pipeline_class
     loader = "AutoPipelineForText2Image" if name in installed.text_to_image_classes() else "DiffusionPipeline"

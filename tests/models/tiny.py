@@ -13,14 +13,37 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
-WORDS = "a an red green blue yellow circle square triangle star left right of above below the on and blurry".split()
+WORDS = (
+    *("a", "an", "the", "of", "on", "and", "left", "right", "above", "below", "red", "green", "blue", "yellow"),
+    *("circle", "square", "triangle", "star", "blurry"),
+)
 CLIP_TOKENS = 16
 T5_TOKENS = 32
 VAE_FACTOR = 8
@@ -98,6 +121,137 @@ def build_sd15(folder: Path, **components: Any) -> Path:
     } | components
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
+
+
+def build_sdxl(folder: Path) -> Path:
+    """StableDiffusionXLPipeline of 64×64 pixels; like the real one it has two text encoders and zeros for no negative."""
+    torch.manual_seed(0)
+    StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=CLIPTextModel(text_config()),
+        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        tokenizer=tokenizer(CLIP_TOKENS),
+        tokenizer_2=tokenizer(CLIP_TOKENS),
+        unet=UNet2DConditionModel(
+            sample_size=SIZE // VAE_FACTOR,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=64,
+            attention_head_dim=(2, 4),
+            norm_num_groups=4,
+            use_linear_projection=True,
+            transformer_layers_per_block=(1, 1),
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+        ),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_sd3(folder: Path) -> Path:
+    """StableDiffusion3Pipeline of 64×64 pixels with its three text encoders."""
+    torch.manual_seed(0)
+    StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=SIZE // VAE_FACTOR,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=64,
+            pooled_projection_dim=64,
+            out_channels=4,
+            pos_embed_max_size=8,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModelWithProjection(text_config()),
+        tokenizer=tokenizer(CLIP_TOKENS),
+        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        tokenizer_2=tokenizer(CLIP_TOKENS),
+        text_encoder_3=t5_encoder(width=64),
+        tokenizer_3=tokenizer(T5_TOKENS),
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_flux(folder: Path, distilled: bool = True) -> Path:
+    """FluxPipeline; its own size is 1024×1024 whatever the configuration says, so ask for 64×64."""
+    torch.manual_seed(0)
+    FluxPipeline(
+        transformer=FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=distilled,
+            axes_dims_rope=(4, 4, 8),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=True),
+        vae=autoencoder(shift_factor=0.11, scaling_factor=0.36, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(CLIP_TOKENS),
+        text_encoder_2=t5_encoder(width=32),
+        tokenizer_2=tokenizer(T5_TOKENS),
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_pixart(folder: Path) -> Path:
+    """PixArtSigmaPipeline of 64×64 pixels, with a T5 encoder and attention masks."""
+    torch.manual_seed(0)
+    PixArtSigmaPipeline(
+        tokenizer=tokenizer(T5_TOKENS),
+        text_encoder=t5_encoder(width=32),
+        vae=autoencoder(),
+        transformer=PixArtTransformer2DModel(
+            sample_size=SIZE // VAE_FACTOR,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_channels=32,
+            in_channels=4,
+            cross_attention_dim=32,
+            out_channels=8,
+            norm_type="ada_norm_single",
+        ),
+        scheduler=DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02),
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_flux_undistilled(folder: Path) -> Path:
+    return build_flux(folder, distilled=False)
+
+
+def safety_parts() -> dict[str, Any]:
+    """A safety checker for `build_sd15` that finds every image unsafe: its thresholds are as low as they go."""
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        projection_dim=16, vision_config={**vision, "image_size": 32, "patch_size": 8, "projection_dim": 16}
+    )
+    checker = StableDiffusionSafetyChecker(config)
+    checker.concept_embeds_weights.data.fill_(-2.0)
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return {"safety_checker": checker, "feature_extractor": processor}
+
+
+def t5_encoder(width: int) -> T5EncoderModel:
+    return T5EncoderModel(T5Config(d_model=width, d_ff=64, d_kv=8, num_layers=2, num_heads=4, vocab_size=64))
 
 
 def build_clip(folder: Path, dtype: torch.dtype = torch.float16) -> Path:
