@@ -131,7 +131,13 @@ class CephServer(S3Server):
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command, env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+            command,
+            check=False,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         if done.returncode != 0:
             raise ServerError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")

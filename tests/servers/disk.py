@@ -79,7 +79,7 @@ def _mounted(folder: Path, arguments: Sequence[str]) -> Iterator[None]:
 
 def _mount(arguments: Sequence[str]) -> None:
     try:
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True, timeout=30)
     except FileNotFoundError as error:
         raise CannotMount("there is no mount command") from error
     if done.returncode != 0:

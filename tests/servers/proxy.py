@@ -8,115 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
-import socket
-import struct
 import threading
 from collections import Counter, deque
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
-from urllib.parse import unquote
+from typing import Any, NamedTuple, Self, Unpack
 
 import s3fs
 
 from tests.servers.base import S3Server, endpoint_env, make_filesystem
+from tests.servers.fault import DELAYS, WRITES, Fault, Filter, Matching
 from tests.servers.process import free_ports
-
-CHUNK_BYTES = 65_536
-HEAD_BYTES = 1 << 20
-HEAD_END = b"\r\n\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-RESET = struct.pack("ii", 1, 0)  # linger for 0 s: closing sends RST
-
-Kind = Literal[
-    "latency",
-    "bandwidth",
-    "status",
-    "silence",
-    "reset",
-    "reset_mid_upload",
-    "reset_after_request",
-    "truncate_reply",
-    "refuse",
-]
-DELAYS: frozenset[Kind] = frozenset({"latency", "bandwidth"})  # these combine with one fault that ends the request
-
-
-class Filter(TypedDict, total=False):
-    """Which requests: see `Fault`."""
-
-    method: str
-    path: str
-    probability: float
-
-
-class Matching(Filter, total=False):
-    """Which requests, and how many of them: see `Fault`."""
-
-    times: int | None
-
-
-WRITES: Filter = {"method": "PUT|POST"}
-
-
-@dataclass(eq=False)
-class Fault:
-    """One thing that goes wrong, for the requests it matches; `injected` counts how often it did.
-
-    `method` and `path` are regular expressions, the first for the whole method, the second searched in the decoded
-    `/bucket/key?query`. `times` is how often at most (None: for ever), `probability` is per matching request.
-    """
-
-    kind: Kind
-    method: str = ""
-    path: str = ""
-    times: int | None = None
-    probability: float = 1.0
-    amount: float = 0.0
-    reply: bytes = b""
-    served: bool = False
-    needs_body: bool = False
-    injected: int = 0
-    _over: bool = field(default=False, repr=False)
-
-    def remove(self) -> None:
-        """No further request is hit; requests already held in silence stay so until `FaultProxy.clear`."""
-        self._over = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
-    def hits(self, request: Request, chance: random.Random) -> bool:
-        """Whether it strikes this request; it is then counted."""
-        if self._over or (self.times is not None and self.injected >= self.times):
-            return False
-        if self.method and not re.fullmatch(self.method, request.method):
-            return False
-        if self.path and not re.search(self.path, request.path):
-            return False
-        if self.needs_body and request.length == 0:
-            return False
-        if self.probability < 1.0 and chance.random() >= self.probability:
-            return False
-        self.injected += 1
-        return True
-
-
-class Request(NamedTuple):
-    """`path` is decoded, with the query; `length` is the size of the body in bytes."""
-
-    method: str
-    path: str
-    length: int
-    expects_continue: bool
-    head: bytes
+from tests.servers.wire import (
+    CHUNK_BYTES,
+    HEAD_BYTES,
+    HEAD_END,
+    Request,
+    answer,
+    closing,
+    pass_continue,
+    read_request,
+    relay,
+    reset,
+)
 
 
 class Seen(NamedTuple):
@@ -397,75 +311,3 @@ class FaultProxy:
             await relay(up_reader, writer, amount if kind == "truncate_reply" else None, bytes_per_s)
         finally:
             up_writer.close()
-
-
-async def pass_continue(up_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """Hand the server's `100 Continue` to the client; if it answers at once instead, the head of that answer."""
-    head = await up_reader.readuntil(HEAD_END)
-    if head.split(b" ", 2)[1] != b"100":
-        return head
-    writer.write(CONTINUE)
-    return b""
-
-
-async def read_request(reader: asyncio.StreamReader) -> Request | None:
-    """The head of a request, or None if the client closed before sending one."""
-    try:
-        head = await reader.readuntil(HEAD_END)
-    except asyncio.IncompleteReadError:
-        return None
-    lines = head.decode("latin1").split("\r\n")
-    method, target, _ = lines[0].split(" ", 2)
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    if "transfer-encoding" in headers:
-        raise EOFError("a body without Content-Length, which no S3 client sends")
-    expects = headers.get("expect", "").lower() == "100-continue"
-    return Request(method, unquote(target), int(headers.get("content-length", 0)), expects, closing(head))
-
-
-def closing(head: bytes) -> bytes:
-    """The same head with `Connection: close`, which no signature covers: one request a connection."""
-    kept = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith((b"connection:", b"keep-alive:"))]
-    return b"\r\n".join([*kept, b"Connection: close", b"", b""])
-
-
-async def relay(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int | None, bytes_per_s: float
-) -> None:
-    """Pass on `length` bytes, or everything up to the end; raises `EOFError` if fewer than `length` come."""
-    left = length
-    size = min(CHUNK_BYTES, max(1, int(bytes_per_s / 20))) if bytes_per_s else CHUNK_BYTES
-    while left is None or left > 0:
-        chunk = await reader.read(size if left is None else min(size, left))
-        if not chunk:
-            if left is None:
-                return
-            raise EOFError("the sender closed before the end of the body")
-        if left is not None:
-            left -= len(chunk)
-        writer.write(chunk)
-        await writer.drain()
-        if bytes_per_s:
-            await asyncio.sleep(len(chunk) / bytes_per_s)
-
-
-async def answer(reply: bytes, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take the whole body as a server would, so that the reply is not lost behind an RST, then reply."""
-    if request.expects_continue:
-        writer.write(CONTINUE)
-    left = request.length
-    while left > 0:
-        chunk = await reader.read(min(CHUNK_BYTES, left))
-        if not chunk:
-            return
-        left -= len(chunk)
-    writer.write(reply.partition(HEAD_END)[0] + HEAD_END if request.method == "HEAD" else reply)
-    await writer.drain()
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Close with RST."""
-    connection = writer.get_extra_info("socket")
-    if connection is not None and connection.fileno() >= 0:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    writer.transport.abort()

@@ -4,12 +4,7 @@ Each program reads `FOLDER/NAME.conf`; the rings are written here. Runs until it
 """
 
 # mypy: disable-error-code="import-untyped"
-# ruff: noqa: E402
 from __future__ import annotations
-
-import eventlet
-
-eventlet.monkey_patch()
 
 import hashlib
 import io
@@ -21,11 +16,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import eventlet
 import eventlet.wsgi
 from eventlet.semaphore import Semaphore
 from swift.common.http_protocol import SwiftHttpProtocol
 from swift.common.ring import RingData
-from swift.common.utils import NullLogger, set_swift_dir
+from swift.common.utils import NullLogger, monkey_patch, set_swift_dir
 from swift.common.wsgi import loadapp
 
 PARTITIONS_SHIFT = 31  # two partitions
@@ -97,6 +93,7 @@ def serve(folder: Path, name: str, listener: Any) -> None:
 
 
 def main() -> None:
+    monkey_patch()
     folder = Path(sys.argv[1])
     names = ("proxy", "account", "container", "object")
     ports = dict(zip(names, (int(port) for port in sys.argv[2:]), strict=True))
