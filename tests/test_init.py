@@ -1,0 +1,104 @@
+"""`promptmill init` writes a job that explains itself and runs at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.init import SAMPLE_PROMPTS, default_job, init, schema_reference
+from jobs.schema import SCHEMA_FILE
+from pipeline.job_fields import describe_fields
+from pipeline.jobfile import load_job
+from pipeline.yaml_lines import printable
+from schemas.errors import JobError
+from tests.job_problems import is_valid
+
+SHAPES = Path(__file__).parents[1] / "jobs/examples/shapes.yaml"
+
+
+def test_an_empty_folder_gets_a_job_and_its_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert init(Path("my-job")) == [Path("my-job/job.yaml"), Path("my-job/prompts.txt")]
+    job = load_job("my-job/job.yaml")
+    assert job == default_job("my-job", "my-job/prompts.txt")
+    assert job.output.url == "out/my-job"
+    assert Path(job.prompts.source).read_text().splitlines() == SAMPLE_PROMPTS.splitlines()
+
+
+def test_the_job_is_the_demo_with_other_prompts(tmp_path: Path) -> None:
+    written = load_job(init(tmp_path / "job.yml")[0]).model_dump(exclude={"name", "prompts"})
+    demo = load_job(SHAPES).model_dump(exclude={"name", "prompts"})
+    assert written["output"].pop("url") != demo["output"].pop("url")
+    assert written == demo
+
+
+def test_every_field_is_there_with_its_description(tmp_path: Path) -> None:
+    path = init(tmp_path)[0]
+    text = path.read_text()
+    assert text.startswith(f"# yaml-language-server: $schema={SCHEMA_FILE.as_uri()}\n")
+    assert max(map(len, text.splitlines())) <= 120
+    plain = " ".join(text.replace("#", " ").split())
+    for field in describe_fields():
+        if not field.name.startswith("sweep.") and "Reserved" not in field.description:
+            assert f" {field.name.rsplit('.')[-1]}: " in plain
+            assert field.description in plain
+    assert "that a crash can cost. Default: 256. images_per_shard: 64" in plain
+    assert is_valid(yaml.safe_load(text))
+
+
+def test_the_commented_axes_are_valid(tmp_path: Path) -> None:
+    path = init(tmp_path)[0]
+    path.write_text(path.read_text().replace("  # guidance_scale: [", "  guidance_scale: ["))
+    assert load_job(path).sweep.axes() == {"guidance_scale": (1.0, 5.0)}
+
+
+def test_prompts_that_are_there_already_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.csv").write_text("prompt\na cat\n")
+    monkeypatch.chdir(tmp_path)
+    assert init(Path()) == [Path("job.yaml")]
+    assert load_job("job.yaml").prompts.source == "prompts.csv"
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("mine")
+    with pytest.raises(JobError, match="expected a new file, got one that exists"):
+        init(tmp_path)
+    assert (tmp_path / "job.yaml").read_text() == "mine"
+    assert not (tmp_path / "prompts.txt").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="expected a folder that can be written"):
+        init(tmp_path / "file" / "sub")
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "no", "012", "ünï…", "a: b", "#x", "- y", "'q'", '"', "{z}", "...", "\x1b[31m"]
+)
+def test_odd_folder_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = load_job(init(Path(name))[0])
+    assert Path(job.prompts.source).exists()
+    assert job.name == printable(name)
+    assert set(job.output.url.removeprefix("out/")) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+    )
+
+
+def test_the_schema_is_relative_within_a_project(tmp_path: Path) -> None:
+    assert schema_reference(SHAPES.parent) == "../../schemas/job.schema.json"
+    assert schema_reference(tmp_path) == SCHEMA_FILE.as_uri()
+
+
+def test_the_sample_prompts_are_in_the_words_of_the_model() -> None:
+    from pipeline.shapes.captions import parse
+
+    prompts = SAMPLE_PROMPTS.splitlines()
+    assert len(set(prompts)) == 16
+    for prompt in prompts:
+        claims = parse(prompt)
+        assert claims.ground
+        assert all(each.colour and each.shape for each in claims.objects)
