@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from jobs.schema import SCHEMA_FILE
 from pipeline.jobfile import parse_job
-from pipeline.yaml_lines import printable, read_value
+from pipeline.yaml_document import printable
+from pipeline.yaml_lines import read_value
 from schemas.errors import JobError, Problem
 from schemas.job import Generation, Job, Model, Output, Prompts, Score, Select
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from pipeline.yaml_lines import Path
+from pipeline.yaml_document import FieldPath
 from schemas.job import Job
 
 Node = dict[str, Any]
@@ -63,7 +63,7 @@ def container(node: Node) -> Node:
     return next((each for each in options(node) if each.get("type") in ("object", "array")), {})
 
 
-def node_at(path: Path) -> Node:
+def node_at(path: FieldPath) -> Node:
     """An empty node where the job has no such field."""
     node = _schema()
     for part in path:
@@ -73,9 +73,9 @@ def node_at(path: Path) -> Node:
     return node
 
 
-def path_of(loc: Path) -> Path:
+def path_of(loc: FieldPath) -> FieldPath:
     """Pydantic's `loc` without the labels that it adds for the members of a union."""
-    node, path = _schema(), ()  # type: tuple[Node, Path]
+    node, path = _schema(), ()  # type: tuple[Node, FieldPath]
     for part in loc:
         members = options(node)
         if len(members) > 1 and not isinstance(part, int):
@@ -146,7 +146,7 @@ def sections() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def section_of(path: Path) -> str:
+def section_of(path: FieldPath) -> str:
     """Name in `sections()` of the section that a path of keys and list positions leads to."""
     name = ".".join(part for part in path if isinstance(part, str))
     return "model" if name == "sweep.model" else name

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from pipeline.yaml_lines import printable
+from pipeline.yaml_document import printable
 from schemas.errors import JobError, Problem
 
 MAX_BYTES: Final = 1 << 20

@@ -8,15 +8,17 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Iterable, Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline import job_fields
+from pipeline.job_overrides import apply_override
 from pipeline.job_text import read_text
-from pipeline.yaml_lines import Document, Finding, Path, Place, printable, read_document, read_value
+from pipeline.yaml_document import Document, FieldPath, Finding, printable
+from pipeline.yaml_lines import read_document
 from schemas.errors import JobError, Problem
 from schemas.job import Job
 
@@ -26,7 +28,7 @@ MAX_ERRORS: Final = 1000
 """Looked at: a megabyte of nonsense must not take half a minute to refuse."""
 
 
-def load_job(path: str | FilePath, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Read and check a job file; "-" is standard input. `overrides` are `key.path=value`, the last one wins.
 
     Raises JobError with all problems, in the order of the file.
@@ -45,9 +47,9 @@ def parse_job(text: str, name: str, overrides: Sequence[str] = ()) -> Job:
         raise JobError(Problem(name, "a job", "an empty file" if not text.strip() else "no fields", hint))
     if not isinstance(document.data, dict):
         place, hint = document.place(()), "A job begins like this: `name: my-job`."
-        raise _error([Finding(place, (), "a mapping of fields at the top level", shown(document, ()), hint)])
+        raise _error([Finding(place, (), "a mapping of fields at the top level", document.shown(()), hint)])
     for order, override in enumerate(overrides, 1):
-        _override(document, override, order)
+        apply_override(document, override, order)
     _fill_sections(document.data, ())
     try:
         job = Job.model_validate(document.data)
@@ -66,68 +68,7 @@ def _error(findings: Iterable[Finding]) -> JobError:
     return JobError(*problems)
 
 
-def _override(document: Document, override: str, order: int) -> None:
-    origin = f"--set {printable(override, 100)}"
-    key, equals, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    place = Place(order, 0, 0, origin)
-    if not equals or not all(parts) or not key.isprintable():
-        got = "no `=`" if not equals else "an empty part of the key" if key.isprintable() else "control characters"
-        document.findings.append(Finding(place, (), "KEY=VALUE such as generation.guidance_scale=3.5", got))
-        return
-    value = read_value(text, origin, order)
-    if value.readable:
-        _put(document, parts, value, place)
-    else:
-        document.findings += value.findings
-
-
-def _put(document: Document, parts: list[str], value: Document, place: Place) -> None:
-    """Replace one value of the document, with the places of all that is in it; creates the sections on the way."""
-    here: Any = document.data
-    path: Path = ()
-    for index, part in enumerate(parts):
-        is_last = index == len(parts) - 1
-        if isinstance(here, list):
-            if not (part.isascii() and part.isdigit() and int(part[:9]) <= len(here)):
-                what = ".".join(map(str, path))
-                got, hint = f"`{printable(part)}`", f"`{what}.0` is the first, `{what}.{len(here)}` adds one."
-                document.findings.append(Finding(place, path, f"a position in the list `{what}`", got, hint))
-                return
-            step: str | int = int(part)
-            if step == len(here):
-                here.append(None)
-        elif isinstance(here, dict):
-            step = part
-        else:
-            got = shown(document, path)
-            document.findings.append(Finding(place, path, f"a mapping at `{'.'.join(map(str, path))}`", got))
-            return
-        path = (*path, step)
-        if is_last:
-            here[step] = value.data
-        elif (here.get(step) if isinstance(here, dict) else here[step]) is None:
-            here[step] = [] if job_fields.container(job_fields.node_at(path)).get("type") == "array" else {}
-            document.values[path] = place
-        here = here[step]
-    _graft(document, path, value, place)
-
-
-def _graft(document: Document, path: Path, value: Document, place: Place) -> None:
-    for places in (document.keys, document.values, document.plain):
-        for old in [each for each in places if each[: len(path)] == path]:
-            del places[old]
-    document.broken = {each for each in document.broken if each[: len(path)] != path}
-    document.keys[path] = place
-    document.values |= {(*path, *each): place for each in value.values}
-    document.plain |= {(*path, *each): text for each, text in value.plain.items()}
-    document.broken |= {(*path, *each) for each in value.broken}
-    document.findings += [
-        Finding(place, (*path, *each.path), each.expected, each.got, each.hint) for each in value.findings
-    ]
-
-
-def _fill_sections(data: dict[str, Any], path: Path) -> None:
+def _fill_sections(data: dict[str, Any], path: FieldPath) -> None:
     """A section whose lines are all commented out reads as null: give it its defaults."""
     for key, value in data.items():
         node = job_fields.node_at((*path, key))
@@ -138,32 +79,8 @@ def _fill_sections(data: dict[str, Any], path: Path) -> None:
             _fill_sections(value, (*path, key))
 
 
-def value_at(data: Any, path: Path) -> Any:
-    """None where there is nothing."""
-    for part in path:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data
-
-
-def shown(document: Document, path: Path) -> str:
-    """The value as a reader would name it: "the string '20'", "a list", 012."""
-    value = value_at(document.data, path)
-    if isinstance(value, str):
-        return "an empty string" if not value else f"the string {printable(repr(value))}"
-    if isinstance(value, dict):
-        return "a mapping (" + printable(", ".join(map(str, value))) + ")" if value else "an empty mapping"
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    if value is None:
-        return "null"
-    return printable(document.plain.get(path) or repr(value))
-
-
 def _findings(error: ValidationError, document: Document) -> list[Finding]:
-    grouped: dict[Path, ErrorDetails] = {}
+    grouped: dict[FieldPath, ErrorDetails] = {}
     for details in error.errors(include_url=False)[:MAX_ERRORS]:
         grouped.setdefault(job_fields.path_of(details["loc"]), details)
     # Of a union both members complain, of a list also its length: the innermost complaint is the one that helps.
@@ -180,7 +97,7 @@ def _findings(error: ValidationError, document: Document) -> list[Finding]:
     return shown_first + only_counted + _rule_findings(grouped, document)
 
 
-def _finding(path: Path, details: ErrorDetails, document: Document) -> Finding:
+def _finding(path: FieldPath, details: ErrorDetails, document: Document) -> Finding:
     place = document.place(path)
     if details["type"] == "rule":
         context = details["ctx"]
@@ -193,11 +110,11 @@ def _finding(path: Path, details: ErrorDetails, document: Document) -> Finding:
         return Finding(place, path, expected, got, job_fields.key_hint(section, key))
     if details["type"] == "missing":
         return Finding(place, path, job_fields.words(node), "nothing", node.get("description", ""))
-    return Finding(place, path, job_fields.words(node), shown(document, path), _value_hint(path, document))
+    return Finding(place, path, job_fields.words(node), document.shown(path), _value_hint(path, document))
 
 
-def _value_hint(path: Path, document: Document) -> str:
-    value = value_at(document.data, path)
+def _value_hint(path: FieldPath, document: Document) -> str:
+    value = document.value(path)
     node = job_fields.node_at(path)
     options = job_fields.options(node)
     kinds = {each.get("type") for each in options}
@@ -228,8 +145,8 @@ def _text_hint(value: str, kinds: set[str | None], node: dict[str, Any], is_quot
     return ""
 
 
-def _rule_findings(bad: Iterable[Path], document: Document) -> list[Finding]:
-    """Rules between fields, which pydantic checks only once each field is right alone: check them on the other fields."""
+def _rule_findings(bad: Iterable[FieldPath], document: Document) -> list[Finding]:
+    """Rules between fields, which pydantic checks only once each field is right: check them on those that are."""
     wrong = {*bad, *document.broken}
 
     def is_sound(details: ErrorDetails) -> bool:
@@ -248,14 +165,14 @@ def _rule_findings(bad: Iterable[Path], document: Document) -> list[Finding]:
     return []
 
 
-def _touch(one: Path, other: Path) -> bool:
+def _touch(one: FieldPath, other: FieldPath) -> bool:
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
 
 
-def _mend(data: Any, path: Path) -> None:
+def _mend(data: Any, path: FieldPath) -> None:
     """Take the wrong value out; where one is required, put an example in."""
-    parent = value_at(data, path[:-1])
+    parent = Document(data).value(path[:-1])
     if not path or not isinstance(parent, dict):
         return
     parent.pop(path[-1], None)

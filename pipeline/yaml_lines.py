@@ -8,81 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
 
+from pipeline.yaml_document import Document, FieldPath, Finding, Place, printable
 from pipeline.yaml_scalars import MAX_DIGITS, is_number, plain_value, quoted_value
-from schemas.errors import Problem
 
 MAX_DEPTH: Final = 32
 """A job is five levels deep; the limit keeps hostile nesting away from Python's recursion limit."""
 MAX_EVENTS: Final = 40_000
 """Keys, values and brackets; PyYAML reads about as many in a second."""
-Path = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, order=True)
-class Place:
-    """Line and column count from 1. `order` is 0 for the file and counts the `--set` overrides from 1; those have line 0."""
-
-    order: int
-    line: int
-    column: int
-    origin: str
-
-    def where(self, path: Path) -> str:
-        if self.order:
-            return self.origin
-        dotted = ".".join(printable(str(part)) for part in path)
-        return f"{self.origin}:{self.line}" + (f": {dotted}" if dotted else "")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A `Problem` that can still be sorted and grouped."""
-
-    place: Place
-    path: Path
-    expected: str
-    got: str
-    hint: str = ""
-
-    def problem(self) -> Problem:
-        return Problem(self.place.where(self.path), self.expected, self.got, self.hint)
-
-
-@dataclass
-class Document:
-    """`data` holds dicts, lists and scalars. `broken` lists paths whose value is refused already, whatever stands in `data`.
-
-    `keys` and `values` give the place of each key and value; `plain` the text of each scalar written without quotes.
-    `readable` is false after a syntax error.
-    """
-
-    data: Any = None
-    keys: dict[Path, Place] = field(default_factory=dict)
-    values: dict[Path, Place] = field(default_factory=dict)
-    plain: dict[Path, str] = field(default_factory=dict)
-    broken: set[Path] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
-    readable: bool = True
-
-    def place(self, path: Path) -> Place:
-        """Of the key, else the list item, else the nearest section around it."""
-        for end in range(len(path), -1, -1):
-            found = self.keys.get(path[:end]) or self.values.get(path[:end])
-            if found:
-                return found
-        return Place(0, 1, 1, "")
-
-
-def printable(text: str, limit: int = 60) -> str:
-    """Without control characters, bidi controls or lone surrogates, and never longer than `limit` or so."""
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def read_document(text: str, name: str) -> Document:
@@ -147,7 +83,7 @@ class _Reader:
             return Place(self.order, 0, 0, self.origin)
         return Place(0, mark.line + 1, mark.column + 1, self.origin)
 
-    def _refuse(self, place: Place, path: Path, expected: str, got: str, hint: str = "") -> None:
+    def _refuse(self, place: Place, path: FieldPath, expected: str, got: str, hint: str = "") -> None:
         self.document.findings.append(Finding(place, path, expected, got, hint))
 
     def _check_characters(self) -> None:
@@ -196,7 +132,7 @@ class _Reader:
                 self._refuse(self._place(event.start_mark), (), "one job", "a second YAML document", hint)
                 break
 
-    def _value(self, events: Iterator[yaml.Event], event: yaml.Event, path: Path, depth: int) -> Any:
+    def _value(self, events: Iterator[yaml.Event], event: yaml.Event, path: FieldPath, depth: int) -> Any:
         place = self._place(event.start_mark)
         self.document.values.setdefault(path, place)
         if depth > MAX_DEPTH:
@@ -221,7 +157,7 @@ class _Reader:
         assert isinstance(event, yaml.ScalarEvent)
         return self._scalar(event.value, not event.style, place, path)
 
-    def _scalar(self, text: str, is_plain: bool, place: Place, path: Path) -> Any:
+    def _scalar(self, text: str, is_plain: bool, place: Place, path: FieldPath) -> Any:
         self.document.values.setdefault(path, place)
         if is_plain:
             self.document.plain.setdefault(path, text)
@@ -236,13 +172,13 @@ class _Reader:
         self.document.broken.add(path)
         return None
 
-    def _sequence(self, events: Iterator[yaml.Event], path: Path, depth: int) -> list[Any]:
+    def _sequence(self, events: Iterator[yaml.Event], path: FieldPath, depth: int) -> list[Any]:
         items: list[Any] = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             items.append(self._value(events, event, (*path, len(items)), depth + 1))
         return items
 
-    def _mapping(self, events: Iterator[yaml.Event], path: Path, depth: int) -> dict[str, Any]:
+    def _mapping(self, events: Iterator[yaml.Event], path: FieldPath, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             key = self._key(events, event, path, depth)
@@ -258,7 +194,7 @@ class _Reader:
                 result[key] = value
         return result
 
-    def _key(self, events: Iterator[yaml.Event], event: yaml.Event, path: Path, depth: int) -> str | None:
+    def _key(self, events: Iterator[yaml.Event], event: yaml.Event, path: FieldPath, depth: int) -> str | None:
         """The text of the key, whatever it looks like; None where it is no key that we read."""
         place = self._place(event.start_mark)
         if isinstance(event, yaml.ScalarEvent) and event.anchor is None and event.tag is None:

@@ -1,4 +1,4 @@
-"""What a scalar without quotes means: the core schema of YAML 1.2.2, section 10.3.2, where `no` is text and 012 twelve."""
+"""What a scalar means: the core schema of YAML 1.2.2, section 10.3.2, where `no` is text and 012 is twelve."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_number(text: str) -> bool:
 
 
 def quoted_value(text: str) -> str | None:
-    """Pairs of surrogates, as JSON writes emoji, become one character. None where one is alone, or NUL is in the text."""
+    """Join pairs of surrogates, as JSON writes emoji. None where one is alone, or the text holds NUL."""
     if "\0" in text:
         return None
     try:

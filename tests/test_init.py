@@ -11,7 +11,7 @@ from jobs.init import SAMPLE_PROMPTS, default_job, init, schema_reference
 from jobs.schema import SCHEMA_FILE
 from pipeline.job_fields import describe_fields
 from pipeline.jobfile import load_job
-from pipeline.yaml_lines import printable
+from pipeline.yaml_document import printable
 from schemas.errors import JobError
 from tests.job_problems import is_valid
 

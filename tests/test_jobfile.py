@@ -103,7 +103,7 @@ _GUIDANCE = "a number from 0 to 1000"
     ],
 )
 def test_wrong_value(line: str, where: str, expected: str | None, got: str | None, hint: str | None) -> None:
-    key = line.split(":")[0]
+    key = line.partition(":")[0]
     base = "".join(each for each in (NAME, PROMPTS, OUTPUT) if not each.startswith(key))
     problem = only(base + line)
     assert problem.where == f"job.yaml:{base.count(chr(10)) + 1}: {where}"
@@ -114,7 +114,8 @@ def test_wrong_value(line: str, where: str, expected: str | None, got: str | Non
 def test_values_are_shown_short_and_without_control_characters() -> None:
     problem = only(JOB + 'seed: "' + "\\e[31m\\u202e" + "x" * 500 + '"')
     assert problem.got.startswith("the string '\\x1b[31m\\u202exxx")
-    assert problem.got.isprintable() and len(problem.got) < 100
+    assert problem.got.isprintable()
+    assert len(problem.got) < 100
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_values_are_shown_short_and_without_control_characters() -> None:
 def test_unknown_key(line: str, key: str, hint: str) -> None:
     problem = only(JOB + line)
     assert problem.where == f"job.yaml:4: {key}".rstrip(": ")
-    assert problem.got == f"the unknown key `{key.split('.')[-1]}`"
+    assert problem.got == f"the unknown key `{key.rpartition('.')[-1]}`"
     assert problem.hint.startswith(hint)
     section = ".".join(part for part in key.split(".")[:-1] if not part.isdigit()).replace("sweep.model", "model")
     assert problem.expected == (f"a field of `{section}`" if section else "a field of the job")
@@ -185,8 +186,8 @@ def test_rule_between_fields(lines: str, where: str, expected: str, got: str) ->
 
 
 def test_a_sweep_of_images_per_prompt_bounds_what_can_be_kept() -> None:
-    lines = "score: [{clip: x}]\ngeneration: {images_per_prompt: 8}\nsweep: {images_per_prompt: [2, 4]}\nselect: {keep: 3}\n"
-    assert only(JOB + lines).expected == "at most 2, the images per prompt"
+    counts = "generation: {images_per_prompt: 8}\nsweep: {images_per_prompt: [2, 4]}\n"
+    assert only(JOB + counts + "score: [{clip: x}]\nselect: {keep: 3}\n").expected == "at most 2, the images per prompt"
 
 
 def test_rules_are_checked_beside_other_mistakes_but_not_on_top_of_them() -> None:

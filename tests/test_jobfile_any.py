@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -49,10 +50,8 @@ _TREES = st.recursive(
     st.lists(st.text(max_size=30) | _KEYS.map("{}.0.x=[1".format), max_size=3),
 )
 def test_no_tree_of_values_raises_anything_but_a_job_error(tree: dict[str, object], overrides: list[str]) -> None:
-    try:
+    with contextlib.suppress(JobError):
         parse_job(yaml.safe_dump(tree, allow_unicode=True), "job.yaml", overrides)
-    except JobError as error:
-        assert error.problems
 
 
 _NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)

@@ -61,6 +61,8 @@ def test_override(override: str, path: str, value: object) -> None:
         ("sweep.width=[&a 8]", "a value", "the anchor &a", None),
         ("name.x=3", "a mapping at `name`", "the string 'a'", ""),
         ("score.3.clip=x", "a position in the list `score`", "`3`", "`score.0` is the first, `score.0` adds one."),
+        ("score.0000000000005.clip=x", "a position in the list `score`", None, None),
+        ("score.9999999999.clip=x", "a position in the list `score`", None, None),
         ("score.clip=x", "a position in the list `score`", "`clip`", None),
         ("generation.negative_prompt=", "a string", "null", 'Write "" for an empty text.'),
         ('name="\udc80"', "text", "the control character \\udc80", None),
@@ -71,8 +73,9 @@ def test_override(override: str, path: str, value: object) -> None:
 )
 def test_override_that_is_refused(override: str, expected: str, got: str | None, hint: str | None) -> None:
     problem = only(JOB, override)
-    assert problem.where.startswith("--set " + override.split("=")[0][:2])
-    assert problem.where.isprintable() and len(problem.where) < 120
+    assert problem.where.startswith("--set " + override.partition("=")[0][:2])
+    assert problem.where.isprintable()
+    assert len(problem.where) < 120
     assert problem.expected == expected
     assert got is None or problem.got == got
     assert hint is None or problem.hint == hint
@@ -88,3 +91,9 @@ def test_the_last_override_wins_and_mends_the_file() -> None:
 def test_an_override_inside_a_value_of_the_file_leaves_the_rest_its_lines() -> None:
     found = problems(JOB + "generation:\n  width: 3\n  height: 3\n", "generation.width=4")
     assert [each.where for each in found] == ["job.yaml:6: generation.height", "--set generation.width=4"]
+
+
+def test_no_password_is_repeated() -> None:
+    problem = only(JOB, "output.path=s3://me:hunter2@host/x" + "y" * 100)
+    assert problem.where.startswith("--set output.path=s3://***@host/xyyy")
+    assert only(JOB, "seed=https://me:" + "hunter2" * 30 + "@host").got == "the string 'https://***@host'"

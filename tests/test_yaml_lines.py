@@ -142,7 +142,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "shapes.yaml").write_text(JOB)
     with pytest.raises(JobError, match=r"expected a job file, got no such file. Did you mean .*shapes.yaml\?"):
         load_job(tmp_path / "shape.yaml")
-    with pytest.raises(JobError, match="expected a job file, got no such file. `promptmill init` writes one."):
+    with pytest.raises(JobError, match=r"expected a job file, got no such file. `promptmill init` writes one."):
         load_job(tmp_path / "xyz")
     with pytest.raises(JobError, match=r"expected a job file, got a folder. Job files in it: shapes.yaml"):
         load_job(tmp_path)
@@ -155,5 +155,5 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(JOB.encode())))
     assert load_job("-").name == "a"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"seed: x\n" + JOB.encode())))
-    with pytest.raises(JobError, match="^standard input:1: seed: expected an integer"):
+    with pytest.raises(JobError, match=r"^standard input:1: seed: expected an integer"):
         load_job("-")
