@@ -1,0 +1,192 @@
+"""The numbers of a dataset as plain JSON: what was made, what it cost, what came out best."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from pipeline import sweep
+from pipeline.dataset import dataset_counts
+from pipeline.plan import CELLS_WITHOUT_ASKING, Plan
+from pipeline.redact import redact
+from pipeline.report.read import FAILED, KEPT, REJECTED, Samples
+from schemas.plan import Receipt
+
+BEST = 8
+"""So many samples at either end of the first score."""
+
+_DEVICE_STAGES = ("load", "prepare", "generate", "score")
+_LOAD_S = 0.1  # looking up a model that is loaded already takes microseconds
+
+
+def summarize(plan: Plan, samples: Samples, url: str, seconds: float | None = None) -> dict[str, Any]:
+    """`seconds` is the wall time of the run that just ended, if one did."""
+    counts = dataset_counts(plan, samples.counts)
+    order = ranked_rows(samples)
+    summary: dict[str, Any] = plain(
+        {
+            "name": plan.job.name,
+            "url": redact(url),
+            "fingerprint": plan.fingerprint,
+            "promptmill": version("promptmill"),
+            "finished": len(samples.counts) == plan.shards,
+            "samples": plan.samples,
+            "kept": counts.kept,
+            "rejected": counts.rejected,
+            "failed": counts.failed,
+            "made": counts.samples,
+            "prompts": plan.prompts,
+            "shards": plan.shards,
+            "shards_done": len(samples.counts),
+            "cells": cell_summaries(plan, samples),
+            "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
+            "rejects": dict(Counter(_of_status(samples, REJECTED, "reason")).most_common()),
+            "run": run_facts(samples.receipts, seconds),
+            "best": [sample_facts(samples, row) for row in order[:BEST]],
+            "worst": [sample_facts(samples, row) for row in order[::-1][:BEST]],
+            "problems": list(samples.problems),
+        }
+    )
+    return summary
+
+
+def ranked_rows(samples: Samples) -> list[int]:
+    """Rows of the kept samples that have the first score, the best first."""
+    if not samples.score_names:
+        return []
+    scores = samples.score(samples.score_names[0])
+    kept = np.array([status == KEPT for status in samples.texts("status")], bool)
+    rows = np.flatnonzero(kept & np.isfinite(scores))
+    return [int(row) for row in rows[np.argsort(-scores[rows], kind="stable")]]
+
+
+def cell_texts(plan: Plan, samples: Samples) -> list[str]:
+    """The record's `variant` of each cell in the order of the sweep; of a huge sweep only those with samples."""
+    seen = list(dict.fromkeys(samples.texts("variant")))
+    if plan.cells > CELLS_WITHOUT_ASKING:
+        return sorted(seen)
+    planned = [sweep.variant_text(plan.variant(index).values) for index in range(plan.cells)]
+    return [*planned, *(text for text in seen if text not in set(planned))]
+
+
+def cell_name(values: Mapping[str, Any]) -> str:
+    """`guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
+    parts = []
+    for name, value in values.items():
+        shown = value.get("path", value) if isinstance(value, Mapping) else value
+        parts.append(f"{name} {'default' if shown is None else shown}")
+    return " · ".join(parts) or "all samples"
+
+
+def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
+    texts = cell_texts(plan, samples)
+    place = {text: i for i, text in enumerate(texts)}
+    cells = np.array([place[text] for text in samples.texts("variant")], np.int64)
+    status = np.array(samples.texts("status"), dtype=object)
+    scores = {name: samples.score(name) for name in samples.score_names}
+    seconds = seconds_per_image(plan, samples.receipts)
+    return [
+        {
+            "index": i,
+            "name": cell_name(json.loads(text)),
+            "values": json.loads(text),
+            **{word: int(np.sum((cells == i) & (status == word))) for word in (KEPT, REJECTED, FAILED)},
+            "scores": {name: mean(values[cells == i]) for name, values in scores.items()},
+            "kept_scores": {name: mean(values[(cells == i) & (status == KEPT)]) for name, values in scores.items()},
+            "seconds_per_image": seconds.get(text),
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+def seconds_per_image(plan: Plan, receipts: Iterable[Receipt]) -> dict[str, float]:
+    """Device seconds of denoising and decoding for one image, by the text of the cell."""
+    spent: dict[str, float] = defaultdict(float)
+    made: dict[str, int] = defaultdict(int)
+    for receipt in receipts:
+        if receipt.shard < plan.shards and "generate" in receipt.seconds:
+            text = sweep.variant_text(plan.variant(plan.shard(receipt.shard).variant).values)
+            spent[text] += receipt.seconds["generate"]
+            made[text] += receipt.counts.samples
+    return {text: spent[text] / made[text] for text in spent if made[text]}
+
+
+def run_facts(receipts: Iterable[Receipt], seconds: float | None) -> dict[str, Any]:
+    """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
+
+    `images_per_second` is of all workers together while they held their devices: receipts carry no clock times.
+    """
+    stages: dict[str, float] = defaultdict(float)
+    held: dict[str, float] = defaultdict(float)
+    facts: dict[str, Any] = {
+        "wall_seconds": seconds,
+        "receipts": 0,
+        "images": 0,
+        "attempts_repeated": 0,
+        "model_loads": 0,
+    }
+    devices: set[str] = set()
+    for receipt in receipts:
+        if receipt.already_done:
+            continue
+        for stage, spent in receipt.seconds.items():
+            stages[stage] += spent
+        held[receipt.worker] += sum(receipt.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
+        facts["receipts"] += 1
+        facts["images"] += receipt.counts.samples
+        facts["attempts_repeated"] += receipt.attempts - 1
+        facts["model_loads"] += receipt.seconds.get("load", 0.0) > _LOAD_S
+        devices |= {receipt.device} - {""}
+    total = stages.pop("total", 0.0)
+    busy = sum(held.values())
+    facts |= {"workers": len(held), "devices": sorted(devices), "stage_seconds": dict(stages), "shard_seconds": total}
+    facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
+    facts["images_per_device_hour"] = 3600 * facts["images"] / busy if busy else None
+    working = sum(spent for stage, spent in stages.items() if stage != "wait")
+    facts["stage_shares"] = {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {}
+    return facts
+
+
+def sample_facts(samples: Samples, row: int) -> dict[str, Any]:
+    """What a person needs to find the sample and make it again; texts cut at 500 characters."""
+    values = {name: samples.table.column(name)[row].as_py() for name in _SHOWN if name in samples.table.column_names}
+    values = {name: value[:500] if isinstance(value, str) else value for name, value in values.items()}
+    scores = {name: float(samples.score(name)[row]) for name in samples.score_names}
+    return {**values, "variant": cell_name(json.loads(values.get("variant") or "{}")), "scores": scores}
+
+
+_SHOWN = ("sample_id", "prompt_id", "caption", "prompt", "variant", "seed", "status", "object", "row")
+
+
+def _of_status(samples: Samples, status: str, column: str) -> list[str]:
+    if column not in samples.table.column_names:
+        return []
+    return [
+        value or "?" for value, s in zip(samples.texts(column), samples.texts("status"), strict=True) if s == status
+    ]
+
+
+def mean(values: np.ndarray[Any, Any]) -> float | None:
+    """Of the finite values; None where there are none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinity as None and NumPy numbers as Python's, so that it is valid JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value

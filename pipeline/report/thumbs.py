@@ -1,0 +1,46 @@
+"""Small pictures for the page, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from PIL import Image
+
+from pipeline.report.read import Samples, read_images
+from pipeline.storage import Store
+
+THUMB_PX = 192
+
+
+def thumbnail(data: bytes, side: int = THUMB_PX) -> str | None:
+    """A WebP data URI of at most `side` pixels; None where the bytes are no image.
+
+    Pictures that are small already stay lossless: of a 64×64 image every pixel is worth seeing, for 1–2 kB.
+    """
+    sink = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            small = max(image.size) <= side
+            picture = image.convert("RGB")
+            if not small:
+                picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+            picture.save(sink, "WEBP", lossless=small, quality=50 if small else 80, method=2)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def thumbnails(store: Store, samples: Samples, rows: Iterable[int], side: int = THUMB_PX) -> Iterator[tuple[int, str]]:
+    """(row of the table, data URI) for those that have an image, object by object."""
+    by_object: dict[str, dict[int, int]] = defaultdict(dict)
+    objects, places = samples.table.column("object"), samples.table.column("row")
+    for row in rows:
+        by_object[objects[row].as_py()][places[row].as_py()] = row
+    for key, wanted in by_object.items():
+        for place, data in read_images(store, key, list(wanted)):
+            picture = thumbnail(data, side)
+            if picture is not None:
+                yield wanted[place], picture

@@ -1,0 +1,109 @@
+"""Datasets that the real engine made with tiny models, once a session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.claim import claim_output
+from pipeline.dispatch import InProcessDispatcher, Stop
+from pipeline.plan import Plan, plan_job
+from pipeline.run import RunSummary, run_job
+from pipeline.storage import Store
+from schemas.job import Job
+from schemas.plan import Counts, Receipt, Shard
+from tests.models import tiny
+
+HOSTILE = "<script>alert(1)</script> \"quotes' `ticks` | pipe \u202eright to left\u202c </td>"
+PROMPTS = [
+    *(
+        f"a {colour} {shape}"
+        for colour in ("red", "green", "blue")
+        for shape in ("circle", "square", "triangle", "star")
+    ),
+    HOSTILE,
+    "a red circle " + "x" * 5_000,
+    "",
+    None,
+]
+
+
+class Silence:
+    def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
+        pass
+
+    def shard_done(self, receipt: Receipt) -> None:
+        pass
+
+    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+        pass
+
+    def notice(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Dataset:
+    plan: Plan
+    store: Store
+    summary: RunSummary | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.store.url)
+
+    def copy(self, folder: Path) -> Dataset:
+        shutil.copytree(self.folder, folder)
+        return Dataset(self.plan, Store(str(folder)), self.summary)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    tiny.build_sd15(root / "sd")
+    tiny.build_clip(root / "clip")
+    return root
+
+
+@pytest.fixture(scope="session")
+def claimed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
+    """A dataset that is planned and holds nothing yet; keyword arguments replace sections of the job."""
+
+    def make(prompts: list[str | None] = PROMPTS, **changes: Any) -> Dataset:
+        folder = tmp_path_factory.mktemp("dataset")
+        kinds = ["plain" if i % 2 else "shape & <colour>" for i in range(len(prompts))]
+        source = pa.table({"prompt": pa.array(prompts, pa.string()), "category": kinds})
+        pq.write_table(source, folder / "prompts.parquet")
+        fields = {
+            "name": "Sweep <b>of</b> guidance",
+            "prompts": {"source": str(folder / "prompts.parquet")},
+            "model": {"path": str(models / "sd")},
+            "generation": {"num_inference_steps": 1, "images_per_prompt": 2, "batch_size": 8},
+            "sweep": {"guidance_scale": [1.0, 5.0], "num_inference_steps": [1, 2]},
+            "score": [{"clip": f"local-dir:{models / 'clip'}"}],
+            "select": {"keep": 1},
+            "output": {"url": str(folder / "out"), "images_per_shard": 16, "keep_rejected_images": True},
+        }
+        job = Job.model_validate({**fields, **changes})
+        store = Store(job.output.url)
+        return Dataset(claim_output(plan_job(job), store), store)
+
+    return make
+
+
+def run(dataset: Dataset) -> Dataset:
+    dispatcher = InProcessDispatcher(dataset.plan, dataset.store)
+    return Dataset(dataset.plan, dataset.store, run_job(dataset.plan, dataset.store, dispatcher, Silence(), Stop()))
+
+
+@pytest.fixture(scope="session")
+def swept(claimed: Callable[..., Dataset]) -> Dataset:
+    """Two guidance scales × two step counts, two images each, the better one kept; two prompts are empty."""
+    return run(claimed())
