@@ -1,7 +1,7 @@
 """Whose output this is: `job.json` claims it for one job, `segments/` holds what was added to that job later.
 
-    job.json              the resolved job, its fingerprint and the plan; created if absent, first thing
-    segments/000001.json  prompts added by `run --extend`, samples to make again by `retry`; each created if absent
+job.json              the resolved job, its fingerprint and the plan; created if absent, first thing
+segments/000001.json  prompts added by `run --extend`, samples to make again by `retry`; each created if absent
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _staged(plan: Plan, store: Store) -> Plan:
 
 
 def read_plan(store: Store) -> Plan | None:
-    """The plan of the dataset in the store, None where there is none. Raises OutputMismatchError for a stranger's file."""
+    """None where there is no dataset. Raises OutputMismatchError for a job.json that is not Promptmill's."""
     data = store.read_if_exists(JOB_KEY)
     if data is None:
         return None
@@ -80,7 +80,9 @@ def require_plan(store: Store) -> Plan:
     plan = read_plan(store)
     if plan is None:
         raise JobError(
-            Problem(store.url, "a Promptmill dataset (a folder or URL with a job.json)", "none", "Give the job's output.url")
+            Problem(
+                store.url, "a Promptmill dataset (a folder or URL with a job.json)", "none", "Give the job's output.url"
+            )
         )
     return plan
 
@@ -109,7 +111,14 @@ def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
     if not added:
         return stored
     if plan.job.prompts.limit is not None:
-        raise JobError(Problem("prompts.limit", "null for a job that is extended", f"{plan.job.prompts.limit}", "Extend a job without a limit"))
+        raise JobError(
+            Problem(
+                "prompts.limit",
+                "null for a job that is extended",
+                f"{plan.job.prompts.limit}",
+                "Extend a job without a limit",
+            )
+        )
     without = json.loads(json.dumps(plan.fields))
     without[_SOURCE[0]][_SOURCE[1]] = {name: file for name, file in ours.items() if name in theirs}
     refuse_other_job(replace(plan, fields=without), stored, store.url)
@@ -126,7 +135,8 @@ def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
         return
     only_new = all(name.startswith("prompts.source.") and theirs is None for name, _, theirs in different)
     problems = [
-        Problem(f"{url}: {name}", f"{_short(theirs)}, as in the dataset there", _short(ours)) for name, ours, theirs in different
+        Problem(f"{url}: {name}", f"{_short(theirs)}, as in the dataset there", _short(ours))
+        for name, ours, theirs in different
     ]
     hint = (
         "The source has new files: `promptmill run --extend` adds what is new"

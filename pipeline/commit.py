@@ -20,7 +20,12 @@ from schemas.plan import Counts, Footer, Receipt, Shard
 
 
 def commit_shard(
-    shard: Shard, asked: Sequence[str], outcomes: Sequence[Outcome], writer: RecordWriter, store: Store, fingerprint: str
+    shard: Shard,
+    asked: Sequence[str],
+    outcomes: Sequence[Outcome],
+    writer: RecordWriter,
+    store: Store,
+    fingerprint: str,
 ) -> tuple[Counts, int]:
     """Counts and bytes of the data object that stands in the end, ours or that of whoever was first."""
     order = {sample: position for position, sample in enumerate(asked)}
@@ -45,7 +50,9 @@ def commit_shard(
         return counts, len(data)
     footer = committed_footer(store, shard, fingerprint)
     if footer is None:
-        raise PromptmillError(f"{store.url}/{shard.data_key} was there and is gone: something else deletes from this output")
+        raise PromptmillError(
+            f"{store.url}/{shard.data_key} was there and is gone: something else deletes from this output"
+        )
     return footer.counts, len(data)
 
 
@@ -75,10 +82,20 @@ def committed_footer(store: Store, shard: Shard, fingerprint: str) -> Footer | N
         footer = read_footer(store.parquet_metadata(entry))
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise OutputMismatchError(
-            Problem(where, "a whole Parquet object", str(error).splitlines()[0][:200], "`promptmill verify --repair` removes it so that it is made again")
+            Problem(
+                where,
+                "a whole Parquet object",
+                str(error).splitlines()[0][:200],
+                "`promptmill verify --repair` removes it so that it is made again",
+            )
         ) from None
     if footer is None or footer.fingerprint != fingerprint:
         raise OutputMismatchError(
-            Problem(where, f"an object of job {fingerprint[:12]}", f"one of {footer.fingerprint[:12] if footer else 'another program'}", "Choose another output.url")
+            Problem(
+                where,
+                f"an object of job {fingerprint[:12]}",
+                f"one of {footer.fingerprint[:12] if footer else 'another program'}",
+                "Choose another output.url",
+            )
         )
     return footer

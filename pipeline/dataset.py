@@ -62,15 +62,23 @@ def dataset_counts(plan: Plan, by_shard: Mapping[int, Counts]) -> Counts:
     """
     total = Counts()
     for number, counts in by_shard.items():
-        retried = plan.segments[plan.shard(number).segment].kind == "retry"
-        total = total + (Counts(0, counts.kept, counts.rejected, counts.failed - counts.samples) if retried else counts)
+        total = total + counted(plan, number, counts)
     return total
+
+
+def counted(plan: Plan, shard: int, counts: Counts) -> Counts:
+    """What a shard adds to the dataset."""
+    if plan.segments[plan.shard(shard).segment].kind != "retry":
+        return counts
+    return Counts(0, counts.kept, counts.rejected, counts.failed - counts.samples)
 
 
 def read_counts(store: Store, shards: Iterable[int] | None = None) -> dict[int, Counts]:
     """Counts by shard number from the footers of `data/`; only of `shards` where given."""
     wanted = None if shards is None else set(shards)
-    entries = [e for e in store.list("data") if (n := shard_number(e.name)) is not None and (wanted is None or n in wanted)]
+    entries = [
+        e for e in store.list("data") if (n := shard_number(e.name)) is not None and (wanted is None or n in wanted)
+    ]
     return {o.footer.shard.number: o.footer.counts for o in read_data_objects(store, entries) if o.footer is not None}
 
 

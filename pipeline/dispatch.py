@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from pipeline.storage import Store
 from pipeline.plan import Plan
-from pipeline.worker import process_shard
+from pipeline.storage import Store
 from pipeline.workbench import Workbench
+from pipeline.worker import process_shard
 from schemas.errors import PromptmillError
 from schemas.plan import Receipt, Shard
 

@@ -100,15 +100,24 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
     if cells > CELLS_WITHOUT_ASKING and not allow_large_sweep:
         axes = " × ".join(f"{name} {len(values)}" for name, values in job.sweep.axes().items())
         raise JobError(
-            Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", f"{cells:,} ({axes})", "Give --yes if you mean it")
+            Problem(
+                "sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", f"{cells:,} ({axes})", "Give --yes if you mean it"
+            )
         )
     problems: list[Problem | str] = []
     if has_user_info(job.output.url):
-        problems.append(Problem("output.url", "a URL without user and password", "one that holds them", "Give credentials in the environment"))
+        problems.append(
+            Problem(
+                "output.url",
+                "a URL without user and password",
+                "one that holds them",
+                "Give credentials in the environment",
+            )
+        )
     models: list[ResolvedModel] = []
     swept = "model" in job.sweep.axes()
     for index, model in enumerate(sweep.swept_models(job)):
-        where = f"sweep.model[{index}]" if swept else "model.path"
+        where = f"sweep.model[{index}]" if swept else "model"
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
         if resolved is not None:
             models.append(resolved)
@@ -157,7 +166,9 @@ def _fingerprint_fields(
     job: Job, models: Sequence[ResolvedModel], clips: Sequence[ResolvedClip], source: Source
 ) -> dict[str, Any]:
     """Every field that changes rows, by its name in the job file."""
-    whole = job.model_dump(mode="json", exclude={"name": True, "compute": True, "output": {"url"}, "prompts": {"source"}})
+    whole = job.model_dump(
+        mode="json", exclude={"name": True, "compute": True, "output": {"url"}, "prompts": {"source"}}
+    )
     whole["sweep"] = {name: whole["sweep"][name] for name in job.sweep.axes()}
     whole["version"] = SCHEMA_VERSION
     whole["model"]["weights"] = [f"{model.path}@{model.revision}" for model in models]

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from pipeline.dataset import counted
 from pipeline.plan import Plan
 from schemas.plan import Counts, Receipt, Shard
 
@@ -24,6 +25,7 @@ class ProgressState:
 
     def __init__(self) -> None:
         self.total = Counts()
+        self._plan: Plan | None = None
         self.name = ""
         self.samples = 0
         self.shards = 0
@@ -36,13 +38,14 @@ class ProgressState:
         self._history: list[tuple[float, int]] = []
 
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
-        self.name = plan.job.name
+        self._plan, self.name = plan, plan.job.name
         self.total, self.samples = done, plan.samples
         self._before = done.samples
         self.shards, self.shards_done = plan.shards, plan.shards - len(todo)
 
     def shard_done(self, receipt: Receipt) -> None:
-        self.total = self.total + receipt.counts
+        if self._plan is not None:
+            self.total = self.total + counted(self._plan, receipt.shard, receipt.counts)
         self.shards_done += 1
         if receipt.already_done:
             self._before += receipt.counts.samples
@@ -122,7 +125,10 @@ class LiveProgress(ProgressState):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()
+            TextColumn("{task.description}"),
+            BarColumn(None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
         )
         self._task: TaskID | None = None
         self._notices: list[str] = []

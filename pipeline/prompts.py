@@ -97,7 +97,12 @@ class PromptReader:
             parquet = pq.ParquetFile(stream)
             if parquet.metadata.num_rows != file.rows:
                 raise InputError(
-                    Problem(f"prompts.source: {file.name}", f"{file.rows} rows, as when the job was planned", f"{parquet.metadata.num_rows}", "Put the file back as it was, or start a new output")
+                    Problem(
+                        f"prompts.source: {file.name}",
+                        f"{file.rows} rows, as when the job was planned",
+                        f"{parquet.metadata.num_rows}",
+                        "Put the file back as it was, or start a new output",
+                    )
                 )
             begins = 0
             for group in range(parquet.metadata.num_row_groups):
@@ -134,7 +139,11 @@ class PromptReader:
             given = columns["id"][i]
             prompt_id = derived_prompt_id(file.name, first + i) if given is None else _readable(given)[0]
             yield parse_prompt(
-                Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()}), columns["prompt"][i], columns["negative_prompt"][i], columns["caption"][i], columns["seed"][i]
+                Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()}),
+                columns["prompt"][i],
+                columns["negative_prompt"][i],
+                columns["caption"][i],
+                columns["seed"][i],
             )
 
 

@@ -14,7 +14,11 @@ UNSAFE_FLAGS = ("nsfw",)
 
 
 def rejection_reasons(
-    scores: Sequence[float | None], flags: Sequence[Sequence[str]], indices: Sequence[int], select: Select | None, room: int | None = None
+    scores: Sequence[float | None],
+    flags: Sequence[Sequence[str]],
+    indices: Sequence[int],
+    select: Select | None,
+    room: int | None = None,
 ) -> list[str | None]:
     """None for each image that is kept, else the reason; ties go to the lowest sample index.
 

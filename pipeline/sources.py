@@ -67,7 +67,9 @@ def open_source(prompts: Prompts) -> Source:
     source = Source(tuple(o.file for o in opened), schema, tuple(n for o in opened for n in o.notices))
     if source.rows == 0:
         raise InputError(
-            Problem(prompts.source, "at least one prompt", f"{len(opened)} file(s) with no rows", "Check what wrote them")
+            Problem(
+                prompts.source, "at least one prompt", f"{len(opened)} file(s) with no rows", "Check what wrote them"
+            )
         )
     if prompts.columns.id is not None:
         _check_unique_ids(store, source, prompts)
@@ -77,7 +79,12 @@ def open_source(prompts: Prompts) -> Source:
 def _find(source: str) -> tuple[Store, list[Entry]]:
     if has_user_info(source):
         raise InputError(
-            Problem("prompts.source", "a URL without user and password", "one that holds them", "Give credentials in the environment")
+            Problem(
+                "prompts.source",
+                "a URL without user and password",
+                "one that holds them",
+                "Give credentials in the environment",
+            )
         )
     store, entries = find_objects(source)
     known = (*PARQUET_SUFFIXES, *TEXT_FORMATS)
@@ -94,13 +101,17 @@ def _find(source: str) -> tuple[Store, list[Entry]]:
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
         strange = next(entry for entry in entries if entry not in readable)
         raise InputError(
-            Problem(f"prompts.source: {strange.name}", f"a file that ends in {', '.join(known)}", f"{_suffix(strange.name) or 'no ending'!r}")
+            Problem(
+                f"prompts.source: {strange.name}",
+                f"a file that ends in {', '.join(known)}",
+                f"{_suffix(strange.name) or 'no ending'!r}",
+            )
         )
     return store, readable
 
 
 def _suffix(name: str) -> str:
-    base = name.split("?")[0].rsplit("/", 1)[-1].lower()
+    base = name.split("?", maxsplit=1)[0].rsplit("/", 1)[-1].lower()
     for packed in (".gz", ".bz2", ".xz", ".zst"):
         base = base.removesuffix(packed)
     return "." + base.rpartition(".")[2] if "." in base else ""
@@ -122,13 +133,17 @@ def _open_parquet(store: Store, entry: Entry) -> _Opened:
         schema = metadata.schema.to_arrow_schema().remove_metadata()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            Problem(where, "a whole Parquet file", f"{error}".splitlines()[0], "Write it again: the copy may be cut short")
+            Problem(
+                where, "a whole Parquet file", f"{error}".splitlines()[0], "Write it again: the copy may be cut short"
+            )
         ) from None
     if len(set(schema.names)) < len(schema.names):
         raise InputError(Problem(where, "each column name once", f"columns {schema.names}"))
     for field in schema:
         if isinstance(field.type, pa.BaseExtensionType):
-            raise InputError(Problem(f"{where}: column {field.name}", "a plain Arrow type", f"extension type {field.type}"))
+            raise InputError(
+                Problem(f"{where}: column {field.name}", "a plain Arrow type", f"extension type {field.type}")
+            )
     _check_no_bomb(store, entry, metadata)
     sink = pa.BufferOutputStream()
     metadata.write_metadata_file(sink)
@@ -146,7 +161,13 @@ def _check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> Non
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     for group in groups:
         if group.total_byte_size > _LARGEST_ROW_BYTES * max(1, group.num_rows):
-            raise InputError(Problem(where, "rows under 64 MiB", f"{group.total_byte_size / max(1, group.num_rows) / 2**20:.0f} MiB a row"))
+            raise InputError(
+                Problem(
+                    where,
+                    "rows under 64 MiB",
+                    f"{group.total_byte_size / max(1, group.num_rows) / 2**20:.0f} MiB a row",
+                )
+            )
     packed = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
     unpacked = sum(group.total_byte_size for group in groups)
     if unpacked < _SUSPICIOUS_RATIO * packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
@@ -157,7 +178,11 @@ def _check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> Non
             seen += batch.nbytes
             if seen > _BOMB_BYTES:
                 raise InputError(
-                    Problem(where, "a file that decodes to a size in keeping with its own", f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB")
+                    Problem(
+                        where,
+                        "a file that decodes to a size in keeping with its own",
+                        f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB",
+                    )
                 )
 
 
@@ -246,11 +271,13 @@ def _check_unique_ids(store: Store, source: Source, prompts: Prompts) -> None:
     left = prompts.limit if prompts.limit is not None else source.rows
     parts: list[np.ndarray] = []
     for file in source.files:
-        for ids in _id_batches(store, file, name, prompts):
-            ids = ids[: max(0, left)]
+        for batch in _id_batches(store, file, name, prompts):
+            ids = batch[: max(0, left)]
             left -= len(ids)
             if any(value is None for value in ids):
-                raise InputError(Problem(f"prompts.columns.id: {file.name}", "an id in every row", f"null in column {name!r}"))
+                raise InputError(
+                    Problem(f"prompts.columns.id: {file.name}", "an id in every row", f"null in column {name!r}")
+                )
             parts.append(np.fromiter((xxhash.xxh3_64_intdigest(_id_bytes(v)) for v in ids), np.uint64, len(ids)))
     hashes = np.sort(np.concatenate(parts))
     repeated = hashes[1:][hashes[1:] == hashes[:-1]]

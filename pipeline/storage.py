@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -52,9 +54,7 @@ class Store:
     secret is pickled or written.
     """
 
-    def __init__(
-        self, url: str, patience_s: float | None = None, on_wait: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, url: str, patience_s: float | None = None, on_wait: Callable[[str], None] | None = None) -> None:
         self.url = url
         self.patience_s = (
             patience_s
@@ -138,10 +138,8 @@ class Store:
 
     def delete(self, key: str) -> None:
         def attempt() -> None:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(self.path(key))
-            except FileNotFoundError:
-                pass
 
         self._call(f"delete {key}", attempt)
 
@@ -154,10 +152,8 @@ class Store:
         window = FOOTER_BYTES
         while True:
             start = max(0, entry.size_bytes - window)
-            tail = self._call(
-                f"read the footer of {entry.name}",
-                lambda start=start: cast(bytes, self.fs.cat_file(self.path(entry.name), start=start, end=entry.size_bytes)),
-            )
+            read = partial(self.fs.cat_file, self.path(entry.name), start=start, end=entry.size_bytes)
+            tail: bytes = self._call(f"read the footer of {entry.name}", read)
             needed = int.from_bytes(tail[-8:-4], "little") + 8
             if needed <= len(tail) or start == 0 or tail[-4:] != b"PAR1":
                 return pq.read_metadata(pa.BufferReader(tail))
@@ -194,7 +190,11 @@ class Store:
         def announce(state: RetryCallState) -> None:
             wait_s = state.next_action.sleep if state.next_action else 0.0
             error = state.outcome.exception() if state.outcome else None
-            self.on_wait(redact(f"storage: cannot {what} yet ({_describe(error)}); try {state.attempt_number + 1} in {wait_s:.1f} s"))
+            self.on_wait(
+                redact(
+                    f"storage: cannot {what} yet ({_describe(error)}); try {state.attempt_number + 1} in {wait_s:.1f} s"
+                )
+            )
 
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
@@ -241,7 +241,9 @@ def _info_or_none(store: Store) -> Any:
 
 def _relative(store: Store, found: dict[str, Any], hidden: bool = True) -> list[Entry]:
     root = store.root.rstrip("/") + "/"
-    entries = (Entry(path.removeprefix(root), int(info["size"] or 0)) for path, info in found.items() if info["type"] == "file")
+    entries = (
+        Entry(path.removeprefix(root), int(info["size"] or 0)) for path, info in found.items() if info["type"] == "file"
+    )
     return sorted(
         (entry for entry in entries if hidden or not any(part[:1] in "._" for part in entry.name.split("/"))),
         key=lambda entry: entry.name,
@@ -265,7 +267,7 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
         options = {
             "use_listings_cache": False,
             "default_fill_cache": False,
-            "config_kwargs": {"connect_timeout": 10, "read_timeout": 60},
+            "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
         }
     try:
         fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
@@ -274,16 +276,17 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
             Problem(redact(url), "a path or URL that fsspec can open", str(error), "Check the part before ://")
         ) from None
     if url.startswith(("s3://", "s3a://")):
-        _drop_expect_header(fs)
+        _make_patient(fs)
     return fs, root
 
 
-def _drop_expect_header(fs: Any) -> None:
-    # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
+def _make_patient(fs: Any) -> None:
+    """One request a call: the patience is ours. botocore's five tries inside s3fs' five took 317 s to say no."""
     from botocore.handlers import add_expect_header
 
-    for operation in ("PutObject", "UploadPart"):
-        fs.s3.meta.events.unregister(f"before-call.s3.{operation}", add_expect_header)
+    fs.retries = 1
+    # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
+    fs.s3.meta.events.unregister("before-call.s3", add_expect_header)
 
 
 def _create_local(root: Path, key: str, data: bytes) -> bool:
@@ -300,7 +303,7 @@ def _create_local(root: Path, key: str, data: bytes) -> bool:
         log.warning("%s has no hard links: two writers at the same instant could both think they were first", root)
         if target.exists():
             return False
-        os.rename(temporary, target)
+        temporary.rename(target)
         return True
     finally:
         temporary.unlink(missing_ok=True)
@@ -313,7 +316,7 @@ def _replace_local(root: Path, key: str, data: bytes) -> None:
     temporary = _write_temporary(root, data)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
@@ -366,7 +369,12 @@ def _is_storage_fault(error: BaseException) -> bool:
 def _is_transient(error: BaseException) -> bool:
     if not _is_storage_fault(error) or isinstance(error, _LASTING):
         return False
-    if type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}:
+    if type(error).__name__ in {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+        "ParamValidationError",
+    }:
         return False
     if _error_code(error) in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}:
         return False
@@ -376,8 +384,10 @@ def _is_transient(error: BaseException) -> bool:
 def _describe(error: BaseException | None) -> str:
     if error is None:
         return "unknown error"
+    # Ceph sends no message, and a HEAD hides the reason: the code says more.
+    code = _error_code(error)
     text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:500]
+    return f"{type(error).__name__}{f' {code}' if code else ''}: {text}"[:500]
 
 
 def _advice(error: BaseException) -> str:

@@ -40,7 +40,9 @@ def _decode(data: bytes, where: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(Problem(f"{where}:{line}", "UTF-8 text", f"byte 0x{data[error.start]:02x}", "Save it as UTF-8")) from None
+        raise InputError(
+            Problem(f"{where}:{line}", "UTF-8 text", f"byte 0x{data[error.start]:02x}", "Save it as UTF-8")
+        ) from None
 
 
 def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa.Table:
@@ -61,7 +63,12 @@ def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa
         table = pa.csv.read_csv(pa.BufferReader(data), read, parse, convert)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise InputError(
-            Problem(where, "the same number of fields in every row, in UTF-8", str(error).splitlines()[0], "Quote fields that hold the separator")
+            Problem(
+                where,
+                "the same number of fields in every row, in UTF-8",
+                str(error).splitlines()[0],
+                "Quote fields that hold the separator",
+            )
         ) from None
     if len(set(table.column_names)) < table.num_columns:
         raise InputError(Problem(where, "each column name once", f"columns {table.column_names}"))
@@ -99,8 +106,8 @@ def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
     try:
         return pa.array(values, from_pandas=False), False
     except UnicodeEncodeError:  # lone surrogates: kept as they are, so that the row fails by itself and says why
-        texts = [None if v is None else str(v).encode("utf-8", "surrogatepass") for v in values]
-        return pa.array(texts, pa.binary()).view(pa.string()), True
+        encoded = [None if v is None else str(v).encode("utf-8", "surrogatepass") for v in values]
+        return pa.array(encoded, pa.binary()).view(pa.string()), True
     except (pa.ArrowException, OverflowError):
         pass
     present = [value for value in values if value is not None]

@@ -94,8 +94,9 @@ def _problem(plan: Plan, item: DataObject, side_objects: set[str]) -> str | None
     if shard != footer.shard:
         return f"covers rows {footer.shard.start}–{footer.shard.stop}, the plan says {shard.start}–{shard.stop}"
     counts = footer.counts
-    if not counts.conserved or counts.samples != plan.samples_in(shard):
-        return f"{plan.samples_in(shard)} samples asked for, {counts.kept} kept + {counts.rejected} rejected + {counts.failed} failed"
+    asked = plan.samples_in(shard)
+    if not counts.conserved or counts.samples != asked:
+        return f"{asked} samples asked for, {counts.kept} kept + {counts.rejected} rejected + {counts.failed} failed"
     if item.rows != counts.kept:
         return f"has {item.rows} rows, its footer says {counts.kept}"
     lost = [key for key in footer.side_objects if key not in side_objects]
@@ -129,7 +130,9 @@ def _check_side(store: Store, key: str, seen: dict[bytes, str], result: Verifica
         yield f"{key}: a sample_id comes twice"
 
 
-def _check_rows(store: Store, key: str, rows: int | None, seen: dict[bytes, str], result: Verification) -> Iterator[str]:
+def _check_rows(
+    store: Store, key: str, rows: int | None, seen: dict[bytes, str], result: Verification
+) -> Iterator[str]:
     found = 0
     try:
         with store.open(key) as file:
@@ -167,4 +170,3 @@ def _check_image(key: str, row: dict[str, object]) -> Iterator[str]:
         return
     if size != (row["width"], row["height"]):
         yield f"{key}: the image of sample {row['sample_id']} is {size[0]}×{size[1]}, its row says otherwise"
-

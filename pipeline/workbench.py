@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pipeline.models.catalog import memory_needed_bytes
 from pipeline.models.interface import Generator, Scorer
 from pipeline.models.load import load_generator, load_scorer
 from pipeline.plan import Plan
 from pipeline.prompts import PromptReader, retry_reader
 from pipeline.recovery import BatchLimits
 from pipeline.storage import Store
+from schemas.errors import DeviceMemoryError, ModelLoadError
 from schemas.plan import Counts, Receipt, ResolvedModel, Segment, Shard, Variant
 
 ENCODER_THREADS = 2
@@ -104,7 +106,13 @@ class Workbench:
         if self._loaded is None or self._loaded[0] != variant.model:
             self._loaded = None  # frees the old weights first: two models need not fit at once
             threads = self.plan.job.compute.threads_per_worker
-            self._loaded = (variant.model, load_generator(variant.model, threads))
+            try:
+                self._loaded = (variant.model, load_generator(variant.model, threads))
+            except DeviceMemoryError as error:
+                needed = memory_needed_bytes(variant.model) / 2**30
+                raise ModelLoadError(
+                    f"{variant.model.path} does not fit the device: it needs about {needed:.1f} GiB. {error}"
+                ) from None
             self.pulse.model_loads += 1
         return self._loaded[1]
 

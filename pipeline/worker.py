@@ -40,9 +40,7 @@ def process_shard(shard: Shard, bench: Workbench, given_up: Mapping[str, SampleE
     with clock("encode"):
         outcomes = [*work.failures, *(future.result() for future in ending)]
     with clock("write"):
-        counts, size = commit_shard(
-            shard, work.asked, outcomes, work.writer, bench.store, bench.plan.fingerprint
-        )
+        counts, size = commit_shard(shard, work.asked, outcomes, work.writer, bench.store, bench.plan.fingerprint)
     receipt = bench.receipt(shard, counts, size, clock)
     write_receipt(bench.store, receipt)
     return receipt
@@ -85,13 +83,15 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
         else:
             seed = prompt.seed if once else prompt.seed + index
         yield Sample(
-            sample_id=sample_id(prompt.prompt_id, variant, index),
+            sample_id=prompt.sample_id or sample_id(prompt.prompt_id, variant, index),
             prompt_id=prompt.prompt_id,
             row=row,
             sample_index=index,
             seed=seed,
             prompt=prompt.prompt,
-            negative_prompt=variant.generation.negative_prompt if prompt.negative_prompt is None else prompt.negative_prompt,
+            negative_prompt=variant.generation.negative_prompt
+            if prompt.negative_prompt is None
+            else prompt.negative_prompt,
             caption=prompt.caption or prompt.prompt,
         )
 

@@ -1,16 +1,16 @@
 """Every error Promptmill raises on purpose, and the exit code each one ends the command with.
 
-    PromptmillError                 1   something unexpected
-    ├── JobError                    2   the job file, or what it names, is wrong
-    │   ├── InputError              2   the prompts cannot be read as described
-    │   └── OutputMismatchError     2   the output belongs to another job
-    ├── StorageError                4   object storage or disk refused, after retries
-    ├── ClusterError                5   Ray cannot give what was asked for
-    └── WorkerError                     raised on a worker, answered by the engine, seldom seen by users
-        ├── SampleError                 one sample cannot be made
-        ├── DeviceMemoryError           a batch does not fit the device
-        ├── DeviceLostError             the device is broken: the process must end
-        └── ModelLoadError          2   the model or a scorer does not load
+PromptmillError                 1   something unexpected
+├── JobError                    2   the job file, or what it names, is wrong
+│   ├── InputError              2   the prompts cannot be read as described
+│   └── OutputMismatchError     2   the output belongs to another job
+├── StorageError                4   object storage or disk refused, after retries
+├── ClusterError                5   Ray cannot give what was asked for
+└── WorkerError                     raised on a worker, answered by the engine, seldom seen by users
+    ├── SampleError                 one sample cannot be made
+    ├── DeviceMemoryError           a batch does not fit the device
+    ├── DeviceLostError             the device is broken: the process must end
+    └── ModelLoadError          2   the model or a scorer does not load
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ class Columns(Settings):
 
 class Prompts(Settings):
     source: Text
-    """File, folder, glob or URL; Parquet, CSV, TSV, JSONL, or text with one prompt a line. Relative to where the command is started."""
+    """File, folder, glob or URL; Parquet, CSV, TSV, JSONL, or text with one prompt a line.
+
+    A path is relative to the folder the command is started in."""
     columns: Columns = Columns()
     """Which source column is what."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -90,7 +92,9 @@ class Generation(Settings):
     negative_prompt: str = ""
     """What the image should not show."""
     scheduler: Text | None = None
-    """A diffusers scheduler class or a common short name (`ddim`, `dpm++`, `euler`, `euler_a`, `unipc`, `lcm`); null keeps the pipeline's own."""
+    """A diffusers scheduler class or a short name (`ddim`, `dpm++`, `euler`, `euler_a`, `unipc`, `lcm`).
+
+    Null keeps the pipeline's own."""
     width: Size | None = None
     """Pixels; null is the model's own."""
     height: Size | None = None
@@ -234,7 +238,9 @@ class Job(Settings):
         if self.select.keep is not None and self.select.keep > least:
             fields = "select.keep generation.images_per_prompt sweep.images_per_prompt"
             hint = "More cannot be kept than are made: raise `generation.images_per_prompt` or lower `select.keep`."
-            wrong.append(_wrong(("select", "keep"), f"at most {least}, the images per prompt", self.select.keep, hint, fields))
+            wrong.append(
+                _wrong(("select", "keep"), f"at most {least}, the images per prompt", self.select.keep, hint, fields)
+            )
         return wrong
 
     def _wrong_columns(self) -> list[InitErrorDetails]:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from schemas.job import Generation
 
-
 STAGED = "staged:"
 
 

@@ -44,7 +44,9 @@ _IDS: Final = [pa.field("sample_id", pa.string(), nullable=False), pa.field("pro
 RECORD: Final = pa.schema([*_IDS, pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY])
 """A kept sample. The other columns of the source follow, `input_` before a name that is taken."""
 
-REJECT: Final = pa.schema([*_IDS, pa.field("reason", pa.string()), pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY])
+REJECT: Final = pa.schema(
+    [*_IDS, pa.field("reason", pa.string()), pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY]
+)
 """A sample that was made and not kept. `reason` is `not_selected`, `below_min`, `no_score` or a flag such as `nsfw`."""
 
 FAILURE: Final = pa.schema(

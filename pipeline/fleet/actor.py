@@ -12,8 +12,8 @@ import ray
 from pipeline.dispatch import SLOTS
 from pipeline.plan import from_json
 from pipeline.storage import Store
-from pipeline.worker import process_shard, rehearse
 from pipeline.workbench import Workbench
+from pipeline.worker import process_shard, rehearse
 from schemas.errors import DeviceLostError, SampleError
 from schemas.plan import Receipt, Shard
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -53,7 +54,7 @@ class _History:
 
 
 class RayDispatcher:
-    """One actor per GPU, or per core where there is none; the fleet is asked for all at once and may grow into place."""
+    """One actor per GPU, or per core where there is none; asked for all at once, it may grow into place."""
 
     def __init__(self, plan: Plan, url: str, address: str | None = None, wait_for_workers_s: float = 900) -> None:
         self._plan = plan
@@ -272,7 +273,8 @@ class RayDispatcher:
         if nobody_ever and time.monotonic() - began > self._wait_s and self._failure is None:
             have = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
             self._failure = ClusterError(
-                f"waited {self._wait_s:.0f} s for a first worker of {self._demand}; the cluster has {have or 'nothing'}. "
+                f"waited {self._wait_s:.0f} s for a first worker of {self._demand}; "
+                f"the cluster has {have or 'nothing'}. "
                 f"Add such a node, or lower compute.gpus_per_worker or compute.threads_per_worker"
             )
 
@@ -281,7 +283,7 @@ class Rehearsal:
     """A worker of its own for one suspicious shard; replaced each time that it dies."""
 
     def __init__(self, plan_json: bytes, url: str, demand: Demand, plan: Plan, shard: Shard) -> None:
-        self._start = lambda: start_actor(plan_json, url, demand, plan.job.compute.threads_per_worker)
+        self._start = partial(start_actor, plan_json, url, demand, plan.job.compute.threads_per_worker)
         self._timeout_s = plan.job.compute.step_timeout_s
         self._shard = shard
         self._actor: Any = None

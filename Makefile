@@ -1,0 +1,53 @@
+# make demo   run the main job on the built-in model        make test   all tests
+# make check  format, lint, types                           make help   the rest
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+SEED ?= 0
+READY := $(VENV)/.promptmill-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-s3 test test-fast check format faults bench clean
+
+help:  ## This list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY)  ## Set up .venv with pinned versions (the other targets do it by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"Promptmill needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}. Give one: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## Prompts to images on the built-in model, into out/shapes-demo
+	$(BIN)/promptmill run jobs/examples/shapes.yaml
+
+demo-s3: $(READY)  ## The demo against a real S3 server on this machine
+	$(BIN)/python -m tests.servers.s3 -- $(BIN)/promptmill run jobs/examples/shapes.yaml --set 'output.url=s3://{bucket}/shapes-demo'
+
+test: $(READY)  ## All tests, the fast ones first
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## Without the slow ones (Ray, S3, kills)
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: $(READY)  ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)  ## Rewrite to the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+faults: $(READY)  ## Break everything that can break and count what was lost; SEED=n, LONG=1
+	$(BIN)/python -m tests.faults --seed $(SEED) $(if $(LONG),--long)
+
+bench: $(READY)  ## The benchmark table of the README
+	$(BIN)/python -m tests.benchmarks
+
+clean:  ## Remove what the targets above made, out/ excepted
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,59 @@
+"""How commands speak: people get text on a terminal, machines one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.progress import printable
+from pipeline.redact import redact
+from schemas.errors import JobError, Problem, PromptmillError
+
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    """Untrusted text may be part of it: control characters are shown, markup is not interpreted."""
+    out.print(Text(printable(redact(text))))
+
+
+def say_json(content: Mapping[str, Any]) -> None:
+    print(json.dumps(content, ensure_ascii=True, allow_nan=False, default=str))
+
+
+def table(rows: Mapping[str, object]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        grid.add_row(Text(name, style="bold"), Text(printable(redact(shown))))
+    out.print(grid)
+
+
+def report_error(error: PromptmillError, as_json: bool) -> int:
+    """Prints to stderr, and to stdout as an object where JSON was asked for; the exit code."""
+    if as_json:
+        problems = [_as_dict(problem) for problem in error.problems] if isinstance(error, JobError) else []
+        message = redact(str(error))
+        say_json(
+            {"error": type(error).__name__, "message": message, "problems": problems, "exit_code": error.exit_code}
+        )
+    text = redact(printable(str(error)))
+    err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
+    return error.exit_code
+
+
+def _as_dict(problem: Problem | str) -> dict[str, str]:
+    if isinstance(problem, str):
+        return {"hint": redact(problem)}
+    return {name: redact(value) for name, value in vars(problem).items()}
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty()

@@ -1,0 +1,64 @@
+"""`promptmill doctor`: what this machine can do, and what stands in the way."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.models.device import describe_device
+from pipeline.storage import Store
+from schemas.errors import StorageError
+
+_PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "ray", "pyarrow", "fsspec", "s3fs")
+_SHM = Path("/dev/shm")  # noqa: S108 - looked at, not written
+_LEAST_SHM_BYTES = 1 << 30
+
+
+def doctor(url: str | None) -> dict[str, Any]:
+    """`problems` is empty on a machine that is ready. With a URL, a small object is written there and deleted."""
+    problems: list[str] = []
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "missing"
+            problems.append(f"{name} is not installed")
+    shm = shutil.disk_usage(_SHM).free if _SHM.is_dir() else None
+    if shm is not None and shm < _LEAST_SHM_BYTES:
+        problems.append(f"{_SHM} has {shm >> 20} MiB free; Ray wants 1 GiB (in a container: --shm-size)")
+    report: dict[str, Any] = {
+        "python": platform.python_version(),
+        "packages": versions,
+        "cpus": os.cpu_count(),
+        "memory_free_bytes": psutil.virtual_memory().available,
+        "disk_free_bytes": shutil.disk_usage(".").free,
+        "device": describe_device(),
+        "credentials": sorted(name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))),
+    }
+    if url is not None:
+        report["storage"] = _try_storage(url, problems)
+    return {**report, "problems": problems}
+
+
+def _try_storage(url: str, problems: list[str]) -> str:
+    store = Store(url, patience_s=5)
+    key = f".promptmill-doctor-{os.getpid()}"
+    try:
+        if not store.create(key, b"doctor") or store.create(key, b"again"):
+            problems.append(
+                f"{url} does not refuse to overwrite: two drivers at the same instant could both write a shard"
+            )
+        if store.read(key) != b"doctor":
+            problems.append(f"{url} does not return what was written")
+        store.delete(key)
+    except StorageError as error:
+        problems.append(str(error))
+        return "failed"
+    return "writes, reads, refuses to overwrite"

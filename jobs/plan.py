@@ -1,0 +1,67 @@
+"""`promptmill plan`: what a run would make, and what is already there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from pipeline import sweep
+from pipeline.claim import read_plan, refuse_other_job
+from pipeline.dataset import done_shards
+from pipeline.plan import Plan, plan_job
+from pipeline.storage import Store
+from schemas.job import Job
+
+# Bytes a pixel of photographs at 1024² (PNG level 1, lossless WebP method 0, JPEG 95); a guess for other subjects.
+_BYTES_A_PIXEL = {"png": 1.7, "webp": 1.2, "jpeg": 0.4}
+_BYTES_A_ROW = 1_000
+
+
+def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, dict[str, Any]]:
+    """The plan, and what is printed of it. Raises OutputMismatchError where the output belongs to another job."""
+    planned = plan_job(job, allow_large_sweep)
+    store = Store(job.output.url)
+    stored = read_plan(store)
+    done: set[int] = set()
+    if stored is not None:
+        refuse_other_job(planned, stored, store.url)
+        planned = stored
+        done = done_shards(store)
+    bytes_done = sum(entry.size_bytes for entry in store.list("data"))
+    return planned, describe(planned, len(done), bytes_done)
+
+
+def describe(planned: Plan, shards_done: int, bytes_done: int) -> dict[str, Any]:
+    per_shard = bytes_done / shards_done if shards_done else None
+    estimated = per_shard * planned.shards if per_shard else _estimate(planned)
+    return {
+        "name": planned.job.name,
+        "output": planned.job.output.url,
+        "fingerprint": planned.fingerprint,
+        "prompts": planned.prompts,
+        "variants": planned.cells,
+        "samples": planned.samples,
+        "shards": planned.shards,
+        "shards_done": shards_done,
+        "bytes_estimated": math.ceil(estimated),
+        "models": [asdict(model) for model in planned.models],
+        "axes": {name: len(values) for name, values in planned.job.sweep.axes().items()},
+        "notices": list(planned.notices),
+    }
+
+
+def _estimate(planned: Plan) -> float:
+    job = planned.job
+    axes = job.sweep.axes()
+    pixels = [
+        (width or model.width) * (height or model.height)
+        for model in planned.models
+        for width in axes.get("width", (job.generation.width,))
+        for height in axes.get("height", (job.generation.height,))
+    ]
+    share = 1.0
+    if job.select is not None and job.select.keep is not None and not job.output.keep_rejected_images:
+        share = min(1.0, job.select.keep / (sum(sweep.images_per_prompt(job)) / len(sweep.images_per_prompt(job))))
+    image = sum(pixels) / len(pixels) * _BYTES_A_PIXEL[job.output.image_format]
+    return planned.samples * (share * image + _BYTES_A_ROW)

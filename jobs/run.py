@@ -1,0 +1,104 @@
+"""`promptmill run`: the job from start to end, or from where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from jobs.console import err, is_terminal
+from pipeline.claim import claim_output
+from pipeline.dispatch import Dispatcher, InProcessDispatcher, Stop
+from pipeline.plan import Plan, plan_job
+from pipeline.progress import LiveProgress, PlainProgress
+from pipeline.report.build import build_report
+from pipeline.report.card import write_card
+from pipeline.run import RunSummary, run_job
+from pipeline.storage import Store
+from schemas.errors import ClusterError
+from schemas.job import Job
+
+INTERRUPTED = 130
+SOME_FAILED = 3
+
+
+def run(
+    job: Job, *, address: str | None, in_process: bool, extend: bool, allow_large_sweep: bool
+) -> tuple[Plan, RunSummary]:
+    """Raises JobError before anything is started or written, StorageError and ClusterError later."""
+    planned = plan_job(job, allow_large_sweep)
+    with new_progress() as progress:
+        store = Store(job.output.url, on_wait=progress.notice)
+        planned = claim_output(planned, store, extend)
+        return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
+
+
+def run_plan(
+    plan: Plan, store: Store, progress: LiveProgress | PlainProgress, *, address: str | None, in_process: bool
+) -> RunSummary:
+    """Make what is missing, then write report and dataset card."""
+    with _signals(progress) as stop:
+        summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), progress, stop)
+    build_report(plan, store, summary.seconds)
+    if summary.shards_done == summary.shards:
+        write_card(plan, store, summary.counts)
+    return summary
+
+
+def new_progress() -> contextlib.AbstractContextManager[LiveProgress | PlainProgress]:
+    return LiveProgress(err) if is_terminal() else PlainProgress()
+
+
+def exit_code(summary: RunSummary) -> int:
+    if summary.interrupted:
+        return INTERRUPTED
+    return SOME_FAILED if summary.counts.failed else 0
+
+
+def as_json(plan: Plan, summary: RunSummary) -> dict[str, Any]:
+    return {
+        "name": plan.job.name,
+        "output": plan.job.output.url,
+        "fingerprint": plan.fingerprint,
+        **asdict(summary.counts),
+        "shards": summary.shards,
+        "shards_done": summary.shards_done,
+        "made": asdict(summary.made),
+        "seconds": round(summary.seconds, 3),
+        "images_per_second": round(summary.made.samples / summary.seconds, 3) if summary.seconds else 0.0,
+        "interrupted": summary.interrupted,
+    }
+
+
+def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool) -> Dispatcher:
+    if in_process:
+        return InProcessDispatcher(plan, store)
+    try:
+        from pipeline.fleet.ray_dispatch import RayDispatcher
+    except ImportError as error:
+        raise ClusterError(f"Ray cannot be imported ({error}). Install ray, or give --in-process") from None
+    return RayDispatcher(plan, store.url, address)
+
+
+@contextlib.contextmanager
+def _signals(progress: LiveProgress | PlainProgress) -> Iterator[Stop]:
+    """Once finishes the shards in hand, twice leaves at once: whatever was not committed is made again later."""
+    stop = Stop()
+
+    def handle(number: int, _: object) -> None:
+        if stop.requested:
+            progress.__exit__(None, None, None)
+            err.print("stopped. Run the same command again to continue.")
+            os._exit(INTERRUPTED)
+        stop.request()
+        progress.notice("finishing the shards in hand; once more to stop now")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

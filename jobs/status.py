@@ -1,0 +1,54 @@
+"""`promptmill status` and `promptmill verify`: how far a dataset is, and whether it is right."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.claim import require_plan
+from pipeline.dataset import dataset_counts, read_counts
+from pipeline.storage import Store
+from pipeline.verify import repair as remove
+from pipeline.verify import verify_dataset
+
+
+def status(url: str) -> dict[str, Any]:
+    """From anywhere, while it runs or not. Raises JobError where there is no dataset."""
+    store = Store(url)
+    plan = require_plan(store)
+    by_shard = read_counts(store)
+    return {
+        "name": plan.job.name,
+        "output": url,
+        "fingerprint": plan.fingerprint,
+        "samples_asked_for": plan.samples,
+        **asdict(dataset_counts(plan, by_shard)),
+        "shards": plan.shards,
+        "shards_done": len(by_shard),
+        "complete": len(by_shard) == plan.shards,
+    }
+
+
+def verify(url: str, deep: bool, repair: bool) -> dict[str, Any]:
+    """`ok` says that nothing is wrong and nothing is missing; with `repair` as it is afterwards."""
+    store = Store(url)
+    plan = require_plan(store)
+    result = verify_dataset(plan, store, deep)
+    removed = remove(result, store) if repair else []
+    if removed:
+        result = verify_dataset(plan, store, deep)
+    return {
+        "name": plan.job.name,
+        "output": url,
+        "fingerprint": plan.fingerprint,
+        "ok": result.complete,
+        "samples_asked_for": plan.samples,
+        **asdict(result.counts),
+        "shards": result.shards,
+        "shards_done": result.shards_done,
+        "missing_shards": result.missing,
+        "problems": result.problems,
+        "orphans": result.orphans,
+        "removed": removed,
+        "images_checked": result.images_checked,
+    }

@@ -1,0 +1,114 @@
+"""Failed samples as new shards of the same dataset."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.claim import add_segments
+from pipeline.dataset import DataObject, missing_shards, read_data_objects
+from pipeline.identity import digest
+from pipeline.plan import Plan, blocks
+from pipeline.sources import stage_table
+from pipeline.storage import Store
+from pipeline.sweep import variant_text
+from schemas.errors import JobError, Problem
+from schemas.plan import STAGED, Segment, SourceFile
+from schemas.records import FAILURE
+
+_KEPT_COLUMNS = ("prompt_id", "sample_id", "sample_index", "prompt", "negative_prompt", "caption", "seed")
+_DROPPED = frozenset(FAILURE.names) - frozenset(_KEPT_COLUMNS)
+
+
+def plan_retry(plan: Plan, store: Store) -> Plan:
+    """The plan with shards for every sample whose latest state is failed; as it was where a retry is still unfinished.
+
+    Raises JobError while the dataset itself is unfinished.
+    """
+    missing = missing_shards(plan, store)
+    unfinished = {plan.segments[shard.segment].kind for shard in missing}
+    if unfinished - {"retry"}:
+        raise JobError(
+            Problem(
+                store.url,
+                "a finished dataset",
+                f"{len(missing)} shards missing",
+                "`promptmill run` makes them; then retry",
+            )
+        )
+    if missing:
+        return plan
+    objects = sorted(
+        (item for item in read_data_objects(store, store.list("data")) if item.footer is not None),
+        key=lambda item: item.footer.shard.number if item.footer else 0,
+    )
+    failures = _latest_failures(plan, store, objects)
+    if failures is None or not failures.num_rows:
+        return plan
+    numbers = {variant_text(plan.variant(i).values): i for i in range(plan.cells)}
+    segments: list[Segment] = []
+    first = plan.shards
+    for text in sorted(set(failures.column("variant").to_pylist())):
+        rows = failures.filter(pc.equal(failures.column("variant"), text))
+        rows = _with_room(rows, plan, store, objects)
+        name = f"retry-{digest([first, rows.column('sample_id').to_pylist()])[:16]}"
+        file = SourceFile(name, stage_table(rows, name, store), rows.nbytes, rows.num_rows)
+        shards = blocks(rows.num_rows, plan.job.output.images_per_shard)
+        segments.append(Segment("retry", (file,), rows.num_rows, first, shards, numbers[text]))
+        first += shards
+    return add_segments(plan, store, segments, {})
+
+
+def _latest_failures(plan: Plan, store: Store, objects: Iterable[DataObject]) -> pa.Table | None:
+    """Failure rows that no later retry has answered; a sample's last row counts."""
+    tables: dict[int, pa.Table] = {}
+    rows: dict[str, tuple[int, int]] = {}
+    for item in objects:
+        assert item.footer is not None
+        shard = item.footer.shard
+        segment = plan.segments[shard.segment]
+        if segment.kind == "retry":
+            ids = _column(store, segment.files[0].path.removeprefix(STAGED), "sample_id")[shard.start : shard.stop]
+            for sample in ids:
+                rows.pop(sample, None)
+        for key in item.footer.side_objects:
+            if key.startswith("failures/"):
+                with store.open(key) as file:
+                    tables[shard.number] = pq.read_table(file)
+                for position, sample in enumerate(tables[shard.number].column("sample_id").to_pylist()):
+                    rows[sample] = (shard.number, position)
+    if not rows:
+        return None
+    wanted: dict[int, list[int]] = {}
+    for number, position in rows.values():
+        wanted.setdefault(number, []).append(position)
+    return pa.concat_tables([tables[number].take(positions) for number, positions in sorted(wanted.items())])
+
+
+def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataObject]) -> pa.Table:
+    """Input rows of a retry: `room` is how many images the sample's group may still keep, null for no bound."""
+    room: list[int | None] = [None] * rows.num_rows
+    keep = plan.job.select.keep if plan.job.select is not None else None
+    if keep is not None:
+        variant = rows.column("variant")[0].as_py()
+        kept: Counter[str] = Counter()
+        wanted = set(rows.column("prompt_id").to_pylist())
+        for item in objects:
+            if item.footer is not None and item.footer.counts.kept:
+                ids = _column(store, item.entry.name, "prompt_id", ("variant", variant))
+                kept.update(prompt for prompt in ids if prompt in wanted)
+        room = [max(0, keep - kept[prompt]) for prompt in rows.column("prompt_id").to_pylist()]
+    return rows.drop_columns([name for name in rows.column_names if name in _DROPPED]).append_column(
+        "room", pa.array(room, pa.int32())
+    )
+
+
+def _column(store: Store, key: str, name: str, where: tuple[str, str] | None = None) -> list[str]:
+    with store.open(key) as file:
+        filters = None if where is None else [(where[0], "==", where[1])]
+        values: list[str] = pq.read_table(file, columns=[name], filters=filters).column(0).to_pylist()
+    return values
