@@ -31,7 +31,7 @@ PACKED = ("Flux", "QwenImage", "Chroma", "Ovis", "LongCat", "Bria")
 PROCESS_BYTES = 950 * 10**6
 """A worker that has imported torch, diffusers, transformers and open_clip and loaded nothing: 919 MB measured."""
 BYTES_PER_PIXEL = 6 * 2**10
-"""Decoding one image in float32: about three buffers of 512 bytes (128 channels) a pixel, and as much for the denoiser."""
+"""Decoding one image in float32: three buffers of 128 channels a pixel, and as much for the denoiser, or so."""
 
 
 def resolve_model(model: Model, where: str) -> ResolvedModel:
@@ -105,7 +105,7 @@ def parameters(model: ResolvedModel) -> int:
 
 
 def builtin_folder(path: str) -> Path:
-    """Folder of `builtin:name` in the installed package, on whatever machine this runs. KeyError for an unknown name."""
+    """Folder of `builtin:name` in the package as installed here. KeyError for an unknown name."""
     package, relative = BUILTIN_MODELS[path.removeprefix(BUILTIN)]
     return Path(str(files(package))) / relative
 

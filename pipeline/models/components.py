@@ -86,7 +86,7 @@ def _is_diffusers_module(library: str) -> bool:
 def _check_config(folder: ModelFolder, file: str, where: str) -> list[Problem]:
     if file not in folder.files:
         return [Problem(where, file, f"no such file in {folder.root}", "The copy is not complete.")]
-    return _check_every_json(folder, file.split("/")[0], where)
+    return _check_every_json(folder, file.split("/", maxsplit=1)[0], where)
 
 
 def _check_every_json(folder: ModelFolder, name: str, where: str) -> list[Problem]:

@@ -41,9 +41,9 @@ def guarded(call: Callable[[], Result], alone: bool, kind: str) -> Result:
 
 def translate(error: Exception, alone: bool, kind: str) -> WorkerError:
     message = describe(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _is_torch(error) and MEMORY.search(message):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (_is_torch(error) and MEMORY.search(message)):
         return DeviceMemoryError(message)
-    if isinstance(error, torch.AcceleratorError) or _is_torch(error) and LOST.search(message):
+    if isinstance(error, torch.AcceleratorError) or (_is_torch(error) and LOST.search(message)):
         return DeviceLostError(message)
     return SampleError(kind, message) if alone else WorkerError(message)
 

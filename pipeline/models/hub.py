@@ -36,7 +36,7 @@ def offline() -> bool:
 
 
 def open_hub_model(hub_id: str, revision: str | None, where: str, config: str) -> ModelFolder:
-    """The repository at a commit: from the cache when `config` is there, else its listing and JSON files from the hub."""
+    """The repository at a commit: from the cache when `config` is there, else a listing and JSON files from the hub."""
     if revision is None or not COMMIT.match(revision):
         known = cached_commit(hub_id, revision or "main")
         hint = (

@@ -110,26 +110,39 @@ def _method_parameters(module: ast.Module, class_name: str, method: str) -> froz
 
 @cache
 def clip_tags() -> dict[str, tuple[str, ...]]:
-    """open_clip architecture → tags of its published weights."""
-    tables: dict[str, tuple[str, ...]] = {}
+    """open_clip architecture → tags of its published weights.
+
+    Weights trained with QuickGELU are offered under a second architecture too, as open_clip does when it is imported.
+    """
+    tables: dict[str, dict[str, bool]] = {}
     for node in _parse(package_root("open_clip") / "pretrained.py").body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name, value = node.targets[0].id, node.value
-            if isinstance(value, ast.Call) and ast.unparse(value.func) == "dict":
-                tables[name] = tuple(keyword.arg for keyword in value.keywords if keyword.arg)
-            elif isinstance(value, ast.Dict) and name == "_PRETRAINED":
-                pairs = zip(value.keys, value.values, strict=True)
-                return {ast.literal_eval(key): _tags(entry, tables) for key, entry in pairs if key is not None}
-            elif isinstance(value, ast.Dict):
-                tables[name] = tuple(ast.literal_eval(key) for key in value.keys if key is not None)
+            name = node.targets[0].id
+            if name == "_PRETRAINED" and isinstance(node.value, ast.Dict):
+                return _with_quick_gelu({key: _tags(value, tables) for key, value in _pairs(node.value)})
+            tables[name] = _tags(node.value, tables)
     return {}
 
 
-def _tags(entry: ast.expr, tables: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    if isinstance(entry, ast.Name):
-        return tables.get(entry.id, ())
-    if isinstance(entry, ast.Dict):
-        return tuple(ast.literal_eval(key) for key in entry.keys if key is not None)
-    if isinstance(entry, ast.Call):
-        return tuple(keyword.arg for keyword in entry.keywords if keyword.arg)
-    return ()
+def _with_quick_gelu(architectures: dict[str, dict[str, bool]]) -> dict[str, tuple[str, ...]]:
+    found = {name: tuple(tags) for name, tags in architectures.items()}
+    for name, tags in architectures.items():
+        if quick := tuple(tag for tag, is_quick in tags.items() if is_quick):
+            found[f"{name}-quickgelu"] = quick
+    return found
+
+
+def _tags(table: ast.expr, tables: dict[str, dict[str, bool]]) -> dict[str, bool]:
+    """Tag → whether its entry says `quick_gelu=True`."""
+    if isinstance(table, ast.Name):
+        return tables.get(table.id, {})
+    return {tag: "quick_gelu=True" in ast.unparse(entry) for tag, entry in _pairs(table)}
+
+
+def _pairs(table: ast.expr) -> list[tuple[str, ast.expr]]:
+    """Entries of `{…}` or `dict(…)`."""
+    if isinstance(table, ast.Dict):
+        return [(ast.literal_eval(k), v) for k, v in zip(table.keys, table.values, strict=True) if k is not None]
+    if isinstance(table, ast.Call) and ast.unparse(table.func) == "dict":
+        return [(keyword.arg, keyword.value) for keyword in table.keywords if keyword.arg]
+    return []

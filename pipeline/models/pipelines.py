@@ -13,7 +13,7 @@ import transformers
 from pipeline.models import installed, weights
 from pipeline.models.catalog import BUILTIN, builtin_folder
 from pipeline.models.components import component_weights
-from pipeline.models.faults import describe, translate
+from pipeline.models.faults import describe, release_memory, translate
 from pipeline.models.hub import open_hub_model
 from schemas.errors import DeviceMemoryError, ModelLoadError
 from schemas.plan import ResolvedModel
@@ -35,10 +35,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device) -> Any:
     """From safetensors alone, without running any code of the model's folder, and without network for a folder."""
+    release_memory()  # a model that was just let go of is held by cycles until collected: two need not fit at once
     diffusers.utils.logging.set_verbosity_error()  # truncated prompts become flags, not a line each
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()
     location = str(builtin_folder(model.path)) if model.path.startswith(BUILTIN) else model.location
     name = model.pipeline_class
     loader = "AutoPipelineForText2Image" if name in installed.text_to_image_classes() else "DiffusionPipeline"

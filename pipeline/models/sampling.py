@@ -13,6 +13,10 @@ from schemas.errors import WorkerError
 
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
+SWAPPED_IN: dict[str, dict[str, Any]] = {
+    "PNDMScheduler": {"skip_prk_steps": True},  # as Stable Diffusion has it; the other way fails below 4 steps
+}
+
 
 def scheduler_class(own: Any, name: str | None) -> str:
     return _look_up(name)[0] if name else type(own).__name__
@@ -27,7 +31,8 @@ def build_scheduler(own: Any, name: str | None, on_step: Callable[[], None]) -> 
     config = dict(own.config)
     class_name, changes = _look_up(name) if name else (type(own).__name__, {})
     if class_name != type(own).__name__:
-        changes = {key: False for key in SPACINGS if key in config} | _flow(class_name, config) | changes
+        plain = {key: False for key in SPACINGS if key in config} | SWAPPED_IN.get(class_name, {})
+        changes = plain | _flow(class_name, config) | changes
     scheduler = getattr(diffusers, class_name).from_config(config, **changes)
     scheduler.step = _counted(scheduler.step, on_step)
     return scheduler

@@ -1,4 +1,4 @@
-"""Prompts to embeddings, apart from the denoising: each distinct prompt once a shard, a negative prompt once a worker."""
+"""Prompts to embeddings: each distinct prompt once a shard, a negative prompt once a worker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENCODED: dict[str, tuple[str | None, ...]] = {
     "PixArtAlphaPipeline": _MASKED_OUTPUT,
     "PixArtSigmaPipeline": _MASKED_OUTPUT,
 }
-"""What `encode_prompt` returns, named as the pipeline's call takes it; None is left out. Other pipelines get plain text.
+"""What `encode_prompt` returns, named as the call takes it; None is left out. Other pipelines get plain text.
 
 Only what the tests run on a real pipeline is listed.
 """

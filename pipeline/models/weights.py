@@ -71,7 +71,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def select_weights(names: Iterable[str]) -> tuple[str | None, list[str]]:
-    """The variant to load (None: the plain one; `fp16` for folders that hold nothing else) and its safetensors files."""
+    """The variant to load (None: the plain one; `fp16` where there is no other) and its safetensors files."""
     by_variant: dict[str | None, list[str]] = {}
     for name in sorted(names):
         if match := _WEIGHTS_NAME.match(name):
@@ -101,7 +101,7 @@ def parameter_count(path: Path) -> int:
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
-        if start == b"version " or size < 200 and b"git-lfs" in start + file.read(192):
+        if start == b"version " or (size < 200 and b"git-lfs" in start + file.read(192)):
             raise ValueError("a Git LFS pointer (run `git lfs pull`)")
         if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
             raise ValueError(f"no safetensors header in {size} bytes")

@@ -1,6 +1,6 @@
 """Real pipelines of random weights, built from configuration in under a second and small enough for one busy core.
 
-All make images of 16×16 to 64×64 pixels. Their tokenizers split words, know `WORDS` and hold 16 tokens (CLIP) or 32 (T5).
+All make images of 64×64 pixels. Their tokenizers split words, know `WORDS` and hold 16 tokens (CLIP) or 32 (T5).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def build_sd15(folder: Path, **components: Any) -> Path:
 
 
 def build_sdxl(folder: Path) -> Path:
-    """StableDiffusionXLPipeline of 64×64 pixels; like the real one it has two text encoders and zeros for no negative."""
+    """StableDiffusionXLPipeline of 64×64 pixels: two text encoders, and zeros where there is no negative prompt."""
     torch.manual_seed(0)
     StableDiffusionXLPipeline(
         vae=autoencoder(),
@@ -273,7 +273,7 @@ def build_clip(folder: Path, dtype: torch.dtype = torch.float16) -> Path:
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
-    model = open_clip.CLIP(**{key: value for key, value in model_cfg.items()})
+    model = open_clip.CLIP(**dict(model_cfg.items()))
     state = {name: value.to(dtype).contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     preprocess = {
