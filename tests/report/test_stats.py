@@ -1,0 +1,118 @@
+"""The statistics against scipy, known cases, and the share of simulated intervals that hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from pipeline.report import stats
+from pipeline.report.stats import cell_matrix, differences, means, rank_correlation
+
+
+def covered(values: np.ndarray, truth: float) -> float:
+    found = means(values)
+    return float(np.mean([e.low <= truth <= e.high for e in found if e.low is not None and e.high is not None]))
+
+
+@pytest.mark.parametrize("n", [8, 12, 40, 200])
+def test_interval_covers_95_percent_of_normal_data(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.3, 0.1, (n, 2_000))
+    assert 0.93 <= covered(values, 0.3) <= 0.97
+
+
+def test_interval_covers_shares() -> None:
+    values = np.random.default_rng(1).binomial(1, 0.7, (60, 2_000)).astype(float)
+    assert 0.92 <= covered(values, 0.7) <= 0.975
+
+
+def test_interval_covers_skewed_data() -> None:
+    values = np.random.default_rng(2).exponential(1.0, (100, 2_000))
+    assert 0.92 <= covered(values, 1.0) <= 0.97
+
+
+def test_interval_ignoring_prompts_would_be_too_narrow() -> None:
+    """Four images a prompt that nearly agree: counting each as evidence covers far less than 95 %."""
+    rng = np.random.default_rng(3)
+    by_prompt = rng.normal(0, 1, (50, 1, 1_000)) + rng.normal(0, 0.1, (50, 4, 1_000))
+    assert covered(by_prompt.mean(axis=1), 0.0) > 0.93
+    assert covered(by_prompt.reshape(200, 1_000), 0.0) < 0.8
+
+
+def test_agrees_with_scipy_bootstrap() -> None:
+    values = np.random.default_rng(4).gamma(2.0, 1.0, 300)
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=4_000, rng=5
+    ).confidence_interval
+    (ours,) = means(values[:, None])
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.low, abs=0.02) and ours.high == pytest.approx(theirs.high, abs=0.02)
+
+
+def test_normal_and_bootstrap_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(5).normal(0, 1, (3_000, 3))
+    drawn = means(values)
+    monkeypatch.setattr(stats, "NORMAL_FROM", 10)
+    for a, b in zip(drawn, means(values), strict=True):
+        assert a.low == pytest.approx(b.low, abs=3e-3) and a.high == pytest.approx(b.high, abs=3e-3)
+
+
+def test_paired_difference_is_sharper_than_two_intervals() -> None:
+    rng = np.random.default_rng(6)
+    prompt = rng.normal(0, 1, (80, 1))
+    values = np.hstack([prompt, prompt + 0.1 + rng.normal(0, 0.05, (80, 1))])
+    first, second = means(values)
+    ((_, paired),) = differences(values, [0])
+    assert first.high is not None and second.low is not None and first.high > second.low
+    assert paired.low is not None and paired.low > 0.07 and paired.high is not None and paired.high < 0.13
+    t = scipy_stats.ttest_rel(values[:, 1], values[:, 0]).confidence_interval()
+    assert paired.low == pytest.approx(t.low, abs=0.004) and paired.high == pytest.approx(t.high, abs=0.004)
+
+
+def test_missing_values_drop_out_pair_by_pair() -> None:
+    values = np.array([[1.0, 2.0], [np.nan, 9.0], [3.0, 4.0], [5.0, np.nan]])
+    assert [e.n for e in means(values)] == [3, 3]
+    assert differences(values, [0])[0][1].n == 2
+    assert differences(values, [0])[0][1].mean == 1.0
+
+
+def test_nothing_and_one_prompt() -> None:
+    assert means(np.zeros((0, 2)))[0] == stats.Estimate(None, None, None, 0)
+    assert means(np.array([[0.5]]))[0] == stats.Estimate(0.5, None, None, 1)
+
+
+def test_all_right_is_not_certain() -> None:
+    """40 of 40 right: Clopper–Pearson's lower bound, not an interval of no width."""
+    (found,) = means(np.ones((40, 1)), bounds=(0.0, 1.0))
+    exact = scipy_stats.binomtest(40, 40).proportion_ci(0.95, "exact")
+    assert found.low == pytest.approx(exact.low) and found.high == 1.0
+    assert differences(np.ones((40, 2)), [0], (0.0, 1.0))[0][1].high == pytest.approx(1 - exact.low)
+
+
+def test_rank_correlation_is_scipys() -> None:
+    rng = np.random.default_rng(7)
+    x = np.round(rng.normal(0, 1, 400), 1)
+    y = np.exp(x) + rng.normal(0, 1, 400)
+    y[:5] = np.nan
+    found = rank_correlation(x, y, np.arange(400) // 4)
+    theirs = scipy_stats.spearmanr(x[5:], y[5:]).statistic
+    assert found.mean == pytest.approx(theirs) and found.n == 395
+    assert found.low is not None and found.high is not None and found.low < theirs < found.high
+    assert rank_correlation(x, np.ones(400), np.arange(400)).mean is None
+
+
+def test_rank_correlation_covers() -> None:
+    rng = np.random.default_rng(8)
+    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # of a normal pair with correlation 0.6
+    hits = 0
+    for _ in range(100):
+        x = rng.normal(0, 1, 120)
+        found = rank_correlation(x, 0.6 * x + 0.8 * rng.normal(0, 1, 120), np.arange(120))
+        hits += found.low is not None and found.high is not None and found.low <= truth <= found.high
+    assert 88 <= hits <= 100
+
+
+def test_cell_matrix_means_the_images_of_a_prompt() -> None:
+    scores = np.array([1.0, 3.0, np.nan, 5.0])
+    found = cell_matrix(scores, np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), (2, 2))
+    np.testing.assert_array_equal(found, [[2.0, np.nan], [np.nan, 5.0]])
