@@ -16,9 +16,9 @@ from schemas.plan import Sample
 class Guidance:
     """Classifier-free guidance (arXiv:2207.12598) as the pipeline does it.
 
-    Most pipelines guide whenever the scale is above 1. Those with a `true_cfg_scale` differ: distilled ones (Flux.1-dev)
-    take the scale as an input and know no negative prompt; the others guide where a negative prompt is given, and, if
-    their own default says so (Qwen-Image), always.
+    Most pipelines guide whenever the scale is above 1. Those with a `true_cfg_scale` differ: distilled ones, such as
+    Flux.1-dev, take the scale as an input and know no negative prompt; the others guide where a negative prompt is
+    given, and, if their own default says so (Qwen-Image), always.
     """
 
     def __init__(self, pipe: Any) -> None:

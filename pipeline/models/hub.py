@@ -56,12 +56,11 @@ def open_hub_model(hub_id: str, revision: str | None, where: str, config: str) -
 
 def _fetch(hub_id: str, revision: str, where: str) -> ModelFolder:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
         root = snapshot_download(hub_id, revision=revision, allow_patterns=["*.json"])
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its transport has been requests, httpx and httpx2: no common base for "no network"
         hint = "Check id, revision, network and, for gated models, `hf auth login`."
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise JobError(Problem(where, f"{hub_id} on the hub", reason, hint)) from error

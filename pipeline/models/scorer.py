@@ -17,8 +17,10 @@ from pipeline.models.interface import Pixels
 from pipeline.models.pipelines import choose_device
 from schemas.errors import DeviceLostError, DeviceMemoryError, ModelLoadError, WorkerError
 
-CHUNK = 32
-"""Captions or images in one pass; the last is filled up, since the shape of a pass can change last bits."""
+IMAGES = 32
+"""In one pass."""
+CAPTIONS = 8
+"""In one pass, the last one filled up: the shape of a pass can change last bits."""
 SHARDS_KEPT = 2
 
 
@@ -36,8 +38,8 @@ class ClipScorer:
         """A caption that cannot be encoded is left out here and raises when its image is scored."""
         distinct = list(dict.fromkeys(captions))
         features: dict[str, torch.Tensor] = {}
-        for start in range(0, len(distinct), CHUNK):
-            features |= self._prepare_chunk(distinct[start : start + CHUNK])
+        for start in range(0, len(distinct), CAPTIONS):
+            features |= self._prepare_chunk(distinct[start : start + CAPTIONS])
         self._shards = [features, *self._shards[: SHARDS_KEPT - 1]]
 
     def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -67,11 +69,13 @@ class ClipScorer:
         for shard in self._shards:
             if caption in shard:
                 return shard[caption]
-        return self._text_features([caption])[0]
+        late = {caption: self._text_features([caption])[0]}
+        self._shards = [late | (self._shards[0] if self._shards else {}), *self._shards[1:]]
+        return late[caption]
 
     def _text_features(self, captions: list[str]) -> torch.Tensor:
         """float32 [len(captions), width], of length 1."""
-        filled = captions + captions[-1:] * (CHUNK - len(captions))
+        filled = captions + captions[-1:] * (CAPTIONS - len(captions))
         with torch.inference_mode():
             features: torch.Tensor = self._model.encode_text(self._tokenize(filled).to(self._device), normalize=True)
         return features.float()[: len(captions)]
@@ -79,8 +83,8 @@ class ClipScorer:
     def _image_features(self, images: Sequence[Pixels]) -> torch.Tensor:
         parts = []
         with torch.inference_mode():
-            for start in range(0, len(images), CHUNK):
-                inputs = self._preprocess(images[start : start + CHUNK]).to(self._device)
+            for start in range(0, len(images), IMAGES):
+                inputs = self._preprocess(images[start : start + IMAGES]).to(self._device)
                 parts.append(self._model.encode_image(inputs, normalize=True).float())
         return torch.cat(parts)
 
