@@ -58,7 +58,8 @@ def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa
         null_values=[""],
     )
     # The whole file as one block, so that a type is inferred from every row and not from the first megabyte.
-    read = pa.csv.ReadOptions(block_size=max(1 << 20, min(len(data) + 1, (1 << 31) - 1)))
+    size = max(1 << 20, min(len(data) + 1, (1 << 31) - 1))
+    read = pa.csv.ReadOptions(block_size=size, use_threads=False)  # threads lose the row number of an error
     try:
         table = pa.csv.read_csv(pa.BufferReader(data), read, parse, convert)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from pipeline.models.catalog import memory_needed_bytes
 from pipeline.plan import Plan
 from schemas.errors import ClusterError
 
+_OBJECT_STORE_BYTES = 128 << 20  # counts and plans travel through it, never pixels
 _MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
 
 
@@ -40,14 +44,11 @@ def connect(address: str | None) -> bool:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     # Ray puts the driver's current folder first on the workers' sys.path: a `schemas/` of the user's own there would
     # be imported in place of ours.
-    with contextlib.chdir(Path(pipeline.__file__).parents[1]):
+    options = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
+    with contextlib.chdir(Path(pipeline.__file__).parents[1]), _own_signal_handlers():
         try:
             ray.init(
-                address=address,
-                include_dashboard=None if address != "local" else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ClusterError(
@@ -57,7 +58,21 @@ def connect(address: str | None) -> bool:
     return address == "local"
 
 
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray answers SIGTERM by leaving at once; ours finishes the shards in hand first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def disconnect() -> None:
+    """Leave the cluster; one that was started here ends with it."""
     ray.shutdown()
 
 

@@ -83,8 +83,7 @@ class RayDispatcher:
         finally:
             for member in self._members:
                 ray.kill(member.handle)
-            if started_here:
-                disconnect()
+            disconnect()
         if self._failure is not None:
             raise self._failure
 

@@ -1,0 +1,169 @@
+"""Prompts of every form become rows with the same ids and types wherever they are read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.prompts import PromptReader
+from pipeline.sources import Source, open_source
+from pipeline.storage import Store
+from pipeline.textfiles import to_arrow
+from schemas.job import Columns, Prompts
+from tests.engine.conftest import Answer, records
+
+Cli = Callable[..., Answer]
+MakeJob = Callable[..., Path]
+SUITES = Path(__file__).parents[3] / "shared" / "prompts"
+needs_suites = pytest.mark.skipif(not SUITES.is_dir(), reason="the prompt suites are not here")
+
+
+def opened(source: object, **columns: str) -> Source:
+    return open_source(Prompts(source=str(source), columns=Columns(**columns)))
+
+
+@needs_suites
+def test_parti_prompts() -> None:
+    source = opened(SUITES / "PartiPrompts.tsv", prompt="Prompt")
+    assert source.rows == 1632
+    assert source.schema.names == ["Prompt", "Category", "Challenge", "Note"]
+
+
+@needs_suites
+def test_geneval_keeps_its_nested_column(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    made = job(
+        prompts={"source": str(SUITES / "geneval.jsonl"), "limit": 400},
+        generation={"images_per_prompt": 1, "num_inference_steps": 1, "batch_size": 50},
+        score=None,
+        output={"images_per_shard": 400},
+    )
+    assert cli("run", made, "--in-process").code == 0
+    rows = records(tmp_path / "out")
+    lines = [json.loads(line) for line in (SUITES / "geneval.jsonl").read_text().splitlines()[:400]]
+    assert [row["prompt"] for row in rows] == [line["prompt"] for line in lines]
+    for row, line in zip(rows, lines, strict=True):
+        kept = [{name: value for name, value in item.items() if value is not None} for item in row["include"]]
+        asked = [
+            {**item, "position": [str(value) for value in item["position"]]} if "position" in item else item
+            for item in line["include"]
+        ]
+        assert kept == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", 'prompt,n\n"a, ""quoted"" one",1\n007,2\n'),
+        ("p.tsv", 'prompt\tn\na, "quoted" one\t1\n007\t2\n'),
+        ("p.jsonl", '{"prompt": "a, \\"quoted\\" one", "n": 1}\n\n{"prompt": "007", "n": 2}\n'),
+    ],
+)
+def test_text_formats_agree(cli: Cli, job: MakeJob, tmp_path: Path, name: str, text: str) -> None:
+    for path, content in ((tmp_path / name, text.encode()), (tmp_path / f"bom-{name}", b"\xef\xbb\xbf" + text.encode())):
+        path.write_bytes(content)
+        source = opened(path)
+        assert source.rows == 2
+        assert source.schema == pa.schema([("prompt", pa.string()), ("n", pa.int64())])
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert opened(tmp_path / f"{name}.gz").rows == 2
+    assert cli("run", job(prompts={"source": str(tmp_path / name)}), "--in-process").code == 0
+    rows = records(tmp_path / "out")
+    assert [(row["prompt"], row["n"], row["prompt_id"]) for row in rows[::2]] == [
+        ('a, "quoted" one', 1, f"{name}:0"),
+        ("007", 2, f"{name}:1"),
+    ]
+    # The text is read once: what was staged is what a later run goes on with.
+    (tmp_path / "out" / "data" / "part-000000.parquet").unlink()
+    assert cli("run", job(prompts={"source": str(tmp_path / name)}), "--in-process").code == 0
+
+
+def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_bytes("a red circle\r\n\r\na blue \u2028square\n".encode())
+    source = opened(path)
+    assert source.rows == 3
+
+
+def test_mixed_json_types() -> None:
+    array, changed = to_arrow([[1, "a"], None, [{"b": 2}]])
+    assert changed
+    assert array.to_pylist() == [["1", "a"], None, ['{"b": 2}']]
+    array, changed = to_arrow([{"a": 1}, {"a": None, "b": [1.5]}, None])
+    assert not changed
+    array, _ = to_arrow([{"a": 1}, {"a": "x"}, None])
+    assert array.to_pylist() == [{"a": "1"}, {"a": "x"}, None]
+    array, _ = to_arrow([1 << 70, None])
+    assert array.to_pylist() == [str(1 << 70), None]
+
+
+def test_every_block_is_what_the_files_hold(tmp_path: Path) -> None:
+    """Any start and stop, over row groups and files, and types that only some files know."""
+    rng = np.random.default_rng(0)
+    expected: list[str] = []
+    for i in range(4):
+        rows = int(rng.integers(1, 40))
+        prompts = [f"file {i} row {j}" for j in range(rows)]
+        expected += prompts
+        score = pa.array([None] * rows) if i == 0 else pa.array(range(rows), pa.int32())
+        pq.write_table(pa.table({"prompt": prompts, "n": score}), tmp_path / f"{i}.parquet", row_group_size=7)
+    source = opened(tmp_path / "*.parquet")
+    assert source.schema.field("n").type == pa.int32()
+    reader = PromptReader(source.files, Store(str(tmp_path)), source.schema, Columns())
+    for _ in range(50):
+        start = int(rng.integers(0, len(expected)))
+        stop = int(rng.integers(start + 1, len(expected) + 1))
+        block = reader.read(start, stop)
+        assert [prompt.prompt for prompt in block.prompts] == expected[start:stop]
+        assert block.passthrough.schema == pa.schema([("n", pa.int32())])
+        assert block.prompts[0].prompt_id.startswith(f"{block.prompts[0].prompt[5]}.parquet:")
+
+
+def test_ids_hold_when_files_are_added(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["x", "y"]}), tmp_path / "b.parquet")
+
+    def ids() -> set[str]:
+        source = opened(tmp_path)
+        reader = PromptReader(source.files, Store(str(tmp_path)), source.schema, Columns())
+        return {prompt.prompt_id for prompt in reader.read(0, source.rows).prompts}
+
+    before = ids()
+    (tmp_path / "sub").mkdir()
+    pq.write_table(pa.table({"prompt": ["z"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"prompt": ["z"]}), tmp_path / "sub" / "a.parquet")
+    assert ids() == before | {"a.parquet:0", "sub/a.parquet:0"}
+
+
+def test_source_that_changes_after_planning(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    made = job()
+    assert cli("run", made, "--in-process").code == 0
+    pq.write_table(pa.table({"prompt": ["other"] * 4, "tag": [1, 2, 3, 4]}), tmp_path / "prompts.parquet")
+    answer = cli("run", made, "--in-process")
+    assert answer.code == 2
+    assert "prompts.source.prompts.parquet" in answer.err
+
+
+def test_ten_million_prompts_are_planned_from_footers(tmp_path: Path) -> None:
+    """In a process of its own, whose peak memory is the plan's: under 500 MB, and the files are never read whole."""
+    table = pa.table({"prompt": pa.array([f"a red circle, number {i}" for i in range(100_000)])})
+    pq.write_table(table, tmp_path / "p-000.parquet", row_group_size=20_000)
+    for i in range(1, 100):
+        (tmp_path / f"p-{i:03d}.parquet").hardlink_to(tmp_path / "p-000.parquet")
+    script = (
+        "import pathlib; from pipeline.sources import open_source; from schemas.job import Prompts\n"
+        f"print(open_source(Prompts(source={str(tmp_path / '*.parquet')!r})).rows)\n"
+        # ru_maxrss would begin with the memory of the process that forked.
+        "print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    rows, peak_kib = map(int, answer.stdout.split())
+    assert rows == 10_000_000
+    assert peak_kib < 500_000
