@@ -36,10 +36,8 @@ def config(settings: ClipSettings) -> dict[str, Any]:
         "embed_dim": settings.width,
         "vision_cfg": {
             "image_size": SIZE_PX,
-            "patch_size": settings.patch,
-            "width": settings.width,
-            "layers": settings.image_layers,
-            "head_width": 32,
+            "width": settings.image_width,
+            "layers": list(settings.image_layers),
         },
         "text_cfg": {
             "context_length": settings.context,
@@ -120,9 +118,9 @@ def holds(said: NDArray[np.int64], scenes: NDArray[np.int64]) -> NDArray[np.bool
     return matches(scenes) | (matches(swapped) & (said[None, :, 0] == 4))
 
 
-def sample_batch(now: Draw, settings: ClipSettings) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
+def sample_batch(now: Draw, n: int, negatives: int) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
     """Images (true ones, then spoiled ones), captions, which holds for which, labels of true images and captions."""
-    rng, n = now.numpy, settings.plan.batch
+    rng = now.numpy
     scenes = [sample_scene(rng, "train", 1 if rng.random() < 0.4 else 2) for _ in range(n)]
     broken = [spoil(s, rng) for s in scenes[: n // 2]]
     images = draw_images([[s] for s in scenes] + broken, rng)
@@ -131,7 +129,7 @@ def sample_batch(now: Draw, settings: ClipSettings) -> tuple[Tensor, list[str], 
         claims = captions.claims_at_random(scene, rng)
         said.append(claims)
         kinds = captions.changeable(claims)
-        said += [captions.change_one(claims, str(rng.choice(kinds)), rng) for _ in range(settings.negatives) if kinds]
+        said += [captions.change_one(claims, str(rng.choice(kinds)), rng) for _ in range(negatives) if kinds]
     caption_labels = np.array([labels(c) for c in said])
     scene_labels = np.array([labels(captions.claims_of_scene(s)) for s in scenes])
     true = np.zeros((len(images), len(said)), bool)
@@ -146,8 +144,10 @@ def contrast(logits: Tensor, true: Tensor) -> Tensor:
     return functional.softplus(negatives - logits)[true].mean()
 
 
-def losses(towers: Towers, now: Draw, settings: ClipSettings, device: torch.device) -> dict[str, Tensor]:
-    images, texts, true, scene_labels, caption_labels = sample_batch(now, settings)
+def losses(stage: Stage, now: Draw, settings: ClipSettings) -> dict[str, Tensor]:
+    images, texts, true, scene_labels, caption_labels = sample_batch(now, stage.batch, settings.negatives)
+    towers, device = stage.module, stage.device
+    assert isinstance(towers, Towers)
     images, true, ids = images.to(device), true.to(device), tokenize(texts)[:, : settings.context].to(device)
     with autocast(device):
         seen, read = towers.clip.encode_image(images), towers.clip.encode_text(ids)
@@ -164,13 +164,9 @@ def losses(towers: Towers, now: Draw, settings: ClipSettings, device: torch.devi
 
 
 def train(stage: Stage, settings: ClipSettings) -> CLIP:
-    assert isinstance(stage.module, Towers)
-    towers = stage.module
     # The fused attention's backward pass is slow on a CPU.
     with sdpa_kernel(SDPBackend.MATH):
-        model = stage.run(
-            lambda now: losses(towers, now, settings, stage.device), lambda m: measure(m, settings, stage.device)
-        )
+        model = stage.run(lambda now: losses(stage, now, settings), lambda m: measure(m, settings, stage.device))
     assert isinstance(model, Towers)
     return model.clip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -18,13 +19,34 @@ from pipeline.shapes.settings import ClipSettings
 from pipeline.shapes.text import shared_tokenizer
 from pipeline.shapes.unet import assemble
 
+# The name that transformers 4 and 5 both know; 5 would write its own new one.
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+
 
 def export_model(folder: Path, vae: AutoencoderKL, text: CLIPTextModel, unet: UNet2DConditionModel) -> None:
     """What `StableDiffusionPipeline.from_pretrained(folder)` loads."""
     unet = deepcopy(unet)
     unet.set_attn_processor(AttnProcessor2_0())
-    parts = assemble(deepcopy(vae), deepcopy(text), unet).to(dtype=torch.float16)
-    parts.save_pretrained(folder, safe_serialization=True)
+    assemble(deepcopy(vae).half(), deepcopy(text).half(), unet.half()).save_pretrained(folder)
+    # transformers would load the text encoder in the type it was saved in, diffusers loads its parts in float32.
+    edit(folder / "text_encoder" / "config.json", dtype="float32")
+    edit(folder / "vae" / "config.json", _name_or_path=None)
+    edit(folder / "model_index.json", tokenizer=["transformers", TOKENIZER_CLASS])
+    edit(folder / "tokenizer" / "tokenizer_config.json", tokenizer_class=TOKENIZER_CLASS)
+    make_readable(folder)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON object file; None removes the key."""
+    value = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {k: v for k, v in value.items() if k not in changes or v is not None}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def make_readable(folder: Path) -> None:
+    """safetensors writes files that only their owner can read; an installed package is read by others."""
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
 
 
 def export_clip(folder: Path, model: CLIP, settings: ClipSettings) -> None:
@@ -36,3 +58,5 @@ def export_clip(folder: Path, model: CLIP, settings: ClipSettings) -> None:
     state = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     shared_tokenizer().save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class=TOKENIZER_CLASS)
+    make_readable(folder)

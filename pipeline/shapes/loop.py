@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from pipeline.shapes.settings import Plan
 
@@ -33,8 +33,13 @@ class Draw:
     torch: torch.Generator
 
 
-def draw(seed: int, stage: str, step: int) -> Draw:
-    words = [seed, STAGES.index(stage), step]
+def rank_and_size() -> tuple[int, int]:
+    """This process's number and how many there are: 0 and 1, unless `torchrun` started them."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def draw(seed: int, stage: str, step: int, rank: int = 0) -> Draw:
+    words = [seed, STAGES.index(stage), step, *([rank] if rank else [])]
     state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
     return Draw(step, np.random.default_rng(words), torch.Generator().manual_seed(state))
 
@@ -66,6 +71,8 @@ class Stage:
         )
         self.average = deepcopy(self.module).requires_grad_(False) if plan.ema else self.module
         self.step = 0
+        self.rank, self.size = rank_and_size()
+        self.batch = max(1, plan.batch // self.size)
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -77,6 +84,8 @@ class Stage:
         return self.folder / f"{self.name}.checkpoint.pt"
 
     def save(self) -> None:
+        if self.rank:
+            return
         state = {"step": self.step, "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.plan.ema:
             state["average"] = self.average.state_dict()
@@ -97,6 +106,8 @@ class Stage:
         return True
 
     def log(self, row: dict[str, Any]) -> None:
+        if self.rank:
+            return
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": self.name, "step": self.step, **row}) + "\n")
 
@@ -106,6 +117,7 @@ class Stage:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.share_gradients()
         nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
         self.optimizer.step()
         if self.plan.ema:
@@ -114,7 +126,19 @@ class Stage:
             with torch.no_grad():
                 ours, theirs = list(self.average.parameters()), list(self.module.parameters())
                 torch._foreach_lerp_(ours, theirs, 1 - keep)
+                for our, their in zip(self.average.buffers(), self.module.buffers(), strict=True):
+                    our.copy_(their)
         self.step += 1
+
+    def share_gradients(self) -> None:
+        """The mean over all processes; two of one thread each outrun one of two threads where cores are shared."""
+        if self.size == 1:
+            return
+        flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+        distributed.all_reduce(flat)
+        parts = (flat / self.size).split([p.numel() for p in self.parameters if p.grad is not None])
+        for parameter, part in zip((p for p in self.parameters if p.grad is not None), parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def run(
         self,
@@ -128,7 +152,7 @@ class Stage:
         sums: dict[str, float] = {}
         since, started = self.step, time.monotonic()
         while self.step < self.end:
-            values = losses(draw(self.seed, self.name, self.step))
+            values = losses(draw(self.seed, self.name, self.step, self.rank))
             self.update(values["loss"])
             for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
@@ -137,7 +161,7 @@ class Stage:
                 row = {k: round(v / count, 5) for k, v in sums.items()}
                 self.log({**row, "seconds_per_step": round((time.monotonic() - started) / count, 4)})
                 sums, since, started = {}, self.step, time.monotonic()
-            if measure and (self.step % measure_every == 0 or self.step == self.end):
+            if measure and self.rank == 0 and (self.step % measure_every == 0 or self.step == self.end):
                 with evaluating(self.average):
                     self.log(measure(self.average))
                 started = time.monotonic()

@@ -120,7 +120,7 @@ def sample_captions(now: Draw, n: int) -> tuple[list[str], Tensor]:
 
 def train(stage: Stage, settings: TextSettings) -> CLIPTextModel:
     def losses(now: Draw) -> dict[str, Tensor]:
-        texts, classes = sample_captions(now, settings.plan.batch)
+        texts, classes = sample_captions(now, stage.batch)
         with autocast(stage.device):
             logits = stage.module(tokenize(texts).to(stage.device))
         classes = classes.to(stage.device)

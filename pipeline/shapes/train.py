@@ -2,12 +2,14 @@
 
 Stages, each of which can be run alone, interrupted (also by a power cut) and continued by the same command: "vae",
 "text", "unet", "decoder" (after "vae"; may run beside "unet"), "clip" (needs no other), "export". Losses and verified
-shares go to `log.jsonl` in the output folder, checkpoints beside it.
+shares go to `log.jsonl` in the output folder, checkpoints beside it. Several processes share each batch when started
+with `torchrun --nproc-per-node 2 -m pipeline.shapes.train ...`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +66,7 @@ class Training:
 
     def unet(self) -> None:
         settings = replace(self.settings.unet, plan=self.plan(self.settings.unet.plan))
-        stage = self.stage("unet", lambda: self.build_unet(), settings.plan)
+        stage = self.stage("unet", self.build_unet, settings.plan)
         encoder = self.load_text()
         model = unet.train(stage, settings, self.load_vae("vae"), encoder, self.newest_vae)
         if stage.finished:
@@ -125,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
     settings = replace(Settings(), seed=options.seed)
     training = Training(settings, options.out, torch.device(options.device), options.steps, options.stop_at)
     for name in [options.stage] if options.stage else ORDER:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,13 +31,12 @@ from pipeline.shapes.world import SIZE_PX, Kind, Scene, sample_prompts, sample_s
 
 
 def build(settings: UnetSettings, vae: VaeSettings, text: TextSettings) -> UNet2DConditionModel:
-    levels = len(settings.channels)
     model = UNet2DConditionModel(
         sample_size=SIZE_PX // 8,
         in_channels=vae.latent_channels,
         out_channels=vae.latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in settings.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(settings.attention)),
         block_out_channels=settings.channels,
         layers_per_block=settings.layers,
         cross_attention_dim=text.hidden,
@@ -58,7 +59,7 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
-        steps_offset=0,
+        steps_offset=1,  # without effect under trailing spacing; other values bring a warning
     )
 
 
@@ -86,17 +87,22 @@ class Cache:
 
 
 @torch.no_grad()
-def cache_latents(vae: AutoencoderKL, settings: UnetSettings, seed: int, device: torch.device) -> Cache:
+def cache_latents(vae: AutoencoderKL, settings: UnetSettings, seed: int, folder: Path, device: torch.device) -> Cache:
+    """Encoded once and kept in `folder`, under a name that changes with the VAE's weights and the settings."""
     rng = np.random.default_rng([seed, 99])
-    scenes = [
-        sample_scene(rng, "train", 2 if rng.random() < settings.pair_share else 1) for _ in range(settings.cached)
-    ]
-    parts = []
-    for start in range(0, len(scenes), 64):
-        images = to_tensor(render_batch(scenes[start : start + 64])).to(device)
-        with autocast(device):
-            parts.append(vae.encode(images).latent_dist.mean.bfloat16())
-    return Cache(scenes, torch.cat(parts) * vae.config.scaling_factor)
+    pairs = rng.random(settings.cached) < settings.pair_share
+    scenes = [sample_scene(rng, "train", 2 if pair else 1) for pair in pairs]
+    weights = vae.quant_conv.weight.detach().cpu().numpy().tobytes()
+    name = hashlib.blake2b(weights + repr((seed, settings.cached, settings.pair_share)).encode(), digest_size=6)
+    path = folder / f"latents-{name.hexdigest()}.pt"
+    if not path.exists():
+        parts = []
+        for start in range(0, len(scenes), 64):
+            images = to_tensor(render_batch(scenes[start : start + 64])).to(device)
+            with autocast(device):
+                parts.append(vae.encode(images).latent_dist.mean.bfloat16().cpu())
+        torch.save(torch.cat(parts) * vae.config.scaling_factor, path)
+    return Cache(scenes, torch.load(path, map_location=device, weights_only=True))
 
 
 def train(
@@ -106,13 +112,13 @@ def train(
     text: CLIPTextModel,
     newest_vae: Callable[[], AutoencoderKL],
 ) -> UNet2DConditionModel:
-    """VAE and text encoder stay as they are; `newest_vae` gives the one to measure with, whose decoder may be better."""
-    cache = cache_latents(vae, settings, stage.seed, stage.device)
+    """VAE and text encoder stay as they are; `newest_vae`, whose decoder may be better, is what to measure with."""
+    cache = cache_latents(vae, settings, stage.seed, stage.folder, stage.device)
     device = stage.device
     alphas = build_scheduler().alphas_cumprod.to(device)
 
     def losses(now: Draw) -> dict[str, Tensor]:
-        rng, n = now.numpy, settings.plan.batch
+        rng, n = now.numpy, stage.batch
         chosen = rng.integers(len(cache.scenes), size=n)
         said = [captions.write(captions.claims_at_random(cache.scenes[i], rng), rng) for i in chosen]
         texts = ["" if rng.random() < settings.caption_drop else t for t in said]

@@ -80,7 +80,7 @@ def train(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
 
     def losses(now: Draw) -> dict[str, Tensor]:
         whole = now.step >= whole_from or now.step % settings.full_every == 0
-        n = settings.plan.batch // 4 if whole else settings.plan.batch
+        n = stage.batch // 4 if whole else stage.batch
         images = sample_images(now.numpy, n, crop=not whole).to(stage.device)
         with autocast(stage.device):
             posterior = stage.module.encode(images).latent_dist  # type: ignore[operator]
@@ -125,7 +125,7 @@ def train_decoder(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
     assert isinstance(model, AutoencoderKL)
 
     def losses(now: Draw) -> dict[str, Tensor]:
-        images = sample_images(now.numpy, settings.decoder_plan.batch, crop=False).to(stage.device)
+        images = sample_images(now.numpy, stage.batch, crop=False).to(stage.device)
         with autocast(stage.device):
             with torch.no_grad():
                 posterior = model.encode(images).latent_dist

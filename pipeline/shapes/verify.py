@@ -31,7 +31,7 @@ from pipeline.shapes.world import (
     relation_of,
 )
 
-COLOUR_LIMIT = 58.0  # half the distance of the closest two of red, orange, purple and gray
+COLOUR_LIMIT = 58.0  # about half the distance of the closest two colours, or of a colour and a ground
 REGION_LIMIT = 40.0  # a pixel farther than this from the ground belongs to a region
 MIN_AREA_PX = 14  # the smallest object covers 60; less than this is a speck and no object
 SHAPE_LIMIT = 0.17  # mean absolute difference to the nearest template; true scenes stay under 0.06
