@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pipeline.models import installed
-from pipeline.models.hub import HUB_ID, cached_commit
+from pipeline.models.hub import HUB_ID, cached_commit, offline
 from pipeline.models.weights import PICKLES, hash_files, list_folder, read_json, weights_problem
 from schemas.errors import JobError, Problem
 
@@ -48,7 +48,11 @@ def resolve_clip(spec: str, where: str) -> ResolvedClip:
         hub_id = spec.removeprefix(HUB)
         if not HUB_ID.match(hub_id):
             raise JobError(Problem(where, "hf-hub:organisation/name", spec))
-        return ResolvedClip(spec, spec, None, cached_commit(hub_id, "main") or spec, 0)
+        commit = cached_commit(hub_id, "main")
+        if commit is None and offline():
+            hint = f"hf download {hub_id}"
+            raise JobError(Problem(where, "a model that is here", f"{spec} while HF_HUB_OFFLINE is set", hint))
+        return ResolvedClip(spec, spec, None, commit or spec, 0)
     return _resolve_published(spec, where)
 
 

@@ -75,7 +75,11 @@ def test_a_folder_without_its_prefix(copy: Path) -> None:
     assert f"local-dir:{copy}" in complaint(str(copy))
 
 
-def test_hub_names() -> None:
+def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "hf download org/name" in complaint("hf-hub:org/name")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert resolve_clip("hf-hub:org/name", WHERE).location == "hf-hub:org/name"
     assert "hf-hub:organisation/name" in complaint("hf-hub:name")
 

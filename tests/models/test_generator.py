@@ -94,6 +94,19 @@ def test_same_image_as_a_plain_call_of_the_pipeline(
     assert difference.max() == 0 or (family == "sd3" and difference.max() <= 1 and (difference > 0).mean() < 1e-3)
 
 
+@pytest.mark.parametrize("family", ["sana", "lcm"])
+def test_a_pipeline_without_a_table_entry_is_given_text(family: str, generator: Family) -> None:
+    made_by = generator(family)
+    images = pixels(generate(made_by, samples(3)))
+    assert images.shape == (3, 64, 64, 3)
+    assert np.abs(images - np.concatenate([pixels(generate(made_by, [each])) for each in samples(3)])).max() <= 2
+    answers = generate(made_by, [sample(0, LONG * 20), sample(1, negative="blurry star", seed=0)])
+    heeds = family == "sana"
+    assert answers[0].flags == ("prompt_truncated",)
+    assert answers[1].flags == (() if heeds else ("negative_prompt_ignored",))
+    assert np.array_equal(pixels(answers)[1], images[0]) != heeds
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_noise_does_not_depend_on_batch_mates(family: str, generator: Family) -> None:
     together = pixels(generate(generator(family), samples(4)))

@@ -61,17 +61,17 @@ def test_every_scheduler_let_through_for_a_flow_runs(
 def test_flow_schedulers_reach_the_end_of_the_flow(generator: Family) -> None:
     """Not only a run without error: with many steps all arrive at what the pipeline's own scheduler finds."""
     many = SETTINGS.model_copy(update={"num_inference_steps": 40, "guidance_scale": 1.0})
-    own = pixels(generate(generator("sd3"), samples(2), many))
+    own = pixels(generate(generator("sd3"), samples(1), many))
     for name in ("unipc", "dpm++", "flow_heun"):
-        other = pixels(generate(generator("sd3"), samples(2), many.model_copy(update={"scheduler": name})))
+        other = pixels(generate(generator("sd3"), samples(1), many.model_copy(update={"scheduler": name})))
         assert abs(other - own).mean() < 4, name
 
 
 def test_noise_schedulers_agree_on_the_image(generator: Family) -> None:
-    many = SETTINGS.model_copy(update={"num_inference_steps": 50, "guidance_scale": 1.0})
-    own = pixels(generate(generator("sd15"), samples(2), many))
-    for name in ("dpm++", "euler", "heun", "unipc", "deis"):
-        other = pixels(generate(generator("sd15"), samples(2), many.model_copy(update={"scheduler": name})))
+    many = SETTINGS.model_copy(update={"num_inference_steps": 30, "guidance_scale": 1.0})
+    own = pixels(generate(generator("sd15"), samples(1), many))
+    for name in ("dpm++", "euler", "heun", "unipc"):
+        other = pixels(generate(generator("sd15"), samples(1), many.model_copy(update={"scheduler": name})))
         assert abs(other - own).mean() < 4, name
 
 

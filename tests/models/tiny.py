@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -18,8 +19,12 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -35,6 +40,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -96,6 +103,18 @@ def autoencoder(latent_channels: int = 4, **changes: Any) -> AutoencoderKL:
     )
 
 
+def unet(**changes: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // VAE_FACTOR,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        **{"cross_attention_dim": 32, "attention_head_dim": 4} | changes,
+    )
+
+
 def build_sd15(folder: Path, **components: Any) -> Path:
     """StableDiffusionPipeline of 64×64 pixels; `components` replaces parts of it."""
     torch.manual_seed(0)
@@ -103,16 +122,7 @@ def build_sd15(folder: Path, **components: Any) -> Path:
         "vae": autoencoder(),
         "text_encoder": CLIPTextModel(text_config()),
         "tokenizer": tokenizer(CLIP_TOKENS),
-        "unet": UNet2DConditionModel(
-            sample_size=SIZE // VAE_FACTOR,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=4,
-            norm_num_groups=4,
-        ),
+        "unet": unet(),
         "scheduler": DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
         ),
@@ -132,15 +142,9 @@ def build_sdxl(folder: Path) -> Path:
         text_encoder_2=CLIPTextModelWithProjection(text_config()),
         tokenizer=tokenizer(CLIP_TOKENS),
         tokenizer_2=tokenizer(CLIP_TOKENS),
-        unet=UNet2DConditionModel(
-            sample_size=SIZE // VAE_FACTOR,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        unet=unet(
             cross_attention_dim=64,
             attention_head_dim=(2, 4),
-            norm_num_groups=4,
             use_linear_projection=True,
             transformer_layers_per_block=(1, 1),
             addition_embed_type="text_time",
@@ -236,6 +240,77 @@ def build_pixart(folder: Path) -> Path:
 
 def build_flux_undistilled(folder: Path) -> Path:
     return build_flux(folder, distilled=False)
+
+
+def build_lcm(folder: Path) -> Path:
+    """LatentConsistencyModelPipeline: guidance is an input of its U-Net, and its call takes no negative prompt."""
+    torch.manual_seed(0)
+    LatentConsistencyModelPipeline(
+        vae=autoencoder(),
+        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(CLIP_TOKENS),
+        unet=unet(time_cond_proj_dim=8),
+        scheduler=LCMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_sana(folder: Path) -> Path:
+    """SanaPipeline of 64×64 pixels: another autoencoder, a language model for text, DPM-Solver along a flow."""
+    torch.manual_seed(0)
+    vae = AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )
+    language = Gemma2Config(
+        head_dim=16,
+        hidden_size=32,
+        intermediate_size=32,
+        max_position_embeddings=512,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        num_key_value_heads=1,
+        vocab_size=64,
+    )
+    SanaPipeline(
+        tokenizer=tokenizer(512),
+        text_encoder=Gemma2Model(language),
+        vae=vae,
+        transformer=SanaTransformer2DModel(
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            num_attention_heads=2,
+            attention_head_dim=4,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=4,
+            cross_attention_dim=8,
+            caption_channels=32,
+            sample_size=32,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
+        ),
+    ).save_pretrained(folder)
+    return folder
 
 
 def safety_parts() -> dict[str, Any]:
