@@ -16,7 +16,7 @@ def status(url: str) -> dict[str, Any]:
     """From anywhere, while it runs or not. Raises JobError where there is no dataset."""
     store = Store(url)
     plan = require_plan(store)
-    by_shard = read_counts(store)
+    by_shard = read_counts(plan, store)
     return {
         "name": plan.job.name,
         "output": url,

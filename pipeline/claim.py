@@ -1,7 +1,8 @@
 """Whose output this is: `job.json` claims it for one job, `segments/` holds what was added to that job later.
 
-job.json              the resolved job, its fingerprint and the plan; created if absent, first thing
-segments/000001.json  prompts added by `run --extend`, samples to make again by `retry`; each created if absent
+job.json                 the resolved job, its fingerprint and the plan; created if absent, first thing
+segments/000000042.json  prompts added by `run --extend`, samples to make again by `retry`: the shards from 42 on.
+                         Created if absent, so that of two drivers that add to the same state one wins
 """
 
 from __future__ import annotations
@@ -88,18 +89,19 @@ def require_plan(store: Store) -> Plan:
 
 
 def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: Mapping[str, Any]) -> Plan:
-    """The plan with these segments, or with those that another driver added at the same moment."""
+    """The plan with these segments, or with those that another driver added to the same state before."""
     if not segments:
         return plan
-    number = len(store.list("segments")) + 1
     content = {"segments": [asdict(segment) for segment in segments], "source": dict(source)}
-    store.create(f"segments/{number:06d}.json", json.dumps(content, indent=2).encode())
+    store.create(f"segments/{plan.shards:09d}.json", json.dumps(content, indent=2).encode())
     reached("driver-after-segment")
     return require_plan(store)
 
 
 def _grown(plan: Plan, content: Mapping[str, Any]) -> Plan:
     segments = tuple(segment_from_json(segment) for segment in content["segments"])
+    if segments[0].first_shard != plan.shards:
+        raise ValueError(f"the segment of shard {segments[0].first_shard} does not follow shard {plan.shards - 1}")
     fields = json.loads(json.dumps(plan.fields))
     fields[_SOURCE[0]][_SOURCE[1]].update(content["source"])
     return replace(plan, fields=fields, segments=(*plan.segments, *segments))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 
-_EXIT_CODE = 86
-_at = os.environ.get("PROMPTMILL_TEST_CRASH", "")  # "name:n": the n-th time that this process passes it, from 1
+EXIT_CODE = 86
+_VARIABLE = "PROMPTMILL_TEST_CRASH"  # "name:n": the n-th time that this process passes it, from 1; "*:n" counts all
 _passes = itertools.count(1)
 
 
 def reached(name: str) -> None:
-    if not _at:
+    if (at := os.environ.get(_VARIABLE)) is None:
         return
-    wanted, _, count = _at.partition(":")
+    wanted, _, count = at.partition(":")
     if wanted in (name, "*") and next(_passes) == int(count or 1):
-        os._exit(_EXIT_CODE)
+        os._exit(EXIT_CODE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -56,13 +56,14 @@ def _data_object(store: Store, entry: Entry) -> DataObject:
 
 
 def dataset_counts(plan: Plan, by_shard: Mapping[int, Counts]) -> Counts:
-    """Counts of the whole dataset so far.
+    """Counts of the whole dataset so far; shards that the plan does not have are left out.
 
     The samples of a retried shard were counted as failed where they failed first; they are moved, not added.
     """
     total = Counts()
     for number, counts in by_shard.items():
-        total = total + counted(plan, number, counts)
+        if number < plan.shards:
+            total = total + counted(plan, number, counts)
     return total
 
 
@@ -73,13 +74,24 @@ def counted(plan: Plan, shard: int, counts: Counts) -> Counts:
     return Counts(0, counts.kept, counts.rejected, counts.failed - counts.samples)
 
 
-def read_counts(store: Store, shards: Iterable[int] | None = None) -> dict[int, Counts]:
-    """Counts by shard number from the footers of `data/`; only of `shards` where given."""
-    wanted = None if shards is None else set(shards)
-    entries = [
-        e for e in store.list("data") if (n := shard_number(e.name)) is not None and (wanted is None or n in wanted)
-    ]
-    return {o.footer.shard.number: o.footer.counts for o in read_data_objects(store, entries) if o.footer is not None}
+def read_counts(plan: Plan, store: Store) -> dict[int, Counts]:
+    """Counts by shard number, from the footers of this plan's objects; whatever else lies in `data/` is left out."""
+    entries = [e for e in store.list("data") if (n := shard_number(e.name)) is not None and n < plan.shards]
+    return {
+        o.footer.shard.number: o.footer.counts
+        for o in read_data_objects(store, entries)
+        if o.footer and belongs(plan, o)
+    }
+
+
+def belongs(plan: Plan, item: DataObject) -> bool:
+    """Whether the object is the proof that its shard of this plan is done."""
+    return (
+        item.footer is not None
+        and item.footer.fingerprint == plan.fingerprint
+        and item.footer.shard.number == shard_number(item.entry.name)
+        and item.footer.shard.number < plan.shards
+    )
 
 
 def read_receipts(store: Store) -> list[Receipt]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.claim import add_segments
-from pipeline.dataset import DataObject, missing_shards, read_data_objects
+from pipeline.dataset import DataObject, belongs, missing_shards, read_data_objects
 from pipeline.identity import digest
 from pipeline.plan import Plan, blocks
 from pipeline.sources import stage_table
@@ -43,7 +43,7 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
     if missing:
         return plan
     objects = sorted(
-        (item for item in read_data_objects(store, store.list("data")) if item.footer is not None),
+        (item for item in read_data_objects(store, store.list("data")) if belongs(plan, item)),
         key=lambda item: item.footer.shard.number if item.footer else 0,
     )
     failures = _latest_failures(plan, store, objects)

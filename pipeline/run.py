@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.crashpoints import reached
 from pipeline.dataset import dataset_counts, missing_shards, read_counts
 from pipeline.dispatch import Dispatcher, Listener, Stop
 from pipeline.plan import Plan
 from pipeline.storage import Store
-from schemas.errors import PromptmillError
+from schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError
 from schemas.plan import Counts, Receipt, Shard
+
+SAMPLES_BEFORE_JUDGING = 100
+"""Fewer say little about a job: `compute.max_failure_share` is looked at after so many."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,26 @@ class RunListener(Listener, Protocol):
 
 
 class _Tally:
-    """Hands everything on to the listener and keeps the receipts of this run."""
+    """Hands everything on to the listener, keeps the receipts of this run, and stops one that is plainly wrong."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, stop: Stop, max_failure_share: float) -> None:
         self._listener = listener
+        self._stop = stop
+        self._max_failure_share = max_failure_share
         self.receipts: dict[int, Receipt] = {}
+        self.made = Counts()
+        self.broken = False
 
     def shard_done(self, receipt: Receipt) -> None:
         self.receipts[receipt.shard] = receipt
+        if not receipt.already_done:
+            self.made = self.made + receipt.counts
         self._listener.shard_done(receipt)
         reached("driver-shard-done")
+        made = self.made
+        if made.samples >= SAMPLES_BEFORE_JUDGING and made.failed > self._max_failure_share * made.samples:
+            self.broken = True
+            self._stop.request()
 
     def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
         self._listener.pulse(samples_made, workers, model_loads)
@@ -53,28 +70,66 @@ class _Tally:
 def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListener, stop: Stop) -> RunSummary:
     """Make every shard that is not there yet; `plan` is what `write_plan` returned.
 
-    Raises the first job, storage or cluster error; all that was committed before stays, and the same call goes on.
+    Raises the first job, storage or cluster error, and JobError where more samples fail than
+    `compute.max_failure_share`; all that was committed before stays, and the same call goes on.
     """
     started = time.monotonic()
     todo = missing_shards(plan, store)
     missing = {shard.number for shard in todo}
-    by_shard = read_counts(store)
-    tally = _Tally(listener)
+    by_shard = read_counts(plan, store)
+    _refuse_foreign(set(range(plan.shards)) - missing - by_shard.keys(), store)
+    tally = _Tally(listener, stop, plan.job.compute.max_failure_share)
     listener.begin(plan, todo, dataset_counts(plan, by_shard))
     reached("driver-before-dispatch")
     if todo:
         dispatcher.run(todo, tally, stop)
+    if tally.broken:
+        raise _too_many_failures(plan, tally.made, store)
     if not stop.requested and (lost := missing - tally.receipts.keys()):
         raise PromptmillError(f"{len(lost)} shards were neither done nor reported, the first is {min(lost)}")
     by_shard.update({number: receipt.counts for number, receipt in tally.receipts.items()})
-    made = Counts()
-    for receipt in tally.receipts.values():
-        made = made + receipt.counts
+    reached("driver-dispatched")
     return RunSummary(
         counts=dataset_counts(plan, by_shard),
         shards=plan.shards,
         shards_done=len(by_shard),
-        made=made,
+        made=tally.made,
         seconds=time.monotonic() - started,
         interrupted=stop.requested and len(by_shard) < plan.shards,
     )
+
+
+def _refuse_foreign(numbers: set[int], store: Store) -> None:
+    """`numbers` are shards whose key is taken by an object that is no proof of them."""
+    if numbers:
+        raise OutputMismatchError(
+            Problem(
+                f"{store.url}/data/part-{min(numbers):06d}.parquet",
+                "a whole object of this job",
+                f"something else ({len(numbers)} such objects)",
+                "`promptmill verify --repair` removes them so that they are made again",
+            )
+        )
+
+
+def _too_many_failures(plan: Plan, made: Counts, store: Store) -> JobError:
+    commonest = _commonest_failure(store)
+    return JobError(
+        Problem(
+            f"compute.max_failure_share: {store.url}/failures/",
+            f"at most {plan.job.compute.max_failure_share:.0%} of samples to fail",
+            f"{made.failed} of the first {made.samples}" + (f", most of them with: {commonest}" if commonest else ""),
+            "What is done stays. Mend the cause and run again, then `promptmill retry` makes the failed ones; or raise "
+            "compute.max_failure_share",
+        )
+    )
+
+
+def _commonest_failure(store: Store) -> str:
+    """Kind and message, from the failures written last; empty where there are none."""
+    entries = store.list("failures")
+    if not entries:
+        return ""
+    table = pq.read_table(pa.BufferReader(store.read(entries[-1].name)), columns=["error_kind", "message"])
+    rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
+    return rows.most_common(1)[0][0][:300]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -11,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from pipeline.crashpoints import reached
 from pipeline.redact import redact
 from schemas.errors import InputError, Problem, StorageError
 
@@ -35,7 +36,10 @@ FOOTER_BYTES = 1 << 16
 _IO_THREADS = 16
 
 # Waiting does not help against these.
-_LASTING_ERRNO = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR}
+_LASTING_ERRNO = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
 _LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 
 
@@ -77,16 +81,22 @@ class Store:
         After a lost reply the retry finds the object that the first try stored and returns False: read it back
         to know whose it is.
         """
+        reached("before-write")
         if self.is_local:
-            return self._call(f"create {key}", lambda: _create_local(Path(self.root), key, data))
-        return self._call(f"create {key}", lambda: self._create_remote(key, data))
+            created = self._call(f"create {key}", lambda: _create_local(Path(self.root), key, data))
+        else:
+            created = self._call(f"create {key}", lambda: self._create_remote(key, data))
+        reached("after-write")
+        return created
 
     def put(self, key: str, data: bytes) -> None:
         """Write the whole object, replacing what is there; a reader sees the old or the new one, never a part."""
+        reached("before-write")
         if self.is_local:
             self._call(f"put {key}", lambda: _replace_local(Path(self.root), key, data))
         else:
             self._call(f"put {key}", lambda: self._pipe(key, data))
+        reached("after-write")
 
     def read(self, key: str) -> bytes:
         return self._call(f"read {key}", lambda: cast(bytes, self.fs.cat_file(self.path(key))))
@@ -116,6 +126,8 @@ class Store:
             try:
                 found = self.fs.ls(self.path(folder), detail=True, refresh=True)
             except FileNotFoundError:
+                if self.is_local and Path(self.path(folder)).is_dir():
+                    raise BlockingIOError(errno.EAGAIN, "a file went away while the folder was listed") from None
                 return []
             names = ((f"{folder}/{entry['name'].rsplit('/', 1)[-1]}", entry) for entry in found)
             return sorted(
@@ -144,19 +156,37 @@ class Store:
         self._call(f"delete {key}", attempt)
 
     def open(self, key: str) -> BinaryIO:
-        """For reading with seeks; reads are not retried beyond what the file system does itself."""
-        return self._call(f"open {key}", lambda: cast(BinaryIO, self.fs.open(self.path(key), "rb")))
+        """For reading with seeks. Each read of a remote object is a request of its own, as patient as every call."""
+        if not isinstance(self.fs, fsspec.asyn.AsyncFileSystem):
+            return self._call(f"open {key}", lambda: cast(BinaryIO, self.fs.open(self.path(key), "rb")))
+        info = self._call(f"open {key}", lambda: self.fs.info(self.path(key), refresh=True))
+        if info["size"] is None:  # an HTTP server that does not say: no seeking then
+            return io.BytesIO(self.read(key))
+        return cast(BinaryIO, io.BufferedReader(_RemoteFile(self, key, int(info["size"])), FOOTER_BYTES))
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Raises StorageError where fewer bytes come."""
+
+        def attempt() -> bytes:
+            data = cast(bytes, self.fs.cat_file(self.path(key), start=start, end=stop))
+            if len(data) != stop - start:
+                raise ConnectionError(f"{len(data)} bytes came instead of {stop - start}")
+            return data
+
+        return self._call(f"read {key}", attempt)
 
     def parquet_metadata(self, entry: Entry) -> pq.FileMetaData:
         """Footer in one ranged read. Raises pyarrow.ArrowInvalid where the object is no whole Parquet file."""
         window = FOOTER_BYTES
         while True:
             start = max(0, entry.size_bytes - window)
-            read = partial(self.fs.cat_file, self.path(entry.name), start=start, end=entry.size_bytes)
-            tail: bytes = self._call(f"read the footer of {entry.name}", read)
+            tail = self.read_range(entry.name, start, entry.size_bytes) if entry.size_bytes else b""
             needed = int.from_bytes(tail[-8:-4], "little") + 8
             if needed <= len(tail) or start == 0 or tail[-4:] != b"PAR1":
-                return pq.read_metadata(pa.BufferReader(tail))
+                try:
+                    return pq.read_metadata(pa.BufferReader(tail))
+                except OSError as error:  # what Arrow raises where a byte of the footer is wrong
+                    raise pa.ArrowInvalid(str(error)) from None
             window = needed
 
     def map(self, function: Callable[[Entry], T], entries: Iterable[Entry]) -> Iterable[T]:
@@ -211,6 +241,35 @@ class Store:
             raise StorageError(redact(f"cannot {what} in {self.url}: {_describe(error)}. {_advice(error)}")) from None
 
 
+class _RemoteFile(io.RawIOBase):
+    """One object as a file of `size_bytes`, without any cache: Parquet readers ask for whole column chunks."""
+
+    def __init__(self, store: Store, key: str, size_bytes: int) -> None:
+        self._store, self._key, self._size, self._at = store, key, size_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._size, self._at + len(buffer))
+        if stop <= self._at:
+            return 0
+        data = self._store.read_range(self._key, self._at, stop)
+        buffer[: len(data)] = data
+        self._at = stop
+        return len(data)
+
+
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
     """The objects that a file, folder or glob names, sorted, relative to the returned store.
 
@@ -223,7 +282,8 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
         if info is None:
             return store, []
         if info["type"] == "directory":
-            return store, _relative(store, store.fs.find(store.root, detail=True), hidden=False)
+            found = store._call(f"list {redact(source)}", lambda: store.fs.find(store.root, detail=True))
+            return store, _relative(store, found, hidden=False)
         base, _, name = source.rpartition("/")
         return Store(base or "."), [Entry(name, int(info["size"] or 0))]
     base = source[: re.search(r"[*?\[]", source).start()].rpartition("/")[0]  # type: ignore[union-attr]
@@ -292,9 +352,11 @@ def _make_patient(fs: Any) -> None:
 def _create_local(root: Path, key: str, data: bytes) -> bool:
     target = root / key
     temporary = _write_temporary(root, data)
+    reached("temporary-written")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(temporary, target)
+        reached("linked")
     except FileExistsError:
         return False
     except OSError as error:

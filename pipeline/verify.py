@@ -21,7 +21,10 @@ SIDE_FOLDERS = ("rejects", "failures")
 
 @dataclass
 class Verification:
-    """`problems` make the dataset wrong; `missing` shards only make it unfinished; `orphans` harm nothing."""
+    """`problems` make the dataset wrong; `missing` shards only make it unfinished; `orphans` harm nothing.
+
+    `damaged` are data objects; their side objects count as orphans.
+    """
 
     counts: Counts = field(default_factory=Counts)
     shards: int = 0
@@ -58,12 +61,13 @@ def verify_dataset(plan: Plan, store: Store, deep: bool = False) -> Verification
     result.missing = [shard.number for shard in plan.all_shards() if shard.number not in good]
     result.shards_done = len(good)
     result.counts = dataset_counts(plan, {number: item.footer.counts for number, item in good.items() if item.footer})
-    named = {key for item in good.values() if item.footer for key in item.footer.side_objects}
-    result.orphans = sorted(side_objects - named) + [entry.name for entry in store.list(TEMPORARY)]
     if not result.missing and result.counts.samples != plan.samples:
         result.problems.append(f"the plan asks for {plan.samples} samples, the shards hold {result.counts.samples}")
     if deep:
         _look_at_everything(store, good, result)
+    whole = [item for item in good.values() if item.entry.name not in result.damaged]
+    named = {key for item in whole if item.footer for key in item.footer.side_objects}
+    result.orphans = sorted(side_objects - named) + [entry.name for entry in store.list(TEMPORARY)]
     return result
 
 
@@ -121,8 +125,7 @@ def _check_side(store: Store, key: str, seen: dict[bytes, str], result: Verifica
         yield from _check_rows(store, key, None, seen, result)
         return
     try:
-        with store.open(key) as file:
-            ids = pq.read_table(file, columns=["sample_id"]).column(0).to_pylist()
+        ids = pq.read_table(_whole(store, key), columns=["sample_id"]).column(0).to_pylist()
     except (pa.ArrowException, OSError) as error:
         yield f"{key}: cannot be read: {error}"
         return
@@ -130,22 +133,26 @@ def _check_side(store: Store, key: str, seen: dict[bytes, str], result: Verifica
         yield f"{key}: a sample_id comes twice"
 
 
+def _whole(store: Store, key: str) -> pa.BufferReader:
+    """Read first and parsed afterwards, so that an error of the storage is never taken for damage."""
+    return pa.BufferReader(store.read(key))
+
+
 def _check_rows(
     store: Store, key: str, rows: int | None, seen: dict[bytes, str], result: Verification
 ) -> Iterator[str]:
     found = 0
     try:
-        with store.open(key) as file:
-            columns = ["sample_id", "image", "image_sha256", "width", "height"]
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=64, columns=columns):
-                for row in batch.to_pylist():
-                    found += 1
-                    short = hashlib.blake2b(row["sample_id"].encode(), digest_size=16).digest()
-                    if short in seen:
-                        yield f"{key}: sample {row['sample_id']} is in {seen[short]} too"
-                    seen[short] = key
-                    yield from _check_image(key, row)
-                    result.images_checked += row["image"] is not None
+        columns = ["sample_id", "image", "image_sha256", "width", "height"]
+        for batch in pq.ParquetFile(_whole(store, key)).iter_batches(batch_size=64, columns=columns):
+            for row in batch.to_pylist():
+                found += 1
+                short = hashlib.blake2b(row["sample_id"].encode(), digest_size=16).digest()
+                if short in seen:
+                    yield f"{key}: sample {row['sample_id']} is in {seen[short]} too"
+                seen[short] = key
+                yield from _check_image(key, row)
+                result.images_checked += row["image"] is not None
     except (pa.ArrowException, OSError) as error:
         yield f"{key}: cannot be read: {str(error).splitlines()[0][:200]}"
         return

@@ -17,7 +17,7 @@ from pipeline.plan import Plan
 from pipeline.prompts import PromptReader, retry_reader
 from pipeline.recovery import BatchLimits
 from pipeline.storage import Store
-from schemas.errors import DeviceMemoryError, ModelLoadError
+from schemas.errors import DeviceMemoryError, ModelLoadError, SampleError
 from schemas.plan import Counts, Receipt, ResolvedModel, Segment, Shard, Variant
 
 ENCODER_THREADS = 2
@@ -79,6 +79,7 @@ class Workbench:
         self._readers: dict[int, PromptReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None
         self._scorers: list[Scorer] | None = None
+        self._retried: dict[int, tuple[str, ...]] = {}
 
     @contextmanager
     def device(self, clock: Clock) -> Iterator[None]:
@@ -100,6 +101,25 @@ class Workbench:
         if segment.kind == "retry":
             return retry_reader(segment.files, self.store)
         return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.columns)
+
+    def answered_later(self, shard: Shard) -> dict[str, SampleError]:
+        """Samples of this shard that failed and were retried in a later one: made here too, they would be doubled.
+
+        Of use only where a shard is made again because its object was damaged.
+        """
+        answer = "it failed before this shard was damaged and made again; a later shard has its retry"
+        return {
+            sample: SampleError("generation", answer)
+            for position, segment in enumerate(self.plan.segments)
+            if segment.kind == "retry" and segment.first_shard > shard.number and segment.variant == shard.variant
+            for sample in self._samples_of_retry(position)
+        }
+
+    def _samples_of_retry(self, segment: int) -> tuple[str, ...]:
+        if segment not in self._retried:
+            prompts = self.reader(segment).read(0, self.plan.segments[segment].prompts).prompts
+            self._retried[segment] = tuple(prompt.sample_id or "" for prompt in prompts)
+        return self._retried[segment]
 
     def generator(self, variant: Variant) -> Generator:
         """Call with the device held."""

@@ -34,7 +34,7 @@ def process_shard(shard: Shard, bench: Workbench, given_up: Mapping[str, SampleE
     if (footer := committed_footer(bench.store, shard, bench.plan.fingerprint)) is not None:
         return Receipt(shard.number, footer.counts, already_done=True)
     with clock("read"):
-        work = read_work(shard, bench, given_up)
+        work = read_work(shard, bench, {**bench.answered_later(shard), **given_up})
     with bench.device(clock):
         ending = list(make_images(work, bench, clock))
     with clock("encode"):
