@@ -65,7 +65,7 @@ class Towers(nn.Module):
         self.classes = classes
 
     def attribute_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        parts = logits.float().split(self.classes, dim=-1)
+        parts = torch.split(logits.float(), self.classes, dim=-1)
         return torch.stack([functional.cross_entropy(p, truth[:, i]) for i, p in enumerate(parts)]).sum()
 
 
@@ -111,11 +111,13 @@ def holds(said: NDArray[np.int64], scenes: NDArray[np.int64]) -> NDArray[np.bool
         loose = (said[None] == 0) | (said[None] == s[:, None])
         # Of a pair without relation ("two", class 4) any layout of two objects will do.
         loose[..., 0] |= (said[None, :, 0] == 4) & (s[:, None, 0] > 1)
-        return loose.all(-1)
+        every: NDArray[np.bool_] = np.all(loose, axis=-1)
+        return every
 
     swapped = scenes.copy()
     swapped[:, [2, 3, 6, 7]] = scenes[:, [6, 7, 2, 3]]
-    return matches(scenes) | (matches(swapped) & (said[None, :, 0] == 4))
+    either: NDArray[np.bool_] = matches(scenes) | (matches(swapped) & (said[None, :, 0] == 4))
+    return either
 
 
 def sample_batch(now: Draw, n: int, negatives: int) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
@@ -135,7 +137,7 @@ def sample_batch(now: Draw, n: int, negatives: int) -> tuple[Tensor, list[str], 
     true = np.zeros((len(images), len(said)), bool)
     true[:n] = holds(caption_labels, scene_labels)
     texts = [captions.write(c, rng) for c in said]
-    return images, texts, *(torch.from_numpy(a) for a in (true, scene_labels, caption_labels))
+    return images, texts, torch.from_numpy(true), torch.from_numpy(scene_labels), torch.from_numpy(caption_labels)
 
 
 def contrast(logits: Tensor, true: Tensor) -> Tensor:

@@ -96,7 +96,10 @@ def area_under_curve(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> f
 
 def clip_pairs(models: Models, samples: int, seed: int) -> dict[str, float]:
     """By kind of claim, the share of held-out renders whose true caption scores above one changed in that claim."""
-    images, true, changed, kinds = [], [], [], []
+    images: Images = []
+    true: list[str] = []
+    changed: list[str] = []
+    kinds: list[str] = []
     for kind in SCORED_KINDS:
         for index, prompt in enumerate(sample_prompts(samples, seed + 1, "held_out", kind)):
             claims = Claims.from_dict(prompt.truth)
@@ -127,7 +130,7 @@ def best_of(models: Models, count: int, samples: int, seed: int) -> dict[str, fl
     table, chosen = np.stack(right), np.stack(scores).argmax(0)
     single, best = float(table.mean()), float(table[chosen, np.arange(len(prompts))].mean())
     closed = (best - single) / (1 - single) if single < 1 else 1.0
-    any_right = share(table.any(0))
+    any_right = round(float(table.any(0).mean()), 4)
     return {"single": round(single, 4), "best": round(best, 4), "closed": round(closed, 4), "any": any_right}
 
 
@@ -136,7 +139,7 @@ def sweep(models: Models, samples: int, seed: int) -> dict[str, dict[str, dict[s
     default = models.pipeline.scheduler
 
     def measure(steps: int = STEPS, guidance: float = GUIDANCE) -> dict[str, float]:
-        rows = {}
+        rows: dict[str, float] = {}
         for kind in SCORED_KINDS:
             prompts = sample_prompts(samples, seed + 3, "held_out", kind)
             images = generate(models.pipeline, [p.caption for p in prompts], guidance, steps, seed)

@@ -124,7 +124,8 @@ class Stage:
             # A short memory early, so that the average forgets the initial weights.
             keep = min(self.plan.ema, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
-                ours, theirs = list(self.average.parameters()), list(self.module.parameters())
+                ours: list[Tensor] = list(self.average.parameters())
+                theirs: list[Tensor] = list(self.module.parameters())
                 torch._foreach_lerp_(ours, theirs, 1 - keep)
                 for our, their in zip(self.average.buffers(), self.module.buffers(), strict=True):
                     our.copy_(their)
@@ -134,11 +135,12 @@ class Stage:
         """The mean over all processes; two of one thread each outrun one of two threads where cores are shared."""
         if self.size == 1:
             return
-        flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
         distributed.all_reduce(flat)
-        parts = (flat / self.size).split([p.numel() for p in self.parameters if p.grad is not None])
-        for parameter, part in zip((p for p in self.parameters if p.grad is not None), parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        parts = torch.split(flat / self.size, [g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def run(
         self,

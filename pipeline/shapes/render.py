@@ -21,23 +21,26 @@ Array = NDArray[np.float32]
 def signed_distance(shape: str, x: Array, y: Array, radius: Array) -> Array:
     """Distance in pixels to the outline, negative inside; `x` and `y` relative to the centre, y down."""
     ax, ay = np.abs(x), np.abs(y)
+    distance: Array
     if shape == "circle":
-        return np.hypot(x, y) - radius
-    if shape == "ring":
+        distance = np.hypot(x, y) - radius
+    elif shape == "ring":
         middle, half = (1 + _RING_HOLE) / 2, (1 - _RING_HOLE) / 2
-        return np.abs(np.hypot(x, y) - middle * radius) - half * radius
-    if shape == "square":
-        return np.maximum(ax, ay) - EXTENT["square"] * radius
-    if shape == "diamond":
-        return (ax + ay - EXTENT["diamond"] * radius) / np.float32(np.sqrt(2))
-    if shape == "cross":
+        distance = np.abs(np.hypot(x, y) - middle * radius) - half * radius
+    elif shape == "square":
+        distance = np.maximum(ax, ay) - EXTENT["square"] * radius
+    elif shape == "diamond":
+        distance = (ax + ay - EXTENT["diamond"] * radius) / np.float32(np.sqrt(2))
+    elif shape == "cross":
         arm = _CROSS_ARM * radius
-        return np.minimum(np.maximum(ax - radius, ay - arm), np.maximum(ax - arm, ay - radius))
-    if shape == "triangle":
+        distance = np.minimum(np.maximum(ax - radius, ay - arm), np.maximum(ax - arm, ay - radius))
+    elif shape == "triangle":
         slope = 1 + _TRIANGLE_BASE
         side = (slope * ax - (y + radius)) / np.float32(np.hypot(slope, 1.0))
-        return np.maximum(y - _TRIANGLE_BASE * radius, side)
-    raise ValueError(f"unknown shape {shape!r}")
+        distance = np.maximum(y - _TRIANGLE_BASE * radius, side)
+    else:
+        raise ValueError(f"unknown shape {shape!r}")
+    return distance
 
 
 def render_batch(scenes: Sequence[Scene], size: int = SIZE_PX) -> NDArray[np.uint8]:
@@ -57,9 +60,11 @@ def render_batch(scenes: Sequence[Scene], size: int = SIZE_PX) -> NDArray[np.uin
         alpha = np.clip(0.5 - distance, 0, 1)[..., None]
         for k, (i, _) in enumerate(places):
             image[i] += alpha[k] * (np.array(COLOURS[things[k].colour], np.float32) - image[i])
-    return np.rint(image).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(image).astype(np.uint8)
+    return drawn
 
 
 def render(scene: Scene, size: int = SIZE_PX) -> NDArray[np.uint8]:
     """uint8 [size, size, 3]."""
-    return render_batch([scene], size)[0]
+    image: NDArray[np.uint8] = render_batch([scene], size)[0]
+    return image

@@ -59,7 +59,7 @@ class VaeSettings:
     def kl_weight_at(self, step: int) -> float:
         (low, high), (start, end) = self.kl_weight, self.kl_rise
         share = min(1.0, max(0.0, (step - start) / (end - start)))
-        return low * (high / low) ** share
+        return low * float((high / low) ** share)
 
 
 @dataclass(frozen=True)

@@ -128,14 +128,18 @@ def _at_64(image: Image) -> Floats:
         raise ValueError(f"expected uint8 [h, w, 3] of 8 pixels or more a side, got {image.dtype} {image.shape}")
     pixels = image.astype(np.float32)
     scale = SIZE_PX / min(image.shape[:2])
-    return pixels if scale == 1 else ndimage.zoom(pixels, (scale, scale, 1), order=1, grid_mode=True, mode="nearest")
+    if scale == 1:
+        return pixels
+    scaled: Floats = ndimage.zoom(pixels, (scale, scale, 1), order=1, grid_mode=True, mode="nearest")
+    return scaled
 
 
 def _ground(pixels: Floats) -> Floats:
     """The median colour of the frame two pixels wide."""
     frame = [pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[2:-2, :2].reshape(-1, 3)]
     border = np.concatenate([*frame, pixels[2:-2, -2:].reshape(-1, 3)])
-    return np.median(border, axis=0).astype(np.float32)
+    median: Floats = np.median(border, axis=0).astype(np.float32)
+    return median
 
 
 def _object(
@@ -176,7 +180,8 @@ def _in_box(alpha: Floats, box: tuple[float, float, float, float]) -> Floats:
     steps = (np.arange(_GRID) + 0.5) / _GRID
     rows, columns = top + steps * (bottom - top) - 0.5, left + steps * (right - left) - 0.5
     grid = np.meshgrid(rows, columns, indexing="ij")
-    return ndimage.map_coordinates(alpha, grid, order=1, mode="nearest").astype(np.float32)
+    sampled: Floats = ndimage.map_coordinates(alpha, grid, order=1, mode="nearest").astype(np.float32)
+    return sampled
 
 
 def _nearest_shape(alpha: Floats, box: tuple[float, float, float, float]) -> tuple[str, float]:
@@ -189,21 +194,12 @@ def _nearest_shape(alpha: Floats, box: tuple[float, float, float, float]) -> tup
 @cache
 def _templates() -> Floats:
     """Each shape at radii 8.5 to 14.5, drawn and measured as images are: float [6, radii, _GRID, _GRID]."""
-    banks = []
-    for shape in SHAPES:
-        bank = []
-        for radius in (8.5, 10.5, 14.5):
-            samples = []
-            for x, y in ((32.0, 32.0), (32.5, 32.25), (31.75, 32.5)):
-                scene = Scene("black", (Object("white", shape, x, y, radius),))
-                samples.append(_measure_template(scene))
-            bank.append(np.mean(samples, axis=0))
-        banks.append(np.stack(bank))
-    return np.stack(banks).astype(np.float32)
+    centres = ((32.0, 32.0), (32.5, 32.25), (31.75, 32.5))
+    bank = [[np.mean([_template(s, r, *c) for c in centres], axis=0) for r in (8.5, 10.5, 14.5)] for s in SHAPES]
+    return np.array(bank, np.float32)
 
 
-def _measure_template(scene: Scene) -> Floats:
-    thing = scene.objects[0]
-    drawn = Scene(scene.ground, (Object("yellow", thing.shape, thing.x, thing.y, thing.radius),))
-    alpha = render(drawn)[..., 0].astype(np.float32) / COLOURS["yellow"][0]
+def _template(shape: str, radius: float, x: float, y: float) -> Floats:
+    yellow_on_black = render(Scene("black", (Object("yellow", shape, x, y, radius),)))
+    alpha = (yellow_on_black[..., 0] / COLOURS["yellow"][0]).astype(np.float32)
     return _in_box(alpha, (*_span(alpha.max(1)), *_span(alpha.max(0))))

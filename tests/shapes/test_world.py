@@ -156,5 +156,5 @@ def test_single_objects_stand_in_their_places_inside_the_image() -> None:
     for _ in range(300):
         thing = sample_scene(rng).objects[0]
         seen.add(thing.place)
-        assert 0 <= thing.x - thing.radius and thing.x + thing.radius <= 64
+        assert thing.x - thing.radius >= 0 and thing.x + thing.radius <= 64
     assert seen == set(PLACES)
