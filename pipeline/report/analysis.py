@@ -99,6 +99,7 @@ def analyse(plan: Plan, frame: Frame) -> dict[str, Any]:
     shown = _shown_cells(frame, metrics)
     seconds = seconds_per_image(plan, frame.samples.receipts)
     return {
+        "cell_texts": [frame.cell_texts[index] for index in shown],
         "cells": [_cell(plan, frame, index, seconds) for index in shown],
         "cells_left_out": len(frame.cell_texts) - len(shown),
         "axes": {name: [_shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()},

@@ -26,8 +26,10 @@ _DEVICE_STAGES = ("load", "prepare", "generate", "score")
 _LOAD_S = 0.1  # looking up a model that is loaded already takes microseconds
 
 
-def summarize(plan: Plan, samples: Samples, url: str, seconds: float | None = None) -> dict[str, Any]:
-    """`seconds` is the wall time of the run that just ended, if one did."""
+def summarize(
+    plan: Plan, samples: Samples, url: str, seconds: float | None = None, price_per_hour: float | None = None
+) -> dict[str, Any]:
+    """`seconds` is the wall time of the run that just ended, if one did; the price is of one device."""
     counts = dataset_counts(plan, samples.counts)
     order = ranked_rows(samples)
     summary: dict[str, Any] = plain(
@@ -48,7 +50,7 @@ def summarize(plan: Plan, samples: Samples, url: str, seconds: float | None = No
             "cells": cell_summaries(plan, samples),
             "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
             "rejects": dict(Counter(_of_status(samples, REJECTED, "reason")).most_common()),
-            "run": run_facts(samples.receipts, seconds),
+            "run": run_facts(samples.receipts, seconds, price_per_hour),
             "best": [sample_facts(samples, row) for row in order[:BEST]],
             "worst": [sample_facts(samples, row) for row in order[::-1][:BEST]],
             "problems": list(samples.problems),
@@ -118,7 +120,9 @@ def seconds_per_image(plan: Plan, receipts: Iterable[Receipt]) -> dict[str, floa
     return {text: spent[text] / made[text] for text in spent if made[text]}
 
 
-def run_facts(receipts: Iterable[Receipt], seconds: float | None) -> dict[str, Any]:
+def run_facts(
+    receipts: Iterable[Receipt], seconds: float | None, price_per_hour: float | None = None
+) -> dict[str, Any]:
     """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
 
     `images_per_second` is of all workers together while they held their devices: receipts carry no clock times.
@@ -149,6 +153,8 @@ def run_facts(receipts: Iterable[Receipt], seconds: float | None) -> dict[str, A
     facts |= {"workers": len(held), "devices": sorted(devices), "stage_seconds": dict(stages), "shard_seconds": total}
     facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
     facts["images_per_device_hour"] = 3600 * facts["images"] / busy if busy else None
+    cost = None if price_per_hour is None else price_per_hour * busy / 3600
+    facts |= {"cost": cost, "cost_per_thousand": 1000 * cost / facts["images"] if cost and facts["images"] else None}
     working = sum(spent for stage, spent in stages.items() if stage != "wait")
     facts["stage_shares"] = {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {}
     return facts

@@ -18,7 +18,8 @@ THUMB_PX = 192
 def thumbnail(data: bytes, side: int = THUMB_PX) -> str | None:
     """A WebP data URI of at most `side` pixels; None where the bytes are no image.
 
-    Pictures that are small already stay lossless: of a 64×64 image every pixel is worth seeing, for 1–2 kB.
+    Pictures that are small already keep their size and more of their detail. Lossless they would take 6 kB at 64×64
+    where there is noise, against 1 kB.
     """
     sink = io.BytesIO()
     try:
@@ -27,7 +28,7 @@ def thumbnail(data: bytes, side: int = THUMB_PX) -> str | None:
             picture = image.convert("RGB")
             if not small:
                 picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-            picture.save(sink, "WEBP", lossless=small, quality=50 if small else 80, method=2)
+            picture.save(sink, "WEBP", quality=92 if small else 80, method=2)
     except (OSError, ValueError, SyntaxError):
         return None
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -16,10 +16,11 @@ from pipeline.claim import claim_output
 from pipeline.dispatch import InProcessDispatcher, Stop
 from pipeline.plan import Plan, plan_job
 from pipeline.run import RunSummary, run_job
+from pipeline.shapes.world import KINDS, sample_prompts
 from pipeline.storage import Store
 from schemas.job import Job
 from schemas.plan import Counts, Receipt, Shard
-from tests.models import tiny
+from tests.report.painter import PainterBench
 
 HOSTILE = "<script>alert(1)</script> \"quotes' `ticks` | pipe \u202eright to left\u202c </td>"
 PROMPTS = [
@@ -66,6 +67,8 @@ class Dataset:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.models import tiny  # imports torch, which the painted datasets do without
+
     root = tmp_path_factory.mktemp("models")
     tiny.build_sd15(root / "sd")
     tiny.build_clip(root / "clip")
@@ -73,25 +76,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def claimed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
+def claimed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
     """A dataset that is planned and holds nothing yet; keyword arguments replace sections of the job."""
 
-    def make(prompts: list[str | None] = PROMPTS, **changes: Any) -> Dataset:
+    def make(prompts: list[str | None] = PROMPTS, categories: list[str] | None = None, **changes: Any) -> Dataset:
         folder = tmp_path_factory.mktemp("dataset")
-        kinds = ["plain" if i % 2 else "shape & <colour>" for i in range(len(prompts))]
+        kinds = categories or ["plain" if i % 2 else "shape & <colour>" for i in range(len(prompts))]
         source = pa.table({"prompt": pa.array(prompts, pa.string()), "category": kinds})
         pq.write_table(source, folder / "prompts.parquet")
         fields = {
             "name": "Sweep <b>of</b> guidance",
             "prompts": {"source": str(folder / "prompts.parquet")},
-            "model": {"path": str(models / "sd")},
+            "model": {"path": "builtin:shapes"},
             "generation": {"num_inference_steps": 1, "images_per_prompt": 2, "batch_size": 8},
             "sweep": {"guidance_scale": [1.0, 5.0], "num_inference_steps": [1, 2]},
-            "score": [{"clip": f"local-dir:{models / 'clip'}"}],
+            "score": [{"clip": "builtin:shapes"}],
             "select": {"keep": 1},
-            "output": {"url": str(folder / "out"), "images_per_shard": 16, "keep_rejected_images": True},
+            "output": {"images_per_shard": 16, "keep_rejected_images": True},
         }
-        job = Job.model_validate({**fields, **changes})
+        whole: dict[str, Any] = {**fields, **changes}
+        whole["output"] = {**whole["output"], "url": str(folder / "out")}
+        job = Job.model_validate(whole)
         store = Store(job.output.url)
         return Dataset(claim_output(plan_job(job), store), store)
 
@@ -103,7 +108,32 @@ def run(dataset: Dataset) -> Dataset:
     return Dataset(dataset.plan, dataset.store, run_job(dataset.plan, dataset.store, dispatcher, Silence(), Stop()))
 
 
+def paint(dataset: Dataset) -> Dataset:
+    """As `run`, with the painter in place of the model."""
+    dispatcher = InProcessDispatcher(dataset.plan, dataset.store)
+    dispatcher._bench = PainterBench(dataset.plan, dataset.store)
+    return Dataset(dataset.plan, dataset.store, run_job(dataset.plan, dataset.store, dispatcher, Silence(), Stop()))
+
+
 @pytest.fixture(scope="session")
-def swept(claimed: Callable[..., Dataset]) -> Dataset:
+def painted(claimed: Callable[..., Dataset]) -> Dataset:
+    """96 shapes prompts of eight kinds and two hostile ones; guidance 1 and 5 × 5 and 20 steps × 3 seeds."""
+    rows: list[tuple[str, str]] = [
+        (prompt.caption, kind) for kind in KINDS for prompt in sample_prompts(12, 3, "train", kind)
+    ]
+    rows += [(HOSTILE, "hostile"), ("a red circle " + "x" * 5_000, "hostile"), ("", "hostile")]
+    return paint(
+        claimed(
+            prompts=[text for text, _ in rows],
+            categories=[kind for _, kind in rows],
+            generation={"images_per_prompt": 3, "batch_size": 16},
+            sweep={"guidance_scale": [1.0, 5.0], "num_inference_steps": [5, 20]},
+            output={"images_per_shard": 128, "keep_rejected_images": True},
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def swept(claimed: Callable[..., Dataset], models: Path) -> Dataset:
     """Two guidance scales × two step counts, two images each, the better one kept; two prompts are empty."""
-    return run(claimed())
+    return run(claimed(model={"path": str(models / "sd")}, score=[{"clip": f"local-dir:{models / 'clip'}"}]))
