@@ -1,0 +1,71 @@
+"""The README says what is true: every field, every command, every option, every file it links to.
+
+`python -m tests.test_readme` writes the field table anew.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from jobs.cli import app
+from pipeline.job_fields import describe_fields
+from pipeline.jobfile import parse_job
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+_FIELDS = re.compile(r"(<!-- fields:begin -->\n).*?(<!-- fields:end -->)", re.S)
+
+
+def field_table() -> str:
+    rows = ["| field | value | default | meaning |", "|---|---|---|---|"]
+    for field in describe_fields():
+        cells = (f"`{field.name}`", field.type, f"`{field.default}`", " ".join(field.description.split()))
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def test_field_table_is_current() -> None:
+    found = _FIELDS.search(README.read_text())
+    assert found
+    assert found.group(0) == f"{found.group(1)}{field_table()}{found.group(2)}", "run python -m tests.test_readme"
+
+
+def test_commands_and_options_exist() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for path in (README, ROOT / "CONTRIBUTING.md"):
+        for line in re.findall(r"promptmill ([a-z][^`\n|]*)", path.read_text()):
+            name, *rest = line.split()
+            assert name in commands, f"{path.name}: promptmill {line}"
+            known = {option for parameter in commands[name].params for option in parameter.opts}
+            for option in (word.rstrip(",.;:") for word in rest if word.startswith("--")):
+                assert option in known, f"{path.name}: promptmill {line}"
+    listed = set(re.findall(r"^\| `promptmill (\w+)", README.read_text(), re.M))
+    assert listed == set(commands), "the README's table of commands"
+
+
+def test_job_in_the_readme_is_valid() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.S)
+    job = parse_job(text, "README.md")
+    assert yaml.safe_load(text)["name"] == job.name
+
+
+@pytest.mark.parametrize("path", [README, ROOT / "CONTRIBUTING.md", ROOT / "infra" / "README.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for name in re.findall(r"`make ([a-z0-9-]+)", README.read_text()):
+        assert name in targets, name
+
+
+if __name__ == "__main__":
+    README.write_text(_FIELDS.sub(lambda match: match.group(1) + field_table() + match.group(2), README.read_text()))
