@@ -31,7 +31,7 @@ PACKED = ("Flux", "QwenImage", "Chroma", "Ovis", "LongCat", "Bria")
 PROCESS_BYTES = 950 * 10**6
 """A worker that has imported torch, diffusers, transformers and open_clip and loaded nothing: 919 MB measured."""
 BYTES_PER_PIXEL = 6 * 2**10
-"""Decoding one image in float32: three buffers of 128 channels a pixel, and as much for the denoiser, or so."""
+"""Decoding one image in float32; 4.2 kB to 5.9 kB measured with Stable Diffusion's autoencoder at 384² and 256²."""
 
 
 def resolve_model(model: Model, where: str) -> ResolvedModel:

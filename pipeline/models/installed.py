@@ -94,9 +94,8 @@ def makes_images_from_text(class_name: str) -> bool:
         return class_name in text_to_image_classes()
     if parameters & _OTHER_INPUTS or not {"prompt", "height", "width", "num_inference_steps"} <= parameters:
         return False
-    return class_name in text_to_image_classes() or not any(
-        "image" in name and name != "num_images_per_prompt" for name in parameters if "ip_adapter" not in name
-    )
+    images = {name for name in parameters if "image" in name and "ip_adapter" not in name}
+    return class_name in text_to_image_classes() or images <= {"num_images_per_prompt"}
 
 
 def _method_parameters(module: ast.Module, class_name: str, method: str) -> frozenset[str] | None:
