@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import psutil
+
 from jobs.console import err, is_terminal
 from pipeline.claim import claim_output
 from pipeline.dispatch import Dispatcher, InProcessDispatcher, Stop
+from pipeline.models.catalog import memory_needed_bytes
 from pipeline.plan import Plan, plan_job
 from pipeline.progress import LiveProgress, PlainProgress
 from pipeline.report.build import build_report
 from pipeline.report.card import write_card
 from pipeline.run import RunSummary, run_job
 from pipeline.storage import Store
-from schemas.errors import ClusterError
+from schemas.errors import ClusterError, JobError, Problem
 from schemas.job import Job
 
 INTERRUPTED = 130
@@ -30,6 +33,8 @@ def run(
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_job(job, allow_large_sweep)
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        _check_memory(planned)
     with new_progress() as progress:
         store = Store(job.output.url, on_wait=progress.notice)
         planned = claim_output(planned, store, extend)
@@ -46,6 +51,21 @@ def run_plan(
     if summary.shards_done == summary.shards:
         write_card(plan, store, summary.counts)
     return summary
+
+
+def _check_memory(plan: Plan) -> None:
+    """Raises JobError where this machine cannot hold one worker."""
+    needed, model = max((memory_needed_bytes(model), model.path) for model in plan.models)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise JobError(
+            Problem(
+                f"model.path: {model}",
+                f"about {needed / 2**30:.1f} GiB of free memory for one worker",
+                f"{free / 2**30:.1f} GiB on this machine",
+                "Choose a smaller model or a larger machine, or give --address of a cluster",
+            )
+        )
 
 
 def new_progress() -> contextlib.AbstractContextManager[LiveProgress | PlainProgress]:

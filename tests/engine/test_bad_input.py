@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -190,6 +191,19 @@ def test_cut_off_weights(cli: Cli, job: MakeJob, model_copy: Path) -> None:
     refused(cli, job(model={"path": str(model_copy)}), weights.name)
 
 
+def test_no_memory_for_the_model(cli: Cli, job: MakeJob, model_copy: Path, tmp_path: Path) -> None:
+    """A file that says it holds 4 TB of weights, almost all of it a hole on the disk."""
+    weights = next((model_copy / "unet").glob("*.safetensors"))
+    size = 4 << 40
+    header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    weights.write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(weights, 8 + len(header) + size)
+    answer = cli("run", job(model={"path": str(model_copy)}), "--in-process")
+    assert answer.code == 2
+    assert "GiB of free memory" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_output_that_cannot_be_written(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file")
@@ -239,7 +253,9 @@ FAILING = {"null", "empty", "spaces", "huge"}
 
 def test_strange_prompts_cost_only_themselves(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     path = write_source(tmp_path, "odd.parquet", pa.table({"prompt": list(STRANGE.values()), "key": list(STRANGE)}))
-    answer = cli("run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json")
+    answer = cli(
+        "run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json"
+    )
     assert answer.code == 3, answer
     assert answer.json["samples"] == len(STRANGE)
     assert answer.json["failed"] == len(FAILING)
@@ -257,14 +273,18 @@ def test_strange_prompts_cost_only_themselves(cli: Cli, job: MakeJob, tmp_path: 
 def test_broken_unicode_costs_only_itself(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     broken = pa.array([b"fine", b"\xed\xa0\x80 lone surrogate", b"\xff\xfe"], pa.binary()).view(pa.string())
     path = write_source(tmp_path, "u.parquet", pa.table({"prompt": broken}))
-    answer = cli("run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json")
+    answer = cli(
+        "run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json"
+    )
     assert (answer.code, answer.json["kept"], answer.json["failed"]) == (3, 1, 2)
     assert {row["error_kind"] for row in records(tmp_path / "out", "failures")} == {"invalid_text"}
 
 
 def test_lone_surrogates_in_json_lines(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     path = write_source(tmp_path, "u.jsonl", b'{"prompt": "fine"}\n{"prompt": "\\ud83d alone"}\n')
-    answer = cli("run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json")
+    answer = cli(
+        "run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json"
+    )
     assert (answer.code, answer.json["kept"], answer.json["failed"]) == (3, 1, 1)
 
 

@@ -123,7 +123,7 @@ def test_one_signal_finishes_the_shards_in_hand(
 def test_two_signals_stop_now(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     made = job(generation={"num_inference_steps": 1000, "images_per_prompt": 40, "batch_size": 40})
     process = start(["run", made, "--in-process"], tmp_path)
-    wait_for(lambda: (tmp_path / "out" / "job.json").exists())
+    wait_for((tmp_path / "out" / "job.json").exists)
     time.sleep(1)
     for _ in range(2):
         os.kill(process.pid, signal.SIGINT)

@@ -68,7 +68,10 @@ def test_geneval_keeps_its_nested_column(cli: Cli, job: MakeJob, tmp_path: Path)
     ],
 )
 def test_text_formats_agree(cli: Cli, job: MakeJob, tmp_path: Path, name: str, text: str) -> None:
-    for path, content in ((tmp_path / name, text.encode()), (tmp_path / f"bom-{name}", b"\xef\xbb\xbf" + text.encode())):
+    for path, content in (
+        (tmp_path / name, text.encode()),
+        (tmp_path / f"bom-{name}", b"\xef\xbb\xbf" + text.encode()),
+    ):
         path.write_bytes(content)
         source = opened(path)
         assert source.rows == 2
