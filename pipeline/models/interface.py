@@ -58,3 +58,11 @@ class Scorer(Protocol):
 
     def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [len(images)], higher is better; NaN where the image has no score."""
+
+
+class Features(Protocol):
+    """An image and text encoder with a common space; rows are float32 vectors of length 1."""
+
+    def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]: ...
+
+    def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.models.clips import ResolvedClip
-    from pipeline.models.interface import Generator, Scorer
+    from pipeline.models.interface import Features, Generator, Scorer
     from schemas.plan import ResolvedModel
 
 ENVIRONMENT = {
@@ -34,6 +34,14 @@ def load_scorer(clip: ResolvedClip, name: str, threads: int, device: str = "auto
     from pipeline.models.scorer import ClipScorer
 
     return ClipScorer(clip, name, device)
+
+
+def load_features(clip: ResolvedClip, threads: int, device: str = "auto") -> Features:
+    """As `load_scorer`, for metrics that need image and text features apart."""
+    _prepare_process(threads)
+    from pipeline.models.features import ClipFeatures
+
+    return ClipFeatures(clip, device)
 
 
 def _prepare_process(threads: int) -> None:

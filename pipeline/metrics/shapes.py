@@ -1,0 +1,31 @@
+"""Whether an image shows what its caption says, exactly, for captions of the built-in shapes world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.metrics.interface import Picture, Scores
+from pipeline.shapes.verify import verify
+
+
+class Verified:
+    """`verified` is 1 where every claim of the caption holds, else 0; `verified_share` is the share that holds."""
+
+    name = "verified"
+    columns = ("verified", "verified_share")
+    needs = ("caption",)
+
+    def score(self, pictures: Sequence[Picture]) -> Scores:
+        shares = np.array([self._share(picture) for picture in pictures], np.float32)
+        whole = np.where(np.isnan(shares), np.nan, shares == 1).astype(np.float32)
+        return {"verified": whole, "verified_share": shares}
+
+    def _share(self, picture: Picture) -> float:
+        """NaN for a caption that claims nothing about shapes, and for an image that is too small to look at."""
+        try:
+            held = verify(picture.pixels, picture.caption).claims.values()
+        except ValueError:
+            return float("nan")
+        return sum(held) / len(held)

@@ -1,0 +1,33 @@
+"""What a CLIP makes of images and of texts, apart: for metrics that compare more than an image with its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.models.clips import ResolvedClip
+from pipeline.models.interface import Pixels
+from pipeline.models.scorer import CAPTIONS, ClipScorer
+
+
+class ClipFeatures(ClipScorer):
+    def __init__(self, clip: ResolvedClip, device: str = "auto") -> None:
+        super().__init__(clip, "features", device)
+
+    def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """float32 [len(images), width], of length 1."""
+        return _numpy(self._image_features(images))
+
+    def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """float32 [len(texts), width], of length 1; each distinct text is encoded once."""
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        every = list(distinct)
+        parts = [self._text_features(every[start : start + CAPTIONS]) for start in range(0, len(every), CAPTIONS)]
+        return _numpy(torch.cat(parts))[[distinct[text] for text in texts]]
+
+
+def _numpy(features: torch.Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(features.cpu().numpy(), np.float32)

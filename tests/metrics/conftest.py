@@ -1,0 +1,3 @@
+from tests.report.conftest import claimed, painted
+
+__all__ = ["claimed", "painted"]
