@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pipeline.models.catalog import memory_needed_bytes
 from pipeline.plan import Plan
 from schemas.errors import ClusterError
 
+_CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # counts and plans travel through it, never pixels
 _MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
 
@@ -44,6 +46,7 @@ def connect(address: str | None) -> bool:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     # Ray puts the driver's current folder first on the workers' sys.path: a `schemas/` of the user's own there would
     # be imported in place of ours.
+    _check_reachable(address)
     options = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
     with contextlib.chdir(Path(pipeline.__file__).parents[1]), _own_signal_handlers():
         try:
@@ -51,11 +54,26 @@ def connect(address: str | None) -> bool:
                 address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ClusterError(
-                f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}. Start one with `ray start --head`, "
-                f"or leave --address and RAY_ADDRESS out to use this machine alone"
-            ) from None
+            raise _no_cluster(address, error) from None
     return address == "local"
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself takes over four minutes to say that nobody listens there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}. Start one with `ray start --head`, "
+        f"or leave --address and RAY_ADDRESS out to use this machine alone"
+    )
 
 
 @contextlib.contextmanager
