@@ -1,0 +1,37 @@
+"""`promptmill reproduce`: one image again, from its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.claim import require_plan
+from pipeline.report.reproduce import reproduce_sample
+from pipeline.storage import Store
+from schemas.errors import JobError, Problem
+
+
+def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any]:
+    """Writes the image to `out` (by default `<sample_id>.png` or so in the current folder) and says how it differs.
+
+    Raises JobError for an id that does not exist, ModelLoadError where the model is not here any more.
+    """
+    store = Store(url)
+    made = reproduce_sample(require_plan(store), store, sample_id)
+    path = Path(out or f"{made.sample_id}.{made.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made.data)
+    except OSError as error:
+        raise JobError(Problem("--out", "a file that can be written", f"{path}: {error.strerror}")) from None
+    return {
+        "sample_id": made.sample_id,
+        "prompt": made.prompt,
+        "seed": made.seed,
+        "file": str(path),
+        "verdict": made.verdict,
+        "identical": made.identical,
+        "max_difference": made.max_difference,
+        "psnr_db": made.psnr_db,
+        "with_mates": made.with_mates,
+    }
