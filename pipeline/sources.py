@@ -5,26 +5,20 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from pipeline.identity import digest
 from pipeline.redact import has_user_info
+from pipeline.source_checks import check_no_bomb, check_unique_ids
 from pipeline.storage import Entry, Store, absolute_url, find_objects
-from pipeline.textfiles import TEXT_FORMATS, read_text_format
+from pipeline.textfiles import PARQUET_FORMATS, TEXT_FORMATS, file_suffix, is_parquet, read_text_format
 from schemas.errors import InputError, Problem
 from schemas.job import Columns, Prompts
 from schemas.plan import STAGED, SourceFile
-
-PARQUET_SUFFIXES = (".parquet", ".pq")
-_SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
-_BOMB_BYTES = 1 << 30
-_LARGEST_ROW_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ def open_source(prompts: Prompts) -> Source:
             )
         )
     if prompts.columns.id is not None:
-        _check_unique_ids(store, source, prompts)
+        check_unique_ids(store, source.files, prompts)
     return source
 
 
@@ -87,7 +81,7 @@ def _find(source: str) -> tuple[Store, list[Entry]]:
             )
         )
     store, entries = find_objects(source)
-    known = (*PARQUET_SUFFIXES, *TEXT_FORMATS)
+    known = (*PARQUET_FORMATS, *TEXT_FORMATS)
     if not entries:
         raise InputError(
             Problem(
@@ -97,29 +91,22 @@ def _find(source: str) -> tuple[Store, list[Entry]]:
                 "The path is relative to the folder the command is started in; quote a glob in --set",
             )
         )
-    readable = [entry for entry in entries if _suffix(entry.name) in known]
+    readable = [entry for entry in entries if file_suffix(entry.name) in known]
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
         strange = next(entry for entry in entries if entry not in readable)
         raise InputError(
             Problem(
                 f"prompts.source: {strange.name}",
                 f"a file that ends in {', '.join(known)}",
-                f"{_suffix(strange.name) or 'no ending'!r}",
+                f"{file_suffix(strange.name) or 'no ending'!r}",
             )
         )
     return store, readable
 
 
-def _suffix(name: str) -> str:
-    base = name.split("?", maxsplit=1)[0].rsplit("/", 1)[-1].lower()
-    for packed in (".gz", ".bz2", ".xz", ".zst"):
-        base = base.removesuffix(packed)
-    return "." + base.rpartition(".")[2] if "." in base else ""
-
-
 def _try_open(store: Store, entry: Entry, columns: Columns) -> _Opened | InputError:
     try:
-        if _suffix(entry.name) in PARQUET_SUFFIXES:
+        if is_parquet(entry.name):
             return _open_parquet(store, entry)
         return _open_text(store, entry, columns)
     except InputError as error:
@@ -144,51 +131,16 @@ def _open_parquet(store: Store, entry: Entry) -> _Opened:
             raise InputError(
                 Problem(f"{where}: column {field.name}", "a plain Arrow type", f"extension type {field.type}")
             )
-    _check_no_bomb(store, entry, metadata)
+    check_no_bomb(store, entry, metadata)
     sink = pa.BufferOutputStream()
     metadata.write_metadata_file(sink)
     etag = hashlib.sha256(sink.getvalue()).hexdigest()[:32]
     return _Opened(SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag), schema)
 
 
-def _check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None:
-    """Raises InputError for a file whose rows cannot be held in memory.
-
-    A dictionary of one long value makes gigabytes of a few hundred bytes, and the footer does not say so: a file
-    that compresses suspiciously well is decoded in small steps.
-    """
-    where = f"prompts.source: {entry.name}"
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    for group in groups:
-        if group.total_byte_size > _LARGEST_ROW_BYTES * max(1, group.num_rows):
-            raise InputError(
-                Problem(
-                    where,
-                    "rows under 64 MiB",
-                    f"{group.total_byte_size / max(1, group.num_rows) / 2**20:.0f} MiB a row",
-                )
-            )
-    packed = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
-    unpacked = sum(group.total_byte_size for group in groups)
-    if unpacked < _SUSPICIOUS_RATIO * packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
-        return
-    seen = 0
-    with store.open(entry.name) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
-            seen += batch.nbytes
-            if seen > _BOMB_BYTES:
-                raise InputError(
-                    Problem(
-                        where,
-                        "a file that decodes to a size in keeping with its own",
-                        f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB",
-                    )
-                )
-
-
 def _open_text(store: Store, entry: Entry, columns: Columns) -> _Opened:
     data = store.read_decompressed(entry.name)
-    table, notices = read_text_format(data, _suffix(entry.name), entry.name, columns)
+    table, notices = read_text_format(data, file_suffix(entry.name), entry.name, columns)
     etag = hashlib.sha256(data).hexdigest()[:32]
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, etag)
     return _Opened(file, table.schema, tuple(notices))
@@ -200,10 +152,10 @@ def _url(store: Store, entry: Entry) -> str:
 
 def stage(file: SourceFile, columns: Columns, output: Store) -> SourceFile:
     """The file as workers read it: Parquet stays where it is, text is copied as Parquet below the output."""
-    if _suffix(file.name) in PARQUET_SUFFIXES:
+    if is_parquet(file.name):
         return file
     folder, _, name = file.path.rpartition("/")
-    table, _ = read_text_format(Store(folder).read_decompressed(name), _suffix(file.name), file.name, columns)
+    table, _ = read_text_format(Store(folder).read_decompressed(name), file_suffix(file.name), file.name, columns)
     return replace(file, path=stage_table(table, digest([file.name, file.etag])[:16], output))
 
 
@@ -263,59 +215,3 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
             problems.append(Problem(place, wanted, f"{name!r} of type {kind}"))
     if problems:
         raise InputError(*problems)
-
-
-def _check_unique_ids(store: Store, source: Source, prompts: Prompts) -> None:
-    name = prompts.columns.id
-    assert name is not None
-    left = prompts.limit if prompts.limit is not None else source.rows
-    parts: list[np.ndarray] = []
-    for file in source.files:
-        for batch in _id_batches(store, file, name, prompts):
-            ids = batch[: max(0, left)]
-            left -= len(ids)
-            if any(value is None for value in ids):
-                raise InputError(
-                    Problem(f"prompts.columns.id: {file.name}", "an id in every row", f"null in column {name!r}")
-                )
-            parts.append(np.fromiter((xxhash.xxh3_64_intdigest(_id_bytes(v)) for v in ids), np.uint64, len(ids)))
-    hashes = np.sort(np.concatenate(parts))
-    repeated = hashes[1:][hashes[1:] == hashes[:-1]]
-    if len(repeated):
-        _raise_if_repeated(store, source, prompts, {int(value) for value in repeated})
-
-
-def _raise_if_repeated(store: Store, source: Source, prompts: Prompts, suspects: set[int]) -> None:
-    # Two ids may share a 64-bit hash: look at the texts before refusing.
-    seen: dict[str, str] = {}
-    for file in source.files:
-        row = 0
-        for ids in _id_batches(store, file, prompts.columns.id or "", prompts):
-            for value in ids:
-                if xxhash.xxh3_64_intdigest(_id_bytes(value)) in suspects:
-                    place = f"{file.name} row {row}"
-                    if str(value) in seen:
-                        raise InputError(
-                            Problem(
-                                f"prompts.columns.id: {place}",
-                                "an id that is unique over the whole source",
-                                f"{value!r}, which {seen[str(value)]} has too",
-                                "Make the ids unique, or leave prompts.columns.id out",
-                            )
-                        )
-                    seen[str(value)] = place
-                row += 1
-
-
-def _id_bytes(value: object) -> bytes:
-    return str(value).encode("utf-8", "surrogatepass")
-
-
-def _id_batches(store: Store, file: SourceFile, column: str, prompts: Prompts) -> Iterator[list[object]]:
-    if _suffix(file.name) in PARQUET_SUFFIXES:
-        with store.open(file.name) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
-                yield batch.column(0).to_pylist()
-    else:
-        table, _ = read_text_format(store.read_decompressed(file.name), _suffix(file.name), file.name, prompts.columns)
-        yield table.column(column).to_pylist()

@@ -12,8 +12,21 @@ import pyarrow.csv
 from schemas.errors import InputError, Problem
 from schemas.job import Columns
 
+PARQUET_FORMATS = (".parquet", ".pq")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def file_suffix(name: str) -> str:
+    """In lower case, without that of a compression: `.csv` for `A.CSV.gz`."""
+    base = name.split("?", maxsplit=1)[0].rsplit("/", 1)[-1].lower()
+    for packed in (".gz", ".bz2", ".xz", ".zst"):
+        base = base.removesuffix(packed)
+    return "." + base.rpartition(".")[2] if "." in base else ""
+
+
+def is_parquet(name: str) -> bool:
+    return file_suffix(name) in PARQUET_FORMATS
 
 
 def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> tuple[pa.Table, list[str]]:

@@ -1,0 +1,113 @@
+"""Two things about prompt files that their footers do not say: how large they are inside, and whether ids repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+import xxhash
+
+from pipeline.storage import Entry, Store
+from pipeline.textfiles import file_suffix, is_parquet, read_text_format
+from schemas.errors import InputError, Problem
+from schemas.job import Prompts
+from schemas.plan import SourceFile
+
+_SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
+_BOMB_BYTES = 1 << 30
+_LARGEST_ROW_BYTES = 64 << 20
+
+
+def check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None:
+    """Raises InputError for a file whose rows cannot be held in memory.
+
+    A dictionary of one long value makes gigabytes of a few hundred bytes, and the footer does not say so: a file
+    that compresses suspiciously well is decoded in small steps.
+    """
+    where = f"prompts.source: {entry.name}"
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    for group in groups:
+        if group.total_byte_size > _LARGEST_ROW_BYTES * max(1, group.num_rows):
+            raise InputError(
+                Problem(
+                    where,
+                    "rows under 64 MiB",
+                    f"{group.total_byte_size / max(1, group.num_rows) / 2**20:.0f} MiB a row",
+                )
+            )
+    packed = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked < _SUSPICIOUS_RATIO * packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
+        return
+    seen = 0
+    with store.open(entry.name) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+            seen += batch.nbytes
+            if seen > _BOMB_BYTES:
+                raise InputError(
+                    Problem(
+                        where,
+                        "a file that decodes to a size in keeping with its own",
+                        f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB",
+                    )
+                )
+
+
+def check_unique_ids(store: Store, files: Sequence[SourceFile], prompts: Prompts) -> None:
+    """Reads the id column alone. Raises InputError naming both rows of an id that comes twice."""
+    name = prompts.columns.id
+    assert name is not None
+    left = prompts.limit if prompts.limit is not None else sum(file.rows for file in files)
+    parts: list[np.ndarray] = []
+    for file in files:
+        for batch in _id_batches(store, file, name, prompts):
+            ids = batch[: max(0, left)]
+            left -= len(ids)
+            if any(value is None for value in ids):
+                raise InputError(
+                    Problem(f"prompts.columns.id: {file.name}", "an id in every row", f"null in column {name!r}")
+                )
+            parts.append(np.fromiter((xxhash.xxh3_64_intdigest(_id_bytes(v)) for v in ids), np.uint64, len(ids)))
+    hashes = np.sort(np.concatenate(parts))
+    repeated = hashes[1:][hashes[1:] == hashes[:-1]]
+    if len(repeated):
+        _raise_if_repeated(store, files, prompts, {int(value) for value in repeated})
+
+
+def _raise_if_repeated(store: Store, files: Sequence[SourceFile], prompts: Prompts, suspects: set[int]) -> None:
+    # Two ids may share a 64-bit hash: look at the texts before refusing.
+    seen: dict[str, str] = {}
+    for file in files:
+        row = 0
+        for ids in _id_batches(store, file, prompts.columns.id or "", prompts):
+            for value in ids:
+                if xxhash.xxh3_64_intdigest(_id_bytes(value)) in suspects:
+                    place = f"{file.name} row {row}"
+                    if str(value) in seen:
+                        raise InputError(
+                            Problem(
+                                f"prompts.columns.id: {place}",
+                                "an id that is unique over the whole source",
+                                f"{value!r}, which {seen[str(value)]} has too",
+                                "Make the ids unique, or leave prompts.columns.id out",
+                            )
+                        )
+                    seen[str(value)] = place
+                row += 1
+
+
+def _id_bytes(value: object) -> bytes:
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def _id_batches(store: Store, file: SourceFile, column: str, prompts: Prompts) -> Iterator[list[object]]:
+    if is_parquet(file.name):
+        with store.open(file.name) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
+                yield batch.column(0).to_pylist()
+    else:
+        table, _ = read_text_format(
+            store.read_decompressed(file.name), file_suffix(file.name), file.name, prompts.columns
+        )
+        yield table.column(column).to_pylist()
