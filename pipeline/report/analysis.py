@@ -33,7 +33,8 @@ _BOUNDS = {"verified": (0.0, 1.0), "verified_share": (0.0, 1.0), "near_black": (
 class Frame:
     """The samples as numbers: prompt and cell of each, int64 [rows].
 
-    `facets` are columns that sort prompts into kinds: their values, and which of them each sample has.
+    `facets` are columns that sort prompts into kinds: their values, and which of them each sample has. `axes` are the
+    swept fields with their values, `seconds` what an image takes, by the text of the cell.
     """
 
     samples: Samples
@@ -42,6 +43,8 @@ class Frame:
     cells: Integers
     cell_texts: list[str]
     facets: dict[str, tuple[list[str], Integers]]
+    axes: dict[str, list[Any]]
+    seconds: dict[str, float]
 
     @cached_property
     def status(self) -> list[str]:
@@ -58,14 +61,26 @@ class Frame:
 
 
 def make_frame(plan: Plan, samples: Samples) -> Frame:
-    prompt_ids, prompts = _coded(samples.texts("prompt_id"))
+    prompt_ids, prompts = coded(samples.texts("prompt_id"))
     texts = cell_texts(plan, samples)
+    axes = {name: [shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()}
+    return frame_of(samples, prompt_ids, prompts, texts, axes, seconds_per_image(plan, samples.receipts))
+
+
+def frame_of(
+    samples: Samples,
+    prompt_ids: list[str],
+    prompts: Integers,
+    texts: list[str],
+    axes: dict[str, list[Any]],
+    seconds: dict[str, float],
+) -> Frame:
     place = {text: i for i, text in enumerate(texts)}
     cells = np.array([place[text] for text in samples.texts("variant")], np.int64)
-    return Frame(samples, prompt_ids, prompts, cells, texts, _facets(samples))
+    return Frame(samples, prompt_ids, prompts, cells, texts, _facets(samples), axes, seconds)
 
 
-def _coded(values: Sequence[str]) -> tuple[list[str], Integers]:
+def coded(values: Sequence[str]) -> tuple[list[str], Integers]:
     """Distinct values in order of appearance, and which of them each is."""
     place: dict[str, int] = {}
     codes = [place.setdefault(value, len(place)) for value in values]
@@ -87,22 +102,21 @@ def _facets(samples: Samples) -> dict[str, tuple[list[str], Integers]]:
             or pa.types.is_integer(kind)
         ):
             continue
-        values, codes = _coded([text[:80] for text in samples.texts(name)])
+        values, codes = coded([text[:80] for text in samples.texts(name)])
         if 2 <= len(values) <= min(FACET_VALUES, max(2, prompts // 2)) and len(found) < FACETS:
             found[name] = (values, codes)
     return found
 
 
-def analyse(plan: Plan, frame: Frame) -> dict[str, Any]:
+def analyse(frame: Frame) -> dict[str, Any]:
     """Cells, metrics, and for each metric the estimates over all prompts and over each kind of prompt."""
     metrics = frame.metrics()
     shown = _shown_cells(frame, metrics)
-    seconds = seconds_per_image(plan, frame.samples.receipts)
     return {
         "cell_texts": [frame.cell_texts[index] for index in shown],
-        "cells": [_cell(plan, frame, index, seconds) for index in shown],
+        "cells": [_cell(frame, index) for index in shown],
         "cells_left_out": len(frame.cell_texts) - len(shown),
-        "axes": {name: [_shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()},
+        "axes": frame.axes,
         "metrics": [
             {"name": name, "lower_is_better": name in _LOWER_IS_BETTER, "bounds": _BOUNDS.get(name)} for name in metrics
         ],
@@ -123,22 +137,22 @@ def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
     return [0, *sorted(best[: MAX_CELLS - 1])]
 
 
-def _cell(plan: Plan, frame: Frame, index: int, seconds: dict[str, float]) -> dict[str, Any]:
+def _cell(frame: Frame, index: int) -> dict[str, Any]:
     text = frame.cell_texts[index]
     values = json.loads(text)
     count = Counter(word for word, cell in zip(frame.status, frame.cells, strict=True) if cell == index)
     return {
         "name": cell_name(values),
-        "values": {name: _shown_value(value) for name, value in values.items()},
-        "settings": _settings(plan, frame, index),
+        "values": {name: shown_value(value) for name, value in values.items()},
+        "settings": _settings(frame, index),
         "kept": count[KEPT],
         "rejected": count[REJECTED],
         "failed": count[FAILED],
-        "seconds": seconds.get(text),
+        "seconds": frame.seconds.get(text),
     }
 
 
-def _settings(plan: Plan, frame: Frame, index: int) -> dict[str, Any]:
+def _settings(frame: Frame, index: int) -> dict[str, Any]:
     """From the first row of the cell that has them, so that they are those that ran."""
     rows = np.flatnonzero(frame.cells == index)
     table = frame.samples.table
@@ -151,7 +165,7 @@ def _settings(plan: Plan, frame: Frame, index: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _shown_value(value: Any) -> Any:
+def shown_value(value: Any) -> Any:
     """A model as its path; other values as they are."""
     if isinstance(value, dict):
         return value.get("path", json.dumps(value, sort_keys=True))

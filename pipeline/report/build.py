@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -12,8 +13,17 @@ from pipeline.plan import Plan
 from pipeline.progress import format_duration
 from pipeline.redact import redact
 from pipeline.report.analysis import Frame, analyse, make_frame
-from pipeline.report.pieces import choose_rows, sample_pieces, script, text_pieces, write_thumbnails
-from pipeline.report.read import read_samples
+from pipeline.report.pieces import (
+    Put,
+    ReadImages,
+    choose_rows,
+    sample_pieces,
+    script,
+    text_pieces,
+    write_thumbnails,
+)
+from pipeline.report.read import read_images, read_samples
+from pipeline.report.stats import Integers
 from pipeline.report.summary import summarize
 from pipeline.storage import Store
 
@@ -32,45 +42,37 @@ def build_report(
     samples = read_samples(store)
     summary = summarize(plan, samples, store.url, seconds, price_per_hour)
     frame = make_frame(plan, samples)
-    analysis = {**analyse(plan, frame), "url": redact(store.url)}
+    analysis = {**analyse(frame), "url": redact(store.url)}
     summary["metrics"] = {name: result["all"] for name, result in analysis["results"].items()}
     summary["correlations"] = analysis["correlations"]
     content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
     store.put("report/summary.json", content.encode("utf-8", "backslashreplace"))
-    scripts, shown = _write_data(plan, store, frame, analysis)
-    for name in (*VENDORED, *APP):
-        store.put(_asset(name), page_file(name).encode())
-    page = environment().get_template("index.html.j2")
-    html = page.render(
-        summary=summary,
-        style=page_file("style.css"),
-        scripts=[
-            *(_asset(name).removeprefix("report/") for name in (*VENDORED, *APP[:-1])),
-            *scripts,
-            "assets/start.js",
-        ],
-        shown=shown,
-        total=samples.table.num_rows,
-        price=price_per_hour,
-    )
-    store.put("report/index.html", html.encode("utf-8", "replace"))
+    sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
+    rows = choose_rows(plan, samples, sizes)
+
+    def put(key: str, data: bytes) -> None:
+        store.put(f"report/{key}", data)
+
+    write_page(frame, analysis, rows, partial(read_images, store), put, summary=summary, price=price_per_hour)
     return summary
 
 
-def _write_data(plan: Plan, store: Store, frame: Frame, analysis: dict[str, Any]) -> tuple[list[str], int]:
-    """Names of the data scripts, relative to the page, and how many samples they hold."""
-    sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
-    rows = choose_rows(plan, frame.samples, sizes)
-    thumbs = write_thumbnails(store, frame.samples, rows)
-    pieces = [("report/data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows)]
+def write_page(
+    frame: Frame, analysis: dict[str, Any], rows: Integers, read: ReadImages, put: Put, **facts: Any
+) -> None:
+    """Everything the page loads, then `index.html`. `rows` are those in the gallery, `facts` go to the template."""
+    thumbs = write_thumbnails(frame.samples, rows, read, put)
+    pieces = [("data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows)]
     pieces += sample_pieces(frame, rows, analysis["cell_texts"], thumbs)
-    for key, content in pieces:
-        store.put(key, content)
-    return [key.removeprefix("report/") for key, _ in pieces], len(rows)
-
-
-def _asset(name: str) -> str:
-    return f"report/assets/{name.rpartition('/')[2]}"
+    assets = [(f"assets/{name.rpartition('/')[2]}", page_file(name).encode()) for name in (*VENDORED, *APP)]
+    for key, content in (*pieces, *assets):
+        put(key, content)
+    # The last script starts the page, when all data is there.
+    order = [key for key, _ in (*assets[:-1], *pieces, assets[-1])]
+    defaults = {"differences": [], "price": None, "shown": len(rows), "total": frame.samples.table.num_rows}
+    page = environment().get_template("index.html.j2")
+    html = page.render(style=page_file("style.css"), scripts=order, **{**defaults, **facts})
+    put("index.html", html.encode("utf-8", "replace"))
 
 
 def page_file(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,11 +18,10 @@ import numpy as np
 
 from pipeline.plan import Plan
 from pipeline.report.analysis import Frame
-from pipeline.report.read import FAILED, KEPT, REJECTED, Samples, read_images
+from pipeline.report.read import FAILED, KEPT, REJECTED, Samples
 from pipeline.report.stats import Integers
 from pipeline.report.summary import plain
 from pipeline.report.thumbs import thumbnail
-from pipeline.storage import Store
 
 MAX_SHOWN = 20_000
 """Samples in the gallery; numbers and plots are of all."""
@@ -33,6 +32,12 @@ _TEXT_BYTES = 1_500_000
 """For all prompts together, so that the page stays small: each text is cut at its share, at least 200 characters."""
 
 _STATUS = (KEPT, REJECTED, FAILED)
+
+Put = Callable[[str, bytes], None]
+"""Stores an object whose key is relative to the page."""
+
+ReadImages = Callable[[str, Sequence[int]], Iterator[tuple[int, bytes]]]
+"""From an object's key and rows to (row, encoded image)."""
 
 
 def script(kind: str, number: int, content: Any) -> bytes:
@@ -81,7 +86,7 @@ def text_pieces(frame: Frame, rows: Integers) -> Iterator[tuple[str, bytes]]:
             **columns,
             "facets": {name: codes[chunk].tolist() for name, (_, codes) in frame.facets.items()},
         }
-        yield f"report/data/prompts-{number:03d}.js", script("prompts", number, content)
+        yield f"data/prompts-{number:03d}.js", script("prompts", number, content)
 
 
 def _first_rows(frame: Frame, rows: Integers) -> list[int]:
@@ -120,7 +125,7 @@ def sample_pieces(
             "thumb": [thumbs.get(int(row), -1) for row in chunk],
             "scores": {name: [_short(values[row]) for row in chunk] for name, values in scores.items()},
         }
-        yield f"report/data/samples-{number:03d}.js", script("samples", number, content)
+        yield f"data/samples-{number:03d}.js", script("samples", number, content)
 
 
 def _failures(samples: Samples, rows: Integers) -> list[str | None]:
@@ -138,28 +143,30 @@ def _short(value: float) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
-def write_thumbnails(store: Store, samples: Samples, rows: Integers) -> dict[int, int]:
+def write_thumbnails(samples: Samples, rows: Integers, read: ReadImages, put: Put) -> dict[int, int]:
     """Writes the pieces as pictures are read; number of the thumbnail by row, for those that have one."""
     numbers: dict[int, int] = {}
     waiting: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for row, picture in _pictures(store, samples, rows, pool):
+        for row, picture in _pictures(samples, rows, read, pool):
             numbers[row] = len(numbers)
             waiting.append(picture)
             if len(waiting) == THUMBS_A_PIECE:
-                _put_thumbs(store, len(numbers), waiting)
-    _put_thumbs(store, len(numbers), waiting)
+                _put_thumbs(put, len(numbers), waiting)
+    _put_thumbs(put, len(numbers), waiting)
     return numbers
 
 
-def _put_thumbs(store: Store, count: int, waiting: list[str]) -> None:
+def _put_thumbs(put: Put, count: int, waiting: list[str]) -> None:
     if waiting:
         number = (count - 1) // THUMBS_A_PIECE
-        store.put(f"report/thumbs/{number:03d}.js", script("thumbs", number, waiting))
+        put(f"thumbs/{number:03d}.js", script("thumbs", number, waiting))
         waiting.clear()
 
 
-def _pictures(store: Store, samples: Samples, rows: Integers, pool: ThreadPoolExecutor) -> Iterator[tuple[int, str]]:
+def _pictures(
+    samples: Samples, rows: Integers, read: ReadImages, pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, str]]:
     objects = samples.texts("object")
     places = samples.table.column("row").to_numpy()
     by_object: dict[str, dict[int, int]] = {}
@@ -167,7 +174,7 @@ def _pictures(store: Store, samples: Samples, rows: Integers, pool: ThreadPoolEx
         by_object.setdefault(objects[row], {})[int(places[row])] = int(row)
     for key, wanted in by_object.items():
         # A failure has no picture.
-        found = list(read_images(store, key, list(wanted))) if not key.startswith("failures/") else []
+        found = list(read(key, list(wanted))) if "failures/" not in key else []
         for (place, _), picture in zip(found, pool.map(lambda pair: thumbnail(pair[1]), found), strict=True):
             if picture is not None:
                 yield wanted[place], picture

@@ -20,7 +20,7 @@ from tests.report.conftest import Dataset
 
 def rows(dataset: Dataset, folder: str, number: int = 0) -> list[dict[str, object]]:
     path = sorted((dataset.folder / folder).iterdir())[number]
-    return pq.read_table(path, columns=["sample_id", "prompt"]).to_pylist()
+    return list(pq.read_table(path, columns=["sample_id", "prompt"]).to_pylist())
 
 
 def test_kept_and_rejected_images_are_byte_identical(swept: Dataset, tmp_path: Path) -> None:

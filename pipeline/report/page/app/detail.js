@@ -9,7 +9,7 @@ function openDetail(sample, among) {
   const prompt = pm.prompts[sample.prompt];
   const settings = pm.analysis.cells[sample.cell]?.settings ?? {};
   const same = pm.samples.filter((s) => s.prompt === sample.prompt);
-  const command = `promptmill reproduce ${quoted(pm.analysis.url)} ${sample.id}`;
+  const command = `promptmill reproduce ${quoted(pm.analysis.cells[sample.cell]?.url ?? pm.analysis.url)} ${sample.id}`;
   fill("detail-body",
     el("div", { class: "pair" }, picture(sample, "large"), el("div", {},
       el("p", { class: "prompt", dir: "auto" }, prompt.text || "(empty prompt)"),

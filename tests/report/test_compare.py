@@ -1,0 +1,66 @@
+"""Two runs on the prompts they share, where the truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.compare import compare
+from schemas.errors import JobError
+from tests.report.browser import CHROMIUM, DRIVER, Browser
+from tests.report.conftest import Dataset, paint
+
+CAPTIONS = [
+    f"a {colour} {shape}" for colour in ("red", "green", "blue", "pink") for shape in ("circle", "square", "ring")
+]
+
+
+@pytest.fixture(scope="module")
+def runs(claimed: Callable[..., Dataset]) -> tuple[Dataset, Dataset]:
+    """The second is better at 11 of 12 prompts that both have, of another sweep and with a prompt of its own."""
+    common = {"select": None, "output": {"images_per_shard": 64}}
+    settings = {"images_per_prompt": 4, "batch_size": 16}
+    weak = paint(claimed(prompts=CAPTIONS, sweep={}, generation={**settings, "guidance_scale": 0.5}, **common))
+    strong = paint(
+        claimed(
+            prompts=[*CAPTIONS[:11], "a yellow ring"],
+            sweep={"guidance_scale": [0.5, 5.0]},
+            generation=settings,
+            **common,
+        )
+    )
+    return weak, strong
+
+
+def test_says_which_is_better_and_what_differs(runs: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    weak, strong = runs
+    found = compare(str(weak.folder), str(strong.folder), str(tmp_path / "out"))
+    assert found["shared_prompts"] == 11
+    assert [cell["values"]["run"] for cell in found["cells"]] == ["A", "B", "B"]
+    _, same, better = found["metrics"]["clip"]["differences"][0]
+    assert same[0] == pytest.approx(0, abs=1e-6) and same[3] == 11, "same prompts, same seeds, same guidance"
+    assert better[1] > 0
+    assert {"generation.guidance_scale", "sweep.guidance_scale"} <= {row["field"] for row in found["differences"]}
+    assert json.loads((tmp_path / "out/summary.json").read_text())["shared_prompts"] == 11
+
+
+@pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver")
+def test_the_page_opens(runs: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    compare(str(runs[0].folder), str(runs[1].folder), str(tmp_path / "out"))
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((tmp_path / "out/index.html").as_uri())
+        browser.wait("document.documentElement.dataset.ready")
+        assert "What differs" in browser.run("return document.body.innerText")
+        browser.wait("document.querySelectorAll('#grid .tile img').length >= 2")
+        assert browser.console() == []
+
+
+def test_nothing_in_common(claimed: Callable[..., Dataset], runs: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    other = paint(claimed(prompts=["an orange cross"], sweep={}))
+    with pytest.raises(JobError, match="both have"):
+        compare(str(runs[0].folder), str(other.folder), str(tmp_path / "out"))
+    with pytest.raises(JobError, match="Promptmill dataset"):
+        compare(str(runs[0].folder), str(tmp_path), str(tmp_path / "out"))
