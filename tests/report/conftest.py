@@ -95,6 +95,7 @@ def claimed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
             "output": {"images_per_shard": 16, "keep_rejected_images": True},
         }
         whole: dict[str, Any] = {**fields, **changes}
+        whole["prompts"] = whole.pop("prompts_section", whole["prompts"])
         whole["output"] = {**whole["output"], "url": str(folder / "out")}
         job = Job.model_validate(whole)
         store = Store(job.output.url)
