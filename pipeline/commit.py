@@ -18,6 +18,9 @@ from pipeline.storage import Store
 from schemas.errors import OutputMismatchError, Problem, PromptmillError
 from schemas.plan import Counts, Footer, Receipt, Shard
 
+_TRIES = 3
+"""A `verify --repair` may remove a damaged object between the refusal and the look at it."""
+
 
 def commit_shard(
     shard: Shard,
@@ -45,15 +48,16 @@ def commit_shard(
     counts = Counts(len(asked), len(kept), len(rejected), len(failed))
     data = to_parquet(writer.kept(kept), Footer(fingerprint, shard, counts, tuple(side_objects)))
     reached("before-data")
-    if store.create(shard.data_key, data):
-        reached("after-data")
-        return counts, len(data)
-    footer = committed_footer(store, shard, fingerprint)
-    if footer is None:
-        raise PromptmillError(
-            f"{store.url}/{shard.data_key} was there and is gone: something else deletes from this output"
-        )
-    return footer.counts, len(data)
+    for _ in range(_TRIES):
+        if store.create(shard.data_key, data):
+            reached("after-data")
+            return counts, len(data)
+        footer = committed_footer(store, shard, fingerprint)
+        if footer is not None:
+            return footer.counts, len(data)
+    raise PromptmillError(
+        f"{store.url}/{shard.data_key} was there and is gone: something else deletes from this output"
+    )
 
 
 def write_receipt(store: Store, receipt: Receipt) -> None:

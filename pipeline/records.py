@@ -114,7 +114,13 @@ def _column_options(schema: pa.Schema) -> dict[str, Any]:
     compression = dict.fromkeys(leaves, "zstd")
     if "image" in schema.names:
         compression["image.bytes"] = "none"
-    return {"compression": compression, "use_dictionary": leaves, "write_statistics": leaves}
+    # Checksums, so that `verify --deep` notices a flipped bit in any column.
+    return {
+        "compression": compression,
+        "use_dictionary": leaves,
+        "write_statistics": leaves,
+        "write_page_checksum": True,
+    }
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -34,6 +34,7 @@ CALL_TIMEOUT_S = 120.0  # a server that accepts and stays silent would block a P
 _SLOWEST_BYTES_PER_S = 1 << 20
 FOOTER_BYTES = 1 << 16
 _IO_THREADS = 16
+_LONGEST_WAIT_S = 20.0
 
 # Waiting does not help against these.
 _LASTING_ERRNO = {
@@ -228,7 +229,7 @@ class Store:
 
         retrying = Retrying(
             retry=retry_if_exception(_is_transient),
-            wait=wait_random_exponential(multiplier=0.5, max=20),
+            wait=wait_random_exponential(multiplier=0.5, max=min(_LONGEST_WAIT_S, self.patience_s / 10)),
             stop=stop_after_delay(self.patience_s),
             before_sleep=announce,
             reraise=True,

@@ -125,7 +125,7 @@ def _check_side(store: Store, key: str, seen: dict[bytes, str], result: Verifica
         yield from _check_rows(store, key, None, seen, result)
         return
     try:
-        ids = pq.read_table(_whole(store, key), columns=["sample_id"]).column(0).to_pylist()
+        ids = pq.read_table(_whole(store, key), page_checksum_verification=True).column("sample_id").to_pylist()
     except (pa.ArrowException, OSError) as error:
         yield f"{key}: cannot be read: {error}"
         return
@@ -144,8 +144,9 @@ def _check_rows(
     found = 0
     try:
         columns = ["sample_id", "image", "image_sha256", "width", "height"]
-        for batch in pq.ParquetFile(_whole(store, key)).iter_batches(batch_size=64, columns=columns):
-            for row in batch.to_pylist():
+        file = pq.ParquetFile(_whole(store, key), page_checksum_verification=True)
+        for batch in file.iter_batches(batch_size=64):
+            for row in batch.select(columns).to_pylist():
                 found += 1
                 short = hashlib.blake2b(row["sample_id"].encode(), digest_size=16).digest()
                 if short in seen:

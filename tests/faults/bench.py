@@ -1,0 +1,141 @@
+"""What the fault tests work with: warm forks, tiny real models, an S3 server, small jobs, and their undisturbed runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from tests.faults.audit import Audit, Files, audit, difference, sample_ids
+from tests.faults.forks import Ended, Fork, Forks
+from tests.servers.s3 import S3Server
+
+WORDS = ("red circle", "green square", "blue star", "yellow triangle", "red star above a blue square", "blue circle")
+PROMPTS = (*WORDS, "", "green star left of a red circle")
+"""One is empty, so that every run has a failure row."""
+
+SLOW_STORE = {"PROMPTMILL_STORAGE_PATIENCE_S": "20"}
+
+
+@dataclass
+class Output:
+    """Where one run writes, and the environment with which its commands reach it."""
+
+    url: str
+    env: dict[str, str] = field(default_factory=dict)
+    server: S3Server | None = None
+
+    def files(self) -> dict[str, bytes]:
+        if self.server is None:
+            root = Path(self.url)
+            return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        root_name = self.url.removeprefix("s3://")
+        filesystem = self.server.filesystem()
+        found: dict[str, bytes] = filesystem.cat(filesystem.find(root_name)) if filesystem.find(root_name) else {}
+        return {path.removeprefix(root_name + "/"): content for path, content in found.items()}
+
+    def write(self, key: str, content: bytes) -> None:
+        """Behind Promptmill's back."""
+        if self.server is None:
+            (Path(self.url) / key).write_bytes(content)
+        else:
+            self.server.filesystem().pipe_file(f"{self.url.removeprefix('s3://')}/{key}", content)
+
+    def remove(self, key: str) -> None:
+        if self.server is None:
+            (Path(self.url) / key).unlink()
+        else:
+            self.server.filesystem().rm_file(f"{self.url.removeprefix('s3://')}/{key}")
+
+
+class Bench:
+    """`server` may be None where only the disk is used."""
+
+    def __init__(self, folder: Path, forks: Forks, server: S3Server | None) -> None:
+        self.folder = folder
+        self.forks = forks
+        self.server = server
+        self.models = folder / "models"
+        self._references: dict[str, Files] = {}
+        self._count = 0
+        if not self.models.exists():
+            self.models.mkdir(parents=True)
+            built = forks.run(str(self.models), command="build")
+            assert built.code == 0, built.printed
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return ("disk", "s3") if self.server is not None else ("disk",)
+
+    def output(self, place: str = "disk", env: Mapping[str, str] | None = None) -> Output:
+        """An empty one; `env` goes over that of the place, for a proxy before the server."""
+        self._count += 1
+        if place == "disk":
+            return Output(str(self.folder / "out" / f"{self._count:04d}"), {**SLOW_STORE, **(env or {})})
+        assert self.server is not None
+        url = f"s3://{self.server.make_bucket()}/dataset"
+        return Output(url, {**self.server.env(), **SLOW_STORE, **(env or {})}, self.server)
+
+    def prompts(self, texts: Sequence[str] = PROMPTS, name: str = "prompts") -> Path:
+        folder = self.folder / "prompts" / f"{abs(hash(tuple(texts))):x}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.parquet"
+        pq.write_table(pa.table({"prompt": list(texts), "topic": [f"topic {i % 3}" for i in range(len(texts))]}), path)
+        return path
+
+    def job(self, source: Path | None = None, **changes: Any) -> Path:
+        """Two images a prompt of which the better is kept, four images a shard; `changes` are whole sections."""
+        content: dict[str, Any] = {
+            "name": "faults",
+            "prompts": {"source": str(source or self.prompts())},
+            "model": {"path": str(self.models / "sd")},
+            "generation": {"num_inference_steps": 1, "images_per_prompt": 2, "batch_size": 4},
+            "score": [{"clip": f"local-dir:{self.models / 'clip'}"}],
+            "select": {"keep": 1},
+            "output": {"url": "unset", "images_per_shard": 4},
+        }
+        for name, value in changes.items():
+            content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
+        self._count += 1
+        path = self.folder / "jobs" / f"{self._count:04d}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump({name: value for name, value in content.items() if value is not None}))
+        return path
+
+    def start(self, job: Path, output: Output, *options: str, **env: str) -> Fork:
+        arguments = ("run", str(job), "--set", f"output.url={output.url}", "--json")
+        options = options or ("--in-process",)
+        return self.forks.start(*arguments, *options, env={**output.env, **env})
+
+    def run(self, job: Path, output: Output, *options: str, **env: str) -> Ended:
+        return self.start(job, output, *options, **env).wait()
+
+    def command(self, name: str, output: Output, *options: str, **env: str) -> Ended:
+        """`verify`, `retry` or `status` of an output."""
+        return self.forks.run(name, output.url, "--json", *options, env={**output.env, **env})
+
+    def reference(self, job: Path) -> Files:
+        """The undisturbed run, on disk, with the files it left; the same for jobs of the same content."""
+        key = job.read_text()
+        if key not in self._references:
+            output = self.output()
+            ended = self.run(job, output)
+            assert ended.code in (0, 3), ended.printed
+            self._references[key] = output.files()
+            shutil.rmtree(output.url)
+        return self._references[key]
+
+    def end_state(self, job: Path, output: Output) -> tuple[Audit, list[str]]:
+        """After `verify --repair`: the count, and whatever differs from the undisturbed run."""
+        verified = self.command("verify", output, "--deep", "--repair")
+        files, expected = output.files(), self.reference(job)
+        problems = difference(files, expected)
+        if verified.code != 0:
+            problems.append(f"verify ended with {verified.code}: {verified.printed[-2000:]}")
+        return audit(files, sample_ids(expected)), problems

@@ -1,0 +1,24 @@
+"""One warm process and one set of tiny models for all fault tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.bench import Bench
+from tests.faults.forks import Forks
+from tests.servers.s3 import S3Server
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("faults")
+    with Forks(folder) as forks:
+        yield Bench(folder, forks, s3_server)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen

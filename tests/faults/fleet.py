@@ -1,0 +1,108 @@
+"""What happens to workers, nodes and calls on Ray, and prompts that break their worker."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from tests.faults.audit import failures
+from tests.faults.bench import WORDS, Bench, Output
+from tests.faults.cluster import Fleet
+from tests.faults.forks import Ended, Fork
+from tests.faults.rows import Row
+
+MANY = tuple(f"{one} and {other}" for one in WORDS for other in WORDS)
+
+
+def long_job(bench: Bench) -> Path:
+    """18 shards."""
+    return bench.job(bench.prompts(MANY))
+
+
+def count(row: Row, bench: Bench, job: Path, output: Output, ended: Ended, began: float) -> None:
+    row.check(ended.code in (0, 3), f"the run ended with {ended.code}: {ended.printed[-3000:]}")
+    row.add(*bench.end_state(job, output), recover_s=time.monotonic() - began)
+
+
+def workers_killed(bench: Bench, fleet: Fleet, place: str, kills: int, chance: random.Random) -> Row:
+    """SIGKILL to one worker every 0.5–2 s, until the job is done or there were enough."""
+    row, job = Row(f"Ray worker killed, {place}"), long_job(bench)
+    output, began = bench.output(place), time.monotonic()
+    running = bench.start(job, output, *fleet.options(), **fleet.env())
+    while row.times < kills and not running.ends_within(chance.uniform(0.5, 2)):
+        workers = fleet.workers()
+        if workers:
+            chance.choice(workers).kill()
+            row.times += 1
+            began = time.monotonic()
+    count(row, bench, job, output, running.wait(), began)
+    return row
+
+
+def driver_killed(bench: Bench, fleet: Fleet, place: str, kills: int, chance: random.Random) -> Row:
+    row, job = Row(f"Ray driver killed, {place}"), long_job(bench)
+    output = bench.output(place)
+    while row.times < kills:
+        running = bench.start(job, output, *fleet.options(), **fleet.env())
+        if running.ends_within(chance.uniform(3, 8)):
+            break
+        running.signal(signal.SIGKILL)
+        running.wait()
+        row.times += 1
+    began = time.monotonic()
+    count(row, bench, job, output, bench.run(job, output, *fleet.options(), **fleet.env()), began)
+    return row
+
+
+def node_lost(bench: Bench, fleet: Fleet, place: str, drain: bool = False) -> Row:
+    """One of two nodes goes in mid-run, with or without notice; another one comes."""
+    row, job = Row(f"Ray node {'drained' if drain else 'lost'}, another added, {place}", times=1), long_job(bench)
+    output = bench.output(place)
+    running = bench.start(job, output, *fleet.options(), **fleet.env())
+    wait_for_shards(output, running, 2)
+    began = time.monotonic()
+    node = fleet.nodes[0]
+    if drain:
+        fleet.drain_node(node, 20)
+        fleet.add_node()
+        count(row, bench, job, output, running.wait(), began)
+        fleet.remove_node(node)
+        return row
+    fleet.remove_node(node)
+    fleet.add_node()
+    count(row, bench, job, output, running.wait(), began)
+    return row
+
+
+def wait_for_shards(output: Output, running: Fork, shards: int) -> None:
+    while sum(key.startswith("data/") for key in output.files()) < shards and not running.ends_within(0.1):
+        pass
+
+
+BAD_PROMPTS = {
+    "segfault": ("segfault", "crash"),
+    "hang": ("hang", "hang"),
+    "device": ("device", "crash"),
+    "raise": ("raise", "generation"),
+    "out of memory above a batch of 2": ("memory", None),
+}
+
+
+def bad_prompt(bench: Bench, fleet: Fleet, word: str, kind: str | None) -> Row:
+    """One prompt of eight breaks whoever draws it: its two samples fail, all others are as they always were."""
+    texts = list(WORDS)
+    texts[2] = f"{texts[2]} {word}"
+    changes = {"generation": {"images_per_prompt": 2}, "compute": {"step_timeout_s": 3.0, "max_attempts": 2}}
+    job = bench.job(bench.prompts(texts), select=None, **changes)
+    row, output, began = Row(f"prompt: {word}", times=1), bench.output(), time.monotonic()
+    running = bench.start(job, output, *fleet.options(), **fleet.env(PROMPTMILL_TEST_FAULTY="1"))
+    ended = running.wait()
+    row.check(ended.code == (3 if kind else 0), f"the run ended with {ended.code}: {ended.printed[-3000:]}")
+    counted, problems = bench.end_state(job, output)
+    row.add(counted, [p for p in problems if p.startswith("verify")], time.monotonic() - began)
+    rows = failures(output.files())
+    found = sorted((row["prompt"], row["error_kind"]) for row in rows)
+    row.check(found == ([(texts[2], kind)] * 2 if kind else []), f"failures: {found}")
+    return row
