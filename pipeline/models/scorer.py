@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip  # type: ignore[import-untyped]
+import open_clip
 import torch
 from PIL import Image
 
