@@ -78,11 +78,12 @@ def test_packages_export_nothing() -> None:
 
 
 @pytest.mark.parametrize("command", ["validate", "plan"])
-def test_light_commands_import_nothing_heavy(command: str) -> None:
+def test_light_commands_import_nothing_heavy(command: str, tmp_path: Path) -> None:
     job = str(ROOT / "jobs" / "examples" / "shapes.yaml")
+    output = f"output.url={tmp_path / 'out'}"
     script = (
         "import sys; from jobs.cli import app, guarded\n"
-        f"code = guarded(lambda: app([{command!r}, {job!r}], standalone_mode=False), False)\n"
+        f"code = guarded(lambda: app([{command!r}, {job!r}, '--set', {output!r}], standalone_mode=False), False)\n"
         "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'open_clip'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
