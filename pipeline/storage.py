@@ -41,6 +41,8 @@ _LASTING_ERRNO = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
 }
+_LASTING_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}
+_FULL_CODES = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage"}
 _LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 
 
@@ -439,7 +441,7 @@ def _is_transient(error: BaseException) -> bool:
         "ParamValidationError",
     }:
         return False
-    if _error_code(error) in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}:
+    if _error_code(error) in _LASTING_CODES | _FULL_CODES:
         return False
     return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
 
@@ -455,7 +457,7 @@ def _describe(error: BaseException | None) -> str:
 
 def _advice(error: BaseException) -> str:
     number = getattr(error, "errno", None)
-    if number == errno.ENOSPC:
+    if number in {errno.ENOSPC, errno.EDQUOT} or _error_code(error) in _FULL_CODES:
         return "Free some space and run the same command again: finished shards stay."
     if isinstance(error, PermissionError) or number in {errno.EROFS, errno.EACCES, errno.EPERM}:
         return "Check that these credentials may list, read and write there, then run the same command again."

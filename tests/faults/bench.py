@@ -1,4 +1,4 @@
-"""What the fault tests work with: warm forks, tiny real models, an S3 server, small jobs, and their undisturbed runs."""
+"""What the fault tests work with: warm forks, tiny real models, an S3 server, small jobs, undisturbed runs."""
 
 from __future__ import annotations
 

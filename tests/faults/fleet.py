@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -73,6 +74,21 @@ def node_lost(bench: Bench, fleet: Fleet, place: str, drain: bool = False) -> Ro
     fleet.remove_node(node)
     fleet.add_node()
     count(row, bench, job, output, running.wait(), began)
+    return row
+
+
+LOST_CALLS = 12
+
+
+def calls_lost(bench: Bench, fleet: Fleet) -> Row:
+    """Ray itself drops requests that hand a shard to a worker, and their replies."""
+    row, job = Row("Ray call lost", times=LOST_CALLS), long_job(bench)
+    output, began = bench.output(), time.monotonic()
+    each = {"num_failures": LOST_CALLS, "req_failure_prob": 20, "resp_failure_prob": 20, "in_flight_failure_prob": 0}
+    chaos = json.dumps({"CoreWorkerService.grpc_client.PushTask": each})
+    env = fleet.env(RAY_testing_rpc_failure=chaos, RAY_testing_rpc_failure_avoid_intra_node_failures="0")
+    ended = bench.run(job, output, *fleet.options(), **env)
+    count(row, bench, job, output, ended, began)
     return row
 
 

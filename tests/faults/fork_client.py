@@ -41,6 +41,6 @@ def read_line(connection: socket.socket) -> str:
 
 
 if __name__ == "__main__":
-    connection, _ = start(sys.argv[1], "script", sys.argv[2:], dict(os.environ), os.getcwd())
+    connection, _ = start(sys.argv[1], "script", sys.argv[2:], dict(os.environ), os.getcwd())  # noqa: PTH109
     code = int(read_line(connection) or 1)
     sys.exit(code if code >= 0 else 128 - code)

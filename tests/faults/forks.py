@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -61,10 +62,8 @@ class Fork:
     def signal(self, number: signal.Signals) -> None:
         """Silent where it has ended; the zygote reaps it only then, so the pid is never another's."""
         if self._ended is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass
 
     def wait(self, timeout_s: float = 300) -> Ended:
         """Raises TimeoutError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def killed_in_upload(bench: Bench, proxy: FaultProxy, kills: int, chance: random
                 pass
             if running.ends_within(chance.uniform(0, 0.5)):
                 continue
-            running.signal(9)  # type: ignore[arg-type]
+            running.signal(signal.SIGKILL)
             running.wait()
         row.times += 1
         finish(row, bench, job, direct)

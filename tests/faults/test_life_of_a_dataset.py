@@ -75,7 +75,7 @@ class Life(RuleBasedStateMachine):
         arguments = ("run", str(self.job), "--set", f"output.url={self.output.url}", "--set", change, "--in-process")
         ended = self.bench.forks.run(*arguments, env=self.output.env)
         assert ended.code == 2, ended.printed
-        assert change.split("=")[0] in ended.printed
+        assert change.partition("=")[0] in ended.printed
         assert self.output.files() == before
 
     @precondition(lambda self: self.finished)

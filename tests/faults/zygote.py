@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import contextlib
 import ctypes
 import gc
 import json
@@ -31,7 +32,6 @@ MAX_REQUEST = 1 << 20
 def import_everything() -> None:
     import aiobotocore.session  # type: ignore[import-untyped] # noqa: F401
     import diffusers  # type: ignore[import-untyped] # noqa: F401
-    import ray  # type: ignore[import-untyped] # noqa: F401
     import s3fs  # type: ignore[import-untyped] # noqa: F401
     import torch
     from tqdm import tqdm  # type: ignore[import-untyped]
@@ -40,10 +40,9 @@ def import_everything() -> None:
     import jobs.report
     import jobs.retry
     import jobs.run
-    import jobs.status
-    import pipeline.fleet.ray_dispatch
+    import jobs.status  # noqa: F401
     import pipeline.models.generator
-    import pipeline.models.scorer
+    import pipeline.models.scorer  # noqa: F401
     import tests.models.tiny  # noqa: F401
 
     torch.set_num_threads(1)
@@ -70,6 +69,7 @@ def warm_up() -> None:
         scorer = load_scorer(resolve_clip(f"local-dir:{folder / 'clip'}", "score"), "clip", threads=1)
         scorer.prepare(["red circle"])
         scorer.score([made[0].pixels], ["red circle"])
+    assert "ray" not in sys.modules  # it reads its environment while it is imported, and that is each fork's own
     assert threading.active_count() == 1, threading.enumerate()  # a thread would not be there in the forks
 
 
@@ -111,10 +111,8 @@ def _report_ends(clients: dict[int, socket.socket]) -> None:
         if pid == 0:
             return
         client = clients.pop(pid)
-        try:
+        with contextlib.suppress(OSError):  # nobody asks any more
             client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        except OSError:
-            pass  # nobody asks any more
         client.close()
 
 
