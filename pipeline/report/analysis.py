@@ -115,10 +115,17 @@ def analyse(frame: Frame) -> dict[str, Any]:
     return {
         "cell_texts": [frame.cell_texts[index] for index in shown],
         "cells": [_cell(frame, index) for index in shown],
+        "made": sum(status != FAILED for status in frame.status),
         "cells_left_out": len(frame.cell_texts) - len(shown),
         "axes": frame.axes,
         "metrics": [
-            {"name": name, "lower_is_better": name in _LOWER_IS_BETTER, "bounds": _BOUNDS.get(name)} for name in metrics
+            {
+                "name": name,
+                "lower_is_better": name in _LOWER_IS_BETTER,
+                "bounds": _BOUNDS.get(name),
+                "images": int(np.isfinite(frame.samples.score(name)).sum()),
+            }
+            for name in metrics
         ],
         "facets": {name: values for name, (values, _) in frame.facets.items()},
         "results": {name: _compare(frame, name, shown) for name in metrics},

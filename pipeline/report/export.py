@@ -136,7 +136,10 @@ def _dpg(samples: Samples, rows: Sequence[int], out: Store, folders: Mapping[str
 
     def write(group: Group) -> None:
         first = group[0][0]
-        stem = re.sub(r"[^\w.-]+", "_", names[first]).strip(".")[:150] or "prompt"
+        name = re.sub(
+            r"\.txt:\d+$", "", names[first]
+        )  # a folder of text files, one prompt each, is how DPG-Bench comes
+        stem = re.sub(r"[^\w.-]+", "_", name).strip(".")[:150] or "prompt"
         out.put(f"{folders[variants[first]]}{stem}.png", grid_png([data for _, data in group[:GRID]]))
 
     return write

@@ -168,7 +168,7 @@ def test_painter_tells_the_truth_it_promises() -> None:
 
 
 def test_clip_metric_agrees_with_the_score_of_a_run(tmp_path: Path) -> None:
-    """`promptmill score --metric clip=…` gives what `score: [{clip: …}]` gives, to the last bits that batches change."""
+    """`promptmill score --metric clip=…` gives what the run itself scored, but for the last bits."""
     from pipeline.models.clips import resolve_clip
     from pipeline.models.load import load_scorer
 

@@ -109,6 +109,8 @@ def test_keyboard_opens_a_sample_and_steps(opened: Browser) -> None:
     first = opened.run("return detail.sample.id")
     command = opened.run("return document.querySelector('#detail .command code').textContent")
     assert command.startswith("promptmill reproduce ") and command.endswith(first)
+    names = opened.run("return [...document.querySelectorAll('#detail dt')].map((t) => t.textContent)")
+    assert {"status", "clip", "scheduler", "guidance_scale", "seed", "category", "sample id"} <= set(names)
     opened.press(RIGHT)
     assert opened.run("return detail.sample.id") != first
     assert opened.run("return document.querySelectorAll('#detail .strip .tile').length") >= 3

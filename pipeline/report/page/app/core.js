@@ -46,14 +46,14 @@ function el(tag, attributes, ...children) {
     else if (name === "style") Object.assign(node.style, value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : String(child))));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : String(child))));
   return node;
 }
 
 const byId = (id) => document.getElementById(id);
 
 function fill(id, ...children) {
-  byId(id).replaceChildren(...children.flat().filter(Boolean));
+  byId(id).replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
 function digits(value, signed) {

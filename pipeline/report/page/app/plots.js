@@ -25,7 +25,7 @@ function distribution() {
   const cells = pm.analysis.cells.slice(0, 12);
   const data = pm.samples.filter((s) => s.cell >= 0 && s.cell < cells.length && s.scores[chosen.metric] !== null).map((s) => ({ score: s.scores[chosen.metric], cell: cells[s.cell].name }));
   if (!data.length) return null;
-  const node = Plot.plot({ ...plotBase(), height: 50 + cells.length * 58, marginRight: 12, marginLeft: 12, marginTop: 20, x: { label: chosen.metric }, y: { axis: null }, fy: { axis: null, domain: cells.map((c) => c.name), padding: 0.4 },
+  const node = Plot.plot({ ...plotBase(), height: 50 + cells.length * 58, marginRight: 12, marginLeft: 12, marginTop: 20, x: { labelOffset: 36, label: chosen.metric }, y: { axis: null }, fy: { axis: null, domain: cells.map((c) => c.name), padding: 0.4 },
     marks: [Plot.rectY(data, Plot.binX({ y: "proportion-facet" }, { x: "score", fy: "cell", fill: "var(--accent)", fillOpacity: 0.75, thresholds: 40, inset: 0.3 })), Plot.ruleY([0]),
       Plot.text(cells, { fy: "name", text: "name", frameAnchor: "top-left", dy: -11, textAnchor: "start" })] });
   return [`Distribution of ${chosen.metric}, made images`, node];
@@ -38,7 +38,7 @@ function alongAxes() {
     const others = Object.keys(axes).filter((other) => other !== name && axes[other].length > 1);
     const data = rows.map((row) => ({ ...row, x: row.values[name], line: others.map((o) => `${o} ${shown(row.values[o])}`).join(" · ") || chosen.metric }));
     const many = new Set(data.map((d) => d.line)).size;
-    const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { label: name, ticks: axes[name].length <= 8 ? axes[name] : undefined, inset: 16 }, y: { label: `mean ${chosen.metric}` },
+    const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { labelOffset: 36, label: name, ticks: axes[name].length <= 8 ? axes[name] : undefined, inset: 16 }, y: { label: `mean ${chosen.metric}` },
       color: { legend: many > 1 && many <= 10, scheme: "observable10", domain: many <= 10 ? [...new Set(data.map((d) => d.line))] : undefined },
       marks: [Plot.line(data, { x: "x", y: "mean", z: "line", stroke: many <= 10 ? "line" : "currentColor", strokeOpacity: 0.7, sort: "x" }), ...whiskers(data, "x", many > 1 && many <= 10 ? { stroke: "line" } : { stroke: "var(--accent)" })] });
     return [`${chosen.metric} against ${name}`, node];
@@ -49,7 +49,7 @@ function price() {
   const data = estimates().filter((row) => row.seconds);
   if (data.length < 2) return null;
   const few = data.length <= 10;
-  const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { label: "seconds per image", inset: 16 }, y: { label: `mean ${chosen.metric}` },
+  const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { labelOffset: 36, label: "seconds per image", inset: 16 }, y: { label: `mean ${chosen.metric}` },
     color: { legend: few, scheme: "observable10", domain: few ? data.map((row) => row.name) : undefined }, marks: whiskers(data, "seconds", { stroke: few ? "name" : "var(--accent)" }) });
   return [`The price of quality: ${chosen.metric} against seconds per image`, node];
 }
