@@ -29,6 +29,9 @@ class Vitals:
     silent_s: float = 0.0
     notices: tuple[str, ...] = ()
 
+    def __add__(self, other: Vitals) -> Vitals:
+        return Vitals(self.samples + other.samples, self.model_loads + other.model_loads)
+
 
 @ray.remote(concurrency_groups={"shards": SLOTS, "vitals": 2})
 class ShardActor:

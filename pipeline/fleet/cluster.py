@@ -123,6 +123,14 @@ def fleet_size(plan: Plan, demand: Demand, shards: int, started_here: bool) -> i
     return max(1, min(shards, max(1, fit) if asked == "auto" else asked))
 
 
+def no_worker_came(waited_s: float, demand: Demand) -> ClusterError:
+    have = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+    return ClusterError(
+        f"waited {waited_s:.0f} s for a first worker of {demand}; the cluster has {have or 'nothing'}. "
+        f"Add such a node, or lower compute.gpus_per_worker or compute.threads_per_worker"
+    )
+
+
 def _fitting(resources: dict[str, float], demand: Demand) -> int:
     by_cpu = int(resources.get("CPU", 0) // demand.cpus) if demand.cpus else 1 << 20
     by_gpu = int(resources.get("GPU", 0) / demand.gpus) if demand.gpus else 1 << 20

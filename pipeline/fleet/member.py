@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.fleet.actor import Vitals
 from pipeline.fleet.devices import Device
 from schemas.errors import SampleError
 from schemas.plan import Shard
+
+_POLL_S = 0.2
 
 
 @dataclass(eq=False)
@@ -51,6 +54,16 @@ class History:
     hangs: int = 0
     errors: int = 0
     given_up: dict[str, SampleError] = field(default_factory=dict)
+
+
+def finished(calls: list[Any]) -> list[Any]:
+    """Those of them that have an answer or an error; waits a moment where none has."""
+    if not calls:
+        time.sleep(_POLL_S)
+        return []
+    done, rest = ray.wait(calls, num_returns=1, timeout=_POLL_S)
+    more: list[Any] = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if rest else []
+    return [*done, *more]
 
 
 def draining_nodes() -> set[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -14,16 +12,15 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from pipeline.dispatch import SLOTS, Listener, Stop
 from pipeline.fleet.actor import Vitals
-from pipeline.fleet.cluster import connect, disconnect, fleet_size, worker_demand
-from pipeline.fleet.culprit import find_culprit
+from pipeline.fleet.cluster import connect, disconnect, fleet_size, no_worker_came, worker_demand
 from pipeline.fleet.devices import LostDevices
-from pipeline.fleet.member import History, Member, draining_nodes
-from pipeline.fleet.rehearsal import Abandoned, Recruiter, Rehearsal
+from pipeline.fleet.member import History, Member, draining_nodes, finished
+from pipeline.fleet.rehearsal import Recruiter
+from pipeline.fleet.search import Searches
 from pipeline.plan import Plan
 from schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError, SampleError
 from schemas.plan import Receipt, Shard
 
-_POLL_S = 0.2
 _VITALS_EVERY_S = 0.5
 _DEATHS_BEFORE_SEARCH = 2
 _START_FAILURES = 3
@@ -45,8 +42,6 @@ class RayDispatcher:
         self._left_out: list[Member] = []
         self._lost_devices = LostDevices()
         self._waiting: deque[Shard] = deque()
-        self._searches: dict[Future[str | None], Shard] = {}
-        self._abandoned = threading.Event()
         self._failure: PromptmillError | Exception | None = None
         self._start_failures: list[str] = []
         self._past = Vitals()
@@ -59,11 +54,8 @@ class RayDispatcher:
             demand = worker_demand(self._plan)
             self._recruiter = Recruiter(self._plan, self._url, demand)
             self._size = fleet_size(self._plan, demand, len(self._waiting), started_here)
-            with ThreadPoolExecutor(self._size, thread_name_prefix="search") as self._pool:
-                try:
-                    self._loop(stop)
-                finally:
-                    self._abandoned.set()
+            with Searches(self._recruiter, self._size) as self._searches:
+                self._loop(stop)
         except RayError as error:
             raise ClusterError(f"the Ray cluster was lost: {_short(error)}. Run the same command again") from None
         finally:
@@ -84,7 +76,7 @@ class RayDispatcher:
             if not halted:
                 self._keep_size()
                 self._assign()
-            for call in _finished([call for member in self._members for call in member.calls]):
+            for call in finished([call for member in self._members for call in member.calls]):
                 self._answer(call)
             self._end_searches()
             if time.monotonic() >= next_vitals:
@@ -208,13 +200,13 @@ class RayDispatcher:
         # Nobody can tell Ray to leave a GPU out; a worker that keeps it and does nothing comes to the same.
         self._members.remove(member)
         self._left_out.append(member)
-        self._past = _sum(self._past, member.vitals)
+        self._past += member.vitals
         self._size -= 1
         self._listener.notice(f"{device} is left out: lost twice within minutes. {self._size} workers go on")
         if self._size == 0:
+            advice = "Look at the machine (nvidia-smi, dmesg), then run the same command again"
             self._failure = self._failure or ClusterError(
-                f"every device was lost twice, {device} last: {error}. Look at the machine (nvidia-smi, dmesg), then "
-                f"run the same command again"
+                f"every device was lost twice, {device} last: {error}. {advice}"
             )
 
     def _lose(self, member: Member, error: RayError, blameless: bool = False) -> None:
@@ -251,7 +243,7 @@ class RayDispatcher:
     def _dismiss(self, member: Member) -> None:
         if member in self._members:
             self._members.remove(member)
-            self._past = _sum(self._past, member.vitals)
+            self._past += member.vitals
             ray.kill(member.handle)
 
     def _search(self, shard: Shard) -> None:
@@ -263,26 +255,15 @@ class RayDispatcher:
             )
             return
         self._listener.notice(f"shard {shard.number} broke {history.deaths} workers; looking for the sample that does")
-        self._searches[self._pool.submit(self._find_culprit, shard, frozenset(history.given_up))] = shard
-
-    def _find_culprit(self, shard: Shard, given_up: frozenset[str]) -> str | None:
-        rehearsal = Rehearsal(self._recruiter, shard, self._abandoned)
-        try:
-            samples = [sample for sample in rehearsal.sample_ids() if sample not in given_up]
-            return find_culprit(samples, rehearsal.survives)
-        finally:
-            rehearsal.close()
+        self._searches.begin(shard, frozenset(history.given_up))
 
     def _end_searches(self) -> None:
-        for search in [search for search in self._searches if search.done()]:
-            shard = self._searches.pop(search)
+        for shard, search in self._searches.ended():
             self._waiting.appendleft(shard)
             try:
                 culprit = search.result()
             except PromptmillError as error:
                 self._failure = self._failure or error
-            except Abandoned:
-                pass
             except RayError as error:
                 self._listener.notice(f"the search in shard {shard.number} was lost ({_short(error)}); trying again")
             else:
@@ -315,29 +296,11 @@ class RayDispatcher:
         ready = sum(member.device is not None for member in self._members)
         total = self._past
         for member in self._members:
-            total = _sum(total, member.vitals)
+            total += member.vitals
         self._listener.pulse(total.samples, ready, total.model_loads)
         nobody_ever = ready == 0 and total.model_loads == 0 and not self._searches
         if nobody_ever and time.monotonic() - began > self._wait_s and self._failure is None:
-            have = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
-            self._failure = ClusterError(
-                f"waited {self._wait_s:.0f} s for a first worker of {self._recruiter.demand}; "
-                f"the cluster has {have or 'nothing'}. "
-                f"Add such a node, or lower compute.gpus_per_worker or compute.threads_per_worker"
-            )
-
-
-def _finished(calls: list[Any]) -> list[Any]:
-    if not calls:
-        time.sleep(_POLL_S)
-        return []
-    done, rest = ray.wait(calls, num_returns=1, timeout=_POLL_S)
-    more: list[Any] = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if rest else []
-    return [*done, *more]
-
-
-def _sum(one: Vitals, other: Vitals) -> Vitals:
-    return Vitals(one.samples + other.samples, one.model_loads + other.model_loads)
+            self._failure = no_worker_came(self._wait_s, self._recruiter.demand)
 
 
 def _short(error: Exception) -> str:
