@@ -43,7 +43,7 @@ class Clock:
 class Pulse:
     """Signs of life that a watcher may read from another thread; `stepped_at` in seconds of the monotonic clock.
 
-    None while the device is idle, waiting for its first step, or loading a model: only steps are timed.
+    None while the device is idle or loading a model: only what comes after is timed.
     """
 
     samples: int = 0

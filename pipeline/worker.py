@@ -131,6 +131,7 @@ def _generate_and_score(work: Work, bench: Workbench, generator: Generator, cloc
     settings, model = work.variant.generation, work.variant.model.path
     samples = [sample for sample in work.ready if sample is not None]
     scorers = bench.scorers()
+    bench.pulse.step()  # from here on silence counts: text encoders can hang too
     with clock("prepare"):
         generator.prepare(samples, settings)
         for scorer in scorers:
@@ -203,6 +204,7 @@ def rehearse(shard: Shard, bench: Workbench, sample_ids: Sequence[str]) -> list[
         generator = bench.generator(work.variant)
         settings = work.variant.generation
         if wanted:
+            bench.pulse.step()
             generator.prepare(wanted, settings)
         for start in range(0, len(wanted), settings.batch_size):
             batch = wanted[start : start + settings.batch_size]
