@@ -97,6 +97,18 @@ def wait_for_shards(output: Output, running: Fork, shards: int) -> None:
         pass
 
 
+def device_left_out(bench: Bench, fleet: Fleet) -> Row:
+    """One of two GPUs breaks every process that uses it: after two losses nothing is given to it any more."""
+    texts = [f"{text} 0" for text in WORDS]  # the word that breaks a worker which was given GPU 0
+    job = bench.job(bench.prompts(texts), compute={"gpus_per_worker": 1.0})
+    row, output, began = Row("GPU lost, twice"), bench.output(), time.monotonic()
+    ended = bench.run(job, output, *fleet.options(), **fleet.env(PROMPTMILL_TEST_FAULTY="1"))
+    row.times = ended.printed.count("is lost to its process")
+    row.check("is left out: lost twice" in ended.printed, f"not left out: {ended.printed[-2000:]}")
+    count(row, bench, job, output, ended, began)
+    return row
+
+
 BAD_PROMPTS = {
     "segfault": ("segfault", "crash"),
     "hang": ("hang", "hang"),

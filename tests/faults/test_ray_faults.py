@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,32 @@ def test_a_node_goes_and_another_comes(bench: Bench, fleet: Fleet, drain: bool) 
 @pytest.mark.parametrize("name", scenarios.BAD_PROMPTS)
 def test_one_bad_prompt_costs_only_itself(bench: Bench, fleet: Fleet, name: str) -> None:
     assert_good(scenarios.bad_prompt(bench, fleet, *scenarios.BAD_PROMPTS[name]))
+
+
+def test_calls_that_ray_loses(bench: Bench, fleet: Fleet) -> None:
+    assert_good(scenarios.calls_lost(bench, fleet))
+
+
+def test_a_gpu_that_breaks_its_processes_is_left_out(bench: Bench) -> None:
+    with Fleet(bench.forks, nodes=1, cpus=2, gpus=2) as fleet:
+        assert_good(scenarios.device_left_out(bench, fleet))
+
+
+def test_a_model_that_loads_nowhere(bench: Bench, fleet: Fleet) -> None:
+    job, output = bench.job(model={"path": str(bench.models / "sd-broken")}), bench.output()
+    ended = bench.run(job, output, *fleet.options(), **fleet.env())
+    assert ended.code == 2, ended.printed
+    assert "sd-broken" in ended.printed
+
+
+def test_no_secret_in_the_logs_of_ray(bench: Bench, fleet: Fleet) -> None:
+    """The workers of this cluster have the store's key in their environment, as on a real one."""
+    assert bench.server is not None
+    output = bench.output("s3")
+    ended = bench.run(bench.job(), output, *fleet.options(), **fleet.env(MY_PASSWORD="canary-of-a-password-0006"))
+    assert ended.code == 3, ended.printed
+    logs = [path for path in Path(fleet.folder).rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any("gcs_server" in path.name for path in logs)
+    texts = {str(path): path.read_bytes() for path in logs} | output.files() | {"printed": ended.printed.encode()}
+    secrets = (bench.server.secret_key.encode(), b"canary-of-a-password-0006")
+    assert [name for name, content in texts.items() if any(secret in content for secret in secrets)] == []

@@ -12,9 +12,11 @@ import contextlib
 import ctypes
 import gc
 import json
+import math
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -162,11 +164,19 @@ def build_models() -> None:
 
 
 def build(folder: Path) -> None:
+    from transformers import CLIPTextModel
+
     from tests.models import tiny
 
     tiny.build_sd15(folder / "sd")
     tiny.build_sd15(folder / "sd-unsafe", **tiny.safety_parts())
     tiny.build_clip(folder / "clip")
+    text_encoder = CLIPTextModel(tiny.text_config())
+    text_encoder.get_input_embeddings().weight.data[tiny.tokenizer(8).convert_tokens_to_ids("blurry")] = math.nan
+    tiny.build_sd15(folder / "sd-nan", text_encoder=text_encoder)
+    shutil.copytree(folder / "sd", folder / "sd-broken")
+    config = folder / "sd-broken" / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 5'))
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"cli": run_cli, "script": run_script, "build": build_models}
