@@ -53,8 +53,9 @@ def connect(address: str | None) -> bool:
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(address, error) from None
+        except Exception as error:  # Ray raises bare Exceptions too, as for a node that does not start in time
+            ray.shutdown()
+            raise _no_cluster(address, error) from error
     return address == "local"
 
 
@@ -70,8 +71,11 @@ def _check_reachable(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> ClusterError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if address == "local":
+        return ClusterError(f"Ray does not start on this machine: {reason}. `promptmill doctor` looks for the cause")
     return ClusterError(
-        f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}. Start one with `ray start --head`, "
+        f"no Ray cluster at {address!r}: {reason}. Start one with `ray start --head`, "
         f"or leave --address and RAY_ADDRESS out to use this machine alone"
     )
 

@@ -49,7 +49,8 @@ class RayDispatcher:
     def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
         self._waiting = deque(shards)
         self._listener = listener
-        started_here = connect(self._address)
+        joined_before = ray.is_initialized()
+        started_here = not joined_before and connect(self._address)
         try:
             demand = worker_demand(self._plan)
             self._recruiter = Recruiter(self._plan, self._url, demand)
@@ -61,7 +62,7 @@ class RayDispatcher:
         finally:
             for member in (*self._members, *self._left_out):
                 ray.kill(member.handle)
-            if started_here:
+            if not joined_before:  # a notebook's own connection stays
                 disconnect()
         if self._failure is not None:
             raise self._failure
