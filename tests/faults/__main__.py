@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -31,27 +33,44 @@ Scenario = Callable[[], Row]
 SMALL_DISK_BYTES = 1 << 20
 
 
-def scenarios(bench: Bench, proxy: FaultProxy, folder: Path, chance: random.Random, more: int) -> Iterator[Scenario]:
+def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scenario]:
     """`more` multiplies how often each thing is broken."""
+
+    def chance(name: str) -> random.Random:
+        return random.Random(f"{seed} {name}")
+
+    def by_proxy(kind: str) -> Row:
+        with proxy(bench, seed) as broken:
+            if kind in storage.TRANSIENT:
+                return storage.survived(bench, broken, kind, more)
+            if kind in storage.LASTING:
+                return storage.stopped(bench, broken, kind)
+            return storage.killed_in_upload(bench, broken, 2 * more, chance(kind))
+
     for place in bench.places:
-        first = chance.randrange(1, 5)
-        points = [f"*:{n}" for n in range(first, 120, max(1, 4 // more))]
-        yield lambda place=place, points=points: deaths.crash_at(bench, place, points)
-        yield lambda place=place: deaths.kill_at_random(bench, place, 15 * more, chance)
-        for _ in range(more):
+        first = chance(place).randrange(1, 6)
+        for start in range(first, 120, 20):
+            points = [f"*:{n}" for n in range(start, start + 20, max(1, 5 // more))]
+            yield lambda place=place, points=points: deaths.crash_at(bench, place, points)
+        for part in range(2):
+            yield lambda place=place, part=part: deaths.kill_at_random(bench, place, 6 * more, chance(f"{place}{part}"))
+        for part in range(more):
             yield lambda place=place: deaths.two_drivers(bench, place)
-            yield lambda place=place: deaths.zombie(bench, place, chance)
-        retries = range(first, 40, max(1, 8 // more))
+            yield lambda place=place, part=part: deaths.zombie(bench, place, chance(f"{place}{part}"))
+        retries = range(first, 40, max(1, 12 // more))
         yield lambda place=place, retries=retries: deaths.crash_in_retry(bench, place, retries)
-    for kind in storage.TRANSIENT:
-        yield lambda kind=kind: storage.survived(bench, proxy, kind, more)
-    for kind in storage.LASTING:
-        yield lambda kind=kind: storage.stopped(bench, proxy, kind)
-    yield lambda: storage.killed_in_upload(bench, proxy, 2 * more, chance)
+    for kind in (*storage.TRANSIENT, *storage.LASTING, "killed in mid-upload"):
+        yield lambda kind=kind: by_proxy(kind)
     yield lambda: on_a_small_disk(bench, folder)
 
 
-def ray_scenarios(bench: Bench, nodes: Fleet, chance: random.Random, more: int) -> Iterator[Scenario]:
+def proxy(bench: Bench, seed: int) -> FaultProxy:
+    assert bench.server is not None
+    return FaultProxy(bench.server, seed)
+
+
+def on_ray(bench: Bench, nodes: Fleet, seed: int, more: int) -> Iterator[Scenario]:
+    chance = random.Random(seed)
     for place in bench.places:
         yield lambda place=place: fleet.workers_killed(bench, nodes, place, 12 * more, chance)
         yield lambda place=place: fleet.driver_killed(bench, nodes, place, 2 * more, chance)
@@ -63,6 +82,11 @@ def ray_scenarios(bench: Bench, nodes: Fleet, chance: random.Random, more: int) 
         yield lambda name=name: fleet.bad_prompt(bench, nodes, *fleet.BAD_PROMPTS[name])
 
 
+def on_two_gpus(bench: Bench) -> Row:
+    with Fleet(bench.forks, nodes=1, cpus=2, gpus=2) as nodes:
+        return fleet.device_left_out(bench, nodes)
+
+
 def on_a_small_disk(bench: Bench, folder: Path) -> Row:
     try:
         with small_disk(folder / "small", SMALL_DISK_BYTES) as disk:
@@ -71,27 +95,33 @@ def on_a_small_disk(bench: Bench, folder: Path) -> Row:
         return Row("disk full: not tried, since mounting is not allowed here")
 
 
-def work(seed: int, long: bool, say: Callable[[Row, float], None]) -> list[Row]:
-    chance, more = random.Random(seed), 4 if long else 1
-    rows: list[Row] = []
-
-    def go(all_of_them: Iterator[Scenario]) -> None:
-        for scenario in all_of_them:
-            began = time.monotonic()
-            try:
-                row = scenario()
-            except Exception:  # one scenario that breaks must not hide what the others find
-                row = Row("the test itself", problems=[traceback.format_exc()])
-            rows.append(row)
-            say(row, time.monotonic() - began)
-
+def work(seed: int, more: int, at_once: int, only: str) -> list[Row]:
+    """Scenarios without Ray run `at_once` beside each other, those with Ray one after the other beside them."""
     folder = Path(tempfile.mkdtemp(prefix="promptmill-faults-"))
-    with start_s3() as server, Forks(folder) as forks, FaultProxy(server, seed) as proxy:
+    with start_s3() as server, Forks(folder) as forks, ThreadPoolExecutor(at_once + 1) as pool:
         bench = Bench(folder, forks, server)
-        go(scenarios(bench, proxy, folder, chance, more))
-        with Fleet(forks, nodes=2, cpus=1, env=server.env()) as nodes:
-            go(ray_scenarios(bench, nodes, chance, more))
-    return rows
+
+        def ray_lane() -> list[Row]:
+            with Fleet(forks, nodes=2, cpus=1, env=server.env()) as nodes:
+                rows = [attempt(scenario) for scenario in on_ray(bench, nodes, seed, more)]
+            return [*rows, attempt(lambda: on_two_gpus(bench))]
+
+        lanes = [pool.submit(ray_lane)] if only != "local" else []
+        plain = scenarios(bench, folder, seed, more) if only != "ray" else []
+        rows = [pool.submit(attempt, scenario) for scenario in plain]
+        return [*(row.result() for row in rows), *(row for lane in lanes for row in lane.result())]
+
+
+def attempt(scenario: Scenario) -> Row:
+    began = time.monotonic()
+    try:
+        row = scenario()
+    except Exception:  # one scenario that breaks must not hide what the others find
+        row = Row("the test itself", problems=[traceback.format_exc()])
+    state = "ok" if row.good else "WRONG"
+    lines = [f"{state}: {row.fault}, {row.times} times, {time.monotonic() - began:.0f} s", *row.problems]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    return row
 
 
 def merged(rows: list[Row]) -> list[Row]:
@@ -129,16 +159,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="another sequence of faults")
     parser.add_argument("--long", action="store_true", help="over 1,000 faults instead of over 300")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="scenarios beside each other")
+    parser.add_argument("--only", choices=["all", "local", "ray"], default="all", help="without Ray, or nothing but")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
-
-    def say(row: Row, seconds: float) -> None:
-        state = "ok" if row.good else "WRONG"
-        print(f"{state}: {row.fault}, {row.times} times, {seconds:.0f} s", file=sys.stderr, flush=True)
-        for problem in row.problems:
-            print(problem, file=sys.stderr, flush=True)
-
-    rows = merged(work(options.seed, options.long, say))
+    rows = merged(work(options.seed, 4 if options.long else 1, options.at_once, options.only))
     console.print(as_table(rows))
     total = {name: sum(getattr(row, name) for row in rows) for name in ("times", "asked", "lost", "doubled")}
     good = all(row.good for row in rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +65,8 @@ class Bench:
         self.server = server
         self.models = folder / "models"
         self._references: dict[str, Files] = {}
-        self._count = 0
+        self._names = itertools.count(1)
+        self._lock = threading.Lock()
         if not self.models.exists():
             self.models.mkdir(parents=True)
             built = forks.run(str(self.models), command="build")
@@ -75,9 +78,8 @@ class Bench:
 
     def output(self, place: str = "disk", env: Mapping[str, str] | None = None) -> Output:
         """An empty one; `env` goes over that of the place, for a proxy before the server."""
-        self._count += 1
         if place == "disk":
-            return Output(str(self.folder / "out" / f"{self._count:04d}"), {**SLOW_STORE, **(env or {})})
+            return Output(str(self.folder / "out" / f"{next(self._names):04d}"), {**SLOW_STORE, **(env or {})})
         assert self.server is not None
         url = f"s3://{self.server.make_bucket()}/dataset"
         return Output(url, {**self.server.env(), **SLOW_STORE, **(env or {})}, self.server)
@@ -86,6 +88,8 @@ class Bench:
         folder = self.folder / "prompts" / f"{abs(hash(tuple(texts))):x}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.parquet"
+        if path.exists():  # a job is told from another by the time of its source, too
+            return path
         pq.write_table(pa.table({"prompt": list(texts), "topic": [f"topic {i % 3}" for i in range(len(texts))]}), path)
         return path
 
@@ -102,8 +106,7 @@ class Bench:
         }
         for name, value in changes.items():
             content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
-        self._count += 1
-        path = self.folder / "jobs" / f"{self._count:04d}.yaml"
+        path = self.folder / "jobs" / f"{next(self._names):04d}.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump({name: value for name, value in content.items() if value is not None}))
         return path
@@ -123,13 +126,14 @@ class Bench:
     def reference(self, job: Path) -> Files:
         """The undisturbed run, on disk, with the files it left; the same for jobs of the same content."""
         key = job.read_text()
-        if key not in self._references:
-            output = self.output()
-            ended = self.run(job, output)
-            assert ended.code in (0, 3), ended.printed
-            self._references[key] = output.files()
-            shutil.rmtree(output.url)
-        return self._references[key]
+        with self._lock:
+            if key not in self._references:
+                output = self.output()
+                ended = self.run(job, output)
+                assert ended.code in (0, 3), ended.printed
+                self._references[key] = output.files()
+                shutil.rmtree(output.url)
+            return self._references[key]
 
     def end_state(self, job: Path, output: Output) -> tuple[Audit, list[str]]:
         """After `verify --repair`: the count, and whatever differs from the undisturbed run."""

@@ -24,6 +24,7 @@ RAY_SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # with Ray's 15 a busy machine gives them nothing
 }
 STORE_BYTES = 80 << 20
 WORKER = "ray::ShardActor"
@@ -37,14 +38,15 @@ class Fleet:
         self._env = {**ENVIRONMENT, **RAY_SETTINGS, **env}
         self._per_node: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": STORE_BYTES}
         self._nodes = nodes
-        self._before: dict[str, str] = {}
+        self._before: dict[str, str | None] = {}
         self.cluster: Any = None
         self.nodes: list[Any] = []
 
     def __enter__(self) -> Self:
-        self._before = dict(os.environ)
         self.folder = tempfile.mkdtemp(prefix="pm-ray-")  # short: Ray puts sockets below it
-        os.environ.update(self._env, RAY_TMPDIR=self.folder)
+        self._env["RAY_TMPDIR"] = self.folder
+        self._before = {name: os.environ.get(name) for name in self._env}
+        os.environ.update(self._env)
         head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(self._nodes):
@@ -55,8 +57,8 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cluster.shutdown()
-        os.environ.clear()
-        os.environ.update(self._before)
+        for name, value in self._before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add_node(self) -> Any:

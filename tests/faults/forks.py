@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -92,7 +93,7 @@ class Forks:
         self.folder = folder
         self.address = str(folder / "zygote.sock")
         self._zygote: Child | None = None
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
         env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
@@ -113,8 +114,7 @@ class Forks:
         return self._zygote.pid
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None, command: str = "cli") -> Fork:
-        self._count += 1
-        log = self.folder / f"{self._count:04d}.log"
+        log = self.folder / f"{next(self._numbers):04d}.log"
         whole = {**os.environ, **ENVIRONMENT, **(env or {})}
         return Fork(self.address, ["promptmill", *arguments], whole, log, command)
 

@@ -44,7 +44,7 @@ def through(bench: Bench, proxy: FaultProxy, **env: str) -> tuple[Output, Output
 
 
 def survived(bench: Bench, proxy: FaultProxy, kind: str, runs: int = 1) -> Row:
-    """One undisturbed-looking run through the fault: it finishes by itself, and says that it had to wait."""
+    """Runs through the fault: each finishes by itself, and says that it had to wait."""
     row, job = Row(f"storage: {kind}"), bench.job()
     for _ in range(runs):
         broken, direct = through(bench, proxy)
