@@ -98,18 +98,17 @@ def on_a_small_disk(bench: Bench, folder: Path) -> Row:
 def work(seed: int, more: int, at_once: int, only: str) -> list[Row]:
     """Scenarios without Ray run `at_once` beside each other, those with Ray one after the other beside them."""
     folder = Path(tempfile.mkdtemp(prefix="promptmill-faults-"))
-    with start_s3() as server, Forks(folder) as forks, ThreadPoolExecutor(at_once + 1) as pool:
+    with start_s3() as server, Forks(folder) as forks, ThreadPoolExecutor(at_once) as pool:
         bench = Bench(folder, forks, server)
 
-        def ray_lane() -> list[Row]:
-            with Fleet(forks, nodes=2, cpus=1, env=server.env()) as nodes:
-                rows = [attempt(scenario) for scenario in on_ray(bench, nodes, seed, more)]
-            return [*rows, attempt(lambda: on_two_gpus(bench))]
-
-        lanes = [pool.submit(ray_lane)] if only != "local" else []
         plain = scenarios(bench, folder, seed, more) if only != "ray" else []
         rows = [pool.submit(attempt, scenario) for scenario in plain]
-        return [*(row.result() for row in rows), *(row for lane in lanes for row in lane.result())]
+        found: list[Row] = []
+        if only != "local":  # on this thread: Ray's nodes want to handle signals
+            with Fleet(forks, nodes=2, cpus=1, env=server.env()) as nodes:
+                found += [attempt(scenario) for scenario in on_ray(bench, nodes, seed, more)]
+            found.append(attempt(lambda: on_two_gpus(bench)))
+        return [*(row.result() for row in rows), *found]
 
 
 def attempt(scenario: Scenario) -> Row:
