@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.plan import Plan
-from pipeline.report.read import FAILED, KEPT, REJECTED, Samples
+from pipeline.report.read import FAILED, Samples
 from pipeline.report.stats import Estimate, Floats, Integers, cell_matrix, differences, means, rank_correlation
-from pipeline.report.summary import cell_name, cell_texts, seconds_per_image
+from pipeline.report.summary import cell_name, cell_texts, seconds_per_image, status_counts
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
@@ -49,6 +48,10 @@ class Frame:
     @cached_property
     def status(self) -> list[str]:
         return self.samples.texts("status")
+
+    @cached_property
+    def counts(self) -> list[dict[str, int]]:
+        return status_counts(self.samples, self.cells, len(self.cell_texts))
 
     def metrics(self) -> list[str]:
         """Those with a finite value; the exact one first."""
@@ -147,14 +150,11 @@ def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
 def _cell(frame: Frame, index: int) -> dict[str, Any]:
     text = frame.cell_texts[index]
     values = json.loads(text)
-    count = Counter(word for word, cell in zip(frame.status, frame.cells, strict=True) if cell == index)
     return {
         "name": cell_name(values),
         "values": {name: shown_value(value) for name, value in values.items()},
         "settings": _settings(frame, index),
-        "kept": count[KEPT],
-        "rejected": count[REJECTED],
-        "failed": count[FAILED],
+        **frame.counts[index],
         "seconds": frame.seconds.get(text),
     }
 

@@ -52,9 +52,12 @@ def choose_rows(plan: Plan, samples: Samples, sizes: dict[str, int]) -> Integers
     """Rows to show: all, or of a large dataset whole blocks of prompts in all their cells, spread over the source."""
     blocks: dict[tuple[int, int], list[int]] = {}
     cost: dict[tuple[int, int], dict[str, int]] = {}
+    block_of: dict[str, tuple[int, int]] = {}
     for row, key in enumerate(samples.texts("object")):
-        shard = plan.shard(int(key.rpartition("part-")[2][:6]))
-        block = (shard.segment, shard.start)
+        if key not in block_of:
+            shard = plan.shard(int(key.rpartition("part-")[2][:6]))
+            block_of[key] = (shard.segment, shard.start)
+        block = block_of[key]
         blocks.setdefault(block, []).append(row)
         cost.setdefault(block, {})[key] = sizes.get(key, 0)
     chosen: list[int] = []

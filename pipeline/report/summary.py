@@ -17,6 +17,7 @@ from pipeline.dataset import dataset_counts
 from pipeline.plan import CELLS_WITHOUT_ASKING, Plan
 from pipeline.redact import redact
 from pipeline.report.read import FAILED, KEPT, REJECTED, Samples
+from pipeline.report.stats import Floats, Integers
 from schemas.plan import Receipt
 
 BEST = 8
@@ -91,21 +92,40 @@ def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
     texts = cell_texts(plan, samples)
     place = {text: i for i, text in enumerate(texts)}
     cells = np.array([place[text] for text in samples.texts("variant")], np.int64)
-    status = np.array(samples.texts("status"), dtype=object)
+    counts = status_counts(samples, cells, len(texts))
+    kept = np.array(samples.texts("status")) == KEPT
     scores = {name: samples.score(name) for name in samples.score_names}
+    means = {name: cell_means(values, cells, len(texts)) for name, values in scores.items()}
+    kept_means = {name: cell_means(values[kept], cells[kept], len(texts)) for name, values in scores.items()}
     seconds = seconds_per_image(plan, samples.receipts)
     return [
         {
             "index": i,
             "name": cell_name(json.loads(text)),
             "values": json.loads(text),
-            **{word: int(np.sum((cells == i) & (status == word))) for word in (KEPT, REJECTED, FAILED)},
-            "scores": {name: mean(values[cells == i]) for name, values in scores.items()},
-            "kept_scores": {name: mean(values[(cells == i) & (status == KEPT)]) for name, values in scores.items()},
+            **counts[i],
+            "scores": {name: values[i] for name, values in means.items()},
+            "kept_scores": {name: values[i] for name, values in kept_means.items()},
             "seconds_per_image": seconds.get(text),
         }
         for i, text in enumerate(texts)
     ]
+
+
+def status_counts(samples: Samples, cells: Integers, count: int) -> list[dict[str, int]]:
+    """How many samples of each cell ended how."""
+    code = {KEPT: 0, REJECTED: 1, FAILED: 2}
+    status = np.array([code[word] for word in samples.texts("status")], np.int64)
+    table = np.bincount(cells * 3 + status, minlength=3 * count).reshape(count, 3)
+    return [dict(zip(code, map(int, row), strict=True)) for row in table]
+
+
+def cell_means(values: Floats, cells: Integers, count: int) -> list[float | None]:
+    """Mean of the finite values of each cell, None where there are none."""
+    there = np.isfinite(values)
+    total = np.bincount(cells[there], weights=values[there], minlength=count)
+    size = np.bincount(cells[there], minlength=count)
+    return [float(t / n) if n else None for t, n in zip(total, size, strict=True)]
 
 
 def seconds_per_image(plan: Plan, receipts: Iterable[Receipt]) -> dict[str, float]:
@@ -177,12 +197,6 @@ def _of_status(samples: Samples, status: str, column: str) -> list[str]:
     return [
         value or "?" for value, s in zip(samples.texts(column), samples.texts("status"), strict=True) if s == status
     ]
-
-
-def mean(values: np.ndarray[Any, Any]) -> float | None:
-    """Of the finite values; None where there are none."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
 
 
 def plain(value: Any) -> Any:

@@ -118,11 +118,11 @@ def paint(dataset: Dataset) -> Dataset:
 
 @pytest.fixture(scope="session")
 def painted(claimed: Callable[..., Dataset]) -> Dataset:
-    """96 shapes prompts of eight kinds and two hostile ones; guidance 1 and 5 × 5 and 20 steps × 3 seeds."""
+    """96 shapes prompts of eight kinds and hostile ones; guidance 1 and 5 × 5 and 20 steps × 3 seeds."""
     rows: list[tuple[str, str]] = [
         (prompt.caption, kind) for kind in KINDS for prompt in sample_prompts(12, 3, "train", kind)
     ]
-    rows += [(HOSTILE, "hostile"), ("a red circle " + "x" * 5_000, "hostile"), ("", "hostile")]
+    rows += [(HOSTILE, "hostile"), ("a red circle " + "x" * 5_000, "hostile"), ("", "hostile"), ("NaN", "hostile")]
     return paint(
         claimed(
             prompts=[text for text, _ in rows],

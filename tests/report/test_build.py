@@ -19,9 +19,9 @@ def test_summary_adds_up(painted: Dataset) -> None:
     assert painted.summary is not None
     counts = painted.summary.counts
     assert (summary["kept"], summary["rejected"], summary["failed"]) == (counts.kept, counts.rejected, counts.failed)
-    assert summary["finished"] and summary["made"] == summary["samples"] == 4 * 3 * 99
+    assert summary["finished"] and summary["made"] == summary["samples"] == 4 * 3 * 100
     assert summary["failures"] == {"empty_prompt": 4 * 3}
-    assert summary["rejects"] == {"not_selected": 4 * 2 * 98}
+    assert summary["rejects"] == {"not_selected": 4 * 2 * 98, "no_score": 4 * 3}
     assert len(summary["cells"]) == 4
     assert sum(cell["kept"] for cell in summary["cells"]) == counts.kept
     assert summary["best"][0]["scores"]["clip"] >= summary["worst"][0]["scores"]["clip"]
