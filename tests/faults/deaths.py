@@ -11,10 +11,8 @@ from pipeline.crashpoints import EXIT_CODE
 from tests.faults.bench import Bench
 from tests.faults.rows import Row, finish
 
-POINTS = (
-    *("driver-after-claim", "driver-before-dispatch", "driver-shard-done", "driver-dispatched"),
-    *("before-side-objects", "after-rejects", "after-failures", "before-data", "after-data", "after-receipt"),
-)
+DRIVER_POINTS = ("driver-after-claim", "driver-before-dispatch", "driver-shard-done", "driver-dispatched")
+WORKER_POINTS = ("before-side-objects", "after-rejects", "after-failures", "before-data", "after-data", "after-receipt")
 DISK_POINTS = ("temporary-written", "linked")
 
 

@@ -19,8 +19,13 @@ def assert_good(row: Row) -> None:
     assert row.times > 0
 
 
-@pytest.mark.parametrize("point", deaths.POINTS)
-def test_crash_at_a_named_point(bench: Bench, place: str, point: str) -> None:
+@pytest.mark.parametrize("point", deaths.DRIVER_POINTS)
+def test_crash_of_the_driver(bench: Bench, point: str) -> None:
+    assert_good(deaths.crash_at(bench, "disk", [f"{point}:1"]))
+
+
+@pytest.mark.parametrize("point", deaths.WORKER_POINTS)
+def test_crash_in_a_shard(bench: Bench, place: str, point: str) -> None:
     assert_good(deaths.crash_at(bench, place, [f"{point}:1"]))
 
 
@@ -30,7 +35,7 @@ def test_crash_between_the_two_steps_of_a_write_to_disk(bench: Bench, point: str
 
 
 def test_crash_anywhere(bench: Bench, place: str) -> None:
-    assert_good(deaths.crash_at(bench, place, [f"*:{n}" for n in range(3, 100, 14)]))
+    assert_good(deaths.crash_at(bench, place, [f"*:{n}" for n in range(3, 100, 24)]))
 
 
 def test_killed_at_random(bench: Bench, place: str) -> None:
@@ -46,4 +51,4 @@ def test_a_driver_that_was_thought_dead_comes_back(bench: Bench, place: str) -> 
 
 
 def test_retry_makes_failed_samples_again_exactly_once(bench: Bench, place: str) -> None:
-    assert_good(deaths.crash_in_retry(bench, place, range(2, 30, 9)))
+    assert_good(deaths.crash_in_retry(bench, place, range(2, 30, 14)))

@@ -24,7 +24,7 @@ def fleet(bench: Bench) -> Iterator[Fleet]:
 
 
 def test_workers_killed_every_second(bench: Bench, fleet: Fleet) -> None:
-    assert_good(scenarios.workers_killed(bench, fleet, "s3", 8, random.Random(4)))
+    assert_good(scenarios.workers_killed(bench, fleet, "s3", 6, random.Random(4)))
 
 
 def test_driver_killed(bench: Bench, fleet: Fleet) -> None:
@@ -36,7 +36,7 @@ def test_a_node_goes_and_another_comes(bench: Bench, fleet: Fleet, drain: bool) 
     assert_good(scenarios.node_lost(bench, fleet, "disk", drain))
 
 
-@pytest.mark.parametrize("name", scenarios.BAD_PROMPTS)
+@pytest.mark.parametrize("name", ["segfault", "hang"])  # the others are in `make faults`
 def test_one_bad_prompt_costs_only_itself(bench: Bench, fleet: Fleet, name: str) -> None:
     assert_good(scenarios.bad_prompt(bench, fleet, *scenarios.BAD_PROMPTS[name]))
 

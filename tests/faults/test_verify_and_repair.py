@@ -11,15 +11,18 @@ pytestmark = pytest.mark.slow
 FIRST = "data/part-000000.parquet"
 
 
+DAMAGES = ("empty", "cut", "no footer", "flipped in an image", "flipped in a caption", "foreign", "of another shard")
+
+
 @pytest.fixture
-def finished(bench: Bench, place: str) -> Output:
+def finished(bench: Bench) -> Output:
+    return finish(bench, "disk")
+
+
+def finish(bench: Bench, place: str) -> Output:
     output = bench.output(place)
     bench.run(bench.job(), output)
     return output
-
-
-def damages() -> list[str]:
-    return ["empty", "cut", "no footer", "flipped in an image", "flipped in a caption", "foreign", "of another shard"]
 
 
 def damaged(content: bytes, how: str, other: bytes) -> bytes:
@@ -37,8 +40,9 @@ def damaged(content: bytes, how: str, other: bytes) -> bytes:
     }[how]
 
 
-@pytest.mark.parametrize("how", damages())
-def test_a_damaged_data_object_is_found_removed_and_made_again(bench: Bench, finished: Output, how: str) -> None:
+@pytest.mark.parametrize(("place", "how"), [*(("disk", how) for how in DAMAGES), ("s3", "cut"), ("s3", "foreign")])
+def test_a_damaged_data_object_is_found_removed_and_made_again(bench: Bench, place: str, how: str) -> None:
+    finished = finish(bench, place)
     objects = data_objects(finished.files())
     finished.write(FIRST, damaged(objects[FIRST], how, objects["data/part-000001.parquet"]))
     found = bench.command("verify", finished, "--deep")
