@@ -118,7 +118,10 @@ def attempt(scenario: Scenario) -> Row:
     except Exception:  # one scenario that breaks must not hide what the others find
         row = Row("the test itself", problems=[traceback.format_exc()])
     state = "ok" if row.good else "WRONG"
-    lines = [f"{state}: {row.fault}, {row.times} times, {time.monotonic() - began:.0f} s", *row.problems]
+    lines = [
+        f"{state}: {row.fault}, {row.times} times, {time.monotonic() - began:.0f} s",
+        *(problem[-1500:] for problem in row.problems),
+    ]
     print("\n".join(lines), file=sys.stderr, flush=True)
     return row
 
