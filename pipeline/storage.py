@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pipeline.crashpoints import reached
+from pipeline.local_files import create_file, replace_file
 from pipeline.redact import redact
+from pipeline.storage_faults import advice, describe, error_code, is_storage_fault, is_transient
 from schemas.errors import InputError, Problem, StorageError
 
 T = TypeVar("T")
@@ -35,15 +36,6 @@ _SLOWEST_BYTES_PER_S = 1 << 20
 FOOTER_BYTES = 1 << 16
 _IO_THREADS = 16
 _LONGEST_WAIT_S = 20.0
-
-# Waiting does not help against these.
-_LASTING_ERRNO = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-}
-_LASTING_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}
-_FULL_CODES = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage"}
-_LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class Store:
         """
         reached("before-write")
         if self.is_local:
-            created = self._call(f"create {key}", lambda: _create_local(Path(self.root), key, data))
+            created = self._call(f"create {key}", lambda: create_file(Path(self.root), key, data))
         else:
             created = self._call(f"create {key}", lambda: self._create_remote(key, data))
         reached("after-write")
@@ -96,7 +88,7 @@ class Store:
         """Write the whole object, replacing what is there; a reader sees the old or the new one, never a part."""
         reached("before-write")
         if self.is_local:
-            self._call(f"put {key}", lambda: _replace_local(Path(self.root), key, data))
+            self._call(f"put {key}", lambda: replace_file(Path(self.root), key, data))
         else:
             self._call(f"put {key}", lambda: self._pipe(key, data))
         reached("after-write")
@@ -204,7 +196,7 @@ class Store:
             return False
         except OSError as error:
             # Some servers' 412 reaches us as EINVAL with the client's error as its cause.
-            if _error_code(error) in {"PreconditionFailed", "412"}:
+            if error_code(error) in {"PreconditionFailed", "412"}:
                 return False
             raise
         return True
@@ -225,12 +217,12 @@ class Store:
             error = state.outcome.exception() if state.outcome else None
             self.on_wait(
                 redact(
-                    f"storage: cannot {what} yet ({_describe(error)}); try {state.attempt_number + 1} in {wait_s:.1f} s"
+                    f"storage: cannot {what} yet ({describe(error)}); try {state.attempt_number + 1} in {wait_s:.1f} s"
                 )
             )
 
         retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.5, max=min(_LONGEST_WAIT_S, self.patience_s / 10)),
             stop=stop_after_delay(self.patience_s),
             before_sleep=announce,
@@ -239,9 +231,9 @@ class Store:
         try:
             return retrying(attempt)
         except Exception as error:
-            if not _is_storage_fault(error):
+            if not is_storage_fault(error):
                 raise
-            raise StorageError(redact(f"cannot {what} in {self.url}: {_describe(error)}. {_advice(error)}")) from None
+            raise StorageError(redact(f"cannot {what} in {self.url}: {describe(error)}. {advice(error)}")) from None
 
 
 class _RemoteFile(io.RawIOBase):
@@ -350,119 +342,3 @@ def _make_patient(fs: Any) -> None:
     fs.retries = 1
     # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
     fs.s3.meta.events.unregister("before-call.s3", add_expect_header)
-
-
-def _create_local(root: Path, key: str, data: bytes) -> bool:
-    target = root / key
-    temporary = _write_temporary(root, data)
-    reached("temporary-written")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(temporary, target)
-        reached("linked")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
-            raise
-        log.warning("%s has no hard links: two writers at the same instant could both think they were first", root)
-        if target.exists():
-            return False
-        temporary.rename(target)
-        return True
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-    return True
-
-
-def _replace_local(root: Path, key: str, data: bytes) -> None:
-    target = root / key
-    temporary = _write_temporary(root, data)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _write_temporary(root: Path, data: bytes) -> Path:
-    # Beside the data folders and not inside: a tool that reads data/ while the job runs sees whole files only.
-    folder = root / TEMPORARY
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / uuid.uuid4().hex
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-TEMPORARY = ".tmp"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _error_code(error: BaseException | None) -> str:
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-def _is_botocore(error: BaseException) -> bool:
-    return any(cls.__module__.startswith(("botocore", "aiohttp", "aiobotocore")) for cls in type(error).__mro__)
-
-
-def _is_storage_fault(error: BaseException) -> bool:
-    return isinstance(error, (OSError, TimeoutError, NotImplementedError)) or _is_botocore(error)
-
-
-def _is_transient(error: BaseException) -> bool:
-    if not _is_storage_fault(error) or isinstance(error, _LASTING):
-        return False
-    if type(error).__name__ in {
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "ParamValidationError",
-    }:
-        return False
-    if _error_code(error) in _LASTING_CODES | _FULL_CODES:
-        return False
-    return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
-
-
-def _describe(error: BaseException | None) -> str:
-    if error is None:
-        return "unknown error"
-    # Ceph sends no message, and a HEAD hides the reason: the code says more.
-    code = _error_code(error)
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}{f' {code}' if code else ''}: {text}"[:500]
-
-
-def _advice(error: BaseException) -> str:
-    number = getattr(error, "errno", None)
-    if number in {errno.ENOSPC, errno.EDQUOT} or _error_code(error) in _FULL_CODES:
-        return "Free some space and run the same command again: finished shards stay."
-    if isinstance(error, PermissionError) or number in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        return "Check that these credentials may list, read and write there, then run the same command again."
-    if isinstance(error, FileNotFoundError):
-        return "Check that the bucket or folder exists and is spelled right."
-    if "redential" in type(error).__name__:
-        return "Set credentials in the environment, a profile or an instance role; the job file holds none."
-    return "Nothing is lost: run the same command again when the storage answers."

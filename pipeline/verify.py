@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.dataset import DataObject, dataset_counts, read_data_objects, shard_number
+from pipeline.local_files import TEMPORARY
 from pipeline.plan import Plan
-from pipeline.storage import TEMPORARY, Store
+from pipeline.storage import Store
 from schemas.plan import Counts
 
 SIDE_FOLDERS = ("rejects", "failures")
