@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from jobs.cli_evaluation import add_commands
 from jobs.console import err, report_error, say, say_json, table
 from schemas.errors import PromptmillError
 
@@ -210,6 +211,9 @@ def schema() -> None:
     from jobs.schema import job_schema
 
     print(job_schema(), end="")
+
+
+add_commands(app)
 
 
 def _load(path: str, overrides: list[str] | None) -> Any:

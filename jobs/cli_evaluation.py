@@ -1,0 +1,82 @@
+"""Commands that look at finished datasets: more metrics, comparisons, one image again, other layouts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from jobs.console import say_json, table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (score, compare, reproduce, export):
+        app.command()(command)
+
+
+def score(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Our dataset, or any Parquet with image and caption.")],
+    metric: Annotated[list[str], typer.Option("--metric", help="Metric to add; repeat for more.")],
+    distractors: Annotated[
+        str | None, typer.Option(help="Text file with one caption a line, for the relative CLIP score.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Score anew what is scored already.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the tensor library.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Add metrics to a dataset, beside it and without generating again."""
+    from jobs.score import score
+
+    _show(score(url, metric, distractors, again, threads), as_json)
+
+
+def compare(
+    url_a: Annotated[str, typer.Argument(metavar="URL_A", help="The baseline.")],
+    url_b: Annotated[str, typer.Argument(metavar="URL_B", help="What is held against it.")],
+    out: Annotated[str, typer.Option(help="Folder or URL of the page.")] = "compare",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two datasets on the prompts that both have."""
+    from jobs.compare import compare
+
+    shown = compare(url_a, url_b, out)
+    if as_json:
+        say_json(shown)
+    else:
+        table({name: value for name, value in shown.items() if not isinstance(value, (dict, list))})
+        table({"open": f"{out.rstrip('/')}/index.html"})
+
+
+def reproduce(
+    url: Url,
+    sample_id: Annotated[str, typer.Argument(metavar="SAMPLE_ID")],
+    out: Annotated[str | None, typer.Option(help="File to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one image again from its row, and say how it differs."""
+    from jobs.reproduce import reproduce
+
+    _show(reproduce(url, sample_id, out), as_json)
+
+
+def export(
+    url: Url,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL to write.")],
+    layout: Annotated[Literal["geneval", "dpg"], typer.Option(help="dpg: four images as a 2×2 grid.")],
+    rejected: Annotated[bool, typer.Option("--rejected", help="With the images that were not kept.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the folders that a suite's own scorer reads."""
+    from jobs.export import export
+
+    _show(export(url, layout, out, rejected), as_json)
+
+
+def _show(content: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        say_json(content)
+    else:
+        table(content)
