@@ -99,7 +99,7 @@ class Forks:
         env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-m", "tests.faults.zygote", self.address]
         self._zygote = Child(command, self.folder / "zygote.log", env)
-        wait_until(Path(self.address).exists, "the warm process listens", [self._zygote], timeout_s=240)
+        wait_until(Path(self.address).exists, "the warm process listens", [self._zygote], timeout_s=600)
         return self
 
     def __exit__(
