@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.bench import Bench
 from tests.faults.forks import Forks
 from tests.servers.s3 import S3Server
+
+
+TIMEOUT_S = 900
+"""The warm process takes 20 s of CPU to start, which is minutes where others are at work."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

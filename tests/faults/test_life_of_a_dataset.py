@@ -131,7 +131,6 @@ def images(files: dict[str, bytes]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_each_sample_is_there_once_whatever_happened_before(bench: Bench) -> None:
     Life.bench = bench
     checks = settings(
