@@ -11,7 +11,6 @@ from tests.faults.bench import Bench
 from tests.faults.forks import Forks
 from tests.servers.s3 import S3Server
 
-
 TIMEOUT_S = 900
 """The warm process takes 20 s of CPU to start, which is minutes where others are at work."""
 
