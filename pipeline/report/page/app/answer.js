@@ -64,8 +64,8 @@ function rankedTable(group, order) {
   const names = Object.keys(axes);
   const ends = order.flatMap((i) => group.means[i].slice(0, 3)).filter((value) => value !== null);
   const scale = [Math.min(...ends), Math.max(...ends)];
-  const head = ["", ...(names.length ? names : ["setting"]), chosen.metric, "95 % interval", "", "difference", "its interval", "", "prompts", "kept", "rejected", "failed", "s / image"];
-  const numeric = new Set([chosen.metric, "difference", "prompts", "kept", "rejected", "failed", "s / image"]);
+  const head = ["", ...(names.length ? names : ["setting"]), chosen.metric, "95 % interval", "", "difference", "its interval", "", "prompts", "kept · rejected · failed", "s / image"];
+  const numeric = new Set([chosen.metric, "difference", "prompts", "kept · rejected · failed", "s / image"]);
   const rows = order.map((index, rank) => {
     const gap = group.differences[chosen.baseline]?.[index] ?? [null, null, null, 0];
     const is = index === chosen.baseline ? "baseline" : verdict(gap, chosen.metric);
@@ -74,7 +74,7 @@ function rankedTable(group, order) {
     return el("tr", { class: is.replace(" ", "-") }, el("td", { class: "n" }, rank + 1), settings,
       el("td", { class: "n strong" }, digits(group.means[index][0])), el("td", {}, interval(group.means[index])), el("td", {}, whisker(group.means[index], scale)),
       el("td", { class: "n" }, is === "baseline" ? "" : digits(gap[0], true)), el("td", {}, is === "baseline" ? "" : interval(gap, true)), el("td", { class: "verdict" }, is),
-      el("td", { class: "n" }, group.means[index][3]), el("td", { class: "n" }, cell.kept), el("td", { class: "n" }, cell.rejected), el("td", { class: "n" }, cell.failed), el("td", { class: "n" }, digits(cell.seconds)));
+      el("td", { class: "n" }, group.means[index][3]), el("td", { class: "n" }, `${cell.kept} · ${cell.rejected} · ${cell.failed}`), el("td", { class: "n" }, digits(cell.seconds)));
   });
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Settings ranked" },
     el("table", { id: "ranked" }, el("thead", {}, el("tr", {}, head.map((text) => el("th", { class: numeric.has(text) ? "n" : null, scope: "col" }, text)))), el("tbody", {}, rows)));

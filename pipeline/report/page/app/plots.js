@@ -16,15 +16,22 @@ function estimates() {
     .filter((row) => row.mean !== null);
 }
 
+// Lines that share their x stand beside each other, so that no interval hides another.
+const beside = (data, x, key) => {
+  const groups = d3.groups(data, (row) => row[key]);
+  return groups.flatMap(([, rows], i) => whiskers(rows, x, { stroke: key, dx: (i - (groups.length - 1) / 2) * 6 }));
+};
+
 const whiskers = (data, x, extra) => [
   Plot.ruleX(data, { x, y1: "low", y2: "high", strokeWidth: 2, strokeOpacity: 0.6, ...extra }),
-  Plot.dot(data, { x, y: "mean", r: 4, ...(extra?.stroke ? { fill: extra.stroke } : { fill: "currentColor" }), title: (d) => `${d.name}\n${digits(d.mean)} (${digits(d.low)} to ${digits(d.high)})`, tip: true }),
+  Plot.dot(data, { x, y: "mean", r: 4, dx: extra?.dx, ...(extra?.stroke ? { fill: extra.stroke } : { fill: "currentColor" }), title: (d) => `${d.name}\n${digits(d.mean)} (${digits(d.low)} to ${digits(d.high)})`, tip: true }),
 ];
 
 function distribution() {
   const cells = pm.analysis.cells.slice(0, 12);
   const data = pm.samples.filter((s) => s.cell >= 0 && s.cell < cells.length && s.scores[chosen.metric] !== null).map((s) => ({ score: s.scores[chosen.metric], cell: cells[s.cell].name }));
-  if (!data.length) return null;
+  // Of a score that is 0 or 1 the mean says all.
+  if (new Set(data.map((row) => row.score)).size < 3) return null;
   const node = Plot.plot({ ...plotBase(), height: 50 + cells.length * 58, marginRight: 12, marginLeft: 12, marginTop: 20, x: { labelOffset: 36, label: chosen.metric }, y: { axis: null }, fy: { axis: null, domain: cells.map((c) => c.name), padding: 0.4 },
     marks: [Plot.rectY(data, Plot.binX({ y: "proportion-facet" }, { x: "score", fy: "cell", fill: "var(--accent)", fillOpacity: 0.75, thresholds: 40, inset: 0.3 })), Plot.ruleY([0]),
       Plot.text(cells, { fy: "name", text: "name", frameAnchor: "top-left", dy: -11, textAnchor: "start" })] });
@@ -40,7 +47,7 @@ function alongAxes() {
     const many = new Set(data.map((d) => d.line)).size;
     const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { labelOffset: 36, label: name, ticks: axes[name].length <= 8 ? axes[name] : undefined, inset: 16 }, y: { label: `mean ${chosen.metric}` },
       color: { legend: many > 1 && many <= 10, scheme: "observable10", domain: many <= 10 ? [...new Set(data.map((d) => d.line))] : undefined },
-      marks: [Plot.line(data, { x: "x", y: "mean", z: "line", stroke: many <= 10 ? "line" : "currentColor", strokeOpacity: 0.7, sort: "x" }), ...whiskers(data, "x", many > 1 && many <= 10 ? { stroke: "line" } : { stroke: "var(--accent)" })] });
+      marks: [Plot.line(data, { x: "x", y: "mean", z: "line", stroke: many <= 10 ? "line" : "currentColor", strokeOpacity: 0.7, sort: "x" }), ...(many > 1 && many <= 10 ? beside(data, "x", "line") : whiskers(data, "x", { stroke: "var(--accent)" }))] });
     return [`${chosen.metric} against ${name}`, node];
   });
 }
@@ -55,9 +62,9 @@ function price() {
 }
 
 function agreement() {
-  const pairs = pm.analysis.correlations.filter((pair) => pair.spearman[0] !== null);
+  const pairs = pm.analysis.correlations.filter((pair) => pair.spearman[0] !== null && (pair.a === chosen.metric || pair.b === chosen.metric));
   if (!pairs.length) return null;
-  return ["Do the scores agree? Spearman’s rank correlation over images", el("div", { class: "scroll" }, el("table", { id: "correlations" },
-    el("thead", {}, el("tr", {}, ["score", "score", "ρ", "95 % interval", "images"].map((text) => el("th", { scope: "col" }, text)))),
-    el("tbody", {}, pairs.map(({ a, b, spearman }) => el("tr", {}, el("td", {}, a), el("td", {}, b), el("td", { class: "n strong" }, digits(spearman[0])), el("td", {}, interval(spearman)), el("td", { class: "n" }, spearman[3]))))))];
+  return [`Does ${chosen.metric} agree with other scores? Spearman’s rank correlation over images`, el("div", { class: "scroll" }, el("table", { id: "correlations" },
+    el("thead", {}, el("tr", {}, ["with", "ρ", "95 % interval", "images"].map((text) => el("th", { scope: "col" }, text)))),
+    el("tbody", {}, pairs.map(({ a, b, spearman }) => el("tr", {}, el("td", {}, a === chosen.metric ? b : a), el("td", { class: "n strong" }, digits(spearman[0])), el("td", {}, interval(spearman)), el("td", { class: "n" }, spearman[3]))))))];
 }
