@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -95,23 +96,33 @@ def on_a_small_disk(bench: Bench, folder: Path) -> Row:
         return Row("disk full: not tried, since mounting is not allowed here")
 
 
-def work(seed: int, more: int, at_once: int, only: str) -> list[Row]:
-    """Scenarios without Ray run `at_once` beside each other, those with Ray one after the other beside them."""
+def work(rows: list[Row], seed: int, more: int, at_once: int, only: str) -> None:
+    """Scenarios without Ray run `at_once` beside each other, those with Ray one after the other beside them.
+
+    What each finds is added to `rows` at once, so that an interrupted run has its table too.
+    """
     folder = Path(tempfile.mkdtemp(prefix="promptmill-faults-"))
-    with start_s3() as server, Forks(folder) as forks, ThreadPoolExecutor(at_once) as pool:
+    with ExitStack() as stack:
+        server = stack.enter_context(start_s3())
+        forks = stack.enter_context(Forks(folder))
         bench = Bench(folder, forks, server)
-
+        # On this thread, since Ray's nodes want to handle signals, and first, since they give up after 30 s.
+        fleet_stack = stack.enter_context(ExitStack())
+        nodes = fleet_stack.enter_context(Fleet(forks, nodes=2, cpus=1, env=server.env())) if only != "local" else None
+        pool = stack.enter_context(ThreadPoolExecutor(at_once))
+        stack.callback(pool.shutdown, cancel_futures=True)
         plain = scenarios(bench, folder, seed, more) if only != "ray" else []
-        rows = [pool.submit(attempt, scenario) for scenario in plain]
-        found: list[Row] = []
-        if only != "local":  # on this thread: Ray's nodes want to handle signals
-            with Fleet(forks, nodes=2, cpus=1, env=server.env()) as nodes:
-                found += [attempt(scenario) for scenario in on_ray(bench, nodes, seed, more)]
-            found.append(attempt(lambda: on_two_gpus(bench)))
-        return [*(row.result() for row in rows), *found]
+        pending = [pool.submit(attempt, scenario, rows) for scenario in plain]
+        if nodes is not None:
+            for scenario in on_ray(bench, nodes, seed, more):
+                attempt(scenario, rows)
+            fleet_stack.close()
+            attempt(lambda: on_two_gpus(bench), rows)
+        for one in pending:
+            one.result()
 
 
-def attempt(scenario: Scenario) -> Row:
+def attempt(scenario: Scenario, rows: list[Row]) -> None:
     began = time.monotonic()
     try:
         row = scenario()
@@ -123,7 +134,7 @@ def attempt(scenario: Scenario) -> Row:
         *(problem[-1500:] for problem in row.problems),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)
-    return row
+    rows.append(row)
 
 
 def merged(rows: list[Row]) -> list[Row]:
@@ -165,7 +176,13 @@ def main() -> int:
     parser.add_argument("--only", choices=["all", "local", "ray"], default="all", help="without Ray, or nothing but")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
-    rows = merged(work(options.seed, 4 if options.long else 1, options.at_once, options.only))
+    found: list[Row] = []
+    try:
+        work(found, options.seed, 4 if options.long else 1, options.at_once, options.only)
+    except KeyboardInterrupt:
+        print("interrupted: this is what was found so far", file=sys.stderr)
+        found.append(Row("interrupted", problems=["not all scenarios were tried"]))
+    rows = merged(found)
     console.print(as_table(rows))
     total = {name: sum(getattr(row, name) for row in rows) for name in ("times", "asked", "lost", "doubled")}
     good = all(row.good for row in rows)
