@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--only", choices=["all", "local", "ray"], default="all", help="without Ray, or nothing but")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     found: list[Row] = []
     try:
         work(found, options.seed, 4 if options.long else 1, options.at_once, options.only)
