@@ -1,0 +1,94 @@
+"""(d), (e) `promptmill run`, as its command line runs it, with a display that only takes the time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.progress import PlainProgress
+from schemas.plan import Receipt
+from tests.benchmarks.setting import Setting, Warmth
+
+EAGER_S: Final = 0.01
+"""How often the dispatcher is made to look until the first batch is there; afterwards as always."""
+
+
+class Watch(PlainProgress):
+    """Notes when the first batch was made and each shard was done. `slow_down` is called after the first batch."""
+
+    def __init__(self, slow_down: Any) -> None:
+        super().__init__(io.StringIO())
+        self.warmth = Warmth()
+        self.receipts: list[Receipt] = []
+        self.answer: Any = None
+        self._slow_down = slow_down
+
+    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+        super().pulse(samples_made, workers, model_loads)
+        if samples_made and self.warmth.first is None:
+            self.warmth.batch_done(samples_made)
+            self._slow_down()
+
+    def shard_done(self, receipt: Receipt) -> None:
+        super().shard_done(receipt)
+        self.receipts.append(receipt)
+        if self.warmth.first is not None:
+            self.answer = self.warmth.answer(sum(each.counts.samples for each in self.receipts))
+
+
+def job_of(setting: Setting) -> dict[str, Any]:
+    return {
+        "name": "benchmark",
+        "prompts": {"source": setting.source, "limit": setting.images},
+        "model": {"path": setting.model, "dtype": setting.dtype},
+        "generation": {
+            "num_inference_steps": setting.steps,
+            "guidance_scale": setting.guidance,
+            "batch_size": setting.batch,
+            "width": setting.side,
+            "height": setting.side,
+        },
+        "score": [{"clip": f"local-dir:{setting.clip}"}],
+        "output": {"url": str(setting.out), "images_per_shard": setting.images_per_file},
+        "compute": {"workers": 1, "threads_per_worker": 1},
+    }
+
+
+def run(setting: Setting, in_process: bool) -> None:
+    import jobs.run
+    import pipeline.dispatch
+    from schemas.job import Job
+
+    pace = _Pace()
+    pace.set(pipeline.dispatch, "_POLL_S")
+    if not in_process:
+        import pipeline.fleet.ray_dispatch
+
+        pace.set(pipeline.fleet.ray_dispatch, "_POLL_S")
+        pace.set(pipeline.fleet.ray_dispatch, "_VITALS_EVERY_S")
+    watch = Watch(pace.restore)
+    jobs.run.new_progress = lambda: watch
+    job = Job.model_validate(job_of(setting))
+    _, summary = jobs.run.run(job, address=None, in_process=in_process, extend=False, allow_large_sweep=False)
+    if summary.counts.kept != setting.images:
+        raise SystemExit(f"asked for {setting.images} images, got {summary.counts}")
+    stages: dict[str, float] = {}
+    for receipt in watch.receipts:
+        for stage, seconds in receipt.seconds.items():
+            stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)
+    watch.answer.more["stages"] = stages
+    watch.answer.write(Path(setting.folder))
+
+
+class _Pace:
+    def __init__(self) -> None:
+        self._before: list[tuple[Any, str, float]] = []
+
+    def set(self, module: Any, name: str) -> None:
+        self._before.append((module, name, getattr(module, name)))
+        setattr(module, name, EAGER_S)
+
+    def restore(self) -> None:
+        for module, name, value in self._before:
+            setattr(module, name, value)
