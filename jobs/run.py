@@ -21,7 +21,7 @@ from pipeline.report.build import build_report
 from pipeline.report.card import write_card
 from pipeline.run import RunSummary, run_job
 from pipeline.storage import Store
-from schemas.errors import ClusterError, JobError, Problem
+from schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from schemas.job import Job
 
 INTERRUPTED = 130
@@ -47,9 +47,14 @@ def run_plan(
     """Make what is missing, then write report and dataset card."""
     with _signals(progress) as stop:
         summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), progress, stop)
-    build_report(plan, store, summary.seconds)
-    if summary.shards_done == summary.shards:
-        write_card(plan, store, summary.counts)
+    try:
+        build_report(plan, store, summary.seconds)
+        if summary.shards_done == summary.shards:
+            write_card(plan, store, summary.counts)
+    except PromptmillError:
+        raise
+    except Exception as error:  # the dataset is whole: a defect of the page must not make a scheduler run it again
+        progress.notice(f"no report: {type(error).__name__}: {error}. `promptmill report {store.url}` tries again")
     return summary
 
 
