@@ -120,6 +120,13 @@ def holds(said: NDArray[np.int64], scenes: NDArray[np.int64]) -> NDArray[np.bool
     return either
 
 
+def hardest(claims: Claims, rng: np.random.Generator) -> list[str]:
+    """The kinds of change to a caption in the order to use them: who stands where comes last to a model by itself."""
+    kinds = captions.changeable(claims)
+    first = [k for k in ("swap", "relation") if k in kinds]
+    return first + [str(k) for k in rng.permutation([k for k in kinds if k not in first])]
+
+
 def sample_batch(now: Draw, n: int, negatives: int) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
     """Images (true ones, then spoiled ones), captions, which holds for which, labels of true images and captions."""
     rng = now.numpy
@@ -130,8 +137,7 @@ def sample_batch(now: Draw, n: int, negatives: int) -> tuple[Tensor, list[str], 
     for scene in scenes:
         claims = captions.claims_at_random(scene, rng)
         said.append(claims)
-        kinds = captions.changeable(claims)
-        said += [captions.change_one(claims, str(rng.choice(kinds)), rng) for _ in range(negatives) if kinds]
+        said += [captions.change_one(claims, k, rng) for k in hardest(claims, rng)[:negatives]]
     caption_labels = np.array([labels(c) for c in said])
     scene_labels = np.array([labels(captions.claims_of_scene(s)) for s in scenes])
     true = np.zeros((len(images), len(said)), bool)

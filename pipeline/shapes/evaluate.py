@@ -39,7 +39,7 @@ from pipeline.shapes.world import Claims, Kind, Prompt, sample_prompts
 
 SCORED_KINDS: tuple[Kind, ...] = ("one", "placed", "two")
 STEP_COUNTS = (1, 2, 5, 10, 20, 50)
-GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0, 7.5)
+GUIDANCES = (1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 7.5)
 SCHEDULERS = (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -168,7 +168,7 @@ def milliseconds_per_image(models: Models, batch: int = 16) -> float:
 
 
 def evaluate(weights: Path, samples: int, seed: int, with_sweep: bool = True) -> dict[str, Any]:
-    """All figures; `samples` prompts of each kind, a fifth of that for each cell of the sweep."""
+    """All figures; `samples` prompts of each kind, a tenth of that for each cell of the sweep."""
     models = load(weights)
     result: dict[str, Any] = {}
     scores, right = [], []
@@ -184,7 +184,7 @@ def evaluate(weights: Path, samples: int, seed: int, with_sweep: bool = True) ->
     result["best_of_4"] = best_of(models, 4, max(3, samples // 2), seed)
     result["ms_per_image"] = milliseconds_per_image(models)
     if with_sweep:
-        result |= {f"by_{k}": v for k, v in sweep(models, max(1, samples // 5), seed).items()}
+        result |= {f"by_{k}": v for k, v in sweep(models, max(1, samples // 10), seed).items()}
     result["settings"] = {
         "samples": samples,
         "seed": seed,

@@ -9,7 +9,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 MAX_TOKENS = 32  # the longest caption of the grammar has 17 words; the padding that is left serves as registers
 
 STEPS = 20  # of the default sampler, and its guidance: what the figures in weights/README.md were measured with
-GUIDANCE = 3.0
+GUIDANCE = 2.5
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class UnetSettings:
     pair_share: float = 0.65
     caption_drop: float = 0.1
     guidance: float = GUIDANCE
-    plan: Plan = Plan(steps=10_000, batch=48, rate=1e-3, warmup=300, decay=0.35, ema=0.999)
+    plan: Plan = Plan(steps=8600, batch=48, rate=1e-3, warmup=300, decay=0.5, ema=0.999)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ClipSettings:
     text_layers: int = 2
     context: int = 24
     negatives: int = 3
-    plan: Plan = Plan(steps=4000, batch=48, rate=1e-3, warmup=200, weight_decay=0.02, ema=0.998)
+    plan: Plan = Plan(steps=2400, batch=48, rate=1e-3, warmup=200, weight_decay=0.02, ema=0.998)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def train(
         target = signal * noise - spread * latents
         return {"loss": functional.mse_loss(output.float(), target)}
 
-    model = stage.run(losses, lambda m: measure(assemble(newest_vae(), text, m), settings.guidance), measure_every=1000)
+    model = stage.run(losses, lambda m: measure(assemble(newest_vae(), text, m), settings.guidance), measure_every=2500)
     assert isinstance(model, UNet2DConditionModel)
     return model
 
