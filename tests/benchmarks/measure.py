@@ -25,6 +25,7 @@ ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONPATH": str(REPOSITORY),
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # else 15: whatever else runs on the machine would count against Ray alone
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from pathlib import Path
 from typing import Any, Final
@@ -57,16 +58,13 @@ def job_of(setting: Setting) -> dict[str, Any]:
 
 def run(setting: Setting, in_process: bool) -> None:
     import jobs.run
-    import pipeline.dispatch
     from schemas.job import Job
 
     pace = _Pace()
-    pace.set(pipeline.dispatch, "_POLL_S")
+    pace.quicken("pipeline.dispatch")
     if not in_process:
-        import pipeline.fleet.ray_dispatch
-
-        pace.set(pipeline.fleet.ray_dispatch, "_POLL_S")
-        pace.set(pipeline.fleet.ray_dispatch, "_VITALS_EVERY_S")
+        pace.quicken("pipeline.fleet.ray_dispatch")
+        pace.quicken("pipeline.fleet.member")
     watch = Watch(pace.restore)
     jobs.run.new_progress = lambda: watch
     job = Job.model_validate(job_of(setting))
@@ -82,12 +80,17 @@ def run(setting: Setting, in_process: bool) -> None:
 
 
 class _Pace:
+    """Makes a dispatcher look more often, so that the first batch is seen when it comes."""
+
     def __init__(self) -> None:
         self._before: list[tuple[Any, str, float]] = []
 
-    def set(self, module: Any, name: str) -> None:
-        self._before.append((module, name, getattr(module, name)))
-        setattr(module, name, EAGER_S)
+    def quicken(self, module: str) -> None:
+        loaded = importlib.import_module(module)
+        for name in ("_POLL_S", "_VITALS_EVERY_S"):
+            if hasattr(loaded, name):
+                self._before.append((loaded, name, getattr(loaded, name)))
+                setattr(loaded, name, EAGER_S)
 
     def restore(self) -> None:
         for module, name, value in self._before:
