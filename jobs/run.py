@@ -17,8 +17,6 @@ from pipeline.dispatch import Dispatcher, InProcessDispatcher, Stop
 from pipeline.models.catalog import memory_needed_bytes
 from pipeline.plan import Plan, plan_job
 from pipeline.progress import LiveProgress, PlainProgress
-from pipeline.report.build import build_report
-from pipeline.report.card import write_card
 from pipeline.run import RunSummary, run_job
 from pipeline.storage import Store
 from schemas.errors import ClusterError, JobError, Problem, PromptmillError
@@ -47,6 +45,9 @@ def run_plan(
     """Make what is missing, then write report and dataset card."""
     with _signals(progress) as stop:
         summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), progress, stop)
+    from pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
+    from pipeline.report.card import write_card
+
     try:
         build_report(plan, store, summary.seconds)
         if summary.shards_done == summary.shards:

@@ -11,6 +11,7 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers on a machine that does other things
 # Where this is set, every process that a test starts compiles torch and diffusers anew: 20 s of CPU each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
