@@ -103,7 +103,11 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
 def test_one_signal_finishes_the_shards_in_hand(
     cli: Cli, job: MakeJob, tmp_path: Path, how: list[str], number: signal.Signals
 ) -> None:
-    made = job(generation={"num_inference_steps": 100, "images_per_prompt": 40}, output={"images_per_shard": 8})
+    made = job(  # 24 shards, of which Ray has up to four in hand
+        generation={"num_inference_steps": 50, "images_per_prompt": 8},
+        sweep={"guidance_scale": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]},
+        output={"images_per_shard": 8},
+    )
     process = start(["run", made, *how, "--json"], tmp_path)
     data = tmp_path / "out" / "data"
     wait_for(lambda: data.is_dir() and any(data.iterdir()))
