@@ -46,8 +46,10 @@ def driver_killed(bench: Bench, fleet: Fleet, place: str, kills: int, chance: ra
     row, job = Row(f"Ray driver killed, {place}"), long_job(bench)
     output = bench.output(place)
     while row.times < kills:
+        done = sum(key.startswith("data/") for key in output.files())
         running = bench.start(job, output, *fleet.options(), **fleet.env())
-        if running.ends_within(chance.uniform(3, 8)):
+        wait_for_shards(output, running, done + chance.randint(1, 4))
+        if running.ends_within(0):
             break
         running.signal(signal.SIGKILL)
         running.wait()
