@@ -30,7 +30,7 @@ def commit_shard(
     store: Store,
     fingerprint: str,
 ) -> tuple[Counts, int]:
-    """Counts and bytes of the data object that stands in the end, ours or that of whoever was first."""
+    """Counts of the data object that stands in the end, ours or that of whoever was first, and the bytes of ours."""
     order = {sample: position for position, sample in enumerate(asked)}
     outcomes = sorted(outcomes, key=lambda outcome: order[outcome.sample.sample_id])
     check_conservation(asked, outcomes)

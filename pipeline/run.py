@@ -68,7 +68,7 @@ class _Tally:
 
 
 def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListener, stop: Stop) -> RunSummary:
-    """Make every shard that is not there yet; `plan` is what `write_plan` returned.
+    """Make every shard that is not there yet; `plan` is what `claim_output` returned.
 
     Raises the first job, storage or cluster error, and JobError where more samples fail than
     `compute.max_failure_share`; all that was committed before stays, and the same call goes on.
