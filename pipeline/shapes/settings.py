@@ -72,7 +72,12 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class UnetSettings:
-    """`cached` scenes are encoded once; `pair_share` of them hold two objects, which need most of the learning."""
+    """`cached` scenes are encoded once; `pair_share` of them hold two objects, which need most of the learning.
+
+    `focus`, a share and a range: that share of a batch's timesteps is drawn from the range alone. After 8,600 uniform
+    steps, images denoised from the true latents at timestep 649 were right for 77 %, from 449 for 87 %, from 249 for
+    95 %, while the whole way cost only 7 points more: what is hard lies between.
+    """
 
     channels: tuple[int, ...] = (96, 144)
     attention: tuple[bool, ...] = (False, True)  # at 4×4 only: at 8×8 it took two fifths of a step
@@ -81,8 +86,9 @@ class UnetSettings:
     cached: int = 36_000
     pair_share: float = 0.65
     caption_drop: float = 0.1
+    focus: tuple[float, int, int] = (0.7, 100, 650)
     guidance: float = GUIDANCE
-    plan: Plan = Plan(steps=8600, batch=48, rate=1e-3, warmup=300, decay=0.5, ema=0.999)
+    plan: Plan = Plan(steps=21_000, batch=48, rate=1e-3, warmup=300, decay=0.5, ema=0.999)
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
     for place in bench.places:
         first = chance(place).randrange(1, 6)
         for start in range(first, 120, 20):
-            points = [f"*:{n}" for n in range(start, start + 20, max(1, 5 // more))]
+            points = [f"*:{n}" for n in range(start, start + 20, max(1, 3 // more))]
             yield lambda place=place, points=points: deaths.crash_at(bench, place, points)
         for part in range(2):
-            yield lambda place=place, part=part: deaths.kill_at_random(bench, place, 6 * more, chance(f"{place}{part}"))
+            yield lambda place=place, part=part: deaths.kill_at_random(bench, place, 9 * more, chance(f"{place}{part}"))
         for part in range(more):
             yield lambda place=place: deaths.two_drivers(bench, place)
             yield lambda place=place, part=part: deaths.zombie(bench, place, chance(f"{place}{part}"))
@@ -180,7 +180,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     found: list[Row] = []
     try:
-        work(found, options.seed, 4 if options.long else 1, options.at_once, options.only)
+        work(found, options.seed, 5 if options.long else 1, options.at_once, options.only)
     except KeyboardInterrupt:
         print("interrupted: this is what was found so far", file=sys.stderr)
         found.append(Row("interrupted", problems=["not all scenarios were tried"]))

@@ -34,6 +34,8 @@ def _break(words: set[str], batch_size: int) -> None:
         ctypes.string_at(0)
     if "hang" in words:
         time.sleep(3600)
+    if "slow" in words:
+        time.sleep(1)
     if "raise" in words:
         raise ValueError("the pipeline does not like this prompt")
     if "memory" in words and batch_size > LARGEST_BATCH:
