@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 
 from jobs.cli_evaluation import add_commands
 from jobs.console import err, report_error, say, say_json, table
-from schemas.errors import PromptmillError
+from schemas.errors import PromptmillError, WorkerHungError
 
 app = typer.Typer(
     name="promptmill",
@@ -239,6 +239,10 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
+    except WorkerHungError as error:
+        code = report_error(error, as_json)
+        sys.stdout.flush()
+        os._exit(code)  # the hung thread would be waited for
     except PromptmillError as error:
         return report_error(error, as_json)
     except (KeyboardInterrupt, typer.Abort):

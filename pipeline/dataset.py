@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.plan import Plan
 from pipeline.records import read_footer
@@ -104,3 +106,13 @@ def read_receipts(store: Store) -> list[Receipt]:
         except (ValueError, TypeError, KeyError):
             continue
     return receipts
+
+
+def commonest_failure(store: Store) -> str:
+    """Kind and message, from the failures written last; empty where there are none."""
+    entries = store.list("failures")
+    if not entries:
+        return ""
+    table = pq.read_table(pa.BufferReader(store.read(entries[-1].name)), columns=["error_kind", "message"])
+    rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
+    return rows.most_common(1)[0][0][:300]

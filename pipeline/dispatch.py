@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
@@ -12,7 +12,7 @@ from pipeline.plan import Plan
 from pipeline.storage import Store
 from pipeline.workbench import Workbench
 from pipeline.worker import process_shard
-from schemas.errors import PromptmillError
+from schemas.errors import PromptmillError, WorkerHungError
 from schemas.plan import Receipt, Shard
 
 SLOTS = 2
@@ -59,37 +59,56 @@ class InProcessDispatcher:
     """Runs `process_shard` as it is: for a notebook, a debugger, a machine with one GPU and without Ray."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
-        self._plan = plan
+        self._compute = plan.job.compute
         self._bench = Workbench(plan, store)
+        self._waiting: deque[Shard] = deque()
+        self._in_hand: dict[Future[Receipt], Shard] = {}
+        self._errors: Counter[int] = Counter()
+        self._failure: BaseException | None = None
 
     def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
-        waiting = deque(shards)
-        attempts: dict[int, int] = {}
-        pending: dict[Future[Receipt], Shard] = {}
-        failure: BaseException | None = None
-        with ThreadPoolExecutor(SLOTS, thread_name_prefix="shard") as pool:
-            while waiting or pending:
-                while waiting and len(pending) < SLOTS and failure is None and not stop.requested:
-                    shard = waiting.popleft()
-                    pending[pool.submit(process_shard, shard, self._bench)] = shard
-                if not pending:
+        """Raises WorkerHungError after `compute.step_timeout_s` without a step; the hung thread lives on."""
+        self._waiting.extend(shards)
+        pool = ThreadPoolExecutor(SLOTS, thread_name_prefix="shard")
+        try:
+            while self._waiting or self._in_hand:
+                if self._failure is None and not stop.requested:
+                    self._assign(pool)
+                if not self._in_hand:
                     break
-                for future in wait(pending, _POLL_S, FIRST_COMPLETED).done:
-                    shard = pending.pop(future)
-                    error = future.exception()
-                    if error is None:
-                        listener.shard_done(future.result())
-                    elif isinstance(error, PromptmillError) or not isinstance(error, Exception):
-                        failure = failure or error
-                    else:
-                        attempts[shard.number] = attempts.get(shard.number, 0) + 1
-                        listener.notice(f"shard {shard.number}: {type(error).__name__}: {error}; trying again")
-                        if attempts[shard.number] >= self._plan.job.compute.max_attempts:
-                            failure = failure or error
-                        else:
-                            waiting.append(shard)
-                pulse = self._bench.pulse
-                listener.pulse(pulse.samples, 1, pulse.model_loads)
-        self._bench.close()
-        if failure is not None:
-            raise failure
+                for call in wait(self._in_hand, _POLL_S, FIRST_COMPLETED).done:
+                    self._answer(call, listener)
+                self._watch(listener)
+        finally:
+            pool.shutdown(wait=not isinstance(self._failure, WorkerHungError), cancel_futures=True)
+            self._bench.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _assign(self, pool: ThreadPoolExecutor) -> None:
+        while self._waiting and len(self._in_hand) < SLOTS:
+            shard = self._waiting.popleft()
+            self._in_hand[pool.submit(process_shard, shard, self._bench)] = shard
+
+    def _answer(self, call: Future[Receipt], listener: Listener) -> None:
+        shard, error = self._in_hand.pop(call), call.exception()
+        if error is None:
+            listener.shard_done(call.result())
+        elif isinstance(error, PromptmillError) or not isinstance(error, Exception):
+            self._failure = self._failure or error
+        else:
+            listener.notice(f"shard {shard.number}: {type(error).__name__}: {error}; trying again")
+            self._errors[shard.number] += 1
+            self._waiting.append(shard)
+            if self._errors[shard.number] >= self._compute.max_attempts:
+                self._failure = self._failure or error
+
+    def _watch(self, listener: Listener) -> None:
+        pulse = self._bench.pulse
+        listener.pulse(pulse.samples, 1, pulse.model_loads)
+        if pulse.silent_s() > self._compute.step_timeout_s:
+            self._in_hand.clear()
+            self._failure = WorkerHungError(
+                f"no denoising step for {pulse.silent_s():.0f} s (compute.step_timeout_s). What was committed stays. "
+                "Run on Ray, without --in-process: there a hung worker is ended and the sample that hangs it is found"
+            )

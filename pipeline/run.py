@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.crashpoints import reached
-from pipeline.dataset import dataset_counts, missing_shards, read_counts
+from pipeline.dataset import commonest_failure, dataset_counts, missing_shards, read_counts
 from pipeline.dispatch import Dispatcher, Listener, Stop
 from pipeline.plan import Plan
 from pipeline.storage import Store
@@ -113,7 +109,7 @@ def _refuse_foreign(numbers: set[int], store: Store) -> None:
 
 
 def _too_many_failures(plan: Plan, made: Counts, store: Store) -> JobError:
-    commonest = _commonest_failure(store)
+    commonest = commonest_failure(store)
     return JobError(
         Problem(
             f"compute.max_failure_share: {store.url}/failures/",
@@ -123,13 +119,3 @@ def _too_many_failures(plan: Plan, made: Counts, store: Store) -> JobError:
             "compute.max_failure_share",
         )
     )
-
-
-def _commonest_failure(store: Store) -> str:
-    """Kind and message, from the failures written last; empty where there are none."""
-    entries = store.list("failures")
-    if not entries:
-        return ""
-    table = pq.read_table(pa.BufferReader(store.read(entries[-1].name)), columns=["error_kind", "message"])
-    rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
-    return rows.most_common(1)[0][0][:300]

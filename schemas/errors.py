@@ -6,6 +6,7 @@ PromptmillError                 1   something unexpected
 │   └── OutputMismatchError     2   the output belongs to another job
 ├── StorageError                4   object storage or disk refused, after retries
 ├── ClusterError                5   Ray cannot give what was asked for
+│   └── WorkerHungError         5   a worker without a process of its own hangs, and nobody can end it
 └── WorkerError                     raised on a worker, answered by the engine, seldom seen by users
     ├── SampleError                 one sample cannot be made
     ├── DeviceMemoryError           a batch does not fit the device
@@ -66,6 +67,10 @@ class StorageError(PromptmillError):
 
 class ClusterError(PromptmillError):
     exit_code = 5
+
+
+class WorkerHungError(ClusterError):
+    pass
 
 
 class WorkerError(PromptmillError):

@@ -53,6 +53,17 @@ def test_out_of_memory_above_a_batch_of_two(bench: Bench) -> None:
     assert ended.json["kept"] == 2 * len(WORDS)
 
 
+def test_a_hang_in_process_ends_the_command(bench: Bench) -> None:
+    """No worker's process could be ended here: the command says so and goes, and without the hang it goes on."""
+    job = bench.job(bench.prompts(with_word("hang")), select=None, compute={"step_timeout_s": 2.0})
+    output = bench.output()
+    ended = bench.run(job, output, PROMPTMILL_TEST_FAULTY="1")
+    assert ended.code == 5, ended.printed
+    assert "no denoising step for" in ended.printed
+    again = bench.run(job, output)
+    assert (again.code, again.json["kept"]) == (0, 2 * len(WORDS)), again.printed
+
+
 def test_what_the_safety_checker_blacks_out_is_not_kept(bench: Bench) -> None:
     job = bench.job(bench.prompts(WORDS), model={"path": str(bench.models / "sd-unsafe")}, select=None, score=None)
     output = bench.output()
