@@ -91,6 +91,10 @@ class RayDispatcher:
         for _ in range(wanted - living):
             handle = self._recruiter.hire()
             self._members.append(Member(handle, handle.ready.remote()))
+        if self._searches:  # after a device was lost for good, an idle worker may hold what a search waits for
+            idle = [member for member in self._members if member.device is not None and not member.in_hand]
+            for member in idle[: max(0, living - wanted)]:
+                self._dismiss(member)
 
     def _assign(self) -> None:
         usable = [member for member in self._members if member.device is not None and not member.draining]
@@ -194,7 +198,7 @@ class RayDispatcher:
         device = member.device
         self._listener.notice(f"{device} is lost to its process ({error}); starting a new one")
         leave_out = self._lost_devices.lose(device) and bool(device.gpus)
-        self._give_back(member, blameless=False)
+        self._give_back(member, blameless=leave_out)
         if not leave_out:
             self._dismiss(member)
             return

@@ -82,11 +82,15 @@ class Rehearsal:
         return True
 
     def _answer(self, call: Any) -> Any:
+        vitals = self._actor.vitals.remote()
         while not ray.wait([call], timeout=1)[0]:
             if self._abandoned.is_set():
                 raise Abandoned
-            if ray.get(self._actor.vitals.remote()).silent_s > self._timeout_s:
+            if not ray.wait([vitals], timeout=0)[0]:
+                continue  # it still waits for a device
+            if ray.get(vitals).silent_s > self._timeout_s:
                 ray.kill(self._actor)
+            vitals = self._actor.vitals.remote()
         return ray.get(call)
 
     def close(self) -> None:
