@@ -113,7 +113,7 @@ def _section(values: BaseModel, indent: str) -> Iterator[str]:
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:"
             yield from [_AXES.rstrip()] if name == "sweep" else _section(value, indent + "  ")
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and value:
             yield f"{indent}{name}:"
             for item in value:
                 lines = list(_section(item, indent + "    "))

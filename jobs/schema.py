@@ -55,6 +55,8 @@ def _tidy(node: Any) -> Any:
     if len(members) == 2 and members[1] == _TYPE_OF_NULL and isinstance(members[0].get("type"), str):
         del result["anyOf"]
         result = {**members[0], "type": [members[0]["type"], "null"], **result}
+        if "enum" in result:
+            result["enum"] = [*result["enum"], None]
     return result
 
 

@@ -134,7 +134,7 @@ def sections() -> dict[str, tuple[str, ...]]:
     def visit(node: Node, name: str) -> None:
         inside = container(node)
         if inside.get("type") == "array":
-            if not name.startswith("sweep"):
+            if not name.startswith("sweep") and container(inside["items"]):
                 visit(inside["items"], name)
             return
         found[name] = tuple(inside["properties"])

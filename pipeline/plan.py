@@ -26,7 +26,10 @@ CELLS_WITHOUT_ASKING = 1_000
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of."""
+    """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of.
+
+    `clips` are the open_clip models of those scores that need one, in the order of the job.
+    """
 
     job: Job
     fingerprint: str
@@ -123,12 +126,18 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
             models.append(resolved)
             _check_settings(job, resolved, problems)
     clips = [
-        _collect(problems, lambda score=score, i=i: resolve_clip(score.clip, f"score[{i}].clip"))
-        for i, score in enumerate(job.score)
+        _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
+        for model, where in _score_models(job)
     ]
     if problems:
         raise JobError(*dict.fromkeys(problems))
     return tuple(models), tuple(clip for clip in clips if clip is not None)
+
+
+def _score_models(job: Job) -> list[tuple[str, str]]:
+    """Of the scores that need an open_clip model: the model, and where it is named."""
+    kinds = [(score.model, "clip" if score.clip else "relative") for score in job.score]
+    return [(model, f"score[{i}].{kind}") for i, (model, kind) in enumerate(kinds) if model]
 
 
 def _check_settings(job: Job, model: ResolvedModel, problems: list[Problem | str]) -> None:
@@ -172,7 +181,8 @@ def _fingerprint_fields(
     whole["sweep"] = {name: whole["sweep"][name] for name in job.sweep.axes()}
     whole["version"] = SCHEMA_VERSION
     whole["model"]["weights"] = [f"{model.path}@{model.revision}" for model in models]
-    for score, clip in zip(whole["score"], clips, strict=True):
+    with_model = [dumped for dumped, score in zip(whole["score"], job.score, strict=True) if score.model]
+    for score, clip in zip(with_model, clips, strict=True):
         score["weights"] = clip.revision
     whole["prompts"]["source"] = {
         file.name: {"size_bytes": file.size_bytes, "rows": file.rows, "etag": file.etag} for file in source.files

@@ -39,10 +39,20 @@ class Outcome:
 
 
 class RecordWriter:
-    """Builds the objects of one shard. `constants` are the settings all of its rows share."""
+    """Builds the objects of one shard. `constants` are the settings all of its rows share.
 
-    def __init__(self, score_names: Sequence[str], passthrough: pa.Table, constants: Mapping[str, Any]) -> None:
+    `clip_score` names the score that is repeated in the column of that name.
+    """
+
+    def __init__(
+        self,
+        score_names: Sequence[str],
+        passthrough: pa.Table,
+        constants: Mapping[str, Any],
+        clip_score: str | None = None,
+    ) -> None:
         self._score_names = score_names
+        self._clip_score = clip_score
         self._passthrough = passthrough
         self._constants = dict(constants)
 
@@ -82,7 +92,7 @@ class RecordWriter:
             "seed": sample.seed,
             "width": outcome.width,
             "height": outcome.height,
-            "clip_score": next(iter(outcome.scores.values()), None),
+            "clip_score": outcome.scores.get(self._clip_score) if self._clip_score else None,
             "scores": {name: outcome.scores.get(name) for name in self._score_names} if self._score_names else None,
             "image_sha256": None if image is None else image.sha256,
             "image_phash": None if image is None else image.phash,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.metrics.interface import Metric, Picture
 from pipeline.models.interface import Generated, Generator, Pixels, Scorer
 from schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
 from schemas.job import Generation
@@ -83,6 +84,26 @@ def _scores(scorer: Scorer, pairs: Sequence[tuple[Pixels, str]]) -> list[ScoreRe
             return [ScoreResult(error=SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))]
     half = len(pairs) // 2
     return _scores(scorer, pairs[:half]) + _scores(scorer, pairs[half:])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores by name; None where an image has none."""
+
+    scores: Mapping[str, float | None]
+    error: SampleError | None = None
+
+
+def measure(metrics: Sequence[Metric], sample: Sample, pixels: Pixels | None) -> Measured:
+    """What metrics that need no device say of one image."""
+    if pixels is None or not metrics:
+        return Measured({})
+    picture = Picture(sample.sample_id, sample.caption, sample.prompt_id, pixels, {})
+    try:
+        found = {name: float(values[0]) for metric in metrics for name, values in metric.score([picture]).items()}
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return Measured({}, SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))
+    return Measured({name: value if math.isfinite(value) else None for name, value in found.items()})
 
 
 def _not_finite(result: Generated) -> bool:

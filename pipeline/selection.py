@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from schemas.job import Select
+from schemas.job import LOWER_IS_BETTER, Select
 
 NOT_SELECTED = "not_selected"
 BELOW_MIN = "below_min"
@@ -28,6 +28,7 @@ def rejection_reasons(
     reasons: list[str | None] = [next((flag for flag in image if flag in UNSAFE_FLAGS), None) for image in flags]
     if select is None:
         return reasons
+    sign = 1 if select.by in LOWER_IS_BETTER else -1
     candidates: list[tuple[float, int, int]] = []
     for position, score in enumerate(scores):
         if reasons[position] is not None:
@@ -37,7 +38,7 @@ def rejection_reasons(
         elif select.min is not None and score < select.min:
             reasons[position] = BELOW_MIN
         else:
-            candidates.append((-score, indices[position], position))
+            candidates.append((sign * score, indices[position], position))
     keep = len(candidates) if select.keep is None else select.keep
     for _, _, position in sorted(candidates)[max(0, keep if room is None else min(keep, room)) :]:
         reasons[position] = NOT_SELECTED

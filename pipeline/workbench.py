@@ -1,4 +1,4 @@
-"""What a worker process holds between shards: model, scorers, readers, encoders, and its pulse."""
+"""What a worker process holds between shards: model, scorers, metrics, readers, encoders, and its pulse."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pipeline.metrics.choose import job_metrics
 from pipeline.models.catalog import memory_needed_bytes
 from pipeline.models.interface import Generator, Scorer
-from pipeline.models.load import load_generator, load_scorer
+from pipeline.models.load import load_generator, load_scorers
 from pipeline.plan import Plan
 from pipeline.prompts import PromptReader, retry_reader
 from pipeline.recovery import BatchLimits
@@ -74,6 +75,7 @@ class Workbench:
     pulse: Pulse = field(default_factory=Pulse)
 
     def __post_init__(self) -> None:
+        self.metrics = job_metrics(self.plan.job)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader] = {}
@@ -139,9 +141,9 @@ class Workbench:
     def scorers(self) -> list[Scorer]:
         """Call with the device held."""
         if self._scorers is None:
-            pairs = zip(self.plan.clips, self.plan.job.score, strict=True)
+            scores = [score for score in self.plan.job.score if score.model]
             threads = self.plan.job.compute.threads_per_worker
-            self._scorers = [load_scorer(clip, score.name, threads) for clip, score in pairs]
+            self._scorers = load_scorers(scores, self.plan.clips, threads)
         return self._scorers
 
     def receipt(self, shard: Shard, counts: Counts, data_bytes: int, clock: Clock) -> Receipt:

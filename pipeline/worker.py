@@ -15,7 +15,7 @@ from pipeline.models.interface import Generated, Generator, Pixels
 from pipeline.plan import Plan
 from pipeline.prompts import Block, Prompt
 from pipeline.records import Outcome, RecordWriter
-from pipeline.recovery import generate_batch, score_batch
+from pipeline.recovery import Measured, generate_batch, measure, score_batch
 from pipeline.selection import rejection_reasons
 from pipeline.sweep import variant_text
 from pipeline.workbench import Clock, Workbench
@@ -69,8 +69,8 @@ def read_work(shard: Shard, bench: Workbench, given_up: Mapping[str, SampleError
             if error:
                 attempts = plan.job.compute.max_attempts if prompt.error is None else 1
                 work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
-    names = [score.name for score in plan.job.score]
-    work.writer = RecordWriter(names, work.block.passthrough, _constants(work.variant))
+    clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
+    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, _constants(work.variant), clip)
     return work
 
 
@@ -109,9 +109,15 @@ def _constants(variant: Variant) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Scored:
+    """`scores` come from the device, `measured` from an encoder thread meanwhile."""
+
     sample: Sample
     made: Generated
     scores: Mapping[str, float | None]
+    measured: Future[Measured]
+
+    def score(self, name: str) -> float | None:
+        return self.scores[name] if name in self.scores else self.measured.result().scores.get(name)
 
 
 def make_images(work: Work, bench: Workbench, clock: Clock) -> Iterator[Future[Outcome]]:
@@ -149,14 +155,16 @@ def _generate_and_score(work: Work, bench: Workbench, generator: Generator, cloc
         for i, sample in enumerate(batch):
             error = made[i].error or next((column[i].error for column in scored if column[i].error), None)
             scores = {scorer.name: column[i].value for scorer, column in zip(scorers, scored, strict=True)}
-            yield _Scored(sample, made[i] if error is None else Generated(None, made[i].flags, error), scores)
+            result = made[i] if error is None else Generated(None, made[i].flags, error)
+            measured = bench.encoders.submit(measure, bench.metrics, sample, result.pixels)
+            yield _Scored(sample, result, scores, measured)
 
 
 def _decide(group: Sequence[_Scored], work: Work, bench: Workbench, generator: Generator) -> Iterator[Future[Outcome]]:
     job = bench.plan.job
     usable = [scored for scored in group if scored.made.pixels is not None]
     reasons = rejection_reasons(
-        [scored.scores.get(job.select.by) if job.select else None for scored in usable],
+        [scored.score(job.select.by) if job.select else None for scored in usable],
         [scored.made.flags for scored in usable],
         [scored.sample.sample_index for scored in usable],
         job.select,
@@ -168,12 +176,13 @@ def _decide(group: Sequence[_Scored], work: Work, bench: Workbench, generator: G
 
 
 def _finish(scored: _Scored, reason: str | None, work: Work, bench: Workbench, generator: Generator) -> Outcome:
-    sample, made, output = scored.sample, scored.made, bench.plan.job.output
-    if made.pixels is None:
-        error = made.error or SampleError("generation", "the model returned no image")
-        return Outcome(sample, scored.scores, made.flags, error=error, attempts=2 if error.kind == "not_finite" else 1)
+    sample, made, output, measured = scored.sample, scored.made, bench.plan.job.output, scored.measured.result()
+    error, scores = made.error or measured.error, {**scored.scores, **measured.scores}
+    if made.pixels is None or error is not None:
+        error = error or SampleError("generation", "the model returned no image")
+        return Outcome(sample, scores, made.flags, error=error, attempts=2 if error.kind == "not_finite" else 1)
     height, width = made.pixels.shape[:2]
-    outcome = Outcome(sample, scored.scores, made.flags, width, height, reason=reason)
+    outcome = Outcome(sample, scores, made.flags, width, height, reason=reason)
     if reason is not None and not output.keep_rejected_images:
         return outcome
     return _encode(outcome, made.pixels, work, bench, generator)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_serializer, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 SCHEMA_VERSION = 1
@@ -14,6 +14,14 @@ MAX_SEED = 2**53 - 1
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ImageFormat = Literal["png", "webp", "jpeg"]
+SCORE_KINDS: Final = ("clip", "relative", "metric")
+METRIC_SCORES: Final = {
+    "image": ("sharpness", "contrast", "colourfulness", "near_black"),
+    "verified": ("verified", "verified_share"),
+}
+"""Names of the scores that a metric without a model gives."""
+LOWER_IS_BETTER: Final = frozenset({"near_black"})
+
 Text = Annotated[str, Field(min_length=1)]
 Size = Annotated[int, Field(ge=8, le=16384)]
 
@@ -141,17 +149,74 @@ else:
 
 
 class Score(Settings):
-    clip: Text
-    """An open_clip model: `name/tag`, `hf-hub:org/name`, `local-dir:folder`, or `builtin:shapes`."""
-    name: Text = "clip"
-    """Key in the `scores` column, and what `select.by` refers to."""
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in SCORE_KINDS]
+        }
+    )
+
+    clip: Text | None = None
+    """Cosine of image and caption, by an open_clip model: `name/tag`, `hf-hub:org/name`, `local-dir:folder`, or
+    `builtin:shapes`."""
+    relative: Text | None = None
+    """How surely an open_clip model picks the caption among `distractors`, 0 to 1."""
+    distractors: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Captions that `relative` holds against that of the image."""
+    metric: Literal["image", "verified"] | None = None
+    """`image`: `sharpness`, `contrast`, `colourfulness`, `near_black`. `verified`: whether the image shows what a
+    caption of the shapes world says, and `verified_share`, the share of its claims that hold."""
+    name: Text | None = None
+    """Key of `clip` or `relative` in the `scores` column, and what `select.by` refers to. Null is that word."""
+
+    @property
+    def model(self) -> str | None:
+        """The open_clip model, None where the score needs none."""
+        return self.clip or self.relative
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys in the `scores` column."""
+        if self.metric is not None:
+            return METRIC_SCORES[self.metric]
+        return (str(self.name),)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("name") is not None:
+            return data
+        return {**data, "name": next((kind for kind in ("clip", "relative") if data.get(kind)), None)}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [kind for kind in SCORE_KINDS if getattr(self, kind) is not None]
+        wrong = []
+        if len(given) != 1:
+            hint = "One item of the list, one kind of score: `- clip: builtin:shapes`, `- metric: image`."
+            got = " and ".join(given) or "nothing"
+            loc = given[1] if given else "clip"
+            wrong.append(_wrong((loc,), "one of `clip`, `relative`, `metric`", got, hint, "score"))
+        elif given == ["metric"] and self.name is not None:
+            fixed = ", ".join(self.names)
+            wrong.append(_wrong(("name",), "null", repr(self.name), f"Its scores are called {fixed}.", "score"))
+        if bool(self.distractors) != ("relative" in given):
+            expected = "captions" if "relative" in given else "none without `relative`"
+            hint = "For example `distractors: [a photo of a dog, a blank image]`."
+            wrong.append(_wrong(("distractors",), expected, list(self.distractors), hint, "score"))
+        _raise_all(wrong)
+        return self
+
+    @model_serializer
+    def _in_use(self) -> dict[str, Any]:
+        """Only the fields in use: a kind of score that is added leaves the fingerprint of older jobs as it was."""
+        return {key: value for key, value in self if value}
 
 
 class Select(Settings):
     keep: Annotated[int, Field(ge=1)] | None = 1
     """Best so many images of each prompt and sweep cell; null keeps all that pass `min`."""
     by: Text = "clip"
-    """Name of a score."""
+    """Name of a score. Higher is better, but for `near_black`."""
     min: float | None = None
     """Images that score below are rejected."""
 
@@ -217,11 +282,16 @@ class Job(Settings):
         _raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns()])
         return self
 
+    @property
+    def score_names(self) -> list[str]:
+        return [name for score in self.score for name in score.names]
+
     def _wrong_scores(self) -> list[InitErrorDetails]:
-        names = [score.name for score in self.score]
+        places = [index for index, score in enumerate(self.score) for _ in score.names]
+        names = self.score_names
         hint = "Give each score a `name` of its own."
         return [
-            _wrong(("score", index, "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
+            _wrong(("score", places[index], "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
             for index, first in _repeats(names)
         ]
 
@@ -229,11 +299,15 @@ class Job(Settings):
         if self.select is None:
             return []
         wrong = []
-        names = [score.name for score in self.score]
+        names = self.score_names
         if self.select.by not in names:
             expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
             hint = "" if names else "Add `score: [{clip: …}]`, or remove `select`."
             wrong.append(_wrong(("select", "by"), expected, repr(self.select.by), hint, "select.by score"))
+        if self.select.by in LOWER_IS_BETTER and self.select.min is not None:
+            hint = "Of this score the lowest are kept, so a least value would reject the best."
+            fields = "select.min select.by"
+            wrong.append(_wrong(("select", "min"), f"null with {self.select.by}", self.select.min, hint, fields))
         least = min(self.sweep.axes().get("images_per_prompt", (self.generation.images_per_prompt,)))
         if self.select.keep is not None and self.select.keep > least:
             fields = "select.keep generation.images_per_prompt sweep.images_per_prompt"

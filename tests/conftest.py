@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,17 @@ sys.dont_write_bytecode = False
 os.environ.setdefault("PROMPTMILL_STORAGE_PATIENCE_S", "20")
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `sd`, a Stable Diffusion pipeline, and `clip`, both tiny and of random weights."""
+    from tests.models import tiny  # imports torch, which most tests do without
+
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.build_sd15(root / "sd")
+    tiny.build_clip(root / "clip")
+    return root
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -90,7 +90,7 @@ _GUIDANCE = "a number from 0 to 1000"
         (
             "score: {clip: x}",
             "score",
-            "a list (each a mapping (clip, name))",
+            "a list (each a mapping (clip, relative, distractors, metric, name))",
             "a mapping (clip)",
             "Write it as a list: [ … ].",
         ),
@@ -100,6 +100,7 @@ _GUIDANCE = "a number from 0 to 1000"
         ("sweep: {model: [1]}", "sweep.model.0", "a non-empty string or a mapping (path, revision, dtype)", "1", None),
         ("sweep: {model: [x, {path: ''}]}", "sweep.model.1.path", "a non-empty string", "an empty string", ""),
         ("prompts: {source: p, columns: {image: i}}", "prompts.columns.image", "null", "'i'", None),
+        ("score: [{metric: fid}]", "score.0.metric", "image or verified or null", "the string 'fid'", None),
     ],
 )
 def test_wrong_value(line: str, where: str, expected: str | None, got: str | None, hint: str | None) -> None:
@@ -167,6 +168,9 @@ def test_a_section_with_all_lines_commented_out_takes_its_defaults() -> None:
     assert only(NAME + OUTPUT + "prompts:\n").where == "job.yaml:3: prompts.source"
 
 
+KINDS = "one of `clip`, `relative`, `metric`"
+
+
 @pytest.mark.parametrize(
     ("lines", "where", "expected", "got"),
     [
@@ -174,6 +178,28 @@ def test_a_section_with_all_lines_commented_out_takes_its_defaults() -> None:
         ("select: {}", "job.yaml:4: select.by", "the name of a score (this job has none)", "'clip'"),
         ("score: [{clip: x}]\nselect: {by: aes}", "job.yaml:5: select.by", "the name of a score (clip)", "'aes'"),
         ("score:\n- clip: x\n- clip: y", "job.yaml:6: score.1.name", "names that differ", "'clip' twice"),
+        (
+            "score:\n- metric: image\n- {clip: x, name: contrast}",
+            "job.yaml:6: score.1.name",
+            "names that differ",
+            "'contrast' twice",
+        ),
+        ("score:\n- {clip: x, metric: image}", "job.yaml:5: score.0.metric", KINDS, "clip and metric"),
+        ("score:\n- {name: x}", "job.yaml:5: score.0.clip", KINDS, "nothing"),
+        ("score:\n- {metric: image, name: x}", "job.yaml:5: score.0.name", "null", "'x'"),
+        ("score:\n- relative: x", "job.yaml:5: score.0.distractors", "captions", "[]"),
+        (
+            "score:\n- {clip: x, distractors: [y]}",
+            "job.yaml:5: score.0.distractors",
+            "none without `relative`",
+            "['y']",
+        ),
+        (
+            "generation: {images_per_prompt: 2}\nscore: [{metric: image}]\nselect: {by: near_black, min: 1}",
+            "job.yaml:6: select.min",
+            "null with near_black",
+            "1",
+        ),
         ("sweep: {width: [64, 72, 64]}", "job.yaml:4: sweep.width.2", "values that differ", "64"),
         ("sweep: {guidance_scale: [1, 1.0]}", "job.yaml:4: sweep.guidance_scale.1", "values that differ", "1.0"),
         ("sweep: {model: [x, {path: x}]}", "job.yaml:4: sweep.model.1", "values that differ", "path='x'"),

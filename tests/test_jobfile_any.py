@@ -104,7 +104,7 @@ def test_every_field_is_described() -> None:
     fields = {each.name: each for each in describe_fields()}
     assert fields["prompts.source"].default == "required"
     assert fields["generation.width"][1:] == (_SIZE, "null", "Pixels; null is the model's own.")
-    assert fields["score[].clip"].type == "a non-empty string"
+    assert fields["score[].clip"].type == "a non-empty string or null"
     assert fields["sweep.width"].type == f"a list (each {_SIZE})"
     assert fields["compute.workers"].default == '"auto"'
     assert all(each.description for each in fields.values())

@@ -13,6 +13,7 @@ from pipeline.models.clips import resolve_clip
 from pipeline.models.interface import Features
 from pipeline.models.load import load_features
 from schemas.errors import JobError, Problem
+from schemas.job import Job
 
 PLAIN = ("image", "verified")
 WITH_CLIP = ("clip", "diversity", "relative")
@@ -50,6 +51,12 @@ def choose_metrics(words: Sequence[str], distractors: Sequence[str] = (), thread
         else:
             metrics.append(Relative(features(model), distractors))
     return metrics
+
+
+def job_metrics(job: Job) -> list[Metric]:
+    """Those that a run computes beside the device, from pixels and caption alone."""
+    made: dict[str, type[Metric]] = {"image": ImageStatistics, "verified": Verified}
+    return [made[score.metric]() for score in job.score if score.metric is not None]
 
 
 def _parts(word: str) -> tuple[str, str, str]:

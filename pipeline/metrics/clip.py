@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.metrics.interface import Picture, Scores
+from pipeline.models.distractors import chosen_share
 from pipeline.models.interface import Features
-
-LOGIT_SCALE = 100.0
-"""What published CLIPs end their training with (Radford et al. 2021, section 2.5)."""
 
 
 class ClipScore:
@@ -29,7 +27,7 @@ class ClipScore:
 
 
 class Relative:
-    """How surely CLIP picks the caption among distractors: the softmax of their cosines at CLIP's own scale, 0 to 1."""
+    """How surely CLIP picks the caption among distractors, 0 to 1."""
 
     name = "relative"
     columns = ("relative",)
@@ -40,13 +38,10 @@ class Relative:
         self._distractors = list(dict.fromkeys(distractors))
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
+        captions = [picture.caption for picture in pictures]
         images = self._features.images([picture.pixels for picture in pictures])
-        own = np.einsum("nd,nd->n", images, self._features.texts([picture.caption for picture in pictures]))
-        others = images @ self._features.texts(self._distractors).T
-        # The caption itself may be on the list of distractors.
-        same = np.array([[text == picture.caption for text in self._distractors] for picture in pictures])
-        ratio = np.where(same, 0.0, np.exp(LOGIT_SCALE * (others - own[:, None])))
-        return {"relative": (1 / (1 + ratio.sum(axis=1))).astype(np.float32)}
+        texts, others = self._features.texts(captions), self._features.texts(self._distractors)
+        return {"relative": chosen_share(images, texts, others, captions, self._distractors)}
 
 
 class Diversity:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from pipeline.metrics.interface import Picture, Scores
 from pipeline.models.interface import Pixels
+from schemas.job import METRIC_SCORES
 
 NEAR_BLACK = 0.04
 """Luma of 10 of 255: what a blanked or failed image is made of."""
@@ -19,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 class ImageStatistics:
     name = "image"
-    columns = ("sharpness", "contrast", "colourfulness", "near_black")
+    columns = METRIC_SCORES["image"]
     needs: tuple[str, ...] = ()
 
     def score(self, pictures: Sequence[Picture]) -> Scores:

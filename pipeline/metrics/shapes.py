@@ -8,13 +8,14 @@ import numpy as np
 
 from pipeline.metrics.interface import Picture, Scores
 from pipeline.shapes.verify import verify
+from schemas.job import METRIC_SCORES
 
 
 class Verified:
     """`verified` is 1 where every claim of the caption holds, else 0; `verified_share` is the share that holds."""
 
     name = "verified"
-    columns = ("verified", "verified_share")
+    columns = METRIC_SCORES["verified"]
     needs = ("caption",)
 
     def score(self, pictures: Sequence[Picture]) -> Scores:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.models.clips import ResolvedClip
 from pipeline.models.interface import Pixels
-from pipeline.models.scorer import CAPTIONS, ClipScorer
+from pipeline.models.scorer import CAPTIONS, ClipScorer, to_numpy
 
 
 class ClipFeatures(ClipScorer):
@@ -19,15 +19,11 @@ class ClipFeatures(ClipScorer):
 
     def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """float32 [len(images), width], of length 1."""
-        return _numpy(self._image_features(images))
+        return to_numpy(self.image_features(images))
 
     def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [len(texts), width], of length 1; each distinct text is encoded once."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         every = list(distinct)
-        parts = [self._text_features(every[start : start + CAPTIONS]) for start in range(0, len(every), CAPTIONS)]
-        return _numpy(torch.cat(parts))[[distinct[text] for text in texts]]
-
-
-def _numpy(features: torch.Tensor) -> npt.NDArray[np.float32]:
-    return np.asarray(features.cpu().numpy(), np.float32)
+        parts = [self.encode_texts(every[start : start + CAPTIONS]) for start in range(0, len(every), CAPTIONS)]
+        return to_numpy(torch.cat(parts))[[distinct[text] for text in texts]]

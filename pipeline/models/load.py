@@ -6,8 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.models.clips import ResolvedClip
     from pipeline.models.interface import Features, Generator, Scorer
+    from schemas.job import Score
     from schemas.plan import ResolvedModel
 
 ENVIRONMENT = {
@@ -34,6 +37,24 @@ def load_scorer(clip: ResolvedClip, name: str, threads: int, device: str = "auto
     from pipeline.models.scorer import ClipScorer
 
     return ClipScorer(clip, name, device)
+
+
+def load_scorers(
+    scores: Sequence[Score], clips: Sequence[ResolvedClip], threads: int, device: str = "auto"
+) -> list[Scorer]:
+    """As `load_scorer`, for scores that need a CLIP each; `relative` shares the model of a `clip` where it can."""
+    _prepare_process(threads)
+    from pipeline.models.scorer import ClipScorer, RelativeScorer
+
+    pairs = list(zip(scores, clips, strict=True))
+    cosines = [(clip, ClipScorer(clip, score.names[0], device)) for score, clip in pairs if score.clip]
+    shared = dict(reversed(cosines))
+    relatives = [
+        RelativeScorer(shared.get(clip) or ClipScorer(clip, "", device), score.names[0], score.distractors)
+        for score, clip in pairs
+        if score.relative
+    ]
+    return [*(scorer for _, scorer in cosines), *relatives]
 
 
 def load_features(clip: ResolvedClip, threads: int, device: str = "auto") -> Features:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.models.clips import BUILTIN_CLIPS, LOCAL, ResolvedClip, builtin_clip_folder
+from pipeline.models.distractors import chosen_share
 from pipeline.models.faults import describe, guarded, translate
 from pipeline.models.interface import Pixels
 from pipeline.models.pipelines import choose_device
@@ -33,10 +34,15 @@ class ClipScorer:
         self._device = choose_device(device)
         self._model, self._transform, self._tokenize = load_clip(clip, self._device)
         self._shards: list[dict[str, torch.Tensor]] = []
+        self._prepared: list[str] = []
+        self._seen: tuple[Sequence[Pixels], torch.Tensor] = ((), torch.zeros(0))
 
     def prepare(self, captions: Sequence[str]) -> None:
         """A caption that cannot be encoded is left out here and raises when its image is scored."""
         distinct = list(dict.fromkeys(captions))
+        if distinct and distinct == self._prepared:
+            return
+        self._prepared = distinct
         features: dict[str, torch.Tensor] = {}
         for start in range(0, len(distinct), CAPTIONS):
             features |= self._prepare_chunk(distinct[start : start + CAPTIONS])
@@ -46,8 +52,8 @@ class ClipScorer:
         """Cosine similarity, −1 to 1. Raises SampleError for one image, WorkerError for more."""
 
         def compute() -> npt.NDArray[np.float32]:
-            texts = torch.stack([self._caption(caption) for caption in captions])
-            similar = (self._image_features(images) * texts).sum(dim=1)
+            texts = self.text_features(captions)
+            similar = (self.image_features(images) * texts).sum(dim=1)
             return np.asarray(similar.where(similar.isfinite(), torch.nan).cpu().numpy(), dtype=np.float32)
 
         if len(images) == 0:
@@ -56,7 +62,7 @@ class ClipScorer:
 
     def _prepare_chunk(self, captions: list[str]) -> dict[str, torch.Tensor]:
         try:
-            features = guarded(lambda: self._text_features(captions), False, "scoring")
+            features = guarded(lambda: self.encode_texts(captions), False, "scoring")
         except (DeviceMemoryError, DeviceLostError):
             raise
         except WorkerError:
@@ -69,12 +75,22 @@ class ClipScorer:
         for shard in self._shards:
             if caption in shard:
                 return shard[caption]
-        late = {caption: self._text_features([caption])[0]}
+        late = {caption: self.encode_texts([caption])[0]}
         self._shards = [late | (self._shards[0] if self._shards else {}), *self._shards[1:]]
         return late[caption]
 
-    def _text_features(self, captions: list[str]) -> torch.Tensor:
-        """float32 [len(captions), width], of length 1."""
+    def text_features(self, captions: Sequence[str]) -> torch.Tensor:
+        """float32 [len(captions), width], of length 1; those of prepared captions are not computed again."""
+        return torch.stack([self._caption(caption) for caption in captions])
+
+    def image_features(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """float32 [len(images), width], of length 1. A second call for the same arrays costs nothing."""
+        if len(images) != len(self._seen[0]) or any(a is not b for a, b in zip(images, self._seen[0], strict=True)):
+            self._seen = (images, self._image_features(images))
+        return self._seen[1]
+
+    def encode_texts(self, captions: list[str]) -> torch.Tensor:
+        """float32 [len(captions), width], of length 1, of at most `CAPTIONS` texts."""
         filled = captions + captions[-1:] * (CAPTIONS - len(captions))
         with torch.inference_mode():
             features: torch.Tensor = self._model.encode_text(self._tokenize(filled).to(self._device), normalize=True)
@@ -97,6 +113,41 @@ class ClipScorer:
         mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
         values = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
         return (values - mean) / std
+
+
+class RelativeScorer:
+    """How surely a CLIP picks the caption among distractors; it shares the model and what it saw with `clip`."""
+
+    def __init__(self, clip: ClipScorer, name: str, distractors: Sequence[str]) -> None:
+        self.name = name
+        self._clip = clip
+        self._distractors = list(dict.fromkeys(distractors))
+        self._distractor_features: npt.NDArray[np.float32] | None = None
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        self._clip.prepare(captions)
+
+    def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """0 to 1. Raises as `ClipScorer.score`."""
+
+        def compute() -> npt.NDArray[np.float32]:
+            seen = to_numpy(self._clip.image_features(images))
+            texts = to_numpy(self._clip.text_features(captions))
+            return chosen_share(seen, texts, self._others(), captions, self._distractors)
+
+        if len(images) == 0:
+            return np.zeros(0, np.float32)
+        return guarded(compute, len(images) == 1, "scoring")
+
+    def _others(self) -> npt.NDArray[np.float32]:
+        if self._distractor_features is None:
+            rows = [self._clip.encode_texts([text]) for text in self._distractors]
+            self._distractor_features = to_numpy(torch.cat(rows))
+        return self._distractor_features
+
+
+def to_numpy(features: torch.Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(features.cpu().numpy(), np.float32)
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from pipeline.plan import Plan
 from pipeline.report.read import FAILED, Samples
 from pipeline.report.stats import Estimate, Floats, Integers, cell_matrix, differences, means, rank_correlation
 from pipeline.report.summary import cell_name, cell_texts, seconds_per_image, status_counts
+from schemas.job import LOWER_IS_BETTER
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
@@ -24,7 +25,6 @@ ALL_BASELINES = 12
 
 FACET_VALUES = 40
 FACETS = 6
-_LOWER_IS_BETTER = frozenset({"near_black"})
 _BOUNDS = {"verified": (0.0, 1.0), "verified_share": (0.0, 1.0), "near_black": (0.0, 1.0)}
 
 
@@ -124,7 +124,7 @@ def analyse(frame: Frame) -> dict[str, Any]:
         "metrics": [
             {
                 "name": name,
-                "lower_is_better": name in _LOWER_IS_BETTER,
+                "lower_is_better": name in LOWER_IS_BETTER,
                 "bounds": _BOUNDS.get(name),
                 "images": int(np.isfinite(frame.samples.score(name)).sum()),
             }
@@ -141,7 +141,7 @@ def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
     every = range(len(frame.cell_texts))
     if len(every) <= MAX_CELLS or not metrics:
         return list(every)[:MAX_CELLS]
-    sign = 1 if metrics[0] in _LOWER_IS_BETTER else -1
+    sign = 1 if metrics[0] in LOWER_IS_BETTER else -1
     average = [np.nan if not np.isfinite(c).any() else float(np.nanmean(c)) for c in frame.matrix(metrics[0]).T]
     best = sorted(every[1:], key=lambda i: sign * average[i] if np.isfinite(average[i]) else np.inf)
     return [0, *sorted(best[: MAX_CELLS - 1])]

@@ -16,6 +16,7 @@ from pipeline.redact import redact
 from pipeline.report.croissant import MEANING, croissant_metadata
 from pipeline.report.summary import cell_name
 from pipeline.storage import Store
+from schemas.job import Score
 from schemas.plan import Counts
 from schemas.records import RECORD, passthrough_name, with_scores
 
@@ -41,7 +42,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
             continue
         if FOOTER_KEY in (schema.metadata or {}):
             return schema
-    schema = with_scores(RECORD, [score.name for score in plan.job.score])
+    schema = with_scores(RECORD, plan.job.score_names)
     reader = PromptReader((), store, plan.source_schema, plan.job.prompts.columns)
     names = frozenset(reader.passthrough_schema.names)
     for field in reader.passthrough_schema:
@@ -98,13 +99,19 @@ def _about(plan: Plan, counts: Counts) -> list[str]:
         "## How it was made",
         "",
         *(f"- Model: {text}" for text in models),
-        *(
-            f"- Score `{code(score.name).strip('`')}`: cosine similarity of image and caption by {code(score.clip)}"
-            for score in plan.job.score
-        ),
+        *(_score(score) for score in plan.job.score),
         f"- Prompts: {code(redact(plan.job.prompts.source))}",
         f"- Job fingerprint: `{plan.fingerprint}`; the whole job stands in `job.json`.",
     ]
+
+
+def _score(score: Score) -> str:
+    names = ", ".join(code(name) for name in score.names)
+    if score.clip:
+        return f"- Score {names}: cosine similarity of image and caption by {code(score.clip)}"
+    if score.relative:
+        return f"- Score {names}: the caption among {len(score.distractors)} distractors, by {code(score.relative)}"
+    return f"- Scores {names}"
 
 
 def _settings(plan: Plan) -> list[str]:

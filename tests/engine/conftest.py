@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from jobs.cli import app, guarded
-from tests.models import tiny
 
 PROMPTS = ["a red circle", "a blue square", "a green triangle", "a red square"]
 
@@ -30,15 +29,6 @@ class Answer:
         (line,) = self.out.splitlines()
         content: dict[str, Any] = json.loads(line)
         return content
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sd`, a Stable Diffusion pipeline, and `clip`, both tiny and of random weights."""
-    root = tmp_path_factory.mktemp("tiny")
-    tiny.build_sd15(root / "sd")
-    tiny.build_clip(root / "clip")
-    return root
 
 
 @pytest.fixture

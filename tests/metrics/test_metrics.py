@@ -13,10 +13,11 @@ import pytest
 
 from jobs.score import score
 from pipeline.metrics.choose import choose_metrics
-from pipeline.metrics.clip import LOGIT_SCALE, Diversity, Relative
+from pipeline.metrics.clip import Diversity, Relative
 from pipeline.metrics.image import colourfulness, contrast, near_black, sharpness
 from pipeline.metrics.interface import Picture
 from pipeline.metrics.shapes import Verified
+from pipeline.models.distractors import LOGIT_SCALE
 from pipeline.models.interface import Pixels
 from pipeline.report.read import KEPT, read_samples
 from pipeline.shapes.captions import parse

@@ -66,16 +66,6 @@ class Dataset:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.models import tiny  # imports torch, which the painted datasets do without
-
-    root = tmp_path_factory.mktemp("models")
-    tiny.build_sd15(root / "sd")
-    tiny.build_clip(root / "clip")
-    return root
-
-
-@pytest.fixture(scope="session")
 def claimed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
     """A dataset that is planned and holds nothing yet; keyword arguments replace sections of the job."""
 

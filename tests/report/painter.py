@@ -108,4 +108,4 @@ class PainterBench(Workbench):
         return self._loaded[1]
 
     def scorers(self) -> list[Scorer]:
-        return [PainterScorer(score.name) for score in self.plan.job.score]
+        return [PainterScorer(*score.names) for score in self.plan.job.score if score.model]
