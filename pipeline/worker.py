@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -203,12 +203,17 @@ def _encode(outcome: Outcome, pixels: Pixels, work: Work, bench: Workbench, gene
     return Outcome(sample, outcome.scores, outcome.flags, width, height, image, name, outcome.reason)
 
 
-def rehearse(shard: Shard, bench: Workbench, sample_ids: Sequence[str]) -> list[str]:
-    """Make some samples of a shard and throw them away; returns all that can be tried, after loading the model."""
+def rehearse(shard: Shard, bench: Workbench, sample_ids: Sequence[str], blank: bool = False) -> list[str]:
+    """Make some samples of a shard and throw them away; returns all that can be tried, after loading the model.
+
+    `blank` empties their prompts and captions: what dies then is not the samples' fault.
+    """
     clock = Clock()
     work = read_work(shard, bench, NOTHING)
     ready = [sample for sample in work.ready if sample is not None]
     wanted = [sample for sample in ready if sample.sample_id in set(sample_ids)]
+    if blank:
+        wanted = [replace(sample, prompt="", caption="") for sample in wanted]
     with bench.device(clock):
         generator = bench.generator(work.variant)
         settings = work.variant.generation

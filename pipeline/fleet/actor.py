@@ -67,6 +67,6 @@ class ShardActor:
         return rehearse(shard, self._bench, ())
 
     @ray.method(concurrency_group="shards")
-    def rehearse(self, shard: Shard, sample_ids: Sequence[str]) -> None:
+    def rehearse(self, shard: Shard, sample_ids: Sequence[str], blank: bool) -> None:
         """Make these samples and throw them away: who survives this is not to blame."""
-        rehearse(shard, self._bench, sample_ids)
+        rehearse(shard, self._bench, sample_ids, blank)

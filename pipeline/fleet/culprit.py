@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 CONFIRMATIONS = 3
-"""Deaths in a row, alone on a worker that has its model loaded, before a sample is blamed: a machine that loses
-processes at random every second kills one 50 ms rehearsal in twenty, three in a row once in 8,000."""
+"""Deaths in a row, alone on a worker that has its model loaded, each followed by a blank sample that lives: where
+something else kills every second rehearsal, one innocent in 64 is blamed. Without the blanks 60 kills, one every
+0.5 to 2 s on a busy machine, had one blamed."""
 
 
-def find_culprit(samples: Sequence[str], survives: Callable[[Sequence[str]], bool]) -> str | None:
-    """The sample that breaks its worker every time, None where no sample does.
+def find_culprit(
+    samples: Sequence[str], survives: Callable[[Sequence[str]], bool], blank_survives: Callable[[str], bool]
+) -> str | None:
+    """The sample that breaks its worker every time, None where no sample does or whatever is made dies.
 
-    `survives` makes the samples on a worker and says whether the worker lived. About log2(len(samples)) + 3 calls.
+    `survives` makes the samples on a worker and says whether the worker lived, `blank_survives` makes one with an
+    empty prompt in place of its own. About log2(len(samples)) + 6 calls.
     """
     suspects = list(samples)
     while len(suspects) > 1:
         half = suspects[: len(suspects) // 2]
         suspects = suspects[len(half) :] if survives(half) else half
-    if not suspects or any(survives(suspects) for _ in range(CONFIRMATIONS)):
+    if not suspects:
         return None
+    for _ in range(CONFIRMATIONS):
+        if survives(suspects) or not blank_survives(suspects[0]):
+            return None
     return suspects[0]

@@ -67,10 +67,11 @@ class Rehearsal:
                     raise
         raise AssertionError("unreachable")
 
-    def survives(self, samples: Sequence[str]) -> bool:
+    def survives(self, samples: Sequence[str], blank: bool = False) -> bool:
+        """Whether a worker lives on after making them, `blank` with empty prompts in place of their own."""
         self.sample_ids()  # a worker with its model loaded, so that only the making itself is on trial
         try:
-            self._answer(self._actor.rehearse.remote(self._shard, samples))
+            self._answer(self._actor.rehearse.remote(self._shard, samples, blank))
         except RayActorError:
             self.close()
             return False

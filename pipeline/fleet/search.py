@@ -46,6 +46,6 @@ class Searches:
         rehearsal = Rehearsal(self._recruiter, shard, self._abandoned)
         try:
             samples = [sample for sample in rehearsal.sample_ids() if sample not in given_up]
-            return find_culprit(samples, rehearsal.survives)
+            return find_culprit(samples, rehearsal.survives, lambda sample: rehearsal.survives([sample], blank=True))
         finally:
             rehearsal.close()

@@ -1,0 +1,43 @@
+"""Finding the sample that kills its worker, also where workers die for other reasons."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.fleet.culprit import find_culprit
+
+SAMPLES = [f"s{number}" for number in range(13)]
+
+
+@pytest.mark.parametrize("culprit", SAMPLES)
+def test_the_one_that_kills_is_found(culprit: str) -> None:
+    calls = []
+
+    def survives(samples: Sequence[str]) -> bool:
+        calls.append(samples)
+        return culprit not in samples
+
+    assert find_culprit(SAMPLES, survives, lambda _: True) == culprit
+    assert len(calls) <= 4 + 3
+
+
+def test_where_blank_samples_die_too_nobody_is_blamed() -> None:
+    assert find_culprit(SAMPLES, lambda _: False, lambda _: False) is None
+
+
+def test_where_all_live_nobody_is_blamed() -> None:
+    assert find_culprit(SAMPLES, lambda _: True, lambda _: True) is None
+
+
+@pytest.mark.parametrize("deadly", [0.2, 0.5, 0.8])
+def test_chance_blames_an_innocent_at_most_once_in_64(deadly: float) -> None:
+    chance = random.Random(0)
+
+    def survives(_: object) -> bool:
+        return chance.random() > deadly
+
+    blamed = sum(find_culprit(SAMPLES, survives, survives) is not None for _ in range(6400))
+    assert blamed <= 100 + 3 * 10
