@@ -56,10 +56,12 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
 
     plan = validate(_load(job, set_), yes)
     if as_json:
-        say_json({"ok": True, "name": plan.job.name, "fingerprint": plan.fingerprint, "notices": list(plan.notices)})
+        shown = {"ok": True, "name": plan.job.name, "fingerprint": plan.fingerprint, "suite": plan.suite}
+        say_json({**shown, "notices": list(plan.notices)})
         return
     for notice in plan.notices:
         say(f"note: {notice}")
+    _say_suite(plan)
     say(f"{job}: ok. {plan.prompts:,} prompts × {plan.cells:,} variants = {plan.samples:,} images")
 
 
@@ -67,6 +69,7 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
 def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Say what a run would make and what is already done; nothing is started or written."""
     from jobs.plan import plan
+    from pipeline.plan import describe_axes
 
     planned, shown = plan(_load(job, set_), yes)
     if as_json:
@@ -75,7 +78,8 @@ def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = Fal
     rows = {
         "job": shown["name"],
         "prompts": shown["prompts"],
-        "variants": " × ".join(f"{name} {n}" for name, n in shown["axes"].items()) or "1",
+        **({"suite": _suite(planned)} if planned.suite else {}),
+        "variants": describe_axes(planned.job) or "1",
         "images": shown["samples"],
         "shards": f"{shown['shards']:,}, of which {shown['shards_done']:,} are done",
         "size": f"about {_size(shown['bytes_estimated'])}",
@@ -125,7 +129,9 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None
         made, url = summary.made, planned.job.output.url.rstrip("/")
         speed = f" in {summary.seconds:.1f} s ({shown['images_per_second']:.1f} images/s)" if made.samples else ""
         state = "stopped: run the same command again to continue" if summary.interrupted else "done"
-        say(f"{planned.job.name} {state}. This run made {made.samples:,} images{speed}.")
+        loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
+        say(f"{planned.job.name} {state}. This run made {made.samples:,} images{speed}{loads}.")
+        _say_suite(planned)
         counts = summary.counts
         say(
             f"The dataset: kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} "
@@ -135,6 +141,15 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None
             say(f"Failures are in {url}/failures/; `promptmill retry {url}` makes them again.")
         say(f"Open {url}/report/index.html, or load {url}/data/*.parquet")
     raise typer.Exit(command.exit_code(summary))
+
+
+def _suite(planned: Any) -> str:
+    return f"{planned.suite['name']}, sha256 {planned.suite['sha256']}"
+
+
+def _say_suite(planned: Any) -> None:
+    if planned.suite:
+        say(f"suite: {_suite(planned)}")
 
 
 @app.command()

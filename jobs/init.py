@@ -50,7 +50,10 @@ _HEAD: Final = """\
 """
 _AXES: Final = """\
   # guidance_scale: [1.0, 5.0]
-  # num_inference_steps: [10, 20]
+  # num_inference_steps: {from: 10, to: 30, step: 10}
+  # settings:   # one axis of values that go together
+  #   fast: {num_inference_steps: 8, scheduler: lcm}
+  #   fine: {num_inference_steps: 50, scheduler: dpm++}
 """
 
 
@@ -105,7 +108,7 @@ def job_text(job: Job, schema: str) -> str:
 def _section(values: BaseModel, indent: str) -> Iterator[str]:
     for name, info in type(values).model_fields.items():
         value = getattr(values, name)
-        if "Reserved" in (info.description or ""):
+        if "Reserved" in (info.description or "") or name == "shapes":
             continue
         if not indent:
             yield ""

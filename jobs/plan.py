@@ -40,6 +40,7 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> dict[str, Any]
         "output": planned.job.output.url,
         "fingerprint": planned.fingerprint,
         "prompts": planned.prompts,
+        "suite": planned.suite,
         "variants": planned.cells,
         "samples": planned.samples,
         "shards": planned.shards,
@@ -47,21 +48,21 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> dict[str, Any]
         "bytes_estimated": math.ceil(estimated),
         "models": [asdict(model) for model in planned.models],
         "axes": {name: len(values) for name, values in planned.job.sweep.axes().items()},
+        "variants_excluded": math.prod(planned.job.sweep.grid.sizes) - planned.cells,
         "notices": list(planned.notices),
     }
 
 
 def _estimate(planned: Plan) -> float:
     job = planned.job
-    axes = job.sweep.axes()
-    pixels = [
-        (width or model.width) * (height or model.height)
-        for model in planned.models
-        for width in axes.get("width", (job.generation.width,))
-        for height in axes.get("height", (job.generation.height,))
-    ]
+    models = dict(zip(sweep.swept_models(job), planned.models, strict=True))
+    sizes = sweep.combinations(job, "model", "width", "height")
+    pixels = sum(
+        cells * (width or models[model].width) * (height or models[model].height)
+        for (model, width, height), cells in sizes.items()
+    )
     share = 1.0
     if job.select is not None and job.select.keep is not None and not job.output.keep_rejected_images:
-        share = min(1.0, job.select.keep / (sum(sweep.images_per_prompt(job)) / len(sweep.images_per_prompt(job))))
-    image = sum(pixels) / len(pixels) * _BYTES_A_PIXEL[job.output.image_format]
+        share = min(1.0, job.select.keep * planned.prompts * planned.cells / max(1, planned.samples))
+    image = pixels / planned.cells * _BYTES_A_PIXEL[job.output.image_format]
     return planned.samples * (share * image + _BYTES_A_ROW)

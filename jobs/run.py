@@ -34,6 +34,8 @@ def run(
     if address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(planned)
     with new_progress() as progress:
+        for notice in planned.notices:
+            progress.notice(notice)
         store = Store(job.output.url, on_wait=progress.notice)
         planned = claim_output(planned, store, extend)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
@@ -89,12 +91,14 @@ def as_json(plan: Plan, summary: RunSummary) -> dict[str, Any]:
         "name": plan.job.name,
         "output": plan.job.output.url,
         "fingerprint": plan.fingerprint,
+        "suite": plan.suite,
         **asdict(summary.counts),
         "shards": summary.shards,
         "shards_done": summary.shards_done,
         "made": asdict(summary.made),
         "seconds": round(summary.seconds, 3),
         "images_per_second": round(summary.made.samples / summary.seconds, 3) if summary.seconds else 0.0,
+        "model_loads": summary.model_loads,
         "interrupted": summary.interrupted,
     }
 

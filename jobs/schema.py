@@ -16,13 +16,16 @@ _TYPE_OF_NULL: Final = {"type": "null"}
 def job_schema() -> str:
     """Pretty JSON (draft 2020-12), the same on every machine."""
     raw = Job.model_json_schema()
-    for name, axis in raw["$defs"]["Sweep"]["properties"].items():
-        swept = name if name == "model" else f"generation.{name}"
-        axis["description"] = f"Values of `{swept}` to try."
-        del axis["default"]
+    for part, text in (("Sweep", "Values of {} to try."), ("NamedSettings", "{} here."), ("Exclusion", "{} there.")):
+        for name, field in raw["$defs"][part]["properties"].items():
+            swept = "`settings`" if name == "settings" else f"`{name}`" if name == "model" else f"`generation.{name}`"
+            field.setdefault("description", text.format(swept))
+            del field["default"]
     for section in raw["properties"].values():
         _allow_empty(section)
     _allow_empty(raw["$defs"]["Prompts"]["properties"]["columns"])
+    named = raw["$defs"]["Sweep"]["properties"]["settings"]["anyOf"][0]
+    named["additionalProperties"] = {"anyOf": [named["additionalProperties"], _TYPE_OF_NULL]}
     tidy = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(raw), "title": "Promptmill job"}
     return json.dumps(tidy, indent=2, ensure_ascii=False) + "\n"
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import sweep
 from pipeline.crashpoints import reached
 from pipeline.identity import differing_fields
-from pipeline.plan import Plan, blocks, from_json, rows_per_shard, segment_from_json, to_json
+from pipeline.plan import Plan, blocks, from_json, segment_from_json, to_json
 from pipeline.sources import stage
 from pipeline.storage import Store
 from schemas.errors import JobError, OutputMismatchError, Problem, StorageError
@@ -48,10 +48,7 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
 
 
 def _staged(plan: Plan, store: Store) -> Plan:
-    segments = tuple(
-        replace(segment, files=tuple(stage(file, plan.job.prompts.columns, store) for file in segment.files))
-        for segment in plan.segments
-    )
+    segments = tuple(replace(segment, files=stage(segment.files, plan.job.prompts, store)) for segment in plan.segments)
     return replace(plan, segments=segments)
 
 
@@ -124,9 +121,9 @@ def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
     without = json.loads(json.dumps(plan.fields))
     without[_SOURCE[0]][_SOURCE[1]] = {name: file for name, file in ours.items() if name in theirs}
     refuse_other_job(replace(plan, fields=without), stored, store.url)
-    files = tuple(stage(file, plan.job.prompts.columns, store) for file in plan.segments[0].files if file.name in added)
+    files = stage([file for file in plan.segments[0].files if file.name in added], plan.job.prompts, store)
     prompts = sum(file.rows for file in files)
-    shards = sweep.cell_count(plan.job) * blocks(prompts, rows_per_shard(plan.job))
+    shards = sweep.cell_count(plan.job) * blocks(prompts, plan.rows_per_shard)
     return add_segments(stored, store, [Segment("extend", files, prompts, stored.shards, shards)], added)
 
 

@@ -32,6 +32,9 @@ _OTHER_NAMES: Final = {
 """Names that other tools use, where no likeness of letters leads to ours."""
 
 
+_NAMES_SHOWN: Final = 6
+
+
 class FieldWords(NamedTuple):
     name: str
     type: str
@@ -58,17 +61,25 @@ def options(node: Node) -> list[Node]:
     return [resolve(each) for each in node.get("anyOf", [node]) if each.get("type") != "null"]
 
 
-def container(node: Node) -> Node:
-    """The alternative that has fields or items, else an empty node."""
-    return next((each for each in options(node) if each.get("type") in ("object", "array")), {})
+def container(node: Node, kinds: tuple[str, ...] = ("object", "array")) -> Node:
+    """The first alternative that has fields or items, else an empty node."""
+    return next((each for each in options(node) if each.get("type") in kinds), {})
+
+
+def is_list_or_range(node: Node) -> bool:
+    """The one kind of union that is told apart by us, and so has no labels."""
+    return {each.get("type") for each in options(node)} == {"array", "object"}
 
 
 def node_at(path: FieldPath) -> Node:
     """An empty node where the job has no such field."""
     node = _schema()
     for part in path:
-        inside = container(node)
-        known = inside.get("items", {}) if isinstance(part, int) else inside.get("properties", {}).get(part, {})
+        if isinstance(part, int):
+            known = container(node, ("array",)).get("items", {})
+        else:
+            inside = container(node, ("object",))
+            known = inside.get("properties", {}).get(part) or inside.get("additionalProperties") or {}
         node = resolve(known)
     return node
 
@@ -78,7 +89,7 @@ def path_of(loc: FieldPath) -> FieldPath:
     node, path = _schema(), ()  # type: tuple[Node, FieldPath]
     for part in loc:
         members = options(node)
-        if len(members) > 1 and not isinstance(part, int):
+        if len(members) > 1 and not isinstance(part, int) and not is_list_or_range(node):
             node = next((each for each in members if each.get("title") == part), node)
             if node not in members:
                 break
@@ -102,7 +113,10 @@ def words(node: Node) -> str:
         return ", ".join(node["enum"][:-1]) + f" or {node['enum'][-1]}"
     kind = node.get("type")
     if kind == "object":
-        return "a mapping (" + ", ".join(node.get("properties", {})) + ")"
+        if node.get("additionalProperties"):
+            return f"a mapping of names (each {words(node['additionalProperties'])})"
+        names = list(node.get("properties", {}))
+        return "a mapping (" + ", ".join(names[:_NAMES_SHOWN]) + (", …)" if len(names) > _NAMES_SHOWN else ")")
     if kind == "array":
         return f"a list (each {words(node['items'])})"
     if kind in ("integer", "number"):
@@ -134,12 +148,13 @@ def sections() -> dict[str, tuple[str, ...]]:
     def visit(node: Node, name: str) -> None:
         inside = container(node)
         if inside.get("type") == "array":
-            if not name.startswith("sweep") and container(inside["items"]):
-                visit(inside["items"], name)
+            visit(inside["items"], name)
             return
-        found[name] = tuple(inside["properties"])
-        for key, child in inside["properties"].items():
-            if container(child):
+        fields = inside.get("properties", {})
+        if fields:
+            found[name] = tuple(fields)
+        for key, child in fields.items():
+            if container(child) and name != "sweep":
                 visit(child, f"{name}.{key}" if name else key)
 
     visit(_schema(), "")
@@ -147,15 +162,23 @@ def sections() -> dict[str, tuple[str, ...]]:
 
 
 def section_of(path: FieldPath) -> str:
-    """Name in `sections()` of the section that a path of keys and list positions leads to."""
-    name = ".".join(part for part in path if isinstance(part, str))
-    return "model" if name == "sweep.model" else name
+    """Name of the section that a path of keys and list positions leads to; a swept model is a `model`."""
+    names = [part for part in path if isinstance(part, str)]
+    is_model = names[:1] == ["sweep"] and names[-1] == "model" and names != ["sweep", "settings", "model"]
+    return "model" if is_model else ".".join(names)
+
+
+def _keys(section: str) -> tuple[str, ...]:
+    if section in sections():
+        return sections()[section]
+    node = node_at(tuple(section.split(".")))
+    return tuple((container(node, ("object",)) or container(container(node).get("items", {}))).get("properties", ()))
 
 
 def key_hint(section: str, key: str) -> str:
     """What to do about a key that `section` does not have."""
     key = key[:100]
-    keys = sections().get(section, ())
+    keys = _keys(section)
     if section == "sweep" and key in ("seed", "seeds"):
         return "Seeds are no axis: `generation.images_per_prompt` makes more images, each with its own seed."
     meant = _OTHER_NAMES.get(f"{section}.{key}") or _nearest(key, keys, 0.75)
@@ -190,9 +213,9 @@ def _described(node: Node, prefix: str) -> Iterator[FieldWords]:
     for key, raw in node["properties"].items():
         child, name = resolve(raw), prefix + key
         inside = container(child)
-        if inside.get("type") == "object":
+        if "properties" in inside:
             yield from _described(inside, f"{name}.")
-        elif inside and container(inside["items"]) and prefix == "":
+        elif container(inside.get("items", {})) and prefix == "":
             yield from _described(container(inside["items"]), f"{name}[].")
         else:
             default = "required" if key in required else json.dumps(child.get("default"), ensure_ascii=False)

@@ -155,7 +155,7 @@ def _rule_findings(bad: Iterable[FieldPath], document: Document) -> list[Finding
 
     data = copy.deepcopy(document.data)
     for path in wrong:
-        ends = [end for end, part in enumerate(path) if isinstance(part, int)]
+        ends = [end for end, part in enumerate(path) if isinstance(part, int) or _is_whole(path[:end])]
         _mend(data, path[: ends[0]] if ends else path)
     try:
         Job.model_validate(data)
@@ -163,6 +163,11 @@ def _rule_findings(bad: Iterable[FieldPath], document: Document) -> list[Finding
         rules = [each for each in error.errors() if each["type"] == "rule" and is_sound(each)]
         return [_finding(job_fields.path_of(each["loc"]), each, document) for each in rules]
     return []
+
+
+def _is_whole(path: FieldPath) -> bool:
+    """A range without one of its parts would be wrong in another way."""
+    return job_fields.is_list_or_range(job_fields.node_at(path))
 
 
 def _touch(one: FieldPath, other: FieldPath) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +20,7 @@ from pipeline.models.schedulers import check_scheduler
 from pipeline.redact import has_user_info
 from pipeline.sources import Source, open_source
 from schemas.errors import JobError, Problem
-from schemas.job import SCHEMA_VERSION, Job
+from schemas.job import SCHEMA_VERSION, Job, Model
 from schemas.plan import ResolvedModel, Segment, Shard, SourceFile, Variant
 
 CELLS_WITHOUT_ASKING = 1_000
@@ -49,13 +51,23 @@ class Plan:
         return sum(segment.prompts for segment in self.segments if segment.kind != "retry")
 
     @property
+    def suite(self) -> dict[str, Any] | None:
+        """Name and checksum of the prompt suite, and the options of a built-in one; None for other prompts."""
+        found: dict[str, Any] | None = self.fields["prompts"].get("suite")
+        return found
+
+    @property
     def shards(self) -> int:
         return sum(segment.shards for segment in self.segments)
 
     @property
     def samples(self) -> int:
-        per_prompt = sweep.images_per_prompt(self.job)
-        return self.prompts * (self.cells // len(per_prompt)) * sum(per_prompt)
+        return self.prompts * sum(images * cells for images, cells in sweep.images_per_prompt(self.job).items())
+
+    @cached_property
+    def rows_per_shard(self) -> int:
+        """Prompts in a shard; of a retry, where a row is one image, `output.images_per_shard`."""
+        return rows_per_shard(self.job)
 
     def variant(self, index: int) -> Variant:
         models = dict(zip(sweep.swept_models(self.job), self.models, strict=True))
@@ -66,7 +78,7 @@ class Plan:
         for position, segment in enumerate(self.segments):
             offset = number - segment.first_shard
             if 0 <= offset < segment.shards:
-                size = rows_per_shard(self.job, segment)
+                size = self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
                 cell, block = divmod(offset, blocks(segment.prompts, size))
                 cell = cell if segment.variant is None else segment.variant
                 return Shard(number, position, cell, block * size, min((block + 1) * size, segment.prompts))
@@ -83,9 +95,7 @@ class Plan:
         return rows * self.variant(shard.variant).generation.images_per_prompt
 
 
-def rows_per_shard(job: Job, segment: Segment | None = None) -> int:
-    if segment is not None and segment.kind == "retry":
-        return job.output.images_per_shard
+def rows_per_shard(job: Job) -> int:
     return max(1, job.output.images_per_shard // max(sweep.images_per_prompt(job)))
 
 
@@ -101,12 +111,8 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
     """Hold everything the job names, prompts aside, against what is there. Raises JobError with all problems."""
     cells = sweep.cell_count(job)
     if cells > CELLS_WITHOUT_ASKING and not allow_large_sweep:
-        axes = " × ".join(f"{name} {len(values)}" for name, values in job.sweep.axes().items())
-        raise JobError(
-            Problem(
-                "sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", f"{cells:,} ({axes})", "Give --yes if you mean it"
-            )
-        )
+        got = f"{cells:,} ({describe_axes(job)})"
+        raise JobError(Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", got, "Give --yes if you mean it"))
     problems: list[Problem | str] = []
     if has_user_info(job.output.url):
         problems.append(
@@ -117,21 +123,19 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
                 "Give credentials in the environment",
             )
         )
-    models: list[ResolvedModel] = []
-    swept = "model" in job.sweep.axes()
-    for index, model in enumerate(sweep.swept_models(job)):
-        where = f"sweep.model[{index}]" if swept else "model"
+    models: dict[Model, ResolvedModel] = {}
+    for model, where in _named_models(job):
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
         if resolved is not None:
-            models.append(resolved)
-            _check_settings(job, resolved, problems)
+            models[model] = resolved
+    _check_settings(job, models, problems)
     clips = [
         _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
         for model, where in _score_models(job)
     ]
     if problems:
         raise JobError(*dict.fromkeys(problems))
-    return tuple(models), tuple(clip for clip in clips if clip is not None)
+    return tuple(models.values()), tuple(clip for clip in clips if clip is not None)
 
 
 def _score_models(job: Job) -> list[tuple[str, str]]:
@@ -140,16 +144,35 @@ def _score_models(job: Job) -> list[tuple[str, str]]:
     return [(model, f"score[{i}].{kind}") for i, (model, kind) in enumerate(kinds) if model]
 
 
-def _check_settings(job: Job, model: ResolvedModel, problems: list[Problem | str]) -> None:
-    axes = job.sweep.axes()
-    for name in axes.get("scheduler", (job.generation.scheduler,)):
-        if name is not None:
-            where = "sweep.scheduler" if "scheduler" in axes else "generation.scheduler"
-            _collect(problems, lambda name=name, where=where: check_scheduler(name, model, where))
-    where = "sweep" if {"width", "height"} & axes.keys() else "generation"
-    for width in axes.get("width", (job.generation.width,)):
-        for height in axes.get("height", (job.generation.height,)):
-            _collect(problems, lambda width=width, height=height: check_size(width, height, model, where))
+def describe_axes(job: Job) -> str:
+    """Such as `settings 2 × guidance_scale 5, 3 excluded`; empty where nothing is swept."""
+    grid = job.sweep.grid
+    excluded = math.prod(grid.sizes) - grid.cells
+    text = " × ".join(f"{name} {len(values)}" for name, values in job.sweep.axes().items())
+    return text + (f", {excluded:,} excluded" if excluded else "")
+
+
+def _named_models(job: Job) -> list[tuple[Model, str]]:
+    """Each model once, with the place that names it first."""
+    places: dict[Model, str] = {}
+    for index, (where, value) in enumerate(job.sweep.values_of("model", job.model)):
+        where = f"{where}[{index}]" if where == "sweep.model" else where
+        places.setdefault(sweep.as_model(value, job.model), where)
+    return list(places.items())
+
+
+def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
+    """What a model cannot do is no problem in a combination that is left out."""
+    schedulers = sweep.combinations(job, "model", "scheduler")
+    places = {name: where for where, name in job.sweep.values_of("scheduler", job.generation.scheduler)}
+    for model, name in schedulers:
+        if model in models and name is not None:
+            _collect(problems, lambda m=models[model], name=name: check_scheduler(name, m, places[name]))
+    swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
+    where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
+    for model, width, height in sweep.combinations(job, "model", "width", "height"):
+        if model in models:
+            _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
 
 
 def _collect(problems: list[Problem | str], check: Any) -> Any:
@@ -178,17 +201,36 @@ def _fingerprint_fields(
     whole = job.model_dump(
         mode="json", exclude={"name": True, "compute": True, "output": {"url"}, "prompts": {"source"}}
     )
-    whole["sweep"] = {name: whole["sweep"][name] for name in job.sweep.axes()}
+    whole["sweep"] = _swept_fields(job, whole["sweep"])
     whole["version"] = SCHEMA_VERSION
     whole["model"]["weights"] = [f"{model.path}@{model.revision}" for model in models]
     with_model = [dumped for dumped, score in zip(whole["score"], job.score, strict=True) if score.model]
     for score, clip in zip(with_model, clips, strict=True):
         score["weights"] = clip.revision
+    whole["prompts"] = _prompt_fields(job, source, whole["prompts"])
     whole["prompts"]["source"] = {
         file.name: {"size_bytes": file.size_bytes, "rows": file.rows, "etag": file.etag} for file in source.files
     }
     fields: dict[str, Any] = json.loads(canonical_json(whole))
     return fields
+
+
+def _prompt_fields(job: Job, source: Source, dumped: dict[str, Any]) -> dict[str, Any]:
+    """Of a suite its name, checksum and options; without one nothing more than before there were suites."""
+    options = dumped.pop("shapes")
+    suite = dumped.pop("suite")
+    if suite is None:
+        return dumped
+    own = {"options": options} if suite == "shapes" else {}
+    return {**dumped, "suite": {"name": suite, "sha256": source.sha256, **own}}
+
+
+def _swept_fields(job: Job, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """Axes in use alone, so that an axis that is added to Promptmill changes no fingerprint."""
+    fields = {name: dumped[name] for name in job.sweep.axes()}
+    if job.sweep.settings is not None:  # as a list, because their order numbers the cells
+        fields["settings"] = [{"name": name, **dumped["settings"][name]} for name in job.sweep.settings]
+    return {**fields, "exclude": dumped["exclude"]} if job.sweep.exclude else fields
 
 
 def to_json(plan: Plan) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.metrics.interface import Metric, Picture
 from pipeline.models.interface import Generated, Generator, Pixels, Scorer
@@ -94,11 +95,11 @@ class Measured:
     error: SampleError | None = None
 
 
-def measure(metrics: Sequence[Metric], sample: Sample, pixels: Pixels | None) -> Measured:
-    """What metrics that need no device say of one image."""
+def measure(metrics: Sequence[Metric], sample: Sample, pixels: Pixels | None, fields: Mapping[str, Any]) -> Measured:
+    """What metrics that need no device say of one image; `fields` are columns of its prompt."""
     if pixels is None or not metrics:
         return Measured({})
-    picture = Picture(sample.sample_id, sample.caption, sample.prompt_id, pixels, {})
+    picture = Picture(sample.sample_id, sample.caption, sample.prompt_id, pixels, fields)
     try:
         found = {name: float(values[0]) for metric in metrics for name, values in metric.score([picture]).items()}
     except (ValueError, RuntimeError, ArithmeticError) as error:

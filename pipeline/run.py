@@ -20,7 +20,7 @@ SAMPLES_BEFORE_JUDGING = 100
 
 @dataclass(frozen=True)
 class RunSummary:
-    """`counts` and `shards_done` are of the whole dataset, `made` and `seconds` of this run."""
+    """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run."""
 
     counts: Counts
     shards: int
@@ -28,6 +28,7 @@ class RunSummary:
     made: Counts
     seconds: float
     interrupted: bool
+    model_loads: int = 0
 
 
 class RunListener(Listener, Protocol):
@@ -44,11 +45,13 @@ class _Tally:
         self.receipts: dict[int, Receipt] = {}
         self.made = Counts()
         self.broken = False
+        self.model_loads = 0
 
     def shard_done(self, receipt: Receipt) -> None:
         self.receipts[receipt.shard] = receipt
         if not receipt.already_done:
             self.made = self.made + receipt.counts
+            self.model_loads += receipt.model_loads
         self._listener.shard_done(receipt)
         reached("driver-shard-done")
         made = self.made
@@ -92,6 +95,7 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
         made=tally.made,
         seconds=time.monotonic() - started,
         interrupted=stop.requested and len(by_shard) < plan.shards,
+        model_loads=tally.model_loads,
     )
 
 

@@ -15,6 +15,7 @@ from pipeline.identity import digest
 from pipeline.redact import has_user_info
 from pipeline.source_checks import check_no_bomb, check_unique_ids
 from pipeline.storage import Entry, Store, absolute_url, find_objects
+from pipeline.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from pipeline.textfiles import PARQUET_FORMATS, TEXT_FORMATS, file_suffix, is_parquet, read_text_format
 from schemas.errors import InputError, Problem
 from schemas.job import Columns, Prompts
@@ -23,11 +24,12 @@ from schemas.plan import STAGED, SourceFile
 
 @dataclass(frozen=True)
 class Source:
-    """All prompt files of a job. `schema` is what every row is read as."""
+    """All prompt files of a job. `schema` is what every row is read as; `sha256` is given for suites."""
 
     files: tuple[SourceFile, ...]
     schema: pa.Schema
     notices: tuple[str, ...] = ()
+    sha256: str | None = None
 
     @property
     def rows(self) -> int:
@@ -46,6 +48,9 @@ def open_source(prompts: Prompts) -> Source:
 
     Raises InputError with every problem found.
     """
+    if prompts.suite is not None:
+        return _open_suite(prompts)
+    assert prompts.source is not None  # else the job would have been refused
     store, entries = _find(prompts.source)
     opened: list[_Opened] = []
     problems: list[Problem | str] = []
@@ -70,7 +75,30 @@ def open_source(prompts: Prompts) -> Source:
     return source
 
 
-def _find(source: str) -> tuple[Store, list[Entry]]:
+def _open_suite(prompts: Prompts) -> Source:
+    suite = _suite(prompts)
+    schema = _unify([_Opened(_source_file(file), file.table.schema) for file in suite.files])
+    return Source(tuple(_source_file(file) for file in suite.files), schema, suite.notices, suite.sha256)
+
+
+def _suite(prompts: Prompts) -> Suite:
+    assert prompts.suite is not None
+    if prompts.source is None:
+        return shapes_suite(prompts.shapes)
+    store, found = _find_any(prompts.source)
+    entries = [entry for entry in found if takes(prompts.suite, entry.name)]
+    if not entries:
+        where = f"prompts.source: {found[0].name}"
+        raise InputError(Problem(where, f"a .txt file, as {prompts.suite} has them", "another ending"))
+    contents = store.map(lambda entry: store.read_decompressed(entry.name), entries)
+    return read_suite(prompts.suite, {entry.name: data for entry, data in zip(entries, contents, strict=True)})
+
+
+def _source_file(file: SuiteFile) -> SourceFile:
+    return SourceFile(file.name, file.name, file.size_bytes, file.table.num_rows, file.sha256[:32])
+
+
+def _find_any(source: str) -> tuple[Store, list[Entry]]:
     if has_user_info(source):
         raise InputError(
             Problem(
@@ -81,7 +109,6 @@ def _find(source: str) -> tuple[Store, list[Entry]]:
             )
         )
     store, entries = find_objects(source)
-    known = (*PARQUET_FORMATS, *TEXT_FORMATS)
     if not entries:
         raise InputError(
             Problem(
@@ -91,6 +118,12 @@ def _find(source: str) -> tuple[Store, list[Entry]]:
                 "The path is relative to the folder the command is started in; quote a glob in --set",
             )
         )
+    return store, entries
+
+
+def _find(source: str) -> tuple[Store, list[Entry]]:
+    store, entries = _find_any(source)
+    known = (*PARQUET_FORMATS, *TEXT_FORMATS)
     readable = [entry for entry in entries if file_suffix(entry.name) in known]
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
         strange = next(entry for entry in entries if entry not in readable)
@@ -150,13 +183,22 @@ def _url(store: Store, entry: Entry) -> str:
     return absolute_url(f"{store.url.rstrip('/')}/{entry.name}")
 
 
-def stage(file: SourceFile, columns: Columns, output: Store) -> SourceFile:
-    """The file as workers read it: Parquet stays where it is, text is copied as Parquet below the output."""
-    if is_parquet(file.name):
-        return file
+def stage(files: Sequence[SourceFile], prompts: Prompts, output: Store) -> tuple[SourceFile, ...]:
+    """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output."""
+    if prompts.suite is None:
+        return tuple(file if is_parquet(file.name) else _stage_text(file, prompts.columns, output) for file in files)
+    tables = {file.name: file.table for file in _suite(prompts).files}
+    return tuple(replace(file, path=stage_table(tables[file.name], _staged_name(file), output)) for file in files)
+
+
+def _stage_text(file: SourceFile, columns: Columns, output: Store) -> SourceFile:
     folder, _, name = file.path.rpartition("/")
     table, _ = read_text_format(Store(folder).read_decompressed(name), file_suffix(file.name), file.name, columns)
-    return replace(file, path=stage_table(table, digest([file.name, file.etag])[:16], output))
+    return replace(file, path=stage_table(table, _staged_name(file), output))
+
+
+def _staged_name(file: SourceFile) -> str:
+    return digest([file.name, file.etag])[:16]
 
 
 def stage_table(table: pa.Table, name: str, output: Store) -> str:

@@ -35,9 +35,7 @@ def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> t
     Text is UTF-8, with or without byte order mark. Raises InputError naming the line.
     """
     where = f"prompts.source: {name}"
-    if data.startswith(_UTF16_MARKS):
-        raise InputError(Problem(where, "UTF-8 text", "UTF-16", "Save it as UTF-8"))
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = _unmarked(data, where)
     if not data.strip():
         raise InputError(Problem(where, "at least one prompt", "an empty file"))
     if suffix in (".csv", ".tsv"):
@@ -46,6 +44,17 @@ def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> t
         lines = _decode(data, where).removesuffix("\n").split("\n")
         return pa.table({columns.prompt: pa.array([line.removesuffix("\r") for line in lines], pa.string())}), []
     return _read_json_lines(_decode(data, where), where)
+
+
+def _unmarked(data: bytes, where: str) -> bytes:
+    if data.startswith(_UTF16_MARKS):
+        raise InputError(Problem(where, "UTF-8 text", "UTF-16", "Save it as UTF-8"))
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """UTF-8 without its byte order mark. Raises InputError naming the line."""
+    return _decode(_unmarked(data, where), where)
 
 
 def _decode(data: bytes, where: str) -> str:

@@ -30,6 +30,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.started = time.monotonic()
+        self.model_loads = 0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -102,7 +103,7 @@ class Workbench:
     def _open_reader(self, segment: Segment) -> PromptReader:
         if segment.kind == "retry":
             return retry_reader(segment.files, self.store)
-        return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.columns)
+        return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.mapped)
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:
         """Samples of this shard that failed and were retried in a later one: made here too, they would be doubled.
@@ -150,7 +151,15 @@ class Workbench:
         seconds = {stage: round(spent, 4) for stage, spent in clock.seconds.items()}
         seconds["total"] = round(time.monotonic() - clock.started, 4)
         device = self._loaded[1].device if self._loaded else ""
-        return Receipt(shard.number, counts, seconds, self.worker, device, data_bytes=data_bytes)
+        return Receipt(
+            shard.number,
+            counts,
+            seconds,
+            self.worker,
+            device,
+            data_bytes=data_bytes,
+            model_loads=clock.model_loads,
+        )
 
     def close(self) -> None:
         self.encoders.shutdown(wait=False, cancel_futures=True)

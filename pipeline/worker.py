@@ -57,6 +57,11 @@ class Work:
     failures: list[Outcome] = field(default_factory=list)
     writer: RecordWriter = field(init=False)
 
+    def fields(self, row: int) -> dict[str, Any]:
+        """What the source has beside the prompt."""
+        values: list[dict[str, Any]] = self.block.passthrough.slice(row, 1).to_pylist()
+        return values[0]
+
 
 def read_work(shard: Shard, bench: Workbench, given_up: Mapping[str, SampleError]) -> Work:
     plan = bench.plan
@@ -124,8 +129,10 @@ def make_images(work: Work, bench: Workbench, clock: Clock) -> Iterator[Future[O
     """While batch k + 1 is on the device, the encoders work on what was kept of batch k."""
     if not any(work.ready):
         return
+    before = bench.pulse.model_loads
     with clock("load"):
         generator = bench.generator(work.variant)
+    clock.model_loads = bench.pulse.model_loads - before
     work.writer.add_constants(
         {"scheduler": generator.scheduler_name(work.variant.generation), "dtype": generator.dtype}
     )
@@ -156,7 +163,8 @@ def _generate_and_score(work: Work, bench: Workbench, generator: Generator, cloc
             error = made[i].error or next((column[i].error for column in scored if column[i].error), None)
             scores = {scorer.name: column[i].value for scorer, column in zip(scorers, scored, strict=True)}
             result = made[i] if error is None else Generated(None, made[i].flags, error)
-            measured = bench.encoders.submit(measure, bench.metrics, sample, result.pixels)
+            fields = work.fields(sample.row) if bench.metrics else {}
+            measured = bench.encoders.submit(measure, bench.metrics, sample, result.pixels, fields)
             yield _Scored(sample, result, scores, measured)
 
 

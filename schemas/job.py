@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_serializer, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import ConfigDict, Field, create_model, model_serializer, model_validator
+from pydantic_core import InitErrorDetails
+
+from schemas.rules import Settings, Text, broken_rule, raise_all, repeats
+from schemas.sweep import Partial, SweepAxes, axis
 
 SCHEMA_VERSION = 1
 MAX_SEED = 2**53 - 1
@@ -15,6 +17,8 @@ MAX_SEED = 2**53 - 1
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ImageFormat = Literal["png", "webp", "jpeg"]
 SCORE_KINDS: Final = ("clip", "relative", "metric")
+SuiteName = Literal["partiprompts", "geneval", "t2i-compbench", "drawbench", "dpg", "shapes"]
+SUITES_WITH_IDS: Final = frozenset({"dpg", "shapes"})
 METRIC_SCORES: Final = {
     "image": ("sharpness", "contrast", "colourfulness", "near_black"),
     "verified": ("verified", "verified_share"),
@@ -22,35 +26,7 @@ METRIC_SCORES: Final = {
 """Names of the scores that a metric without a model gives."""
 LOWER_IS_BETTER: Final = frozenset({"near_black"})
 
-Text = Annotated[str, Field(min_length=1)]
 Size = Annotated[int, Field(ge=8, le=16384)]
-
-
-def _wrong(loc: tuple[str | int, ...], expected: str, got: Any, hint: str, fields: str) -> InitErrorDetails:
-    """A rule between fields that is broken at `loc`; `fields` names all it looks at, with spaces between."""
-    context = {"expected": expected, "got": str(got), "hint": hint, "fields": fields}
-    error = PydanticCustomError("rule", "expected {expected}, got {got}. {hint}", context)
-    return InitErrorDetails(type=error, loc=loc, input=got)
-
-
-def _raise_all(wrong: list[InitErrorDetails]) -> None:
-    # Pydantic merges a ValidationError out of a validator into its own, with the place of each detail.
-    if wrong:
-        raise ValidationError.from_exception_data("Job", wrong)
-
-
-def _repeats(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
-    """Index of each value that was there before, and of its first occurrence."""
-    first: dict[Any, int] = {}
-    for index, value in enumerate(values):
-        if first.setdefault(value, index) != index:
-            yield index, first[value]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Columns(Settings):
@@ -72,15 +48,63 @@ class Columns(Settings):
     """Mask for inpainting. Reserved: refused in this version."""
 
 
+class ShapesSuite(Settings):
+    """Options of the built-in suite."""
+
+    per_category: Annotated[int, Field(ge=1, le=1000)] = 12
+    """Prompts of each category: colour, shape, one, size, place, relation."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Another seed gives other prompts."""
+    split: Literal["held_out", "train"] = "held_out"
+    """`held_out`: combinations that the built-in model never saw in training."""
+
+
 class Prompts(Settings):
-    source: Text
-    """File, folder, glob or URL; Parquet, CSV, TSV, JSONL, or text with one prompt a line.
+    # Also said by the JSON Schema, for editors; `_sound` says it better.
+    model_config = ConfigDict(
+        json_schema_extra={"if": {"not": {"required": ["suite"]}}, "then": {"required": ["source"]}}
+    )
+
+    suite: SuiteName | None = None
+    """A published prompt suite, of which `source` names the file or folder, or the built-in `shapes`.
+
+    It knows its columns, and gives each prompt a `category` where the suite has one."""
+    source: Text | None = None
+    """File, folder, glob or URL; Parquet, CSV, TSV, JSONL, or text with one prompt a line. Needed but for `shapes`.
 
     A path is relative to the folder the command is started in."""
     columns: Columns = Columns()
     """Which source column is what."""
+    shapes: ShapesSuite = ShapesSuite()
+    """Options of `suite: shapes`."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many rows of the source."""
+
+    @property
+    def mapped(self) -> Columns:
+        """Which column is what once the source is read: of a suite its own, whatever its files call them."""
+        if self.suite is None:
+            return self.columns
+        return Columns(id="id") if self.suite in SUITES_WITH_IDS else Columns()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        built_in = self.suite == "shapes"
+        wrong = []
+        if self.source is None and not built_in:
+            hint = "File, folder, glob or URL of the prompts; only `suite: shapes` needs none."
+            wrong.append(broken_rule(("source",), "a non-empty string", "nothing", hint, "prompts"))
+        if self.source is not None and built_in:
+            hint = "`suite: shapes` makes its prompts itself."
+            wrong.append(broken_rule(("source",), "nothing", repr(self.source), hint, "prompts"))
+        if self.suite is not None and self.columns != Columns():
+            hint = f"`suite: {self.suite}` knows its columns; leave `suite` out to map them yourself."
+            wrong.append(broken_rule(("columns",), "nothing", "a mapping", hint, "prompts"))
+        if self.shapes != ShapesSuite() and not built_in:
+            hint = "These are options of `suite: shapes`."
+            wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))
+        raise_all(wrong)
+        return self
 
 
 class Model(Settings):
@@ -113,38 +137,26 @@ class Generation(Settings):
     """Images for each prompt and sweep cell, each with its own seed."""
 
 
-def _axis(annotation: Any) -> Any:
-    # strict=False lets a YAML list become a tuple; the elements stay strict.
-    return (Annotated[tuple[annotation, ...], Field(min_length=1, strict=False)] | None, None)
-
-
-class SweepAxes(Settings):
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        wrong = []
-        for name, values in self.axes().items():
-            models = [Model(path=value) if name == "model" and isinstance(value, str) else value for value in values]
-            for index, first in _repeats(models):
-                shown = repr(values[index]) if isinstance(values[index], str) else values[index]
-                hint = f"It equals number {first + 1} of the list; remove one of the two."
-                wrong.append(_wrong((name, index), "values that differ", shown, hint, f"sweep.{name}"))
-        _raise_all(wrong)
-        return self
-
-    def axes(self) -> dict[str, tuple[Any, ...]]:
-        """The axes in use, `model` first, so that all cells of one model are neighbours."""
-        return {name: values for name in type(self).model_fields if (values := getattr(self, name)) is not None}
+def _partial(name: str, **more: Any) -> Any:
+    fields = {field: (info.rebuild_annotation(), info.default) for field, info in Generation.model_fields.items()}
+    return create_model(name, __base__=Partial, **more, model=(Text | Model, None), **fields)  # type: ignore[call-overload]
 
 
 if TYPE_CHECKING:
     Sweep = SweepAxes
 else:
+    _NamedSettings = Annotated[dict[Text, _partial("NamedSettings")], Field(min_length=1)]
+    _Exclusion = _partial("Exclusion", settings=(Text, None))
+    _together = "One axis of values that go together: names, each with the fields that it sets."
+    _left_out = "Cells left out: those that have all values of one of these."
     # Built from Generation, so that a field added there can be swept the same day.
     Sweep = create_model(
         "Sweep",
         __base__=SweepAxes,
-        model=_axis(Text | Model),
-        **{name: _axis(field.rebuild_annotation()) for name, field in Generation.model_fields.items()},
+        model=axis(Text | Model),
+        settings=(_NamedSettings | None, Field(None, description=_together)),
+        **{name: axis(field.rebuild_annotation()) for name, field in Generation.model_fields.items()},
+        exclude=(tuple[_Exclusion, ...], Field((), max_length=1000, strict=False, description=_left_out)),
     )
 
 
@@ -195,15 +207,15 @@ class Score(Settings):
             hint = "One item of the list, one kind of score: `- clip: builtin:shapes`, `- metric: image`."
             got = " and ".join(given) or "nothing"
             loc = given[1] if given else "clip"
-            wrong.append(_wrong((loc,), "one of `clip`, `relative`, `metric`", got, hint, "score"))
+            wrong.append(broken_rule((loc,), "one of `clip`, `relative`, `metric`", got, hint, "score"))
         elif given == ["metric"] and self.name is not None:
             fixed = ", ".join(self.names)
-            wrong.append(_wrong(("name",), "null", repr(self.name), f"Its scores are called {fixed}.", "score"))
+            wrong.append(broken_rule(("name",), "null", repr(self.name), f"Its scores are called {fixed}.", "score"))
         if bool(self.distractors) != ("relative" in given):
             expected = "captions" if "relative" in given else "none without `relative`"
             hint = "For example `distractors: [a photo of a dog, a blank image]`."
-            wrong.append(_wrong(("distractors",), expected, list(self.distractors), hint, "score"))
-        _raise_all(wrong)
+            wrong.append(broken_rule(("distractors",), expected, list(self.distractors), hint, "score"))
+        raise_all(wrong)
         return self
 
     @model_serializer
@@ -267,7 +279,9 @@ class Job(Settings):
     generation: Generation = Generation()
     """How the images are made."""
     sweep: Sweep = Sweep()
-    """Axes that multiply: any field of `generation`, and `model`. Cells of one prompt share their seeds."""
+    """Axes that multiply: any field of `generation`, `model`, and named settings, each a list or a range.
+
+    Cells of one prompt share their seeds."""
     score: Annotated[tuple[Score, ...], Field(strict=False)] = ()
     """What each image is scored with."""
     select: Select | None = None
@@ -279,7 +293,7 @@ class Job(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns()])
+        raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns()])
         return self
 
     @property
@@ -291,8 +305,8 @@ class Job(Settings):
         names = self.score_names
         hint = "Give each score a `name` of its own."
         return [
-            _wrong(("score", places[index], "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
-            for index, first in _repeats(names)
+            broken_rule(("score", places[index], "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
+            for index, first in repeats(names)
         ]
 
     def _wrong_select(self) -> list[InitErrorDetails]:
@@ -303,17 +317,20 @@ class Job(Settings):
         if self.select.by not in names:
             expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
             hint = "" if names else "Add `score: [{clip: …}]`, or remove `select`."
-            wrong.append(_wrong(("select", "by"), expected, repr(self.select.by), hint, "select.by score"))
+            wrong.append(broken_rule(("select", "by"), expected, repr(self.select.by), hint, "select.by score"))
         if self.select.by in LOWER_IS_BETTER and self.select.min is not None:
             hint = "Of this score the lowest are kept, so a least value would reject the best."
             fields = "select.min select.by"
-            wrong.append(_wrong(("select", "min"), f"null with {self.select.by}", self.select.min, hint, fields))
-        least = min(self.sweep.axes().get("images_per_prompt", (self.generation.images_per_prompt,)))
+            wrong.append(broken_rule(("select", "min"), f"null with {self.select.by}", self.select.min, hint, fields))
+        images = self.sweep.values_of("images_per_prompt", self.generation.images_per_prompt)
+        least = min(value for _, value in images)
         if self.select.keep is not None and self.select.keep > least:
-            fields = "select.keep generation.images_per_prompt sweep.images_per_prompt"
+            fields = "select.keep generation.images_per_prompt sweep"
             hint = "More cannot be kept than are made: raise `generation.images_per_prompt` or lower `select.keep`."
             wrong.append(
-                _wrong(("select", "keep"), f"at most {least}, the images per prompt", self.select.keep, hint, fields)
+                broken_rule(
+                    ("select", "keep"), f"at most {least}, the images per prompt", self.select.keep, hint, fields
+                )
             )
         return wrong
 
@@ -321,7 +338,7 @@ class Job(Settings):
         given = {"image": self.prompts.columns.image, "mask": self.prompts.columns.mask}
         hint = "This version makes images from text alone; the column is carried into the records all the same."
         return [
-            _wrong(("prompts", "columns", name), "null", repr(value), hint, f"prompts.columns.{name}")
+            broken_rule(("prompts", "columns", name), "null", repr(value), hint, f"prompts.columns.{name}")
             for name, value in given.items()
             if value is not None
         ]

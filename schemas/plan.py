@@ -145,3 +145,4 @@ class Receipt:
     attempts: int = 1
     data_bytes: int = 0
     already_done: bool = False
+    model_loads: int = 0

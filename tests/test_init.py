@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_field_is_there_with_its_description(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 120
     plain = " ".join(text.replace("#", " ").split())
     for field in describe_fields():
-        if not field.name.startswith("sweep.") and "Reserved" not in field.description:
+        if not field.name.startswith(("sweep.", "prompts.shapes.")) and "Reserved" not in field.description:
             assert f" {field.name.rsplit('.')[-1]}: " in plain
             assert " ".join(field.description.split()) in plain
     assert "that a crash can cost. Default: 256. images_per_shard: 64" in plain
@@ -50,8 +51,17 @@ def test_every_field_is_there_with_its_description(tmp_path: Path) -> None:
 
 def test_the_commented_axes_are_valid(tmp_path: Path) -> None:
     path = init(tmp_path)[0]
-    path.write_text(path.read_text().replace("  # guidance_scale: [", "  guidance_scale: ["))
-    assert load_job(path).sweep.axes() == {"guidance_scale": (1.0, 5.0)}
+    head, sweep, tail = re.split(r"^(sweep:\n(?:  #.*\n)+)", path.read_text(), flags=re.M)
+    axes = {"settings": ("fast", "fine"), "guidance_scale": (1.0, 5.0)}
+    without = "\n".join(line for line in sweep.splitlines() if "from: 10" not in line)
+    path.write_text(head + _uncommented(without) + tail)
+    assert load_job(path).sweep.axes() == axes
+    path.write_text(head + _uncommented("\n".join(sweep.splitlines()[:3])) + tail)
+    assert load_job(path).sweep.axes()["num_inference_steps"] == (10, 20, 30)
+
+
+def _uncommented(text: str) -> str:
+    return re.sub(r"^  # ", "  ", text, flags=re.M) + "\n"
 
 
 def test_prompts_that_are_there_already_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ def test_the_smallest_job() -> None:
 
 _STEPS = "an integer from 1 to 1000"
 _SIZE = "an integer from 8 to 16384 or null"
+_WIDTHS = f"a list (each {_SIZE}) or a mapping (from, to, step, count)"
 _GUIDANCE = "a number from 0 to 1000"
 
 
@@ -94,8 +95,8 @@ _GUIDANCE = "a number from 0 to 1000"
             "a mapping (clip)",
             "Write it as a list: [ … ].",
         ),
-        ("sweep: {width: []}", "sweep.width", f"a list (each {_SIZE})", "an empty list", ""),
-        ("sweep: {width: 64}", "sweep.width", f"a list (each {_SIZE})", "64", "Write it as a list: [ … ]."),
+        ("sweep: {width: []}", "sweep.width", _WIDTHS, "an empty list", ""),
+        ("sweep: {width: 64}", "sweep.width", _WIDTHS, "64", "Write it as a list: [ … ]."),
         ("sweep: {guidance_scale: [1, q]}", "sweep.guidance_scale.1", _GUIDANCE, "the string 'q'", ""),
         ("sweep: {model: [1]}", "sweep.model.0", "a non-empty string or a mapping (path, revision, dtype)", "1", None),
         ("sweep: {model: [x, {path: ''}]}", "sweep.model.1.path", "a non-empty string", "an empty string", ""),
@@ -134,7 +135,7 @@ def test_values_are_shown_short_and_without_control_characters() -> None:
         ("score: [{clipp: x, clip: y}]", "score.0.clipp", "Did you mean `clip`?"),
         ("model: {name: x}", "model.name", "Did you mean `path`?"),
         ("sweep: {model: [{pth: x}]}", "sweep.model.0.pth", "Did you mean `path`?"),
-        ("sweep: {frobs: [1]}", "sweep.frobs", "Its fields are: model, num_inference_steps, "),
+        ("sweep: {frobs: [1]}", "sweep.frobs", "Its fields are: model, settings, num_inference_steps, "),
         ("sweep: {seed: [1, 2]}", "sweep.seed", "Seeds are no axis: "),
         ("xyzzy: 1", "xyzzy", "The job's fields are: name, seed, prompts, "),
         ("1: 1", "1", "The job's fields are: "),

@@ -102,9 +102,11 @@ def test_no_heavy_library_is_imported() -> None:
 
 def test_every_field_is_described() -> None:
     fields = {each.name: each for each in describe_fields()}
-    assert fields["prompts.source"].default == "required"
+    assert fields["output.url"].default == "required"
+    assert fields["prompts.source"].type == "a non-empty string or null"
     assert fields["generation.width"][1:] == (_SIZE, "null", "Pixels; null is the model's own.")
     assert fields["score[].clip"].type == "a non-empty string or null"
-    assert fields["sweep.width"].type == f"a list (each {_SIZE})"
+    assert fields["sweep.width"].type == f"a list (each {_SIZE}) or a mapping (from, to, step, count)"
+    assert fields["sweep.scheduler"].type == "a list (each a non-empty string or null)"
     assert fields["compute.workers"].default == '"auto"'
     assert all(each.description for each in fields.values())

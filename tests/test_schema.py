@@ -12,7 +12,7 @@ import yaml
 from jobs.schema import SCHEMA_FILE, job_schema
 from pipeline.jobfile import load_job, parse_job
 from schemas.errors import JobError
-from tests.job_problems import JOB, is_valid
+from tests.job_problems import JOB, NAME, OUTPUT, is_valid
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
@@ -26,9 +26,18 @@ def test_the_published_schema_is_current() -> None:
 def test_the_schema_is_tidy() -> None:
     assert SCHEMA["title"] == "Promptmill job"
     assert "$id" not in SCHEMA
-    assert SCHEMA["$defs"]["Sweep"]["properties"]["guidance_scale"] == {
+    axes = SCHEMA["$defs"]["Sweep"]["properties"]
+    assert axes["guidance_scale"] == {
+        "anyOf": [
+            {"items": {"maximum": 1000, "minimum": 0, "type": "number"}, "minItems": 1, "type": "array"},
+            {"$ref": "#/$defs/Range"},
+            {"type": "null"},
+        ],
         "description": "Values of `generation.guidance_scale` to try.",
-        "items": {"maximum": 1000, "minimum": 0, "type": "number"},
+    }
+    assert axes["scheduler"] == {
+        "description": "Values of `generation.scheduler` to try.",
+        "items": {"minLength": 1, "type": ["string", "null"]},
         "minItems": 1,
         "type": ["array", "null"],
     }
@@ -54,6 +63,10 @@ def test_examples_are_valid_for_the_loader_and_the_schema(path: Path) -> None:
         "seed: true",
         "sweep: {width: []}",
         "sweep: {seed: [1]}",
+        "sweep: {width: {from: 64, stp: 8}}",
+        "sweep: {settings: {}}",
+        "sweep: {settings: {a: {seed: 1}}}",
+        "sweep: {width: [64, 72], exclude: [{heigth: 64}]}",
         "score: [{}]",
         "score: {clip: x}",
         "model: {dtype: fp16}",
@@ -68,11 +81,23 @@ def test_the_schema_refuses_what_the_loader_refuses(lines: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", ["generation:", "sweep:", "sweep: {width: [64, null]}", "score:", "select:", "compute:"]
+    "lines",
+    [
+        "generation:",
+        "sweep:",
+        "sweep: {width: [64, null]}",
+        "sweep: {width: {from: 64, to: 128, step: 8}, settings: {a: , b: {scheduler: }}}",
+        "sweep: {width: [64, 72], settings: {a: , b: {height: 64}}, exclude: [{settings: a, width: 64}]}",
+        "prompts: {suite: shapes}",
+        "score:",
+        "select:",
+        "compute:",
+    ],
 )
 def test_the_schema_accepts_what_the_loader_accepts(lines: str) -> None:
-    parse_job(JOB + lines, "job.yaml")
-    assert is_valid(yaml.safe_load(JOB + lines))
+    text = (JOB if not lines.startswith("prompts") else NAME + OUTPUT) + lines
+    parse_job(text, "job.yaml")
+    assert is_valid(yaml.safe_load(text))
 
 
 def test_the_demo_is_four_shards_of_prompts_that_its_model_knows() -> None:

@@ -26,7 +26,7 @@ from schemas.errors import JobError, Problem
 
 FOLDER = "scores"
 _READ_ROWS = 64
-_COLUMNS = ("sample_id", "caption", "prompt", "text", "prompt_id", "variant")
+_COLUMNS = ("sample_id", "caption", "prompt", "text", "prompt_id", "variant", "truth")
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""Whether an image shows what its caption says, exactly, for captions of the built-in shapes world."""
+"""Whether an image shows what its prompt claims, exactly, for prompts of the built-in shapes world."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 
 from pipeline.metrics.interface import Picture, Scores
 from pipeline.shapes.verify import verify
+from pipeline.shapes.world import Claims
 from schemas.job import METRIC_SCORES
 
 
 class Verified:
-    """`verified` is 1 where every claim of the caption holds, else 0; `verified_share` is the share that holds."""
+    """`verified` is 1 where every claim holds, else 0; `verified_share` is the share that holds.
+
+    The claims are those of the column `truth`, which `suite: shapes` has, else they are read from the caption.
+    """
 
     name = "verified"
     columns = METRIC_SCORES["verified"]
@@ -24,9 +28,17 @@ class Verified:
         return {"verified": whole, "verified_share": shares}
 
     def _share(self, picture: Picture) -> float:
-        """NaN for a caption that claims nothing about shapes, and for an image that is too small to look at."""
+        """NaN for a prompt that claims nothing about shapes, and for an image that is too small to look at."""
         try:
-            held = verify(picture.pixels, picture.caption).claims.values()
+            held = verify(picture.pixels, _truth(picture) or picture.caption).claims.values()
         except ValueError:
             return float("nan")
         return sum(held) / len(held)
+
+
+def _truth(picture: Picture) -> Claims | None:
+    """None where the column is missing, or belongs to somebody else."""
+    try:
+        return Claims.from_dict(picture.fields["truth"])
+    except (KeyError, TypeError):
+        return None

@@ -43,7 +43,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
         if FOOTER_KEY in (schema.metadata or {}):
             return schema
     schema = with_scores(RECORD, plan.job.score_names)
-    reader = PromptReader((), store, plan.source_schema, plan.job.prompts.columns)
+    reader = PromptReader((), store, plan.source_schema, plan.job.prompts.mapped)
     names = frozenset(reader.passthrough_schema.names)
     for field in reader.passthrough_schema:
         schema = schema.append(field.with_name(passthrough_name(field.name, names - {field.name})))
@@ -100,7 +100,7 @@ def _about(plan: Plan, counts: Counts) -> list[str]:
         "",
         *(f"- Model: {text}" for text in models),
         *(_score(score) for score in plan.job.score),
-        f"- Prompts: {code(redact(plan.job.prompts.source))}",
+        f"- Prompts: {_prompts(plan)}",
         f"- Job fingerprint: `{plan.fingerprint}`; the whole job stands in `job.json`.",
     ]
 
@@ -112,6 +112,13 @@ def _score(score: Score) -> str:
     if score.relative:
         return f"- Score {names}: the caption among {len(score.distractors)} distractors, by {code(score.relative)}"
     return f"- Scores {names}"
+
+
+def _prompts(plan: Plan) -> str:
+    source = plan.job.prompts.source
+    where = [] if source is None else [code(redact(source))]
+    suite = [] if plan.suite is None else [f"suite {plan.suite['name']}", f"SHA-256 `{plan.suite['sha256']}`"]
+    return ", ".join([*suite, *where])
 
 
 def _settings(plan: Plan) -> list[str]:

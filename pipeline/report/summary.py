@@ -24,7 +24,6 @@ BEST = 8
 """So many samples at either end of the first score."""
 
 _DEVICE_STAGES = ("load", "prepare", "generate", "score")
-_LOAD_S = 0.1  # looking up a model that is loaded already takes microseconds
 
 
 def summarize(
@@ -80,9 +79,9 @@ def cell_texts(plan: Plan, samples: Samples) -> list[str]:
 
 
 def cell_name(values: Mapping[str, Any]) -> str:
-    """`guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
+    """`settings fast · guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
     parts = []
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda item: item[0] != "settings"):
         shown = value.get("path", value) if isinstance(value, Mapping) else value
         parts.append(f"{name} {'default' if shown is None else shown}")
     return " · ".join(parts) or "all samples"
@@ -166,7 +165,7 @@ def run_facts(
         facts["receipts"] += 1
         facts["images"] += receipt.counts.samples
         facts["attempts_repeated"] += receipt.attempts - 1
-        facts["model_loads"] += receipt.seconds.get("load", 0.0) > _LOAD_S
+        facts["model_loads"] += receipt.model_loads
         devices |= {receipt.device} - {""}
     total = stages.pop("total", 0.0)
     busy = sum(held.values())

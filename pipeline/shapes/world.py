@@ -186,8 +186,8 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", count: int = 
             return scene
 
 
-def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "one") -> list[Prompt]:
-    """`n` prompts of one kind with their truth, the same for the same arguments.
+def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "one", first: int = 0) -> list[Prompt]:
+    """`n` prompts of one kind with their truth, from number `first` of an endless row that the seed gives.
 
     Every kind but "colour" and "shape" names colour and shape of each object; in the held-out split the ground of a
     single object is always named too, so that the words alone say a combination that training never saw.
@@ -197,7 +197,7 @@ def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "o
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     prompts: list[Prompt] = []
-    for index in range(n):
+    for index in range(first, first + n):
         rng = np.random.default_rng([seed, KINDS.index(kind), int(split == "train"), index])
         scene = sample_scene(rng, split, 2 if kind in ("two", "relation") else 1)
         claims = captions.claims_of_kind(scene, kind, rng, name_ground=split == "held_out")
