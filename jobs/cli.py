@@ -193,11 +193,17 @@ def verify(
 
 
 @app.command()
-def report(url: Url, as_json: AsJson = False) -> None:
+def report(
+    url: Url,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of a device, for the cost in total and of 1,000 images.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Build report/ again from what is there."""
     from jobs.report import report
 
-    shown = report(url)
+    shown = report(url, price_per_hour)
     say_json(shown) if as_json else say(f"wrote {url.rstrip('/')}/report/index.html and summary.json")
 
 

@@ -19,18 +19,34 @@ def add_commands(app: typer.Typer) -> None:
 
 def score(
     url: Annotated[str, typer.Argument(metavar="URL", help="Our dataset, or any Parquet with image and caption.")],
-    metric: Annotated[list[str], typer.Option("--metric", help="Metric to add; repeat for more.")],
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="Metric to add; repeat for more.")] = None,
     distractors: Annotated[
         str | None, typer.Option(help="Text file with one caption a line, for the relative CLIP score.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Score anew what is scored already.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(metavar="URL", help="Images or dataset to compare with: FID, KID, precision, recall.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="open_clip model that looks at both, for --reference.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the tensor library.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Add metrics to a dataset, beside it and without generating again."""
     from jobs.score import score
 
-    _show(score(url, metric, distractors, again, threads), as_json)
+    shown = score(url, metric or [], distractors, again, threads, reference, features)
+    if as_json:
+        say_json(shown)
+        return
+    cells = shown.pop("cells", [])
+    table(shown)
+    for cell in cells:
+        numbers = [
+            f"{name} {cell[name]:.4g}" for name in ("fid", "kid", "precision", "recall") if cell[name] is not None
+        ]
+        table({cell["variant"]: f"{cell['images']} images, " + (", ".join(numbers) or "too few to compare")})
 
 
 def compare(

@@ -9,7 +9,11 @@ from typing import Any
 
 from pipeline.claim import read_plan
 from pipeline.metrics.choose import choose_metrics
+from pipeline.metrics.reference import compare_with_reference
 from pipeline.metrics.score import score_dataset
+from pipeline.models.clips import ResolvedClip, resolve_clip
+from pipeline.models.distances import check_installed
+from pipeline.models.load import load_features
 from pipeline.report.build import build_report
 from pipeline.storage import Store
 from schemas.errors import JobError, Problem
@@ -21,19 +25,38 @@ def score(
     distractors: str | None = None,
     again: bool = False,
     threads: int = 1,
+    reference: str | None = None,
+    features: str | None = None,
     on_unit: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
     """Writes `scores/` and, in our own datasets, the report anew. `distractors` is a text file, one caption a line.
 
+    `reference` is a folder of images or a dataset, `features` the open_clip model that looks at both.
     Raises JobError for an unknown metric, a CLIP that does not load, a missing column, a folder without images.
     """
-    metrics = choose_metrics(metric, _captions(distractors), threads)
+    clip = _features(reference, features)
+    metrics = [] if clip and not metric else choose_metrics(metric, _captions(distractors), threads)
     store = Store(url)
-    summary = asdict(score_dataset(store, metrics, again, on_unit))
+    shown: dict[str, Any] = {"url": url}
+    if metrics:
+        shown |= asdict(score_dataset(store, metrics, again, on_unit))
+    if clip and reference:
+        shown |= compare_with_reference(store, reference, clip, load_features(clip, threads))
     plan = read_plan(store)
     if plan is not None:
         build_report(plan, store)
-    return {"url": url, **summary}
+    return shown
+
+
+def _features(reference: str | None, features: str | None) -> ResolvedClip | None:
+    if reference is None and features is None:
+        return None
+    if reference is None or features is None:
+        given, missing = ("--features", "--reference") if reference is None else ("--reference", "--features")
+        hint = "--reference names images, --features the open_clip model that looks at them, such as builtin:shapes."
+        raise JobError(Problem(missing, f"a value beside {given}", "none", hint))
+    check_installed()
+    return resolve_clip(features, "--features")
 
 
 def _captions(path: str | None) -> list[str]:

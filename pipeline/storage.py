@@ -35,6 +35,14 @@ CALL_TIMEOUT_S = 120.0  # a server that accepts and stays silent would block a P
 _SLOWEST_BYTES_PER_S = 1 << 20
 FOOTER_BYTES = 1 << 16
 _IO_THREADS = 16
+_CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+}
+"""Without one a browser downloads the report from a bucket instead of showing it."""
+
 _LONGEST_WAIT_S = 20.0
 
 
@@ -206,6 +214,8 @@ class Store:
             if self.url.startswith(("s3://", "s3a://")):
                 # One PUT whatever the size (S3 takes 5 GiB): not every server honours the condition on several parts.
                 options["chunksize"] = len(data) + 1
+                if kind := _CONTENT_TYPES.get(key.rpartition(".")[2]):
+                    options["ContentType"] = kind
             timeout = CALL_TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S
             fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, self.path(key), data, timeout=timeout, **options)
         else:

@@ -159,6 +159,7 @@ class Workbench:
             device,
             data_bytes=data_bytes,
             model_loads=clock.model_loads,
+            began=round(time.time() - seconds["total"], 3),
         )
 
     def close(self) -> None:

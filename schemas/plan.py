@@ -135,7 +135,7 @@ class Footer:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a shard cost; for reports and never for correctness. Stages in seconds."""
+    """What a shard cost; for reports and never for correctness. Stages in seconds, `began` in seconds since 1970."""
 
     shard: int
     counts: Counts
@@ -146,3 +146,4 @@ class Receipt:
     data_bytes: int = 0
     already_done: bool = False
     model_loads: int = 0
+    began: float = 0.0

@@ -21,6 +21,7 @@ DOORS = {
     "diffusers": ("pipeline/models/", "pipeline/shapes/"),
     "transformers": ("pipeline/models/", "pipeline/shapes/"),
     "open_clip": ("pipeline/models/", "pipeline/shapes/"),
+    "torchmetrics": ("pipeline/models/",),
 }
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

@@ -86,7 +86,7 @@ class ClipScorer:
     def image_features(self, images: Sequence[Pixels]) -> torch.Tensor:
         """float32 [len(images), width], of length 1. A second call for the same arrays costs nothing."""
         if len(images) != len(self._seen[0]) or any(a is not b for a, b in zip(images, self._seen[0], strict=True)):
-            self._seen = (images, self._image_features(images))
+            self._seen = (images, self.encode_images(images))
         return self._seen[1]
 
     def encode_texts(self, captions: list[str]) -> torch.Tensor:
@@ -96,12 +96,12 @@ class ClipScorer:
             features: torch.Tensor = self._model.encode_text(self._tokenize(filled).to(self._device), normalize=True)
         return features.float()[: len(captions)]
 
-    def _image_features(self, images: Sequence[Pixels]) -> torch.Tensor:
+    def encode_images(self, images: Sequence[Pixels], normalize: bool = True) -> torch.Tensor:
         parts = []
         with torch.inference_mode():
             for start in range(0, len(images), IMAGES):
                 inputs = self._preprocess(images[start : start + IMAGES]).to(self._device)
-                parts.append(self._model.encode_image(inputs, normalize=True).float())
+                parts.append(self._model.encode_image(inputs, normalize=normalize).float())
         return torch.cat(parts)
 
     def _preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from pipeline.metrics.reference import read_references
 from pipeline.plan import Plan
 from pipeline.progress import format_duration
 from pipeline.redact import redact
@@ -24,7 +25,7 @@ from pipeline.report.pieces import (
 )
 from pipeline.report.read import read_images, read_samples
 from pipeline.report.stats import Integers
-from pipeline.report.summary import summarize
+from pipeline.report.summary import cell_name, summarize
 from pipeline.storage import Store
 
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
@@ -45,6 +46,7 @@ def build_report(
     analysis = {**analyse(frame), "url": redact(store.url)}
     summary["metrics"] = {name: result["all"] for name, result in analysis["results"].items()}
     summary["correlations"] = analysis["correlations"]
+    summary["references"] = references = reference_tables(store)
     content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
     store.put("report/summary.json", content.encode("utf-8", "backslashreplace"))
     sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
@@ -53,8 +55,31 @@ def build_report(
     def put(key: str, data: bytes) -> None:
         store.put(f"report/{key}", data)
 
-    write_page(frame, analysis, rows, partial(read_images, store), put, summary=summary, price=price_per_hour)
+    write_page(
+        frame,
+        analysis,
+        rows,
+        partial(read_images, store),
+        put,
+        summary=summary,
+        price=price_per_hour,
+        references=references,
+    )
     return summary
+
+
+def reference_tables(store: Store) -> list[dict[str, Any]]:
+    """What `promptmill score --reference` found, each cell with its name.
+
+    `few` is the least number of images in a set, None where it is more than there are features.
+    """
+    found = read_references(store)
+    for one in found:
+        for cell in one["cells"]:
+            cell["name"] = cell_name(json.loads(cell["variant"]))
+        sizes = [one["reference_images"], *(cell["images"] for cell in one["cells"])]
+        one["few"] = min(sizes) if min(sizes) <= one["dimensions"] else None
+    return found
 
 
 def write_page(
@@ -69,7 +94,8 @@ def write_page(
         put(key, content)
     # The last script starts the page, when all data is there.
     order = [key for key, _ in (*assets[:-1], *pieces, assets[-1])]
-    defaults = {"differences": [], "price": None, "shown": len(rows), "total": frame.samples.table.num_rows}
+    total = frame.samples.table.num_rows
+    defaults = {"differences": [], "price": None, "references": [], "shown": len(rows), "total": total}
     page = environment().get_template("index.html.j2")
     html = page.render(style=page_file("style.css"), scripts=order, **{**defaults, **facts})
     put("index.html", html.encode("utf-8", "replace"))
@@ -88,7 +114,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"number": number, "duration": format_duration, "percent": percent}
+    env.filters |= {"number": number, "duration": format_duration, "percent": percent, "thousand": thousand}
     return env
 
 
@@ -96,6 +122,10 @@ def number(value: float | int | None, digits: int = 4) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
+
+
+def thousand(value: float | None) -> float | None:
+    return None if value is None else 1000 * value
 
 
 def percent(value: float | None) -> str:

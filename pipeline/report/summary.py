@@ -144,7 +144,8 @@ def run_facts(
 ) -> dict[str, Any]:
     """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
 
-    `images_per_second` is of all workers together while they held their devices: receipts carry no clock times.
+    `images_per_second` is of all workers together while they held their devices. `worker_seconds` is the time during
+    which workers had shards in hand, and `device_busy_share` the share of it that went into making and scoring images.
     """
     stages: dict[str, float] = defaultdict(float)
     held: dict[str, float] = defaultdict(float)
@@ -156,9 +157,8 @@ def run_facts(
         "model_loads": 0,
     }
     devices: set[str] = set()
-    for receipt in receipts:
-        if receipt.already_done:
-            continue
+    made = [receipt for receipt in receipts if not receipt.already_done]
+    for receipt in made:
         for stage, spent in receipt.seconds.items():
             stages[stage] += spent
         held[receipt.worker] += sum(receipt.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
@@ -171,12 +171,32 @@ def run_facts(
     busy = sum(held.values())
     facts |= {"workers": len(held), "devices": sorted(devices), "stage_seconds": dict(stages), "shard_seconds": total}
     facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
-    facts["images_per_device_hour"] = 3600 * facts["images"] / busy if busy else None
-    cost = None if price_per_hour is None else price_per_hour * busy / 3600
+    in_hand = _seconds_in_hand(made)
+    at_work = sum(receipt.seconds.get(stage, 0.0) for receipt in made for stage in ("generate", "score"))
+    facts |= {"worker_seconds": in_hand, "device_busy_share": at_work / in_hand if in_hand else None}
+    paid = in_hand or busy
+    facts["images_per_device_hour"] = 3600 * facts["images"] / paid if paid else None
+    cost = None if price_per_hour is None else price_per_hour * paid / 3600
     facts |= {"cost": cost, "cost_per_thousand": 1000 * cost / facts["images"] if cost and facts["images"] else None}
     working = sum(spent for stage, spent in stages.items() if stage != "wait")
     facts["stage_shares"] = {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {}
     return facts
+
+
+def _seconds_in_hand(receipts: Iterable[Receipt]) -> float | None:
+    """Of each worker the time covered by its shards, which overlap; None where a receipt does not say when it began."""
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for receipt in receipts:
+        if not receipt.began:
+            return None
+        spans[receipt.worker].append((receipt.began, receipt.began + receipt.seconds.get("total", 0.0)))
+    total = 0.0
+    for shards in spans.values():
+        until = -math.inf
+        for began, ended in sorted(shards):
+            total += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+    return total
 
 
 def sample_facts(samples: Samples, row: int) -> dict[str, Any]:

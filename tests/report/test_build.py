@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
+from jobs.report import report
 from pipeline.report.build import build_report
 from pipeline.report.card import write_card
-from schemas.plan import Counts
+from pipeline.report.summary import run_facts
+from schemas.errors import JobError
+from schemas.plan import Counts, Receipt
 from tests.report.conftest import HOSTILE, Dataset, paint
 
 
@@ -27,6 +31,40 @@ def test_summary_adds_up(painted: Dataset) -> None:
     assert summary["best"][0]["scores"]["clip"] >= summary["worst"][0]["scores"]["clip"]
     assert summary["run"]["images_per_second"] > 0
     assert json.loads((painted.folder / "report/summary.json").read_text()) == summary
+
+
+def test_run_facts_and_cost(painted: Dataset) -> None:
+    shown = report(str(painted.folder), price_per_hour=36.0)["run"]
+    assert 0 < shown["device_busy_share"] < 1 and shown["model_loads"] >= 0 and shown["attempts_repeated"] == 0
+    spent = sum(shown["stage_seconds"][stage] for stage in ("generate", "score"))
+    assert shown["device_busy_share"] == pytest.approx(spent / shown["worker_seconds"])
+    assert shown["cost"] == pytest.approx(0.01 * shown["worker_seconds"])
+    assert shown["cost_per_thousand"] == pytest.approx(1000 * shown["cost"] / shown["images"])
+    page = (painted.folder / "report/index.html").read_text()
+    for words in ("for 1,000 images", "devices busy", "model loads", "shards tried again"):
+        assert words in page
+    assert report(str(painted.folder))["run"]["cost"] is None
+    with pytest.raises(JobError, match="price-per-hour"):
+        report(str(painted.folder), price_per_hour=float("nan"))
+
+
+def test_time_in_hand_counts_overlaps_once() -> None:
+    def receipt(worker: str, began: float, total: float) -> Receipt:
+        return Receipt(0, Counts(), {"generate": 2.0, "score": 1.0, "total": total}, worker, began=began)
+
+    # Worker a: 10 to 16, with a pause until 20 to 24; worker b: 0 to 10 within which a shorter shard lies.
+    several = [
+        receipt("a", 12, 4),
+        receipt("a", 10, 4),
+        receipt("a", 20, 4),
+        receipt("b", 1e-9, 10),
+        receipt("b", 3, 2),
+    ]
+    facts = run_facts(several, None)
+    assert facts["worker_seconds"] == pytest.approx(6 + 4 + 10)
+    assert facts["device_busy_share"] == pytest.approx(5 * 3 / 20)
+    old = run_facts([*several, receipt("a", 0.0, 4)], None)
+    assert old["worker_seconds"] is None and old["device_busy_share"] is None
 
 
 def test_prompts_stay_text_in_the_page(painted: Dataset) -> None:
