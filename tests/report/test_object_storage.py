@@ -42,6 +42,8 @@ def test_page_from_a_bucket(
     root = f"{s3_server.endpoint}/{s3_bucket}/a%20set/report/"
     with Browser(tmp_path / "profile") as browser:
         browser.size(1400, 1000)
+        browser.open("about:blank")
+        browser.requests(), browser.console()
         browser.open(root + "index.html")
         browser.wait("document.documentElement.dataset.ready")
         browser.wait("document.querySelector('#gallery .tile img')")
