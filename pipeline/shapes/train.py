@@ -60,7 +60,13 @@ class Training:
     def decoder(self) -> None:
         settings = replace(self.settings.vae, decoder_plan=self.plan(self.settings.vae.decoder_plan))
         stage = self.stage("decoder", lambda: vae.freeze_encoder(self.load_vae("vae")), settings.decoder_plan)
-        model = vae.train_decoder(stage, settings)
+        encoder, drawer = self.load_text(), self.load_unet()
+        model = vae.train_decoder(
+            stage,
+            settings,
+            lambda latents, scenes, now: unet.redraw(drawer, encoder, self.settings.unet, latents, scenes, now),
+            lambda decoder: unet.measure(unet.assemble(decoder, encoder, drawer), self.settings.unet.guidance),
+        )
         if stage.finished:
             model.save_pretrained(self.out / "vae_decoder")
 
@@ -68,7 +74,7 @@ class Training:
         settings = replace(self.settings.unet, plan=self.plan(self.settings.unet.plan))
         stage = self.stage("unet", self.build_unet, settings.plan)
         encoder = self.load_text()
-        model = unet.train(stage, settings, self.load_vae("vae"), encoder, self.newest_vae)
+        model = unet.train(stage, settings, self.load_vae("vae"), encoder)
         if stage.finished:
             model.save_pretrained(self.out / "unet")
 
@@ -104,13 +110,17 @@ class Training:
         model.load_state_dict(state["average"])
         return model.eval()
 
+    def load_unet(self) -> UNet2DConditionModel:
+        model: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(self.out / "unet")
+        return model.to(self.device).eval().requires_grad_(False)
+
     def load_text(self) -> CLIPTextModel:
         encoder: Any = CLIPTextModel.from_pretrained(self.out / "text_encoder", attn_implementation="eager")
         frozen: CLIPTextModel = encoder.to(self.device).eval().requires_grad_(False)
         return frozen
 
 
-ORDER = ("vae", "text", "decoder", "unet", "clip", "export")
+ORDER = ("vae", "text", "unet", "decoder", "clip", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

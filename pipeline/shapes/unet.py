@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +110,8 @@ def train(
     settings: UnetSettings,
     vae: AutoencoderKL,
     text: CLIPTextModel,
-    newest_vae: Callable[[], AutoencoderKL],
 ) -> UNet2DConditionModel:
-    """VAE and text encoder stay as they are; `newest_vae`, whose decoder may be better, is what to measure with."""
+    """VAE and text encoder stay as they are."""
     cache = cache_latents(vae, settings, stage.seed, stage.folder, stage.device)
     device = stage.device
     alphas = build_scheduler().alphas_cumprod.to(device)
@@ -133,9 +132,45 @@ def train(
         target = signal * noise - spread * latents
         return {"loss": functional.mse_loss(output.float(), target)}
 
-    model = stage.run(losses, lambda m: measure(assemble(newest_vae(), text, m), settings.guidance), measure_every=2500)
+    model = stage.run(losses, lambda m: measure(assemble(vae, text, m), settings.guidance), measure_every=2500)
     assert isinstance(model, UNet2DConditionModel)
     return model
+
+
+@torch.no_grad()
+def redraw(
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    settings: UnetSettings,
+    latents: Tensor,
+    scenes: list[Scene],
+    now: Draw,
+) -> Tensor:
+    """Noise the scenes' latents to a timestep of `settings.redraw` each, and let the U-Net denoise them in four steps.
+
+    [n, channels, 8, 8] in and out: the layout is mostly the scene's own, the errors are the U-Net's.
+    """
+    n, device, stages = len(scenes), latents.device, 4
+    alphas = build_scheduler().alphas_cumprod.to(device)
+    low, high = settings.redraw
+    start = low + torch.rand(n, generator=now.torch) * (high - low)
+    said = [captions.write(captions.claims_of_scene(scene), now.numpy) for scene in scenes]
+    states = text(input_ids=tokenize([*[""] * n, *said]).to(device)).last_hidden_state
+    noise = torch.randn(latents.shape, generator=now.torch).to(device)
+    x = latents
+    for stage in range(stages + 1):
+        steps = (start * (stages - stage) / stages).long().to(device)
+        kept = torch.where(steps > 0, alphas[steps], 1.0)[:, None, None, None]
+        if stage == 0:
+            x, before = kept.sqrt() * latents + (1 - kept).sqrt() * noise, (kept, steps)
+            continue
+        (was, at), before = before, (kept, steps)
+        output = unet(torch.cat([x, x]), torch.cat([at, at]), states).sample.float()
+        free, guided = output.chunk(2)
+        v = free + settings.guidance * (guided - free)
+        drawn, noise = was.sqrt() * x - (1 - was).sqrt() * v, was.sqrt() * v + (1 - was).sqrt() * x
+        x = kept.sqrt() * drawn + (1 - kept).sqrt() * noise
+    return x
 
 
 def sample_timesteps(n: int, focus: tuple[float, int, int], generator: torch.Generator) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -13,7 +15,7 @@ from pipeline.shapes.loop import Draw, Stage, autocast
 from pipeline.shapes.render import render_batch
 from pipeline.shapes.settings import VaeSettings
 from pipeline.shapes.verify import verify
-from pipeline.shapes.world import SIZE_PX, sample_scene
+from pipeline.shapes.world import SIZE_PX, Scene, sample_scene
 
 
 def build(settings: VaeSettings) -> AutoencoderKL:
@@ -121,26 +123,36 @@ def standardise(model: AutoencoderKL, device: torch.device, n: int = 256) -> Non
     out.weight *= scale[None, :, None, None]
 
 
-def train_decoder(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
-    """Stage "decoder": the encoder stays, so that the U-Net can learn its latents at the same time.
+def train_decoder(
+    stage: Stage,
+    settings: VaeSettings,
+    redraw: Callable[[Tensor, list[Scene], Draw], Tensor],
+    measure_drawn: Callable[[nn.Module], dict[str, float]],
+) -> AutoencoderKL:
+    """Stage "decoder": the encoder stays, so that the U-Net's latents keep their meaning.
 
-    The decoder sees latents with up to `decoder_noise` posterior deviations of noise, as the U-Net's are not exact.
+    Half of a batch are latents as the U-Net draws them (`redraw`): near the palette's colours and the shapes, not on
+    them. The other half has up to `decoder_noise` posterior deviations of noise.
     """
     model = stage.module
     assert isinstance(model, AutoencoderKL)
 
     def losses(now: Draw) -> dict[str, Tensor]:
-        images = sample_images(now.numpy, stage.batch, crop=False).to(stage.device)
+        scenes = [sample_scene(now.numpy, "train", 1 + i % 2) for i in range(stage.batch)]
+        images = to_tensor(render_batch(scenes)).to(stage.device)
+        half = stage.batch // 2
         with autocast(stage.device):
             with torch.no_grad():
                 posterior = model.encode(images).latent_dist
                 mean, deviation = posterior.mean.float(), posterior.std.float()
-            noise = torch.randn(mean.shape, generator=now.torch)
-            strength = torch.rand(len(mean), 1, 1, 1, generator=now.torch) * settings.decoder_noise
-            output = model.decode(mean + (noise * strength).to(stage.device) * deviation).sample
+                noise = torch.randn(mean.shape, generator=now.torch)
+                strength = torch.rand(len(mean), 1, 1, 1, generator=now.torch) * settings.decoder_noise
+                noisy = mean + (noise * strength).to(stage.device) * deviation
+                latents = torch.cat([redraw(mean[:half], scenes[:half], now), noisy[half:]])
+            output = model.decode(latents).sample
         return {"loss": reconstruction_loss(output, images, settings.edge_weight, even=True)}
 
-    stage.run(losses, lambda m: measure(m, stage.device))
+    stage.run(losses, lambda m: measure(m, stage.device) | measure_drawn(m), measure_every=300)
     assert isinstance(stage.average, AutoencoderKL)
     return stage.average
 

@@ -89,7 +89,7 @@ def test_all_stages_run_from_the_command_line_resume_and_load(tmp_path: Path, mo
     monkeypatch.setattr("pipeline.shapes.train.Settings", lambda: tiny)
     monkeypatch.setattr("pipeline.shapes.vae.measure", lambda *_: {})
     monkeypatch.setattr("pipeline.shapes.unet.measure", lambda *_: {})
-    for stage in ("vae", "text", "decoder", "unet", "clip"):
+    for stage in ("vae", "text", "unet", "decoder", "clip"):
         common = ["--stage", stage, "--steps", "4", "--threads", "1"]
         main([*common, "--out", str(tmp_path / "whole")])
         main([*common, "--out", str(tmp_path / "parts"), "--stop-at", "2"])
