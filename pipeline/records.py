@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.encode import EncodedImage
@@ -142,9 +143,11 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def _row_groups(table: pa.Table) -> list[tuple[int, int]]:
     groups, start, size = [], 0, 0
-    images = table.column("image").to_pylist() if "image" in table.column_names else [None] * table.num_rows
-    for i, image in enumerate(images):
-        here = len(image["bytes"]) if image else 0
+    sizes = [0] * table.num_rows
+    if "image" in table.column_names:
+        images = pc.struct_field(table.column("image"), "bytes")
+        sizes = pc.binary_length(images).fill_null(0).to_pylist()
+    for i, here in enumerate(sizes):
         if i > start and size + here > _ROW_GROUP_BYTES:
             groups.append((start, i))
             start, size = i, 0
