@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import yaml
 from jobs.cli import app
 from pipeline.job_fields import describe_fields
 from pipeline.jobfile import parse_job
+from pipeline.sweep import cell_count
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -48,10 +50,12 @@ def test_commands_and_options_exist() -> None:
     assert listed == set(commands), "the README's table of commands"
 
 
-def test_job_in_the_readme_is_valid() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.S)
-    job = parse_job(text, "README.md")
-    assert yaml.safe_load(text)["name"] == job.name
+def test_jobs_in_the_readme_are_valid() -> None:
+    whole, *parts = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.S)
+    assert yaml.safe_load(whole)["name"] == parse_job(whole, "README.md").name
+    for part in parts:
+        parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(part)}), "README.md")
+    assert cell_count(parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(parts[-1])}), "README.md")) == 9
 
 
 @pytest.mark.parametrize("path", [README, ROOT / "CONTRIBUTING.md", ROOT / "infra" / "README.md"], ids=lambda p: p.name)
