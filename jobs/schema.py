@@ -23,7 +23,8 @@ def job_schema() -> str:
             del field["default"]
     for section in raw["properties"].values():
         _allow_empty(section)
-    _allow_empty(raw["$defs"]["Prompts"]["properties"]["columns"])
+    for name in ("columns", "shapes"):
+        _allow_empty(raw["$defs"]["Prompts"]["properties"][name])
     named = raw["$defs"]["Sweep"]["properties"]["settings"]["anyOf"][0]
     named["additionalProperties"] = {"anyOf": [named["additionalProperties"], _TYPE_OF_NULL]}
     tidy = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(raw), "title": "Promptmill job"}

@@ -89,6 +89,7 @@ def test_the_schema_refuses_what_the_loader_refuses(lines: str) -> None:
         "sweep: {width: {from: 64, to: 128, step: 8}, settings: {a: , b: {scheduler: }}}",
         "sweep: {width: [64, 72], settings: {a: , b: {height: 64}}, exclude: [{settings: a, width: 64}]}",
         "prompts: {suite: shapes}",
+        "prompts: {suite: shapes, shapes: }",
         "score:",
         "select:",
         "compute:",

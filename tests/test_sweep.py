@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.jobfile import parse_job
+from pipeline.plan import plan_job
 from pipeline.sweep import cell_count, cell_values, combinations, images_per_prompt, swept_models
 from schemas.job import Job
-from tests.job_problems import JOB, only, problems
+from tests.job_problems import JOB, OUTPUT, only, problems
 
 
 def job_with(sweep: str, more: str = "") -> Job:
@@ -82,6 +83,29 @@ def test_a_job_with_settings_and_exclusions_survives_being_written_and_read() ->
     again = parse_job(json.dumps(written), "job.yaml")
     assert again == job
     assert cells(again) == cells(job)
+
+
+def fields_of(sweep: str) -> tuple[str, Any]:
+    plan = plan_job(parse_job(f"name: a\n{OUTPUT}prompts: {{suite: shapes}}\nsweep: {sweep}\n", "job.yaml"))
+    return plan.fingerprint, plan.fields["sweep"]
+
+
+def test_what_the_fingerprint_knows_of_a_sweep() -> None:
+    assert fields_of("{}")[1] == {}
+    assert fields_of("{guidance_scale: [1, 2.0, 3], scheduler: [null, ddim]}")[1] == {
+        "guidance_scale": [1.0, 2.0, 3.0],
+        "scheduler": [None, "ddim"],
+    }
+    assert fields_of("{guidance_scale: [1, 2, 3]}") == fields_of("{guidance_scale: {from: 1, to: 3, step: 1}}")
+    one, other = "a: {width: 64}", "b: {width: null}"
+    first, again = fields_of(f"{{settings: {{{one}, {other}}}}}"), fields_of(f"{{settings: {{{other}, {one}}}}}")
+    assert first[1] == {"settings": [{"name": "a", "width": 64}, {"name": "b", "width": None}]}
+    assert first[0] != again[0]  # their order numbers the shards
+
+
+def test_a_job_without_suite_has_the_fields_it_always_had() -> None:
+    text = f"name: a\n{OUTPUT}prompts: {{source: jobs/examples/prompts/*.parquet}}\n"
+    assert plan_job(parse_job(text, "job.yaml")).fields["prompts"].keys() == {"source", "columns", "limit"}
 
 
 def test_settings_with_one_model_are_neighbours() -> None:
