@@ -66,7 +66,7 @@ class Plan:
 
     @cached_property
     def rows_per_shard(self) -> int:
-        """Prompts in a shard; of a retry, where a row is one image, `output.images_per_shard`."""
+        """Prompts; the rows of a retry are single images, `output.images_per_shard` of them."""
         return rows_per_shard(self.job)
 
     def variant(self, index: int) -> Variant:

@@ -187,8 +187,12 @@ def stage(files: Sequence[SourceFile], prompts: Prompts, output: Store) -> tuple
     """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output."""
     if prompts.suite is None:
         return tuple(file if is_parquet(file.name) else _stage_text(file, prompts.columns, output) for file in files)
-    tables = {file.name: file.table for file in _suite(prompts).files}
-    return tuple(replace(file, path=stage_table(tables[file.name], _staged_name(file), output)) for file in files)
+    found = {_source_file(each): each.table for each in _suite(prompts).files}
+    changed = [file.name for file in files if file not in found]
+    if changed:
+        hint = "It was changed a moment ago: run again"
+        raise InputError(Problem(f"prompts.source: {changed[0]}", "the file as it was planned", "another", hint))
+    return tuple(replace(file, path=stage_table(found[file], _staged_name(file), output)) for file in files)
 
 
 def _stage_text(file: SourceFile, columns: Columns, output: Store) -> SourceFile:

@@ -170,6 +170,16 @@ def test_every_odd_line_is_told_until_there_are_too_many(tmp_path: Path) -> None
     assert len(caught.value.problems) == 21 and caught.value.problems[-1] == "… and 30 more"
 
 
+def test_a_suite_that_changes_between_plan_and_run(tmp_path: Path) -> None:
+    path = tmp_path / "geneval.jsonl"
+    path.write_text(CAR)
+    prompts = Prompts(suite="geneval", source=str(path))
+    files = open_source(prompts).files
+    path.write_text(CAR.replace("a car", "a cat"))
+    with pytest.raises(InputError, match="the file as it was planned"):
+        stage(files, prompts, Store(str(tmp_path / "out")))
+
+
 def test_sources_that_are_no_suite(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(CAR)
