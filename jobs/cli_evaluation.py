@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from jobs.console import say_json, table
+from jobs.console import say, say_json, table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset.")]
@@ -46,7 +46,7 @@ def score(
         numbers = [
             f"{name} {cell[name]:.4g}" for name in ("fid", "kid", "precision", "recall") if cell[name] is not None
         ]
-        table({cell["variant"]: f"{cell['images']} images, " + (", ".join(numbers) or "too few to compare")})
+        say(f"{cell['name']}: {cell['images']} images, " + (", ".join(numbers) or "too few to compare"))
 
 
 def compare(

@@ -20,6 +20,7 @@ from pipeline.models.interface import Features as Encoder
 from pipeline.models.interface import Pixels
 from pipeline.redact import redact
 from pipeline.report.read import decode
+from pipeline.report.summary import cell_name
 from pipeline.storage import Store, find_objects
 from schemas.errors import JobError, Problem
 
@@ -31,7 +32,8 @@ _PREFIX = f"{FOLDER}/reference-"
 
 @dataclass(frozen=True)
 class Seen:
-    """Finite features of images by sweep cell, float32 [images, features]; `left_out` images did not decode."""
+    """Finite features of images by sweep cell, float32 [images, features], each as long as the square root of their
+    number; `left_out` images did not decode."""
 
     cells: dict[str, Features]
     left_out: int
@@ -47,7 +49,10 @@ def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, enc
     _check_size(redact(reference), len(expected), there.left_out)
     made = _look(dataset_images(store), encoder)
     _check_size(store.url, max(map(len, made.cells.values()), default=0), made.left_out)
-    cells = [{"variant": cell, **asdict(distances(expected, rows))} for cell, rows in made.cells.items()]
+    cells = [
+        {"name": cell_name(json.loads(cell)), "variant": cell, **asdict(distances(expected, rows))}
+        for cell, rows in made.cells.items()
+    ]
     result = {
         "reference": redact(reference),
         "reference_images": len(expected),
@@ -76,7 +81,8 @@ def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Encoder) -> Seen
     left_out = 0
 
     def encode() -> None:
-        rows = encoder.activations([pixels for _, pixels in waiting])
+        rows = encoder.images([pixels for _, pixels in waiting])
+        rows *= np.sqrt(rows.shape[1])  # KID's kernel divides by it: at this length it is (cosine + 1)³
         for (cell, _), row in zip(waiting, rows, strict=True):
             if np.isfinite(row).all():
                 found[cell].append(row)

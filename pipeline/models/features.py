@@ -21,10 +21,6 @@ class ClipFeatures(ClipScorer):
         """float32 [len(images), width], of length 1."""
         return to_numpy(self.image_features(images))
 
-    def activations(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """float32 [len(images), width], as the image tower gives them, of any length."""
-        return to_numpy(self.encode_images(images, normalize=False))
-
     def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [len(texts), width], of length 1; each distinct text is encoded once."""
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}

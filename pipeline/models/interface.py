@@ -65,7 +65,4 @@ class Features(Protocol):
 
     def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]: ...
 
-    def activations(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """As `images`, of any length: for statistics of whole sets."""
-
     def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...

@@ -96,12 +96,12 @@ class ClipScorer:
             features: torch.Tensor = self._model.encode_text(self._tokenize(filled).to(self._device), normalize=True)
         return features.float()[: len(captions)]
 
-    def encode_images(self, images: Sequence[Pixels], normalize: bool = True) -> torch.Tensor:
+    def encode_images(self, images: Sequence[Pixels]) -> torch.Tensor:
         parts = []
         with torch.inference_mode():
             for start in range(0, len(images), IMAGES):
                 inputs = self._preprocess(images[start : start + IMAGES]).to(self._device)
-                parts.append(self._model.encode_image(inputs, normalize=normalize).float())
+                parts.append(self._model.encode_image(inputs, normalize=True).float())
         return torch.cat(parts)
 
     def _preprocess(self, images: Sequence[Pixels]) -> torch.Tensor:

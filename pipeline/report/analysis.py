@@ -209,8 +209,12 @@ def _group(matrix: Floats, bounds: tuple[float, float] | None, baselines: int) -
 
 
 def _triple(one: Estimate) -> list[float | None]:
-    """[mean, low, high, prompts] with six digits."""
-    return [*(None if v is None else float(f"{v:.6g}") for v in (one.mean, one.low, one.high)), one.n]
+    """[mean, low, high, prompts] with six digits. What is left of sums that cancel is 0 and has no sign."""
+    return [*(v if v is None else _short(v) for v in (one.mean, one.low, one.high)), one.n]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}") if abs(value) > 1e-12 else 0.0
 
 
 def _correlations(frame: Frame, metrics: Sequence[str]) -> list[dict[str, Any]]:

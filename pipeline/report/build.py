@@ -25,7 +25,7 @@ from pipeline.report.pieces import (
 )
 from pipeline.report.read import read_images, read_samples
 from pipeline.report.stats import Integers
-from pipeline.report.summary import cell_name, summarize
+from pipeline.report.summary import summarize
 from pipeline.storage import Store
 
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
@@ -69,14 +69,11 @@ def build_report(
 
 
 def reference_tables(store: Store) -> list[dict[str, Any]]:
-    """What `promptmill score --reference` found, each cell with its name.
-
-    `few` is the least number of images in a set, None where it is more than there are features.
+    """What `promptmill score --reference` found. `few` is the least number of images in a set that is not larger than
+    the number of features, None where all are.
     """
     found = read_references(store)
     for one in found:
-        for cell in one["cells"]:
-            cell["name"] = cell_name(json.loads(cell["variant"]))
         sizes = [one["reference_images"], *(cell["images"] for cell in one["cells"])]
         one["few"] = min(sizes) if min(sizes) <= one["dimensions"] else None
     return found
@@ -121,7 +118,8 @@ def environment() -> jinja2.Environment:
 def number(value: float | int | None, digits: int = 4) -> str:
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}g}"
+    whole = isinstance(value, int) or abs(value) >= 10**digits
+    return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"
 
 
 def thousand(value: float | None) -> float | None:

@@ -103,6 +103,8 @@ def _geneval(samples: Samples, rows: Sequence[int], out: Store, folders: Mapping
         folder = f"{folders[variants[first]]}{numbers[prompts[first]]:05d}"
         metadata = {name: _without_nulls(table.column(name)[first].as_py()) for name in names}
         metadata = {name: value for name, value in metadata.items() if value is not None}
+        for item in metadata.get("include", ()):
+            _number_position(item)
         out.put(f"{folder}/metadata.jsonl", (json.dumps(metadata, ensure_ascii=False) + "\n").encode())
         for i, (_, data) in enumerate(group):
             out.put(f"{folder}/samples/{i:04d}.png", as_png(data))
@@ -117,6 +119,13 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return value
+
+
+def _number_position(item: Any) -> None:
+    """`["left of", "0"]` is `["left of", 0]` again: a column of mixed types is carried as text."""
+    position = item.get("position") if isinstance(item, dict) else None
+    if isinstance(position, list):
+        item["position"] = [int(part) if isinstance(part, str) and part.isdecimal() else part for part in position]
 
 
 def _dpg(samples: Samples, rows: Sequence[int], out: Store, folders: Mapping[str, str]) -> Callable[[Group], None]:

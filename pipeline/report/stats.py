@@ -69,7 +69,8 @@ def differences(
 ) -> list[list[Estimate]]:
     """For each baseline the mean of column − baseline over the prompts that have both, with its paired interval."""
     columns = values.shape[1]
-    stacked = np.hstack([values - values[:, [baseline]] for baseline in baselines])
+    # 2/3 − 0 and 1 − 1/3 differ in the last bit, and prompts that agree are told from prompts that do not.
+    stacked = np.hstack([values - values[:, [baseline]] for baseline in baselines]).round(12)
     found = means(stacked, None, seed)
     if bounds is not None:
         width = bounds[1] - bounds[0]
@@ -81,9 +82,10 @@ def _clipped(one: Estimate, bounds: tuple[float, float]) -> Estimate:
     if one.low is None or one.high is None:
         return one
     if one.low == one.high == one.mean:
-        # All prompts differ by the same amount. That they might not all is what the rule of three bounds.
-        slack = bounds[1] * (1 - ((1 - LEVEL) / 2) ** (1 / one.n))
-        return Estimate(one.mean, max(bounds[0], one.low - slack), min(bounds[1], one.high + slack), one.n)
+        # All prompts differ by the same amount. Clopper–Pearson bounds the share that might not, at worst by a bound.
+        share = 1 - ((1 - LEVEL) / 2) ** (1 / one.n)
+        low, high = one.mean - share * (one.mean - bounds[0]), one.mean + share * (bounds[1] - one.mean)
+        return Estimate(one.mean, low, high, one.n)
     return Estimate(one.mean, max(bounds[0], one.low), min(bounds[1], one.high), one.n)
 
 

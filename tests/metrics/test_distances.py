@@ -96,7 +96,8 @@ def test_cells_against_a_folder(painted: Dataset, folder: Path, tmp_path: Path) 
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(noise / f"{i}.jpg")
     far = score(str(dataset.folder), [], reference=str(noise), features=BUILTIN)
     for near, other in zip(found["cells"], far["cells"], strict=True):
-        assert other["kid"] > near["kid"] + 3 * near["kid_std"] and other["recall"] < near["recall"]
+        assert other["kid"] > near["kid"] + 3 * near["kid_std"]
+        assert other["precision"] < 0.2 < near["precision"]  # its recall is 1: the painter makes noise of odd prompts
     summary = json.loads((dataset.folder / "report/summary.json").read_text())
     assert len(summary["references"]) == 2
     page = (dataset.folder / "report/index.html").read_text()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jobs.report import report
-from pipeline.report.build import build_report
+from pipeline.report.build import build_report, number
 from pipeline.report.card import write_card
 from pipeline.report.summary import run_facts
 from schemas.errors import JobError
@@ -46,6 +46,17 @@ def test_run_facts_and_cost(painted: Dataset) -> None:
     assert report(str(painted.folder))["run"]["cost"] is None
     with pytest.raises(JobError, match="price-per-hour"):
         report(str(painted.folder), price_per_hour=float("nan"))
+
+
+def test_numbers_for_people() -> None:
+    assert [number(value) for value in (None, 12345, 0.123456, 12.3456, 11980.4, 1234567.0)] == [
+        "–",
+        "12,345",
+        "0.1235",
+        "12.35",
+        "11,980",
+        "1,234,567",
+    ]
 
 
 def test_time_in_hand_counts_overlaps_once() -> None:

@@ -7,12 +7,31 @@ import pytest
 from scipy import stats as scipy_stats
 
 from pipeline.report import stats
-from pipeline.report.stats import cell_matrix, differences, means, rank_correlation
+from pipeline.report.analysis import _triple
+from pipeline.report.stats import Estimate, cell_matrix, differences, means, rank_correlation
 
 
 def covered(values: np.ndarray, truth: float) -> float:
     found = means(values)
     return float(np.mean([e.low <= truth <= e.high for e in found if e.low is not None and e.high is not None]))
+
+
+def test_sums_that_cancel_have_no_sign() -> None:
+    """Three images a prompt, thirds in another order: a difference of −9e-18 was shown, and could be called worse."""
+    rows = np.array([[1 / 3, 2 / 3 - 1 / 3], [2 / 3, 1 - 1 / 3], [1.0, 1 / 3 + 2 / 3]])
+    assert _triple(Estimate(-9.3e-18, -3.7e-17, -1e-18, 12)) == [0.0, 0.0, 0.0, 12]
+    assert _triple(differences(rows, [0])[0][1])[0] == 0.0
+
+
+def test_two_prompts_that_agree_prove_little() -> None:
+    """A facet of two prompts was called sure where both differed by the same third."""
+    for gap in (-1.0, -2 / 3, 1 / 3):
+        values = np.array([[max(0.0, -gap), max(0.0, gap)], [min(1.0, 1 - gap), 1 - max(0.0, -gap)]])
+        one = differences(values, [0], (0.0, 1.0))[0][1]
+        assert one.low is not None and one.high is not None and one.low < 0 < one.high
+    many = differences(np.array([[0.0, 1.0]] * 30), [0], (0.0, 1.0))[0][1]
+    # At most 1 − 0.025^(1/30) of all prompts differ otherwise, at worst by −1.
+    assert many.high == 1.0 and many.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 30)))
 
 
 @pytest.mark.parametrize("n", [8, 12, 40, 200])
