@@ -303,7 +303,7 @@ class Job(Settings):
     def _wrong_scores(self) -> list[InitErrorDetails]:
         places = [index for index, score in enumerate(self.score) for _ in score.names]
         names = self.score_names
-        hint = "Give each score a `name` of its own."
+        hint = "Give each `clip` and `relative` a `name` of its own; those of a `metric` are fixed."
         return [
             broken_rule(("score", places[index], "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
             for index, first in repeats(names)

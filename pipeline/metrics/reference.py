@@ -20,7 +20,7 @@ from pipeline.models.interface import Features as Encoder
 from pipeline.models.interface import Pixels
 from pipeline.redact import redact
 from pipeline.report.read import decode
-from pipeline.report.summary import cell_name
+from pipeline.report.summary import cell_name, plain
 from pipeline.storage import Store, find_objects
 from schemas.errors import JobError, Problem
 
@@ -53,16 +53,18 @@ def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, enc
         {"name": cell_name(json.loads(cell)), "variant": cell, **asdict(distances(expected, rows))}
         for cell, rows in made.cells.items()
     ]
-    result = {
-        "reference": redact(reference),
-        "reference_images": len(expected),
-        "reference_left_out": there.left_out,
-        "left_out": made.left_out,
-        "features": clip.path,
-        "features_revision": clip.revision,
-        "dimensions": expected.shape[1],
-        "cells": cells,
-    }
+    result: dict[str, Any] = plain(
+        {
+            "reference": redact(reference),
+            "reference_images": len(expected),
+            "reference_left_out": there.left_out,
+            "left_out": made.left_out,
+            "features": clip.path,
+            "features_revision": clip.revision,
+            "dimensions": expected.shape[1],
+            "cells": cells,
+        }
+    )
     key = hashlib.sha256(f"{result['reference']}\n{clip.path}".encode()).hexdigest()[:12]
     store.put(f"{_PREFIX}{key}.json", json.dumps(result, indent=2, allow_nan=False).encode())
     return result
