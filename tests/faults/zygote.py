@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 PR_SET_PDEATHSIG = 1
 MAX_REQUEST = 1 << 20
 
@@ -141,6 +143,8 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> Callable[[], Non
     os.environ.update(request["env"])
     os.chdir(request["folder"])
     sys.argv = request["arguments"]
+    # tqdm's own is a semaphore that all forks share: one that is killed while it draws would stop all others.
+    tqdm.set_lock(threading.RLock())
     if os.environ.get("PROMPTMILL_TEST_FAULTY"):
         from tests.faults.faulty import install
 
