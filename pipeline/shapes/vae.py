@@ -152,7 +152,11 @@ def train_decoder(
             output = model.decode(latents).sample
         return {"loss": reconstruction_loss(output, images, settings.edge_weight, even=True)}
 
-    stage.run(losses, lambda m: measure(m, stage.device) | measure_drawn(m), measure_every=300)
+    def measure_both(decoder: nn.Module) -> dict[str, float]:
+        drawn = {f"drawn_{name}": value for name, value in measure_drawn(decoder).items()}
+        return measure(decoder, stage.device) | drawn
+
+    stage.run(losses, measure_both, measure_every=300)
     assert isinstance(stage.average, AutoencoderKL)
     return stage.average
 
