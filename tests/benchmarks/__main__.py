@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="denoising steps (20)")
     parser.add_argument("--batch", type=int, default=16, help="images in one batch (16)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, of which the median counts (3)")
-    parser.add_argument("--sleep-images", type=int, default=512, help="images of the sleeping generator (512)")
+    parser.add_argument("--sleep-images", type=int, default=1024, help="images of the sleeping generator (1,024)")
     parser.add_argument("--prompts", type=int, default=10_000_000, help="prompts of the large plan (10,000,000)")
     parser.add_argument("--finished", type=int, default=10_000, help="shards that the resume finds (10,000)")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="that all variants run on")
