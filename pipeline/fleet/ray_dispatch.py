@@ -18,6 +18,7 @@ from pipeline.fleet.member import History, Member, draining_nodes, finished
 from pipeline.fleet.rehearsal import Recruiter
 from pipeline.fleet.search import Searches
 from pipeline.plan import Plan
+from pipeline.storage import absolute_url
 from schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError, SampleError
 from schemas.plan import Receipt, Shard
 
@@ -34,7 +35,7 @@ class RayDispatcher:
     def __init__(self, plan: Plan, url: str, address: str | None = None, wait_for_workers_s: float = 900) -> None:
         self._plan = plan
         self._compute = plan.job.compute
-        self._url = url
+        self._url = absolute_url(url)  # workers start in another folder
         self._address = address
         self._wait_s = wait_for_workers_s
         self._history: dict[int, History] = {}

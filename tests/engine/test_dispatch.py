@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,10 +58,27 @@ def test_run_resume_and_count(cli: Cli, job: MakeJob, tmp_path: Path, how: list[
     assert (again.code, again.json["made"]["samples"]) == (0, 0)
 
 
+def test_relative_paths_in_a_folder_with_names_like_ours(models: Path, tmp_path: Path, how: list[str]) -> None:
+    """As a user starts it: everything relative, text that is staged below the output, a `schemas/` of their own."""
+    for part in ("sd", "clip"):
+        shutil.copytree(models / part, tmp_path / part)
+    (tmp_path / "schemas").mkdir()
+    for name in ("schemas/__init__.py", "pipeline.py"):
+        (tmp_path / name).write_text("raise RuntimeError('not ours')")
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue ring\n")
+    (tmp_path / "job.yaml").write_text(
+        "name: relative\nprompts: {source: prompts.txt}\nmodel: {path: ./sd}\n"
+        "generation: {num_inference_steps: 1}\nscore: [{clip: 'local-dir:clip'}]\noutput: {url: out/mine}\n"
+    )
+    command = [COMMAND, "run", "job.yaml", "--json", *how]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kept"] == 2
+    assert {path.name for path in (tmp_path / "out" / "mine").iterdir()} >= {"data", "job.json", "report"}
+
+
 def test_model_that_does_not_load(cli: Cli, job: MakeJob, tmp_path: Path, models: Path, how: list[str]) -> None:
     """Files that look right and do not fit together: known only when they are loaded."""
-    import shutil
-
     broken = shutil.copytree(models / "sd", tmp_path / "broken")
     config = broken / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 7}))
