@@ -127,15 +127,16 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None
         say_json(shown)
     else:
         made, url = summary.made, planned.job.output.url.rstrip("/")
-        speed = f" in {summary.seconds:.1f} s ({shown['images_per_second']:.1f} images/s)" if made.samples else ""
+        images = made.kept + made.rejected
+        speed = f" in {summary.seconds:.1f} s ({images / summary.seconds:.1f} images/s)" if images else ""
         state = "stopped: run the same command again to continue" if summary.interrupted else "done"
         loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
-        say(f"{planned.job.name} {state}. This run made {made.samples:,} images{speed}{loads}.")
+        say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")
         _say_suite(planned)
         counts = summary.counts
         say(
             f"The dataset: kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} "
-            f"of {counts.samples:,}"
+            f"of {planned.samples if summary.interrupted else counts.samples:,}"
         )
         if counts.failed:
             say(f"Failures are in {url}/failures/; `promptmill retry {url}` makes them again.")

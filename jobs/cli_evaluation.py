@@ -62,7 +62,14 @@ def compare(
     if as_json:
         say_json(shown)
     else:
-        table({name: value for name, value in shown.items() if not isinstance(value, (dict, list))})
+        first, second = shown["runs"]
+        for metric, answer in shown["answers"].items():
+            mean, low, high, prompts = answer["difference"]
+            interval = "" if low is None else f" (95 %: {low:+.4g} to {high:+.4g})"
+            change = "no prompt has it in both" if mean is None else f"{second} − {first} = {mean:+.4g}{interval}"
+            say(f"{metric}: {change}, {prompts} prompts")
+        for row in shown["differences"]:
+            say(f"differs: {row['field']}: {row[first]} | {row[second]}")
         table({"open": f"{out.rstrip('/')}/index.html"})
 
 

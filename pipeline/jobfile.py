@@ -140,9 +140,20 @@ def _text_hint(value: str, kinds: set[str | None], node: dict[str, Any], is_quot
         return f"Did you mean {near[0]}?"
     if "boolean" in kinds and value.lower() in ("yes", "on", "no", "off"):
         return "Write true." if value.lower() in ("yes", "on") else "Write false."
-    if kinds & {"integer", "number", "boolean"} and is_quoted:
+    if kinds & {"integer", "number", "boolean"} and is_quoted and _reads_as(kinds, value):
         return "Remove the quotes."
     return ""
+
+
+def _reads_as(kinds: set[str | None], text: str) -> bool:
+    """Whether the text without its quotes would be a value of one of these kinds."""
+    if "boolean" in kinds and text in ("true", "false"):
+        return True
+    try:
+        number = float(text)
+    except ValueError:
+        return False
+    return "number" in kinds or ("integer" in kinds and number.is_integer())
 
 
 def _rule_findings(bad: Iterable[FieldPath], document: Document) -> list[Finding]:

@@ -83,6 +83,7 @@ class ProgressState:
             f"{self.name}: {self.done:,}/{self.samples:,} images · {self.rate:.1f}/s · ETA {self.eta()} · "
             f"kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} · "
             f"shards {self.shards_done:,}/{self.shards:,} · workers {self.workers}"
+            + (" · loading the model" if self.workers and not self._made and self.done < self.samples else "")
         )
 
 

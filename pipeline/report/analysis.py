@@ -25,7 +25,7 @@ ALL_BASELINES = 12
 
 FACET_VALUES = 40
 FACETS = 6
-_BOUNDS = {"verified": (0.0, 1.0), "verified_share": (0.0, 1.0), "near_black": (0.0, 1.0)}
+BOUNDS = {"verified": (0.0, 1.0), "verified_share": (0.0, 1.0), "near_black": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def analyse(frame: Frame) -> dict[str, Any]:
             {
                 "name": name,
                 "lower_is_better": name in LOWER_IS_BETTER,
-                "bounds": _BOUNDS.get(name),
+                "bounds": BOUNDS.get(name),
                 "images": int(np.isfinite(frame.samples.score(name)).sum()),
             }
             for name in metrics
@@ -153,13 +153,13 @@ def _cell(frame: Frame, index: int) -> dict[str, Any]:
     return {
         "name": cell_name(values),
         "values": {name: shown_value(value) for name, value in values.items()},
-        "settings": _settings(frame, index),
+        "settings": settings_of(frame, index),
         **frame.counts[index],
         "seconds": frame.seconds.get(text),
     }
 
 
-def _settings(frame: Frame, index: int) -> dict[str, Any]:
+def settings_of(frame: Frame, index: int) -> dict[str, Any]:
     """From the first row of the cell that has them, so that they are those that ran."""
     rows = np.flatnonzero(frame.cells == index)
     table = frame.samples.table
@@ -182,7 +182,7 @@ def shown_value(value: Any) -> Any:
 
 def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
     matrix = frame.matrix(metric)[:, list(shown)]
-    bounds = _BOUNDS.get(metric)
+    bounds = BOUNDS.get(metric)
     baselines = len(shown) if len(shown) <= ALL_BASELINES else 1
     return {
         "all": _group(matrix, bounds, baselines),
@@ -203,12 +203,12 @@ def _rows_of_values(frame: Frame, facet: str) -> list[Integers]:
 
 def _group(matrix: Floats, bounds: tuple[float, float] | None, baselines: int) -> dict[str, Any]:
     return {
-        "means": [_triple(one) for one in means(matrix, bounds)],
-        "differences": [[_triple(e) for e in row] for row in differences(matrix, range(baselines), bounds)],
+        "means": [triple(one) for one in means(matrix, bounds)],
+        "differences": [[triple(e) for e in row] for row in differences(matrix, range(baselines), bounds)],
     }
 
 
-def _triple(one: Estimate) -> list[float | None]:
+def triple(one: Estimate) -> list[float | None]:
     """[mean, low, high, prompts] with six digits. What is left of sums that cancel is 0 and has no sign."""
     return [*(v if v is None else _short(v) for v in (one.mean, one.low, one.high)), one.n]
 
@@ -221,7 +221,7 @@ def _correlations(frame: Frame, metrics: Sequence[str]) -> list[dict[str, Any]]:
     scores = {name: frame.samples.score(name) for name in metrics[:8]}
     names = list(scores)
     return [
-        {"a": a, "b": b, "spearman": _triple(rank_correlation(scores[a], scores[b], frame.prompts))}
+        {"a": a, "b": b, "spearman": triple(rank_correlation(scores[a], scores[b], frame.prompts))}
         for i, a in enumerate(names)
         for b in names[i + 1 :]
     ]

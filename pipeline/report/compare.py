@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from pipeline.identity import canonical_json, differing_fields
 from pipeline.plan import Plan
 from pipeline.redact import redact
-from pipeline.report.analysis import Frame, analyse, coded, frame_of, shown_value
+from pipeline.report.analysis import BOUNDS, Frame, analyse, coded, frame_of, settings_of, shown_value, triple
 from pipeline.report.build import write_page
 from pipeline.report.pieces import MAX_SHOWN
 from pipeline.report.read import Samples, read_images, read_samples
-from pipeline.report.stats import Integers
+from pipeline.report.stats import Integers, cell_matrix, differences, means
 from pipeline.report.summary import cell_texts, plain, run_facts, seconds_per_image, summarize
 from pipeline.storage import Store
 from schemas.errors import JobError, Problem
@@ -49,7 +49,7 @@ def compare_datasets(first: tuple[Plan, Store], second: tuple[Plan, Store], out:
         )
         raise JobError(Problem(f"{a.store.url} and {b.store.url}", "prompts that both have", "none", hint))
     frame = _joined(a, b, shared)
-    analysis = {**analyse(frame), "url": redact(a.store.url)}
+    analysis = {**analyse(frame), "url": redact(a.store.url), "same_seeds": a.plan.job.seed == b.plan.job.seed}
     for text, cell in zip(analysis["cell_texts"], analysis["cells"], strict=True):
         cell["url"] = redact((a if json.loads(text)["run"] == a.label else b).store.url)
     fields = differing_fields(a.plan.fields, b.plan.fields)
@@ -58,6 +58,8 @@ def compare_datasets(first: tuple[Plan, Store], second: tuple[Plan, Store], out:
         **_summary(a, b),
         "runs": {side.label: redact(side.store.url) for side in (a, b)},
         "shared_prompts": len(shared),
+        "same_seeds": analysis["same_seeds"],
+        "answers": _answers(frame),
         "cells": analysis["cells"],
         "metrics": {name: result["all"] for name, result in analysis["results"].items()},
         "differences": [{"field": row["field"], labels[0]: row["a"], labels[1]: row["b"]} for row in differences],
@@ -72,6 +74,27 @@ def compare_datasets(first: tuple[Plan, Store], second: tuple[Plan, Store], out:
         "summary.json", json.dumps(plain(summary), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
     )
     return summary
+
+
+def _answers(frame: Frame) -> dict[str, dict[str, Any]]:
+    """By metric the means of both runs and B − A, paired by prompt: [mean, low, high, prompts].
+
+    Over the settings that both have; over all where they share none.
+    """
+    cells = [json.loads(text) for text in frame.cell_texts]
+    runs = frame.axes["run"]
+    settings = [canonical_json(settings_of(frame, index)) for index in range(len(cells))]
+    common = {s for s in settings if sum(other == s for other in settings) > 1} or set(settings)
+    side = np.array([runs.index(cell["run"]) if s in common else -1 for cell, s in zip(cells, settings, strict=True)])
+    of_row = side[frame.cells]
+    found = {}
+    for metric in frame.metrics():
+        scores = np.where(of_row >= 0, frame.samples.score(metric), np.nan)
+        matrix = cell_matrix(scores, frame.prompts, np.maximum(of_row, 0), (len(frame.prompt_ids), 2))
+        average = [triple(one) for one in means(matrix, BOUNDS.get(metric))]
+        difference = triple(differences(matrix, [0], BOUNDS.get(metric))[0][1])
+        found[metric] = {**dict(zip(runs, average, strict=True)), "difference": difference}
+    return found
 
 
 def _labels(first: str, second: str) -> tuple[str, str]:
@@ -137,6 +160,7 @@ def _summary(a: Side, b: Side) -> dict[str, Any]:
         **{name: one[name] + two[name] for name in _COUNTS},
         "name": f"{a.label} and {b.label}",
         "url": f"{one['url']} and {two['url']}",
+        "fingerprint": f"{one['fingerprint']} and {two['fingerprint']}",
         "finished": one["finished"] and two["finished"],
         "prompts": len(set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))),
         "failures": _added(one["failures"], two["failures"]),

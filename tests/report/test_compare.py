@@ -43,6 +43,9 @@ def test_says_which_is_better_and_what_differs(runs: tuple[Dataset, Dataset], tm
     _, same, better = found["metrics"]["clip"]["differences"][0]
     assert same[0] == pytest.approx(0, abs=1e-6) and same[3] == 11, "same prompts, same seeds, same guidance"
     assert better[1] > 0
+    answer = found["answers"]["clip"]["difference"]
+    assert answer[0] == pytest.approx(0, abs=1e-6) and answer[3] == 11, "guidance 0.5 is what both have"
+    assert found["same_seeds"]
     assert {"generation.guidance_scale", "sweep.guidance_scale"} <= {row["field"] for row in found["differences"]}
     assert json.loads((tmp_path / "out/summary.json").read_text())["shared_prompts"] == 11
 

@@ -93,7 +93,7 @@ function note(count) {
   const left = pm.analysis.cells_left_out;
   const scored = metricOf(chosen.metric).images;
   const some = scored < pm.analysis.made ? ` Only ${scored.toLocaleString("en")} of ${pm.analysis.made.toLocaleString("en")} made images have this score.` : " Kept and rejected images count alike.";
-  return el("p", { class: "quiet" }, "Means are over prompts, each the mean of its images." + some + " Differences are paired: the same prompts with the same seeds. " +
+  return el("p", { class: "quiet" }, "Means are over prompts, each the mean of its images." + some + ` Differences are paired: the same prompts with ${pm.analysis.same_seeds === false ? "other" : "the same"} seeds. ` +
     "Intervals are 95 % bootstrap intervals over prompts, each on its own" + (count > 3 ? `; with ${count} settings, expect about one comparison in twenty to look sure by chance.` : ".") +
     (left ? ` ${left} settings with lower means are left out here.` : ""));
 }
