@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from typer.exceptions import TyperException
 
 from jobs.cli_evaluation import add_commands
 from jobs.console import err, report_error, say, say_json, table
-from schemas.errors import PromptmillError, WorkerHungError
+from schemas.errors import JobError, PromptmillError, WorkerHungError
 
 app = typer.Typer(
     name="promptmill",
@@ -54,7 +55,8 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
     """Check a job file and everything it names; nothing is started or written."""
     from jobs.validate import validate
 
-    plan = validate(_load(job, set_), yes)
+    with _loaded(job, set_) as loaded:
+        plan = validate(loaded, yes)
     if as_json:
         shown = {"ok": True, "name": plan.job.name, "fingerprint": plan.fingerprint, "suite": plan.suite}
         say_json({**shown, "notices": list(plan.notices)})
@@ -71,7 +73,8 @@ def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = Fal
     from jobs.plan import plan
     from pipeline.plan import describe_axes
 
-    planned, shown = plan(_load(job, set_), yes)
+    with _loaded(job, set_) as loaded:
+        planned, shown = plan(loaded, yes)
     if as_json:
         say_json(shown)
         return
@@ -105,9 +108,10 @@ def run(
     """Make the dataset, or continue where it stopped."""
     from jobs import run as command
 
-    planned, summary = command.run(
-        _load(job, set_), address=address, in_process=in_process, extend=extend, allow_large_sweep=yes
-    )
+    with _loaded(job, set_) as loaded:
+        planned, summary = command.run(
+            loaded, address=address, in_process=in_process, extend=extend, allow_large_sweep=yes
+        )
     _finish_run(command, planned, summary, as_json)
 
 
@@ -238,10 +242,16 @@ def schema() -> None:
 add_commands(app)
 
 
-def _load(path: str, overrides: list[str] | None) -> Any:
-    from pipeline.jobfile import load_job
+@contextlib.contextmanager
+def _loaded(path: str, overrides: list[str] | None) -> Iterator[Any]:
+    """The job; a JobError from inside gets the file and line of the field that it names."""
+    from pipeline.jobfile import located, read_job
 
-    return load_job(path, overrides or ())
+    job, document = read_job(path, overrides or ())
+    try:
+        yield job
+    except JobError as error:
+        raise located(error, document) from None
 
 
 def _size(size: float) -> str:

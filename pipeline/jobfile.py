@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,12 +35,37 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
     Raises JobError with all problems, in the order of the file.
     """
+    return read_job(path, overrides)[0]
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Job, Document]:
+    """As `load_job`, with the document, which `located` needs."""
     name = "standard input" if str(path) == "-" else printable(str(path), 200)
-    return parse_job(read_text(path, name), name, overrides)
+    return _parse(read_text(path, name), name, overrides)
 
 
 def parse_job(text: str, name: str, overrides: Sequence[str] = ()) -> Job:
     """Like `load_job` for text in hand; `name` stands before the line numbers. Raises JobError."""
+    return _parse(text, name, overrides)[0]
+
+
+def located(error: JobError, document: Document) -> JobError:
+    """The same error, with file and line before the fields that its problems name."""
+    return type(error)(*(_located(problem, document) for problem in error.problems))
+
+
+def _located(problem: Problem | str, document: Document) -> Problem | str:
+    if isinstance(problem, str):
+        return problem
+    field, _, rest = problem.where.partition(": ")
+    path = tuple(int(part) if part.isdecimal() else part for part in re.split(r"[.\[\]]+", field.rstrip("]")))
+    place = document.place(path)
+    if path[0] not in Job.model_fields or not place.origin:
+        return problem
+    return replace(problem, where=": ".join(filter(None, (place.where(path), rest))))
+
+
+def _parse(text: str, name: str, overrides: Sequence[str]) -> tuple[Job, Document]:
     document = read_document(text, name)
     if not document.readable or () in document.broken:
         raise _error(document.findings)
@@ -57,7 +84,7 @@ def parse_job(text: str, name: str, overrides: Sequence[str] = ()) -> Job:
         raise _error([*document.findings, *_findings(error, document)]) from None
     if document.findings:
         raise _error(document.findings)
-    return job
+    return job, document
 
 
 def _error(findings: Iterable[Finding]) -> JobError:

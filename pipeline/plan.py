@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -185,13 +185,25 @@ def _collect(problems: list[Problem | str], check: Any) -> Any:
 
 def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
     """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts."""
-    models, clips = check_job(job, allow_large_sweep)
+    try:
+        models, clips = check_job(job, allow_large_sweep)
+    except JobError as error:
+        raise _and_those_of(error, lambda: open_source(job.prompts)) from None
     source = open_source(job.prompts)
     prompts = min(source.rows, job.prompts.limit or source.rows)
     shards = sweep.cell_count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = _fingerprint_fields(job, models, clips, source)
     return Plan(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices)
+
+
+def _and_those_of(error: JobError, check: Callable[[], object]) -> JobError:
+    """The error with the problems that another check finds too, so that both are shown at once."""
+    try:
+        check()
+    except JobError as more:
+        return JobError(*error.problems, *more.problems)
+    return error
 
 
 def _fingerprint_fields(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -248,3 +250,24 @@ def test_endless_problems_are_counted() -> None:
         parse_job(JOB + "".join(f"k{n}: 1\n" for n in range(200)), "job.yaml")
     assert len(caught.value.problems) == MAX_PROBLEMS + 1
     assert caught.value.problems[-1] == "… and 150 more"
+
+
+def test_what_is_found_after_reading_has_its_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models, scores and sources are looked at together, and each problem says where in the file it comes from."""
+    from jobs.validate import validate
+    from pipeline.jobfile import located, read_job
+
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(
+        "name: x\nprompts:\n  source: nowhere/*.csv\ngeneration:\n  scheduler: nope\n"
+        "score:\n  - clip: local-dir:none\noutput: {url: out}\n"
+    )
+    job, document = read_job("job.yaml")
+    with pytest.raises(JobError) as caught:
+        validate(job, False)
+    lines = str(located(caught.value, document)).splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["job.yaml:5", "generation.scheduler"],
+        ["job.yaml:7", "score.0.clip"],
+        ["job.yaml:3", "prompts.source"],
+    ]
