@@ -37,6 +37,23 @@ Address = Annotated[
 InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in this process, on one device.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        say(f"promptmill {version('promptmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Prompts in, a scored image-caption dataset out."""
+
+
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Folder or .yaml file to write.")] = Path(),

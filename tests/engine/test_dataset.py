@@ -272,3 +272,8 @@ def test_status_while_unfinished(cli: Cli, job: MakeJob, tmp_path: Path) -> None
     shown = cli("status", tmp_path / "out", "--json").json
     assert (shown["shards"], shown["shards_done"], shown["samples"], shown["complete"]) == (2, 1, 4, False)
     assert cli("status", tmp_path / "nothing").code == 2
+
+
+def test_version(cli: Cli) -> None:
+    answer = cli("--version")
+    assert (answer.code, answer.out.split()[0]) == (0, "promptmill")
