@@ -84,7 +84,7 @@ def default_job(name: str, source: str) -> Job:
         name=name,
         prompts=Prompts(source=source),
         model=Model(path="builtin:shapes"),
-        generation=Generation(images_per_prompt=4),
+        generation=Generation(guidance_scale=2.5, images_per_prompt=4),
         score=(Score(clip="builtin:shapes"),),
         select=Select(keep=1, by="clip"),
         output=Output(url=f"out/{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('.-') or 'my-job'}", images_per_shard=64),
