@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from pipeline.report import stats
-from pipeline.report.analysis import _triple
+from pipeline.report.analysis import triple
 from pipeline.report.stats import Estimate, cell_matrix, differences, means, rank_correlation
 
 
@@ -19,8 +19,8 @@ def covered(values: np.ndarray, truth: float) -> float:
 def test_sums_that_cancel_have_no_sign() -> None:
     """Three images a prompt, thirds in another order: a difference of −9e-18 was shown, and could be called worse."""
     rows = np.array([[1 / 3, 2 / 3 - 1 / 3], [2 / 3, 1 - 1 / 3], [1.0, 1 / 3 + 2 / 3]])
-    assert _triple(Estimate(-9.3e-18, -3.7e-17, -1e-18, 12)) == [0.0, 0.0, 0.0, 12]
-    assert _triple(differences(rows, [0])[0][1])[0] == 0.0
+    assert triple(Estimate(-9.3e-18, -3.7e-17, -1e-18, 12)) == [0.0, 0.0, 0.0, 12]
+    assert triple(differences(rows, [0])[0][1])[0] == 0.0
 
 
 def test_two_prompts_that_agree_prove_little() -> None:
