@@ -31,9 +31,22 @@ def say_json(content: Mapping[str, Any]) -> None:
 def table(rows: Mapping[str, object]) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        grid.add_row(Text(name, style="bold"), Text(printable(redact(shown))))
+        grid.add_row(Text(name, style="bold"), Text(printable(redact(_shown(name, value)))))
     out.print(grid)
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name != "seed":  # a seed is copied
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "–"
+    return str(value)
 
 
 def report_error(error: PromptmillError, as_json: bool) -> int:
