@@ -149,7 +149,7 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None
     else:
         made, url = summary.made, planned.job.output.url.rstrip("/")
         images = made.kept + made.rejected
-        speed = f" in {summary.seconds:.1f} s ({images / summary.seconds:.1f} images/s)" if images else ""
+        speed = f" in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)" if images else ""
         state = "stopped: run the same command again to continue" if summary.interrupted else "done"
         loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
         say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")

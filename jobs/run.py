@@ -97,7 +97,7 @@ def as_json(plan: Plan, summary: RunSummary) -> dict[str, Any]:
         "shards_done": summary.shards_done,
         "made": asdict(summary.made),
         "seconds": round(summary.seconds, 3),
-        "images_per_second": round(summary.made.samples / summary.seconds, 3) if summary.seconds else 0.0,
+        "images_per_second": round(summary.images_per_second, 3),
         "model_loads": summary.model_loads,
         "interrupted": summary.interrupted,
     }

@@ -30,6 +30,11 @@ class RunSummary:
     interrupted: bool
     model_loads: int = 0
 
+    @property
+    def images_per_second(self) -> float:
+        """Of this run, failed samples not counted; 0 for one that took no time."""
+        return (self.made.kept + self.made.rejected) / self.seconds if self.seconds else 0.0
+
 
 class RunListener(Listener, Protocol):
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None: ...

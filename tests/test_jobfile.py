@@ -38,6 +38,7 @@ _GUIDANCE = "a number from 0 to 1000"
             "the string '20'",
             "Remove the quotes.",
         ),
+        ("generation: {num_inference_steps: 'ten'}", "generation.num_inference_steps", _STEPS, "the string 'ten'", ""),
         (
             "generation: {num_inference_steps: 1_000}",
             "generation.num_inference_steps",

@@ -84,7 +84,8 @@ def _answers(frame: Frame) -> dict[str, dict[str, Any]]:
     cells = [json.loads(text) for text in frame.cell_texts]
     runs = frame.axes["run"]
     settings = [canonical_json(settings_of(frame, index)) for index in range(len(cells))]
-    common = {s for s in settings if sum(other == s for other in settings) > 1} or set(settings)
+    of_run = [{s for cell, s in zip(cells, settings, strict=True) if cell["run"] == run} for run in runs]
+    common = set.intersection(*of_run) or set(settings)
     side = np.array([runs.index(cell["run"]) if s in common else -1 for cell, s in zip(cells, settings, strict=True)])
     of_row = side[frame.cells]
     found = {}
