@@ -21,7 +21,7 @@ def apply_override(document: Document, override: str, order: int) -> None:
     place = Place(order, 0, 0, origin)
     if not equals or not all(parts) or not key.isprintable():
         got = "no `=`" if not equals else "an empty part of the key" if key.isprintable() else "control characters"
-        document.findings.append(Finding(place, (), "KEY=VALUE such as generation.guidance_scale=3.5", got))
+        document.findings.append(Finding(place, (), "FIELD=VALUE such as generation.guidance_scale=3.5", got))
         return
     value = read_value(text, origin, order)
     if value.readable:

@@ -6,7 +6,7 @@ import os
 import re
 
 _USER_INFO = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_QUERY_SECRET = re.compile(r"(?i)((?:signature|credential|token|secret|password|passwd|[?&\w-]key|sig)=)[^&\s'\"]+")
+_QUERY_SECRET = re.compile(r"(?i)((?:signature|credential|token|secret|password|passwd|key|sig)=)[^&\s'\"]+")
 _SECRET_NAME = re.compile(r"(?i)(secret|token|password|passwd|credential|api_?key|access_?key)")
 _SHORTEST_SECRET = 8  # shorter values would blank out ordinary words
 

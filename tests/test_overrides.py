@@ -44,9 +44,9 @@ def test_override(override: str, path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("override", "expected", "got", "hint"),
     [
-        ("foo", "KEY=VALUE such as generation.guidance_scale=3.5", "no `=`", ""),
-        ("=3", "KEY=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
-        ("a..b=3", "KEY=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
+        ("foo", "FIELD=VALUE such as generation.guidance_scale=3.5", "no `=`", ""),
+        ("=3", "FIELD=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
+        ("a..b=3", "FIELD=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
         (
             "generation.steps=3",
             "a field of `generation`",
@@ -67,7 +67,7 @@ def test_override(override: str, path: str, value: object) -> None:
         ("generation.negative_prompt=", "a string", "null", 'Write "" for an empty text.'),
         ('name="\udc80"', "text", "the control character \\udc80", None),
         ("name=\udc80", "text", "the control character \\udc80", None),
-        ("na\x1bme=x", "KEY=VALUE such as generation.guidance_scale=3.5", "control characters", ""),
+        ("na\x1bme=x", "FIELD=VALUE such as generation.guidance_scale=3.5", "control characters", ""),
         ("seed=" + "9" * 500, "a number of at most 400 digits", "500 digits", ""),
     ],
 )
