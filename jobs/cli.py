@@ -139,6 +139,8 @@ def retry(url: Url, address: Address = None, in_process: InProcess = False, as_j
     from jobs.retry import retry
 
     planned, summary = retry(url, address=address, in_process=in_process)
+    if summary.counts.failed and not summary.made.samples and not summary.interrupted and not as_json:
+        say("Nothing to make: what failed has its fault in the source's own rows. Put mended rows into a new file.")
     _finish_run(command, planned, summary, as_json)
 
 

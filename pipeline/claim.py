@@ -132,16 +132,21 @@ def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
     different = differing_fields(plan.fields, stored.fields)
     if not different:
         return
-    only_new = all(name.startswith("prompts.source.") and theirs is None for name, _, theirs in different)
+    only_source = all(name.startswith("prompts.source.") for name, _, _ in different)
+    only_new = only_source and all(theirs is None for _, _, theirs in different)
     problems = [
         Problem(f"{url}: {name}", f"{_short(theirs)}, as in the dataset there", _short(ours))
         for name, ours, theirs in different
     ]
-    hint = (
-        "The source has new files: `promptmill run --extend` adds what is new"
-        if only_new
-        else "This output belongs to another job. Choose another output.url, or change these fields back"
-    )
+    if only_new:
+        hint = "The source has new files: `promptmill run --extend` adds what is new"
+    elif only_source:
+        hint = (
+            "The dataset was made from these files as they were. Bring them back, with new prompts in a new file that "
+            "`promptmill run --extend` adds, or choose another output.url"
+        )
+    else:
+        hint = "This output belongs to another job. Choose another output.url, or change these fields back"
     raise OutputMismatchError(*problems, hint)
 
 

@@ -78,6 +78,9 @@ class Plan:
         for position, segment in enumerate(self.segments):
             offset = number - segment.first_shard
             if 0 <= offset < segment.shards:
+                if segment.ends:
+                    start = segment.ends[offset - 1] if offset else 0
+                    return Shard(number, position, segment.variant or 0, start, segment.ends[offset])
                 size = self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
                 cell, block = divmod(offset, blocks(segment.prompts, size))
                 cell = cell if segment.variant is None else segment.variant
@@ -284,4 +287,4 @@ def from_json(data: bytes) -> Plan:
 
 def segment_from_json(content: Mapping[str, Any]) -> Segment:
     files = tuple(SourceFile(**file) for file in content["files"])
-    return Segment(**{**content, "files": files})
+    return Segment(**{**content, "files": files, "ends": tuple(content.get("ends", ()))})

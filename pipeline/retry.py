@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,11 +13,11 @@ import pyarrow.parquet as pq
 from pipeline.claim import add_segments
 from pipeline.dataset import DataObject, belongs, missing_shards, read_data_objects
 from pipeline.identity import digest
-from pipeline.plan import Plan, blocks
+from pipeline.plan import Plan
 from pipeline.sources import stage_table
 from pipeline.storage import Store
 from pipeline.sweep import variant_text
-from schemas.errors import JobError, Problem
+from schemas.errors import INPUT_FAILURES, JobError, Problem
 from schemas.plan import STAGED, Segment, SourceFile
 from schemas.records import FAILURE
 
@@ -26,6 +27,9 @@ _DROPPED = frozenset(FAILURE.names) - frozenset(_KEPT_COLUMNS)
 
 def plan_retry(plan: Plan, store: Store) -> Plan:
     """The plan with shards for every sample whose latest state is failed; as it was where a retry is still unfinished.
+
+    Faults of the input row stay: what `failures/` holds of a text that is no Unicode, or of a seed that is no integer,
+    would make a sample that nobody asked for.
 
     Raises JobError while the dataset itself is unfinished.
     """
@@ -53,13 +57,13 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
     segments: list[Segment] = []
     first = plan.shards
     for text in sorted(set(failures.column("variant").to_pylist())):
-        rows = failures.filter(pc.equal(failures.column("variant"), text))
+        rows = _by_prompt(failures.filter(pc.equal(failures.column("variant"), text)))
         rows = _with_room(rows, plan, store, objects)
         name = f"retry-{digest([first, rows.column('sample_id').to_pylist()])[:16]}"
         file = SourceFile(name, stage_table(rows, name, store), rows.nbytes, rows.num_rows)
-        shards = blocks(rows.num_rows, plan.job.output.images_per_shard)
-        segments.append(Segment("retry", (file,), rows.num_rows, first, shards, numbers[text]))
-        first += shards
+        ends = _shard_ends(rows.column("prompt_id").to_pylist(), plan.job.output.images_per_shard)
+        segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
+        first += len(ends)
     return add_segments(plan, store, segments, {})
 
 
@@ -79,14 +83,37 @@ def _latest_failures(plan: Plan, store: Store, objects: Iterable[DataObject]) ->
             if key.startswith("failures/"):
                 with store.open(key) as file:
                     tables[shard.number] = pq.read_table(file)
-                for position, sample in enumerate(tables[shard.number].column("sample_id").to_pylist()):
-                    rows[sample] = (shard.number, position)
+                failed = (tables[shard.number].column(name).to_pylist() for name in ("sample_id", "error_kind"))
+                for position, (sample, kind) in enumerate(zip(*failed, strict=True)):
+                    if kind not in INPUT_FAILURES:
+                        rows[sample] = (shard.number, position)
     if not rows:
         return None
     wanted: dict[int, list[int]] = {}
     for number, position in rows.values():
         wanted.setdefault(number, []).append(position)
     return pa.concat_tables([tables[number].take(positions) for number, positions in sorted(wanted.items())])
+
+
+def _by_prompt(rows: pa.Table) -> pa.Table:
+    """The rows of one prompt one after the other, prompts in the order of their first row."""
+    positions: dict[str, list[int]] = {}
+    for position, prompt in enumerate(rows.column("prompt_id").to_pylist()):
+        positions.setdefault(prompt, []).append(position)
+    return rows.take([position for group in positions.values() for position in group])
+
+
+def _shard_ends(prompts: Sequence[str], images_per_shard: int) -> tuple[int, ...]:
+    """After which rows a shard ends: as full as it can be with no prompt in two."""
+    ends: list[int] = []
+    start = stop = 0
+    for _, group in groupby(prompts):
+        size = sum(1 for _ in group)
+        if stop > start and stop + size - start > images_per_shard:
+            ends.append(stop)
+            start = stop
+        stop += size
+    return (*ends, stop)
 
 
 def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataObject]) -> pa.Table:

@@ -57,6 +57,10 @@ class Work:
     failures: list[Outcome] = field(default_factory=list)
     writer: RecordWriter = field(init=False)
 
+    def group(self, sample: Sample) -> int | str:
+        """The same for the samples of one prompt, of which the best are kept; a retry has one row a sample."""
+        return sample.row if self.block.prompts[sample.row].sample_index is None else sample.prompt_id
+
     def fields(self, row: int) -> dict[str, Any]:
         """What the source has beside the prompt."""
         values: list[dict[str, Any]] = self.block.passthrough.slice(row, 1).to_pylist()
@@ -136,7 +140,9 @@ def make_images(work: Work, bench: Workbench, clock: Clock) -> Iterator[Future[O
     work.writer.add_constants(
         {"scheduler": generator.scheduler_name(work.variant.generation), "dtype": generator.dtype}
     )
-    for _, group in groupby(_generate_and_score(work, bench, generator, clock), lambda scored: scored.sample.row):
+    for _, group in groupby(
+        _generate_and_score(work, bench, generator, clock), lambda scored: work.group(scored.sample)
+    ):
         yield from _decide(list(group), work, bench, generator)
 
 

@@ -116,3 +116,5 @@ FAILURE_KINDS = (
     "crash",  # the worker process died on it
     "hang",  # a step took longer than compute.step_timeout_s
 )
+INPUT_FAILURES = frozenset(FAILURE_KINDS[:4])
+"""Faults of the input row: the same row fails for ever, or would come out as another sample than it asked for."""

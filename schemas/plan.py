@@ -60,6 +60,8 @@ class Segment:
     """Prompts that came to the job together: first the source, later what `run --extend` and `retry` added.
 
     A row of a `retry` segment is one sample of the fixed `variant`; otherwise a row is a prompt, for all variants.
+    `ends` are the rows at which the shards of a retry end: between two prompts, since of each prompt's samples the best
+    are kept.
     """
 
     kind: Literal["source", "extend", "retry"]
@@ -68,6 +70,7 @@ class Segment:
     first_shard: int
     shards: int
     variant: int | None = None
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class UnetSettings:
     layers: int = 1
     heads: int = 4
     cached: int = 36_000
-    pair_share: float = 0.65
+    pair_share: float = 0.4
     caption_drop: float = 0.1
     focus: tuple[float, int, int] = (0.7, 100, 650)
     redraw: tuple[int, int] = (150, 600)
@@ -95,8 +95,20 @@ class UnetSettings:
 
 
 @dataclass(frozen=True)
+class DrawnSettings:
+    """`count` images; each batch's guidance and steps come from these ranges, low ones, so that many are wrong."""
+
+    count: int = 12_000
+    batch: int = 32
+    guidance: tuple[float, float] = (1.0, 2.5)
+    steps: tuple[int, int] = (3, 9)
+
+
+@dataclass(frozen=True)
 class ClipSettings:
     """`context` positions are enough for the longest caption; `negatives` captions changed in one claim a scene.
+
+    A batch has half as many spoiled scenes as true ones, and `drawn_share` as many drawn images.
 
     The image tower is CLIP's residual network: at a ninth of the cost it knew shapes after a tenth of the steps that
     a transformer of 8-pixel patches took.
@@ -108,6 +120,8 @@ class ClipSettings:
     text_layers: int = 2
     context: int = 24
     negatives: int = 3
+    drawn: DrawnSettings = field(default_factory=DrawnSettings)
+    drawn_share: float = 0.5
     plan: Plan = Plan(steps=2400, batch=48, rate=1e-3, warmup=200, weight_decay=0.02, ema=0.998)
 
 

@@ -47,9 +47,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 class Parser(nn.Module):
     """The encoder and one linear head for each attribute, read at position MAX_TOKENS - 1 - index."""
 
-    def __init__(self, settings: TextSettings) -> None:
+    def __init__(self, settings: TextSettings, encoder: CLIPTextModel | None = None) -> None:
         super().__init__()
-        self.encoder = build(settings)
+        self.encoder = encoder or build(settings)
         self.heads = nn.ModuleList(nn.Linear(settings.hidden, 1 + len(v)) for v in ATTRIBUTES.values())
 
     def forward(self, ids: Tensor) -> list[Tensor]:

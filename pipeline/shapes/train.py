@@ -1,15 +1,17 @@
 """Train the built-in model: `python -m pipeline.shapes.train --out runs/shapes`, on a CPU or a GPU.
 
 Stages, each of which can be run alone, interrupted (also by a power cut) and continued by the same command: "vae",
-"text", "unet", "decoder" (after "vae"; may run beside "unet"), "clip" (needs no other), "export". Losses and verified
+"text", "unet", "decoder", "clip" (both after "unet"), "export". Losses and verified
 shares go to `log.jsonl` in the output folder, checkpoints beside it. Several processes share each batch when started
-with `torchrun --nproc-per-node 2 -m pipeline.shapes.train ...`.
+with `torchrun --nproc-per-node 2 -m pipeline.shapes.train ...`. `--start-from pipeline/shapes/weights` trains the
+shipped weights further.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,23 +19,38 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 from pipeline.shapes import clip, export, text, unet, vae
+from pipeline.shapes.clip import Towers
+from pipeline.shapes.drawn import draw_set
 from pipeline.shapes.loop import Stage
-from pipeline.shapes.settings import WEIGHTS, Plan, Settings
+from pipeline.shapes.settings import WEIGHTS, ClipSettings, Plan, Settings, TextSettings
+from pipeline.shapes.text import Parser
 
 
 class Training:
-    """One output folder: each stage reads what earlier ones left there."""
+    """One output folder: each stage reads what earlier ones left there, or what came with the weights `start`."""
 
     def __init__(
-        self, settings: Settings, out: Path, device: torch.device, steps: int | None, stop_at: int | None
+        self,
+        settings: Settings,
+        out: Path,
+        device: torch.device,
+        steps: int | None = None,
+        rate: float | None = None,
+        stop_at: int | None = None,
+        start: Path | None = None,
     ) -> None:
-        self.settings, self.out, self.device, self.steps, self.stop_at = settings, out, device, steps, stop_at
+        self.settings, self.out, self.device = settings, out, device
+        self.steps, self.rate, self.stop_at, self.start = steps, rate, stop_at, start
+        for name in ("vae", "text_encoder", "unet"):
+            if start and not (out / name).exists():
+                shutil.copytree(start / "model" / name, out / name)
 
     def plan(self, plan: Plan) -> Plan:
-        return plan if self.steps is None else replace(plan, steps=self.steps)
+        return replace(plan, steps=self.steps or plan.steps, rate=self.rate or plan.rate)
 
     def stage(self, name: str, build: Callable[[], torch.nn.Module], plan: Plan) -> Stage:
         """The stage as its checkpoint left it, or with fresh weights that depend on the seed alone."""
@@ -44,7 +61,7 @@ class Training:
 
     def vae(self) -> None:
         settings = replace(self.settings.vae, plan=self.plan(self.settings.vae.plan))
-        stage = self.stage("vae", lambda: vae.build(settings), settings.plan)
+        stage = self.stage("vae", lambda: self.load_vae("vae") if self.start else vae.build(settings), settings.plan)
         model = vae.train(stage, settings)
         if stage.finished:
             vae.standardise(model, self.device)
@@ -52,7 +69,7 @@ class Training:
 
     def text(self) -> None:
         settings = replace(self.settings.text, plan=self.plan(self.settings.text.plan))
-        stage = self.stage("text", lambda: text.Parser(settings), settings.plan)
+        stage = self.stage("text", lambda: self.build_parser(settings), settings.plan)
         encoder = text.train(stage, settings)
         if stage.finished:
             encoder.save_pretrained(self.out / "text_encoder")
@@ -80,7 +97,9 @@ class Training:
 
     def clip(self) -> None:
         settings = replace(self.settings.clip, plan=self.plan(self.settings.clip.plan))
-        clip.train(self.stage("clip", lambda: clip.Towers(settings), settings.plan), settings)
+        stage = self.stage("clip", lambda: self.build_clip(settings), settings.plan)
+        pipeline = unet.assemble(self.newest_vae(), self.load_text(), self.load_unet())
+        clip.train(stage, settings, draw_set(pipeline, settings.drawn, self.settings.seed, self.out))
 
     def export(self) -> None:
         """Everything at hand, also of stages that have not ended yet, to `weights/` in the output folder."""
@@ -88,12 +107,24 @@ class Training:
             stage = self.stage("unet", self.build_unet, self.settings.unet.plan)
             assert isinstance(stage.average, UNet2DConditionModel)
             export.export_model(self.out / "weights" / "model", self.newest_vae(), self.load_text(), stage.average)
-        stage = self.stage("clip", lambda: clip.Towers(self.settings.clip), self.settings.clip.plan)
-        assert isinstance(stage.average, clip.Towers)
+        stage = self.stage("clip", lambda: self.build_clip(self.settings.clip), self.settings.clip.plan)
+        assert isinstance(stage.average, Towers)
         export.export_clip(self.out / "weights" / "clip", stage.average.clip, self.settings.clip)
 
     def build_unet(self) -> UNet2DConditionModel:
-        return unet.build(self.settings.unet, self.settings.vae, self.settings.text)
+        model = unet.build(self.settings.unet, self.settings.vae, self.settings.text)
+        if self.start:
+            model.load_state_dict(load_file(self.start / "model" / "unet" / "diffusion_pytorch_model.safetensors"))
+        return model
+
+    def build_parser(self, settings: TextSettings) -> Parser:
+        return Parser(settings, self.load_text().train().requires_grad_(True) if self.start else None)
+
+    def build_clip(self, settings: ClipSettings) -> Towers:
+        towers = Towers(settings)
+        if self.start:
+            towers.clip.load_state_dict(load_file(self.start / "clip" / "open_clip_model.safetensors"))
+        return towers
 
     def load_vae(self, name: str) -> AutoencoderKL:
         model: AutoencoderKL = AutoencoderKL.from_pretrained(self.out / name)
@@ -132,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; both compute in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="steps of the stage, instead of the number in settings.py")
+    parser.add_argument("--rate", type=float, help="highest learning rate of the stage, instead of the one there")
+    parser.add_argument("--start-from", type=Path, metavar="WEIGHTS", help="train these weights further")
     parser.add_argument("--stop-at", type=int, help="stop at this step with a checkpoint, as an interruption would")
     parser.add_argument("--threads", type=int, help="torch threads; results are the same only for the same number")
     options = parser.parse_args(arguments)
@@ -140,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "WORLD_SIZE" in os.environ:
         torch.distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
     settings = replace(Settings(), seed=options.seed)
-    training = Training(settings, options.out, torch.device(options.device), options.steps, options.stop_at)
+    device = torch.device(options.device)
+    training = Training(settings, options.out, device, options.steps, options.rate, options.stop_at, options.start_from)
     for name in [options.stage] if options.stage else ORDER:
         getattr(training, name)()
 

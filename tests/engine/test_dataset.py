@@ -167,6 +167,24 @@ def test_mapped_columns(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     assert set(rows[0]) == set(RECORD.names)
 
 
+def test_retry_leaves_what_the_source_is_at_fault_for(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    """Made from what `failures/` holds, a row of a bad seed would come out with a seed of its own."""
+    path = tmp_path / "mixed.parquet"
+    prompts = ["a red circle", "a red circle", None, "  "]
+    pq.write_table(pa.table({"prompt": prompts, "seed": [1, -1, 2, 3]}), path)
+    run(cli, job(prompts={"source": str(path), "columns": {"seed": "seed"}}), code=3)
+    before = {entry: entry.read_bytes() for entry in (tmp_path / "out").rglob("*") if entry.is_file()}
+    answer = cli("retry", tmp_path / "out", "--in-process", "--json")
+    assert (answer.code, answer.json["made"]["samples"], answer.json["failed"]) == (3, 0, 6)
+    assert "own rows" in cli("retry", tmp_path / "out", "--in-process").out
+    after = {entry: entry.read_bytes() for entry in (tmp_path / "out").rglob("*") if entry.is_file()}
+    assert {e for e in after if e.parent.name in ("data", "failures")} <= before.keys()
+    assert all(
+        before[entry] == content for entry, content in after.items() if entry.parent.name in ("data", "failures")
+    )
+    assert cli("verify", tmp_path / "out", "--deep").code == 0
+
+
 @pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")])
 def test_image_formats_carry_how_they_were_made(cli: Cli, job: MakeJob, tmp_path: Path, name: str, kind: str) -> None:
     run(cli, job(output={"image_format": name}, generation={"images_per_prompt": 1, "negative_prompt": "blå, grön"}))
@@ -263,6 +281,11 @@ def test_extend_makes_only_what_is_new(cli: Cli, job: MakeJob, tmp_path: Path) -
     assert before.items() <= after.items()
     assert cli("run", made, "--in-process", "--json").json["made"]["samples"] == 0
     assert cli("verify", tmp_path / "out", "--deep", "--json").json["samples"] == 6
+    pq.write_table(pa.table({"prompt": ["a red circle", "a pink cross"]}), folder / "b.parquet")
+    answer = cli("run", made, "--in-process", "--extend")
+    assert answer.code == 2
+    assert "b.parquet" in answer.err
+    assert "new prompts in a new file" in " ".join(answer.err.split())
     assert cli("run", job(seed=5, prompts={"source": str(folder / "*.parquet")}), "--in-process", "--extend").code == 2
 
 

@@ -123,22 +123,22 @@ class Bench:
         """`verify`, `retry` or `status` of an output."""
         return self.forks.run(name, output.url, "--json", *options, env={**output.env, **env})
 
-    def reference(self, job: Path) -> Files:
+    def reference(self, job: Path, **env: str) -> Files:
         """The undisturbed run, on disk, with the files it left; the same for jobs of the same content."""
-        key = job.read_text()
+        key = job.read_text() + repr(env)
         with self._lock:
             if key not in self._references:
                 output = self.output()
-                ended = self.run(job, output)
+                ended = self.run(job, output, **env)
                 assert ended.code in (0, 3), ended.printed
                 self._references[key] = output.files()
                 shutil.rmtree(output.url)
             return self._references[key]
 
-    def end_state(self, job: Path, output: Output) -> tuple[Audit, list[str]]:
+    def end_state(self, job: Path, output: Output, **env: str) -> tuple[Audit, list[str]]:
         """After `verify --repair`: the count, and whatever differs from the undisturbed run."""
         verified = self.command("verify", output, "--deep", "--repair")
-        files, expected = output.files(), self.reference(job)
+        files, expected = output.files(), self.reference(job, **env)
         problems = difference(files, expected)
         if verified.code != 0:
             problems.append(f"verify ended with {verified.code}: {verified.printed[-2000:]}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from pipeline.crashpoints import EXIT_CODE
-from tests.faults.bench import Bench
+from tests.faults.bench import PROMPTS, Bench
 from tests.faults.rows import Row, finish
 
 DRIVER_POINTS = ("driver-after-claim", "driver-before-dispatch", "driver-shard-done", "driver-dispatched")
@@ -84,18 +84,19 @@ def zombie(bench: Bench, place: str, chance: random.Random) -> Row:
 
 def crash_in_retry(bench: Bench, place: str, passes: Iterable[int]) -> Row:
     """Failed samples are made again by `retry`, which dies at the n-th step and is called again."""
-    row, job = Row(f"crash in retry, {place}"), bench.job()
+    faulty = {"PROMPTMILL_TEST_FAULTY": "1"}
+    row, job = Row(f"crash in retry, {place}"), bench.job(bench.prompts((*PROMPTS[:-1], "green square raise")))
     for n in passes:
         output = bench.output(place)
-        bench.run(job, output)
-        ended = bench.command("retry", output, "--in-process", PROMPTMILL_TEST_CRASH=f"*:{n}")
+        bench.run(job, output, **faulty)
+        ended = bench.command("retry", output, "--in-process", **faulty, PROMPTMILL_TEST_CRASH=f"*:{n}")
         if ended.code != EXIT_CODE:
             return row
         row.times += 1
         began = time.monotonic()
-        again = bench.command("retry", output, "--in-process")
+        again = bench.command("retry", output, "--in-process", **faulty)
         row.check(again.code == 3, f"retry ended with {again.code}: {again.printed[-2000:]}")
-        counted, problems = bench.end_state(job, output)
+        counted, problems = bench.end_state(job, output, **faulty)
         unexpected = [p for p in problems if not p.startswith("too many: ")]
         row.add(counted, unexpected, time.monotonic() - began)
         shards = sum(key.startswith("data/") for key in output.files())

@@ -19,6 +19,9 @@ from tests.faults.bench import PROMPTS, Bench
 from tests.faults.forks import Ended
 
 CRASHES = st.integers(1, 90)
+FAULTY = {"PROMPTMILL_TEST_FAULTY": "1"}
+TEXTS = (*PROMPTS[-3:], "green square raise")
+"""One is empty; one fails in a run that is FAULTY, and `retry` can make it."""
 FINISHED = (0, 3)
 
 
@@ -44,19 +47,19 @@ class Life(RuleBasedStateMachine):
     def known(self) -> set[str]:
         """Source files that the output's plan has."""
         ended = self.bench.forks.run("status", self.output.url, "--json")
-        return set(self.files[: ended.json["samples_asked_for"] // (2 * len(PROMPTS[-4:]))])
+        return set(self.files[: ended.json["samples_asked_for"] // (2 * len(TEXTS))])
 
     @rule()
     def add_file(self) -> None:
         if len(self.files) < 3:
             name = f"{'abc'[len(self.files)]}.parquet"
-            shutil.copy(self.bench.prompts(PROMPTS[-4:]), self.source / name)
+            shutil.copy(self.bench.prompts(TEXTS), self.source / name)
             self.files.append(name)
             self.finished = False
 
-    @rule(crash=CRASHES | st.none(), extend=st.booleans())
-    def run(self, crash: int | None, extend: bool) -> None:
-        env = {} if crash is None else {"PROMPTMILL_TEST_CRASH": f"*:{crash}"}
+    @rule(crash=CRASHES | st.none(), extend=st.booleans(), faulty=st.booleans())
+    def run(self, crash: int | None, extend: bool, faulty: bool) -> None:
+        env = (FAULTY if faulty else {}) | ({} if crash is None else {"PROMPTMILL_TEST_CRASH": f"*:{crash}"})
         behind = self.claimed() and self.known() != set(self.files)
         options = ("--in-process", *(["--extend"] if extend else []))
         ended = self.bench.run(self.job, self.output, *options, **env)
@@ -79,9 +82,9 @@ class Life(RuleBasedStateMachine):
         assert self.output.files() == before
 
     @precondition(lambda self: self.finished)
-    @rule(crash=CRASHES | st.none())
-    def retry(self, crash: int | None) -> None:
-        env = {} if crash is None else {"PROMPTMILL_TEST_CRASH": f"*:{crash}"}
+    @rule(crash=CRASHES | st.none(), faulty=st.booleans())
+    def retry(self, crash: int | None, faulty: bool) -> None:
+        env = (FAULTY if faulty else {}) | ({} if crash is None else {"PROMPTMILL_TEST_CRASH": f"*:{crash}"})
         ended = self.bench.command("retry", self.output, "--in-process", **env)
         assert ended.code in (*FINISHED, *([EXIT_CODE] if crash else [])), ended.printed
         self.finished = ended.code in FINISHED
@@ -112,6 +115,7 @@ class Life(RuleBasedStateMachine):
         """Whatever happened, the ordinary commands end with each sample once, as a run from scratch makes it."""
         ended = self.bench.run(self.job, self.output, "--in-process", "--extend")
         assert ended.code in FINISHED, ended.printed
+        assert self.bench.command("retry", self.output, "--in-process").code in FINISHED
         verified = self.bench.command("verify", self.output, "--deep", "--repair")
         assert verified.code == 0, verified.printed
         expected = self.bench.output()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+import pyarrow.parquet as pq
 import pytest
 
 from tests.faults.audit import data_objects, footer_of
@@ -93,6 +96,24 @@ def test_a_shard_made_again_does_not_double_what_its_retry_made(bench: Bench) ->
     assert bench.run(job, output).code == 0
     counted, _ = bench.end_state(job, output)
     assert (counted.lost, counted.doubled, counted.failed) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("images_per_shard", [1, 3, 4])
+def test_a_retry_keeps_the_best_of_each_prompt(bench: Bench, images_per_shard: int) -> None:
+    """All samples of three prompts failed; of each, `retry` keeps what an undisturbed run keeps."""
+    texts = ("green square raise", "red circle", "blue star raise", "yellow star raise")
+    changes = {"generation": {"images_per_prompt": 3}, "output": {"images_per_shard": images_per_shard}}
+    job, output = bench.job(bench.prompts(texts), **changes), bench.output()
+    assert bench.run(job, output, PROMPTMILL_TEST_FAULTY="1").json["failed"] == 9
+    retried = bench.command("retry", output, "--in-process")
+    assert (retried.code, retried.json["kept"], retried.json["failed"]) == (0, 4, 0), retried.printed
+    assert kept(output.files()) == kept(bench.reference(job))
+    assert bench.command("verify", output, "--deep").code == 0
+
+
+def kept(files: dict[str, bytes]) -> set[str]:
+    tables = [pq.read_table(io.BytesIO(content), columns=["sample_id"]) for content in data_objects(files).values()]
+    return {sample for table in tables for sample in table.column("sample_id").to_pylist()}
 
 
 def test_a_job_in_which_most_samples_fail_is_stopped(bench: Bench) -> None:
