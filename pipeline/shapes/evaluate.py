@@ -59,10 +59,10 @@ class Models:
     load_s: float
 
 
-def load(weights: Path = WEIGHTS) -> Models:
-    """Both models through the public loaders."""
+def load(weights: Path = WEIGHTS, dtype: torch.dtype = torch.float32) -> Models:
+    """Both models through the public loaders; `dtype` is the generator's, the CLIP computes in float32."""
     started = time.monotonic()
-    pipeline = StableDiffusionPipeline.from_pretrained(weights / "model", use_safetensors=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(weights / "model", use_safetensors=True, torch_dtype=dtype)
     load_s = time.monotonic() - started
     pipeline.set_progress_bar_config(disable=True)
     name = f"local-dir:{weights / 'clip'}"
@@ -169,9 +169,11 @@ def milliseconds_per_image(models: Models, batch: int = 16) -> float:
     return round(min(runs) / batch * 1000, 1)
 
 
-def evaluate(weights: Path, samples: int, seed: int, with_sweep: bool = True) -> dict[str, Any]:
+def evaluate(
+    weights: Path, samples: int, seed: int, with_sweep: bool = True, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """All figures; `samples` prompts of each kind, a tenth of that for each cell of the sweep."""
-    models = load(weights)
+    models = load(weights, dtype)
     result: dict[str, Any] = {}
     scores, right = [], []
     for kind in SCORED_KINDS:
@@ -193,6 +195,7 @@ def evaluate(weights: Path, samples: int, seed: int, with_sweep: bool = True) ->
         "steps": STEPS,
         "guidance": GUIDANCE,
         "scheduler": type(models.pipeline.scheduler).__name__,
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "load_s": round(models.load_s, 2),
         "torch": torch.__version__,
@@ -228,12 +231,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, help="torch threads")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the generator")
     parser.add_argument("--no-sweep", action="store_true", help="leave out the tables by steps, guidance and scheduler")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    result = evaluate(options.weights, options.samples, options.seed, not options.no_sweep)
+    dtype = getattr(torch, options.dtype)
+    result = evaluate(options.weights, options.samples, options.seed, not options.no_sweep, dtype)
     if options.json:
         print(json.dumps(result, indent=2))
     else:
