@@ -221,7 +221,7 @@ def _fingerprint_fields(
     whole["model"]["weights"] = [f"{model.path}@{model.revision}" for model in models]
     with_model = [dumped for dumped, score in zip(whole["score"], job.score, strict=True) if score.model]
     for score, clip in zip(with_model, clips, strict=True):
-        score["weights"] = clip.revision
+        score["weights"] = clip.identity
     whole["prompts"] = _prompt_fields(job, source, whole["prompts"])
     whole["prompts"]["source"] = {
         file.name: {"size_bytes": file.size_bytes, "rows": file.rows, "etag": file.etag} for file in source.files

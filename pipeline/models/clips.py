@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from pipeline.models import installed
-from pipeline.models.hub import HUB_ID, cached_commit, offline
-from pipeline.models.weights import PICKLES, hash_files, list_folder, read_json, weights_problem
+from pipeline.models.hub import COMMIT, HUB_ID, newest_commit, open_hub_model
+from pipeline.models.weights import PICKLES, ModelFolder, hash_files, list_folder, read_json, weights_problem
 from schemas.errors import JobError, Problem
 
 BUILTIN_CLIPS = {"builtin:shapes": ("pipeline", "shapes/weights/clip")}
@@ -21,8 +21,8 @@ CONFIG = "open_clip_config.json"
 class ResolvedClip:
     """`location` is what open_clip takes: `local-dir:`, `hf-hub:` or an architecture, the last with a `tag`.
 
-    `revision` is a hash of a folder's files; the cached commit, or the name, of published weights.
-    `weights_bytes` is 0 where it is not known here.
+    `revision` is a hash of a folder's files, the commit of a hub model, or the name of what open_clip publishes, whose
+    `weights_bytes` is 0.
     """
 
     path: str
@@ -35,9 +35,17 @@ class ResolvedClip:
     def is_local(self) -> bool:
         return self.location.startswith(LOCAL)
 
+    @property
+    def identity(self) -> str:
+        """What a job's fingerprint holds: a branch of a hub model may move, and the same job must still continue.
+
+        Which commit a dataset is scored with stands in the plan that claimed it.
+        """
+        return self.revision if self.is_local else self.path
+
 
 def resolve_clip(spec: str, where: str) -> ResolvedClip:
-    """`builtin:shapes`, `local-dir:folder`, `hf-hub:org/name` or `architecture/tag`. Raises JobError."""
+    """`builtin:shapes`, `local-dir:folder`, `hf-hub:org/name[@commit]` or `architecture/tag`. Raises JobError."""
     if spec.startswith("builtin:"):
         if spec not in BUILTIN_CLIPS:
             raise JobError(Problem(where, f"one of {', '.join(BUILTIN_CLIPS)}", spec))
@@ -45,20 +53,35 @@ def resolve_clip(spec: str, where: str) -> ResolvedClip:
     if spec.startswith(LOCAL):
         return _resolve_folder(spec, Path(spec.removeprefix(LOCAL)).expanduser().absolute(), where)
     if spec.startswith(HUB):
-        hub_id = spec.removeprefix(HUB)
-        if not HUB_ID.match(hub_id):
-            raise JobError(Problem(where, "hf-hub:organisation/name", spec))
-        commit = cached_commit(hub_id, "main")
-        if commit is None and offline():
-            hint = f"hf download {hub_id}"
-            raise JobError(Problem(where, "a model that is here", f"{spec} while HF_HUB_OFFLINE is set", hint))
-        return ResolvedClip(spec, spec, None, commit or spec, 0)
+        return _resolve_hub(spec, where)
     return _resolve_published(spec, where)
 
 
 def builtin_clip_folder(spec: str) -> Path:
     package, relative = BUILTIN_CLIPS[spec]
     return Path(str(files(package))) / relative
+
+
+def _resolve_hub(spec: str, where: str) -> ResolvedClip:
+    hub_id, at, commit = spec.removeprefix(HUB).partition("@")
+    if not HUB_ID.match(hub_id) or (at and not COMMIT.match(commit)):
+        expected = "hf-hub:organisation/name, if wanted with @ and a commit of 40 hex digits"
+        raise JobError(Problem(where, expected, spec))
+    commit = commit or newest_commit(hub_id, where)
+    folder = open_hub_model(hub_id, commit, where, CONFIG)
+    weights = [name for name in folder.files if name.endswith(".safetensors") and "/" not in name]
+    problems = _config_problems(folder.root, where)
+    if not weights:
+        problems.append(_no_safetensors(folder, f"{hub_id} at {commit[:12]}", where))
+    if problems:
+        raise JobError(*problems)
+    return ResolvedClip(spec, f"{HUB}{hub_id}", None, commit, sum(folder.files[name] for name in weights))
+
+
+def _no_safetensors(folder: ModelFolder, place: str, where: str) -> Problem:
+    pickles = [name for name in folder.files if name.endswith(PICKLES)]
+    got = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
+    return Problem(where, f"safetensors in {place}", got, "Pickles can run code and are never loaded.")
 
 
 def _resolve_published(spec: str, where: str) -> ResolvedClip:
@@ -92,9 +115,7 @@ def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
     weights = [name for name in folder.files if name.endswith(".safetensors") and "/" not in name]
     problems = [problem for name in weights if (problem := weights_problem(root / name, where))]
     if not weights:
-        pickles = [name for name in folder.files if name.endswith(PICKLES)]
-        got = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
-        problems.append(Problem(where, f"safetensors in {root}", got, "Pickles can run code and are never loaded."))
+        problems.append(_no_safetensors(folder, str(root), where))
     problems += _config_problems(root, where)
     if problems:
         raise JobError(*problems)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.models.weights import ModelFolder, list_folder
+from pipeline.models.weights import HASHED_SUFFIXES, ModelFolder, list_folder
 from schemas.errors import JobError, Problem
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -35,6 +37,27 @@ def offline() -> bool:
     return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
 
 
+def newest_commit(hub_id: str, where: str) -> str:
+    """Of the main branch: what it was when last downloaded here, else what the hub says. Raises JobError."""
+    if known := cached_commit(hub_id, "main"):
+        return known
+    if offline():
+        text = f"{hub_id}, which is not in {cache_folder()}, while HF_HUB_OFFLINE is set"
+        raise JobError(Problem(where, "a model that is here", text, f"hf download {hub_id}"))
+    from huggingface_hub import HfApi
+
+    with asking(hub_id, where):
+        return str(HfApi().model_info(hub_id).sha)
+
+
+def download(hub_id: str, commit: str) -> Path:
+    """The folder of a repository's weights and configuration, without anything that could run code."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in HASHED_SUFFIXES]
+    return Path(snapshot_download(hub_id, revision=commit, allow_patterns=patterns))
+
+
 def open_hub_model(hub_id: str, revision: str | None, where: str, config: str) -> ModelFolder:
     """The repository at a commit: from the cache when `config` is there, else a listing and JSON files from the hub."""
     if revision is None or not COMMIT.match(revision):
@@ -57,11 +80,17 @@ def open_hub_model(hub_id: str, revision: str | None, where: str, config: str) -
 def _fetch(hub_id: str, revision: str, where: str) -> ModelFolder:
     from huggingface_hub import HfApi, snapshot_download
 
-    try:
+    with asking(hub_id, where):
         info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
         root = snapshot_download(hub_id, revision=revision, allow_patterns=["*.json"])
+    return ModelFolder(Path(root), {file.rfilename: file.size or 0 for file in info.siblings or ()})
+
+
+@contextmanager
+def asking(hub_id: str, where: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # its transport has been requests, httpx and httpx2: no common base for "no network"
         hint = "Check id, revision, network and, for gated models, `hf auth login`."
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise JobError(Problem(where, f"{hub_id} on the hub", reason, hint)) from error
-    return ModelFolder(Path(root), {file.rfilename: file.size or 0 for file in info.siblings or ()})

@@ -81,7 +81,7 @@ def pipeline_source(class_name: str) -> Path | None:
         return None
     folder = package_root("diffusers") / "pipelines"
     files = [folder / f"{module}.py", *sorted((folder / module).glob("*.py"))]
-    return next((path for path in files if path.is_file() and f"class {class_name}(" in path.read_text()), None)
+    return next((path for path in files if path.is_file() and f"class {class_name}(" in path.read_text("utf-8")), None)
 
 
 def makes_images_from_text(class_name: str) -> bool:

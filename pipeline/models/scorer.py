@@ -11,9 +11,10 @@ import open_clip
 import torch
 from PIL import Image
 
-from pipeline.models.clips import BUILTIN_CLIPS, LOCAL, ResolvedClip, builtin_clip_folder
+from pipeline.models.clips import BUILTIN_CLIPS, HUB, LOCAL, ResolvedClip, builtin_clip_folder
 from pipeline.models.distractors import chosen_share
 from pipeline.models.faults import describe, guarded, translate
+from pipeline.models.hub import download
 from pipeline.models.interface import Pixels
 from pipeline.models.pipelines import choose_device
 from schemas.errors import DeviceLostError, DeviceMemoryError, ModelLoadError, WorkerError
@@ -157,8 +158,12 @@ def _pair(size: Any) -> tuple[int, int]:
 
 def load_clip(clip: ResolvedClip, device: torch.device) -> tuple[Any, Any, Any]:
     """Model in evaluation mode, its image transform, its tokenizer."""
-    location = f"{LOCAL}{builtin_clip_folder(clip.path)}" if clip.path in BUILTIN_CLIPS else clip.location
+    location = clip.location
+    if clip.path in BUILTIN_CLIPS:
+        location = f"{LOCAL}{builtin_clip_folder(clip.path)}"
     try:
+        if location.startswith(HUB):  # by its commit: open_clip would take the branch as it is now, and pickles too
+            location = f"{LOCAL}{download(location.removeprefix(HUB), clip.revision)}"
         model, transform = open_clip.create_model_from_pretrained(
             location, clip.tag, precision="fp32", device=device, weights_only=True
         )

@@ -62,7 +62,7 @@ class Models:
 def load(weights: Path = WEIGHTS, dtype: torch.dtype = torch.float32) -> Models:
     """Both models through the public loaders; `dtype` is the generator's, the CLIP computes in float32."""
     started = time.monotonic()
-    pipeline = StableDiffusionPipeline.from_pretrained(weights / "model", use_safetensors=True, torch_dtype=dtype)
+    pipeline = StableDiffusionPipeline.from_pretrained(weights / "model", use_safetensors=True, dtype=dtype)
     load_s = time.monotonic() - started
     pipeline.set_progress_bar_config(disable=True)
     name = f"local-dir:{weights / 'clip'}"

@@ -15,11 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from pipeline.models.catalog import resolve_model
+from pipeline.models.clips import builtin_clip_folder, resolve_clip
 from pipeline.models.generator import DiffusersGenerator
-from pipeline.models.load import load_generator
+from pipeline.models.load import load_generator, load_scorer
+from schemas.errors import JobError
 from schemas.job import Model
 from tests.models.test_generator import generate, pixels, samples
 
@@ -158,6 +161,40 @@ def test_a_worker_downloads_what_it_needs(hub: tuple[str, list[str]], client: Pa
     assert not any(name.endswith((".bin", ".py")) for name in asked)
     found = run(RESOLVE + SHOW, "http://127.0.0.1:9", client, HF_HUB_OFFLINE="1")
     assert found == asdict(model)
+
+
+def test_a_clip_of_the_hub_is_held_to_the_commit_it_was_found_at(
+    hub: tuple[str, list[str]], client: Path, tmp_path: Path
+) -> None:
+    asked = hub[1]
+    shutil.rmtree(tmp_path / "repository")
+    shutil.copytree(builtin_clip_folder("builtin:shapes"), tmp_path / "repository")
+    (tmp_path / "repository" / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
+    found = resolve_clip("hf-hub:org/tiny", "score[0].clip")
+    assert (found.revision, found.identity, found.weights_bytes > 0) == (COMMIT, "hf-hub:org/tiny", True)
+    assert asked
+    assert not any(name.endswith((".safetensors", ".bin")) for name in asked)
+    pinned = resolve_clip(f"hf-hub:org/tiny@{COMMIT}", "score[0].clip")
+    assert (pinned.location, pinned.revision) == ("hf-hub:org/tiny", COMMIT)
+    images, texts = [np.full((64, 64, 3), value, np.uint8) for value in (0, 255)], ["a red circle", "a blue ring"]
+    ours = load_scorer(resolve_clip("builtin:shapes", "score[0].clip"), "clip", threads=1)
+    assert np.array_equal(load_scorer(found, "clip", threads=1).score(images, texts), ours.score(images, texts))
+    assert not any(name.endswith(".bin") for name in asked)
+    # A download by name leaves the branch behind; the job's identity stays what it was.
+    branch = client / "models--org--tiny" / "refs" / "main"
+    branch.parent.mkdir(exist_ok=True)
+    branch.write_text(COMMIT)
+    assert resolve_clip("hf-hub:org/tiny", "score[0].clip") == found
+
+
+def test_a_clip_of_the_hub_without_safetensors_is_refused(
+    hub: tuple[str, list[str]], client: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "repository")
+    shutil.copytree(builtin_clip_folder("builtin:shapes"), tmp_path / "repository")
+    (tmp_path / "repository" / "open_clip_model.safetensors").rename(tmp_path / "repository" / "open_clip_model.bin")
+    with pytest.raises(JobError, match=r"only open_clip_model\.bin.*never loaded"):
+        resolve_clip("hf-hub:org/tiny", "score[0].clip")
 
 
 def test_hub_that_has_no_such_model(hub: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.shapes import clip, text
 from pipeline.shapes.captions import claims_of_scene, flip
+from pipeline.shapes.drawn import UNCLEAR, matches, seen_labels
 from pipeline.shapes.loop import Draw, Stage, draw
-from pipeline.shapes.settings import Plan, Settings, VaeSettings
+from pipeline.shapes.render import render
+from pipeline.shapes.settings import DrawnSettings, Plan, Settings, VaeSettings
 from pipeline.shapes.train import main
 from pipeline.shapes.vae import build, standardise, train
-from pipeline.shapes.world import Claims, ObjectClaim, sample_scene
+from pipeline.shapes.verify import see
+from pipeline.shapes.world import Claims, Object, ObjectClaim, Scene, sample_scene
 
 PLAN = Plan(steps=8, batch=4, rate=1e-2, warmup=2, ema=0.9)
 
@@ -84,7 +88,7 @@ def test_all_stages_run_from_the_command_line_resume_and_load(tmp_path: Path, mo
         tiny,
         vae=replace(tiny.vae, channels=(8, 8, 8, 8), plan=replace(tiny.vae.plan, batch=8)),
         unet=replace(tiny.unet, channels=(16, 32), cached=16, plan=replace(tiny.unet.plan, batch=4)),
-        clip=replace(tiny.clip, plan=replace(tiny.clip.plan, batch=4)),
+        clip=replace(tiny.clip, drawn=DrawnSettings(count=12, batch=4), plan=replace(tiny.clip.plan, batch=4)),
     )
     monkeypatch.setattr("pipeline.shapes.train.Settings", lambda: tiny)
     monkeypatch.setattr("pipeline.shapes.vae.measure", lambda *_: {})
@@ -97,6 +101,13 @@ def test_all_stages_run_from_the_command_line_resume_and_load(tmp_path: Path, mo
         states = [torch.load(tmp_path / f / f"{stage}.checkpoint.pt")["module"] for f in ("whole", "parts")]
         assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]), stage
     main(["--stage", "export", "--out", str(tmp_path / "whole")])
+    further = ["--out", str(tmp_path / "further"), "--start-from", str(tmp_path / "whole" / "weights")]
+    main([*further, "--stage", "unet", "--steps", "1", "--rate", "1e-6", "--threads", "1"])
+    before, after = (
+        load_file(tmp_path / folder / "diffusion_pytorch_model.safetensors")
+        for folder in ("whole/unet", "further/unet")
+    )
+    assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "whole" / "weights" / "model", use_safetensors=True)
     assert pipeline("a red circle", num_inference_steps=1).images[0].size == (64, 64)
 
@@ -121,6 +132,18 @@ def test_labels_put_the_left_or_upper_object_first() -> None:
     pair = Claims((ObjectClaim("red", "ring"), ObjectClaim("blue", "cross")), "right of", "gray")
     assert text.labels(pair) == text.labels(flip(pair))
     assert text.labels(None) == [0] * len(text.ATTRIBUTES)
+
+
+def test_what_is_seen_has_the_labels_of_what_was_rendered() -> None:
+    rng = np.random.default_rng(1)
+    for count in (1, 2):
+        for scene in [sample_scene(rng, "train", count) for _ in range(30)]:
+            assert seen_labels(see(render(scene))) == text.labels(claims_of_scene(scene))
+    three = Scene("black", tuple(Object("red", "circle", x, 32.0, 7.0) for x in (10.0, 32.0, 54.0)))
+    assert set(seen_labels(see(render(three)))) == {UNCLEAR}
+    said = Claims((ObjectClaim("red", "circle"),), ground="black")
+    assert not matches(said, seen_labels(see(render(three))))
+    assert matches(said, seen_labels(see(render(replace(three, objects=three.objects[:1])))))
 
 
 def test_in_batch_captions_that_happen_to_be_true_are_no_negatives() -> None:
