@@ -27,6 +27,8 @@ _SOURCE_TYPE = (
     b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_JPEG_COMMENT_BYTES = 65_000
+"""A JPEG holds its EXIF block in one segment, of at most 65,533 bytes with headers."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def encode_image(pixels: Pixels, parameters: str | None, output: Output) -> Enco
     else:
         options: dict[str, object] = {} if xmp is None else {"xmp": xmp}
         if parameters is not None:
-            options["exif"] = _exif_comment(parameters)
+            options["exif"] = _exif_comment(_cut(parameters) if output.image_format == "jpeg" else parameters)
         if output.image_format == "webp":
             # method 0, quality 0: nine times faster than default PNG, and smaller.
             image.save(sink, "WEBP", lossless=True, method=0, quality=0, **options)
@@ -85,6 +87,15 @@ def parameters_text(
 
 def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',\n:"') else value
+
+
+def _cut(text: str) -> str:
+    """As much of the prompts as a JPEG takes, and the settings in the last line; the record has the whole prompts."""
+    if len(text.encode("utf-16-be", "replace")) <= _JPEG_COMMENT_BYTES:
+        return text
+    prompts, _, settings = text.rpartition("\n")
+    room = max(0, _JPEG_COMMENT_BYTES - len(settings.encode("utf-16-be", "replace")) - 4)
+    return f"{prompts.encode('utf-16-be', 'replace')[:room].decode('utf-16-be', 'ignore')}…\n{settings}"
 
 
 def _exif_comment(text: str) -> bytes:

@@ -206,6 +206,22 @@ def test_image_formats_carry_how_they_were_made(cli: Cli, job: MakeJob, tmp_path
     assert "trainedAlgorithmicMedia" in xmp
 
 
+@pytest.mark.parametrize("name", ["png", "webp", "jpeg"])
+def test_a_prompt_longer_than_a_jpeg_can_hold(cli: Cli, job: MakeJob, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "long.parquet"
+    long = "rød circle 𝄞 " * 3_800
+    pq.write_table(pa.table({"prompt": [long]}), path)
+    made = job(prompts={"source": str(path)}, output={"image_format": name}, generation={"images_per_prompt": 1})
+    run(cli, made)
+    (row,) = records(tmp_path / "out")
+    assert row["prompt"] == long
+    image = Image.open(io.BytesIO(row["image"]["bytes"]))
+    comment = image.info.get("parameters") or image.getexif().get_ifd(0x8769)[0x9286][8:].decode("utf-16-be")
+    prompt, settings = comment.split("\n")
+    assert settings.startswith("Steps: 2, Sampler: ")
+    assert prompt == long if name != "jpeg" else len(prompt) > 29_000 and long.startswith(prompt.removesuffix("…"))
+
+
 def test_embedding_can_be_turned_off(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     run(cli, job(output={"embed_parameters": False, "embed_source_type": False}))
     image = Image.open(io.BytesIO(records(tmp_path / "out")[0]["image"]["bytes"]))
