@@ -98,7 +98,7 @@ class UnetSettings:
 class DrawnSettings:
     """`count` images; each batch's guidance and steps come from these ranges, low ones, so that many are wrong."""
 
-    count: int = 12_000
+    count: int = 18_000
     batch: int = 32
     guidance: tuple[float, float] = (1.0, 2.5)
     steps: tuple[int, int] = (3, 9)
