@@ -168,8 +168,8 @@ class Score(Settings):
     )
 
     clip: Text | None = None
-    """Cosine of image and caption, by an open_clip model: `name/tag`, `hf-hub:org/name`, `local-dir:folder`, or
-    `builtin:shapes`."""
+    """Cosine of image and caption, by an open_clip model: `name/tag`, `hf-hub:org/name[@commit]`, `local-dir:folder`
+    or `builtin:shapes`."""
     relative: Text | None = None
     """How surely an open_clip model picks the caption among `distractors`, 0 to 1."""
     distractors: Annotated[tuple[Text, ...], Field(strict=False)] = ()
