@@ -1,292 +1,40 @@
-"""The command line. Each command is a plain function in its own module; here they get their options."""
+"""How a command begins and ends: signals are answered before the imports, which take a second; errors are told."""
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any
 
-import typer
-from typer.exceptions import TyperException
-
-from jobs.cli_evaluation import add_commands
-from jobs.console import err, report_error, say, say_json, table
-from schemas.errors import JobError, PromptmillError, WorkerHungError
-
-app = typer.Typer(
-    name="promptmill",
-    help="Prompts in, a scored image-caption dataset out.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; - reads it from standard input.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; repeat for more.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 cells.")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
-]
-InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in this process, on one device.")]
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        say(f"promptmill {version('promptmill')}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-) -> None:
-    """Prompts in, a scored image-caption dataset out."""
-
-
-@app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="Folder or .yaml file to write.")] = Path(),
-) -> None:
-    """Write a commented job file, and sample prompts."""
-    from jobs.init import init
-
-    written = init(path)
-    for file in written:
-        say(f"wrote {file}")
-    say(f"next: promptmill run {next(file for file in written if file.suffix in ('.yaml', '.yml'))}")
-
-
-@app.command()
-def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Check a job file and everything it names; nothing is started or written."""
-    from jobs.validate import validate
-
-    with _loaded(job, set_) as loaded:
-        plan = validate(loaded, yes)
-    if as_json:
-        shown = {"ok": True, "name": plan.job.name, "fingerprint": plan.fingerprint, "suite": plan.suite}
-        say_json({**shown, "notices": list(plan.notices)})
-        return
-    for notice in plan.notices:
-        say(f"note: {notice}")
-    _say_suite(plan)
-    say(f"{job}: ok. {plan.prompts:,} prompts × {plan.cells:,} variants = {plan.samples:,} images")
-
-
-@app.command()
-def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Say what a run would make and what is already done; nothing is started or written."""
-    from jobs.plan import plan
-    from pipeline.plan import describe_axes
-
-    with _loaded(job, set_) as loaded:
-        planned, shown = plan(loaded, yes)
-    if as_json:
-        say_json(shown)
-        return
-    rows = {
-        "job": shown["name"],
-        "prompts": shown["prompts"],
-        **({"suite": _suite(planned)} if planned.suite else {}),
-        "variants": describe_axes(planned.job) or "1",
-        "images": shown["samples"],
-        "shards": f"{shown['shards']:,}, of which {shown['shards_done']:,} are done",
-        "size": f"about {_size(shown['bytes_estimated'])}",
-        "models": ", ".join(f"{m['path']} ({m['pipeline_class']}, {m['revision'][:18]})" for m in shown["models"]),
-        "output": shown["output"],
-        "fingerprint": shown["fingerprint"][:16],
-    }
-    table(rows)
-    for notice in shown["notices"]:
-        say(f"note: {notice}")
-
-
-@app.command()
-def run(
-    job: JobFile,
-    set_: Set = None,
-    address: Address = None,
-    in_process: InProcess = False,
-    extend: Annotated[bool, typer.Option("--extend", help="Add prompts that are new in the source.")] = False,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make the dataset, or continue where it stopped."""
-    from jobs import run as command
-
-    with _loaded(job, set_) as loaded:
-        planned, summary = command.run(
-            loaded, address=address, in_process=in_process, extend=extend, allow_large_sweep=yes
-        )
-    _finish_run(command, planned, summary, as_json)
-
-
-@app.command()
-def retry(url: Url, address: Address = None, in_process: InProcess = False, as_json: AsJson = False) -> None:
-    """Make failed samples again, into new shards of the same dataset."""
-    from jobs import run as command
-    from jobs.retry import retry
-
-    planned, summary = retry(url, address=address, in_process=in_process)
-    if summary.counts.failed and not summary.made.samples and not summary.interrupted and not as_json:
-        say("Nothing to make: what failed has its fault in the source's own rows. Put mended rows into a new file.")
-    _finish_run(command, planned, summary, as_json)
-
-
-def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None:
-    shown = command.as_json(planned, summary)
-    if as_json:
-        say_json(shown)
-    else:
-        made, url = summary.made, planned.job.output.url.rstrip("/")
-        images = made.kept + made.rejected
-        speed = f" in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)" if images else ""
-        state = "stopped: run the same command again to continue" if summary.interrupted else "done"
-        loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
-        say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")
-        _say_suite(planned)
-        counts = summary.counts
-        say(
-            f"The dataset: kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} "
-            f"of {planned.samples if summary.interrupted else counts.samples:,}"
-        )
-        if counts.failed:
-            say(f"Failures are in {url}/failures/; `promptmill retry {url}` makes them again.")
-        say(f"Open {url}/report/index.html, or load {url}/data/*.parquet")
-    raise typer.Exit(command.exit_code(summary))
-
-
-def _suite(planned: Any) -> str:
-    return f"{planned.suite['name']}, sha256 {planned.suite['sha256']}"
-
-
-def _say_suite(planned: Any) -> None:
-    if planned.suite:
-        say(f"suite: {_suite(planned)}")
-
-
-@app.command()
-def status(url: Url, as_json: AsJson = False) -> None:
-    """How far a dataset is; from anywhere, while it runs or not."""
-    from jobs.status import status
-
-    shown = status(url)
-    say_json(shown) if as_json else table(shown)
-
-
-@app.command()
-def verify(
-    url: Url,
-    deep: Annotated[bool, typer.Option("--deep", help="Decode every image and check its hash.")] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Remove orphans and damaged objects, so that `run` makes them again.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Prove that every sample asked for is there exactly once."""
-    from jobs.status import verify
-
-    shown = verify(url, deep, repair)
-    if as_json:
-        say_json(shown)
-    else:
-        kinds = " + ".join(f"{shown[kind]:,} {kind}" for kind in ("kept", "rejected", "failed"))
-        say(
-            f"{shown['samples']:,} of {shown['samples_asked_for']:,} samples = {kinds}, "
-            f"in {shown['shards_done']:,} of {shown['shards']:,} shards"
-        )
-        for name in ("problems", "orphans", "removed"):
-            for entry in shown[name][:20]:
-                say(f"{name[:-1] if name != 'removed' else 'removed'}: {entry}")
-        missing = shown["missing_shards"]
-        if missing:
-            say(f"missing: {len(missing):,} shards, the first is {missing[0]}. `promptmill run` makes them")
-        say("ok: nothing lost, nothing doubled" if shown["ok"] else "not complete or not right")
-    raise typer.Exit(0 if shown["ok"] else 1)
-
-
-@app.command()
-def report(
-    url: Url,
-    price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a device, for the cost in total and of 1,000 images.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Build report/ again from what is there."""
-    from jobs.report import report
-
-    shown = report(url, price_per_hour)
-    say_json(shown) if as_json else say(f"wrote {url.rstrip('/')}/report/index.html and summary.json")
-
-
-@app.command()
-def doctor(
-    url: Annotated[str | None, typer.Argument(metavar="[URL]", help="Storage to try as well.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what this machine can do and what stands in the way."""
-    from jobs.doctor import doctor
-
-    shown = doctor(url)
-    if as_json:
-        say_json(shown)
-    else:
-        table({name: value for name, value in shown.items() if name != "problems"})
-        for problem in shown["problems"]:
-            say(f"problem: {problem}")
-        say("ready" if not shown["problems"] else f"{len(shown['problems'])} problem(s)")
-    raise typer.Exit(1 if shown["problems"] else 0)
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of the job file."""
-    from jobs.schema import job_schema
-
-    print(job_schema(), end="")
-
-
-add_commands(app)
-
-
-@contextlib.contextmanager
-def _loaded(path: str, overrides: list[str] | None) -> Iterator[Any]:
-    """The job; a JobError from inside gets the file and line of the field that it names."""
-    from pipeline.jobfile import located, read_job
-
-    job, document = read_job(path, overrides or ())
-    try:
-        yield job
-    except JobError as error:
-        raise located(error, document) from None
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+from jobs.signals import INTERRUPTED, leave, on_signals
+from schemas.errors import PromptmillError, WorkerHungError
 
 
 def main() -> None:
-    sys.exit(guarded(lambda: app(standalone_mode=False), "--json" in sys.argv))
+    as_json = "--json" in sys.argv
+    on_signals(lambda: leave(as_json))
+    atexit.register(on_signals, None)  # called last: the interpreter then drops all handlers and closes for a second
+    code = guarded(_command, as_json)
+    on_signals(lambda: os._exit(code))  # the answer is out
+    sys.exit(code)
+
+
+def _command() -> Any:
+    from jobs.commands import app
+
+    return app(standalone_mode=False)
 
 
 def guarded(command: Callable[[], Any], as_json: bool) -> int:
     """Exit code of the command, with every error turned into a message."""
+    import typer
+    from typer.exceptions import TyperException
+
+    from jobs.console import err, report_error
+
     try:
         code = command()
         return code if isinstance(code, int) else 0
@@ -298,7 +46,7 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
         return report_error(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted. Run the same command again to continue.")
-        return 130
+        return INTERRUPTED
     except typer.Exit as error:
         return error.exit_code
     except BrokenPipeError:

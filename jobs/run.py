@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
 
 from jobs.console import err, is_terminal
+from jobs.signals import INTERRUPTED, finish_first
 from pipeline.claim import claim_output
-from pipeline.dispatch import Dispatcher, InProcessDispatcher, Stop
+from pipeline.dispatch import Dispatcher, InProcessDispatcher, Listener, Stop
 from pipeline.models.catalog import memory_needed_bytes
 from pipeline.plan import Plan, plan_job
 from pipeline.progress import LiveProgress, PlainProgress
@@ -22,7 +21,6 @@ from pipeline.storage import Store
 from schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from schemas.job import Job
 
-INTERRUPTED = 130
 SOME_FAILED = 3
 
 
@@ -44,9 +42,15 @@ def run(
 def run_plan(
     plan: Plan, store: Store, progress: LiveProgress | PlainProgress, *, address: str | None, in_process: bool
 ) -> RunSummary:
-    """Make what is missing, then write report and dataset card."""
-    with _signals(progress) as stop:
+    """Make what is missing, then write report and dataset card. `interrupted` says that a signal came."""
+    stop = Stop()
+    with finish_first(stop, progress):
         summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), progress, stop)
+        _write_report(plan, store, summary, progress)
+    return replace(summary, interrupted=stop.requested)
+
+
+def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:
     from pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
     from pipeline.report.card import write_card
 
@@ -57,8 +61,7 @@ def run_plan(
     except PromptmillError:
         raise
     except Exception as error:  # the dataset is whole: a defect of the page must not make a scheduler run it again
-        progress.notice(f"no report: {type(error).__name__}: {error}. `promptmill report {store.url}` tries again")
-    return summary
+        listener.notice(f"no report: {type(error).__name__}: {error}. `promptmill report {store.url}` tries again")
 
 
 def _check_memory(plan: Plan) -> None:
@@ -111,24 +114,3 @@ def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool)
     except ImportError as error:
         raise ClusterError(f"Ray cannot be imported ({error}). Install ray, or give --in-process") from None
     return RayDispatcher(plan, store.url, address)
-
-
-@contextlib.contextmanager
-def _signals(progress: LiveProgress | PlainProgress) -> Iterator[Stop]:
-    """Once finishes the shards in hand, twice leaves at once: whatever was not committed is made again later."""
-    stop = Stop()
-
-    def handle(number: int, _: object) -> None:
-        if stop.requested:
-            progress.__exit__(None, None, None)
-            err.print("stopped. Run the same command again to continue.")
-            os._exit(INTERRUPTED)
-        stop.request()
-        progress.notice("finishing the shards in hand; once more to stop now")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -99,7 +99,7 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
         shards_done=len(by_shard),
         made=tally.made,
         seconds=time.monotonic() - started,
-        interrupted=stop.requested and len(by_shard) < plan.shards,
+        interrupted=stop.requested,
         model_loads=tally.model_loads,
     )
 

@@ -83,7 +83,7 @@ def test_light_commands_import_nothing_heavy(command: str, tmp_path: Path) -> No
     job = str(ROOT / "jobs" / "examples" / "shapes.yaml")
     output = f"output.url={tmp_path / 'out'}"
     script = (
-        "import sys; from jobs.cli import app, guarded\n"
+        "import sys; from jobs.cli import guarded; from jobs.commands import app\n"
         f"code = guarded(lambda: app([{command!r}, {job!r}, '--set', {output!r}], standalone_mode=False), False)\n"
         "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'open_clip'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 import yaml
 
-from jobs.cli import app
+from jobs.commands import app
 from pipeline.job_fields import describe_fields
 from pipeline.jobfile import parse_job
 from pipeline.sweep import cell_count

@@ -41,6 +41,7 @@ def import_everything() -> None:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     import jobs.cli
+    import jobs.commands
     import jobs.report
     import jobs.retry
     import jobs.run

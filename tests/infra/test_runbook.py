@@ -40,7 +40,7 @@ def check(app: Any, words: list[str]) -> None:
 
 
 def test_promptmill_has_these_commands_and_options() -> None:
-    cli = pytest.importorskip("jobs.cli")
+    cli = pytest.importorskip("jobs.commands")
     app = typer.main.get_command(cli.app)
     found = list(commands("promptmill"))
     assert len(found) > 15

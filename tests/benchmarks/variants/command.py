@@ -31,7 +31,8 @@ class NoDispatcher:
 
 
 def main(arguments: list[str]) -> int:
-    from jobs.cli import app, guarded
+    from jobs.cli import guarded
+    from jobs.commands import app
 
     if arguments[0] == "--until-dispatch":
         import jobs.run

@@ -1,0 +1,56 @@
+"""What a signal does: it ends the command at once, but for a run, which first finishes what it has in hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pipeline.dispatch import Listener, Stop
+
+INTERRUPTED: Final = 130
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR: Final = "\x1b[?25h\n"
+"""A live display hides it."""
+
+
+def on_signals(action: Callable[[], object] | None) -> None:
+    """None ignores them."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN if action is None else lambda *_: action())
+
+
+def leave(as_json: bool) -> None:
+    """Ends the process past buffers, locks and threads: a signal may find any of them in use."""
+    message = "interrupted. Run the same command again to continue."
+    content = {"error": "Interrupted", "message": message, "problems": [], "exit_code": INTERRUPTED}
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{message}\n".encode())
+        if as_json:
+            os.write(1, f"{json.dumps(content)}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def finish_first(stop: Stop, listener: Listener) -> Iterator[None]:
+    """The first signal requests the stop; the next one does what it did outside."""
+
+    def handle(number: int, _: object) -> None:
+        if stop.requested:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+            return
+        stop.request()
+        listener.notice("finishing what is in hand; once more to stop now")
+
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""A signal ends every command with 130 and, with --json, one object, wherever it comes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.report import build
+from tests.engine.conftest import Answer
+
+Cli = Callable[..., Answer]
+MakeJob = Callable[..., Path]
+
+SIGNALLED_BY_AN_IMPORT = """
+import signal, sys
+
+class Importing:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            signal.raise_signal(int(sys.argv[2]))
+
+sys.meta_path.insert(0, Importing())
+from jobs.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["typer", "jobs.commands"])
+def test_a_signal_during_the_imports(number: signal.Signals, module: str) -> None:
+    """The imports of `run` take a second, in which SIGTERM ended with 143 and SIGINT with a traceback."""
+    command = [sys.executable, "-c", SIGNALLED_BY_AN_IMPORT, module, str(int(number)), "run", "job.yaml", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr == "interrupted. Run the same command again to continue.\n"
+    answer = json.loads(ended.stdout)
+    assert (answer["error"], answer["exit_code"], answer["message"]) == ("Interrupted", 130, ended.stderr.strip())
+
+
+def test_a_signal_after_the_answer() -> None:
+    """The interpreter takes a second to drop torch; a signal then turned 0 into -15."""
+    script = """
+import os, signal, sys
+from jobs.cli import main
+
+class Dropped:
+    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGTERM):
+        kill(own, number)
+
+dropped = Dropped()
+main()
+"""
+    command = [sys.executable, "-c", script, "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()[:1]) == (0, ["promptmill"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_report_is_written(
+    cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """It ended the process: no JSON, no README.md, no croissant.json."""
+    build_report = build.build_report
+
+    def signalled(*arguments: object) -> object:
+        signal.raise_signal(number)
+        return build_report(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(build, "build_report", signalled)
+    answer = cli("run", job(), "--in-process", "--json")
+    assert answer.code == 130, answer
+    assert (answer.json["interrupted"], answer.json["shards_done"]) == (True, 2)
+    assert "once more" in answer.err
+    assert {"README.md", "croissant.json", "report"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_second_signal_while_the_report_is_written(cli: Cli, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does what a signal does outside, here: KeyboardInterrupt."""
+
+    def signalled(*_: object) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(build, "build_report", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli("run", job(), "--in-process", "--json").code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before
