@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobs.signals import INTERRUPTED, leave, on_signals
-from schemas.errors import PromptmillError, WorkerHungError
+from schemas.errors import JobError, PromptmillError, WorkerHungError
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     import typer
     from typer.exceptions import TyperException
 
-    from jobs.console import err, report_error
+    from jobs.console import err, report_error, say_error
 
     try:
         code = command()
@@ -44,7 +44,9 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
         os._exit(code)  # the hung thread would be waited for
     except PromptmillError as error:
         return report_error(error, as_json)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # which typer takes for Ctrl-D at a question
+            return _unexpected(error.__cause__, as_json)
         err.print("interrupted. Run the same command again to continue.")
         return INTERRUPTED
     except typer.Exit as error:
@@ -52,17 +54,25 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except TyperException as error:
+        wrong_usage: Any = error  # of an option or argument; the class with its methods is private
+        wrong_usage.show()
+        if as_json:
+            say_error(error, wrong_usage.format_message(), JobError.exit_code)
+        return JobError.exit_code
     except Exception as error:
-        if isinstance(error, TyperException) and hasattr(error, "show"):  # a wrong option or argument
-            error.show()
-            return 2
-        from pipeline.redact import redact
+        return _unexpected(error, as_json)
 
-        err.print(redact(traceback.format_exc()), end="")
-        err.print(
-            "This is a defect of Promptmill, or of a library under it. Finished shards stay; run again to continue."
-        )
-        return 1
+
+def _unexpected(error: BaseException, as_json: bool) -> int:
+    from jobs.console import err, say_error
+    from pipeline.redact import redact
+
+    err.print(redact("".join(traceback.format_exception(error))), end="")
+    err.print("This is a defect of Promptmill, or of a library under it. Finished shards stay; run again to continue.")
+    if as_json:
+        say_error(error, str(error), PromptmillError.exit_code)
+    return PromptmillError.exit_code
 
 
 if __name__ == "__main__":

@@ -53,11 +53,15 @@ def options(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="Folder or .yaml file to write.")] = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Write a commented job file, and sample prompts."""
     from jobs.init import init
 
     written = init(path)
+    if as_json:
+        say_json({"written": list(map(str, written))})
+        return
     for file in written:
         say(f"wrote {file}")
     say(f"next: promptmill run {next(file for file in written if file.suffix in ('.yaml', '.yml'))}")
@@ -247,7 +251,9 @@ def doctor(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="Changes nothing: a schema is JSON.")] = False,
+) -> None:
     """Print the JSON Schema of the job file."""
     from jobs.schema import job_schema
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +25,7 @@ def say(text: str) -> None:
 
 
 def say_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps(content, ensure_ascii=True, allow_nan=False, default=str))
+    print(json.dumps(content, ensure_ascii=True, allow_nan=False, default=str), flush=True)
 
 
 def table(rows: Mapping[str, object]) -> None:
@@ -52,14 +52,16 @@ def _shown(name: str, value: object) -> str:
 def report_error(error: PromptmillError, as_json: bool) -> int:
     """Prints to stderr, and to stdout as an object where JSON was asked for; the exit code."""
     if as_json:
-        problems = [_as_dict(problem) for problem in error.problems] if isinstance(error, JobError) else []
-        message = redact(str(error))
-        say_json(
-            {"error": type(error).__name__, "message": message, "problems": problems, "exit_code": error.exit_code}
-        )
+        say_error(error, str(error), error.exit_code, error.problems if isinstance(error, JobError) else ())
     text = redact(printable(str(error)))
     err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
     return error.exit_code
+
+
+def say_error(error: BaseException, message: str, exit_code: int, problems: Sequence[Problem | str] = ()) -> None:
+    """The one object of `--json` where a command fails."""
+    shown = [_as_dict(problem) for problem in problems]
+    say_json({"error": type(error).__name__, "message": redact(message), "problems": shown, "exit_code": exit_code})
 
 
 def _as_dict(problem: Problem | str) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""`--json` is for machines: whatever happens, standard output holds one JSON object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs import status
+from tests.engine.conftest import Answer
+
+Cli = Callable[..., Answer]
+
+
+def test_wrong_usage(cli: Cli) -> None:
+    answer = cli("run", "--json")
+    assert (answer.code, answer.json["exit_code"]) == (2, 2)
+    assert "JOB.yaml" in answer.json["message"]
+    assert "JOB.yaml" in answer.err
+
+
+@pytest.mark.parametrize("error", [EOFError, RuntimeError])
+def test_a_defect(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """typer turns an EOFError, of a cut file for example, into the same error as Ctrl-C."""
+
+    def defect(_: str) -> None:
+        raise error("at https://me:hunter2@host")
+
+    monkeypatch.setattr(status, "status", defect)
+    answer = cli("status", "here", "--json")
+    shown = {"error": error.__name__, "message": "at https://***@host", "problems": [], "exit_code": 1}
+    assert (answer.code, answer.json) == (1, shown)
+    assert "defect" in answer.err and "interrupted" not in answer.err and "hunter2" not in answer.err
+
+
+def test_init_and_schema(cli: Cli, tmp_path: Path) -> None:
+    written = [str(tmp_path / "job.yaml"), str(tmp_path / "prompts.txt")]
+    assert cli("init", tmp_path, "--json").json == {"written": written}
+    assert cli("init", tmp_path, "--json").json["error"] == "JobError"
+    assert cli("schema", "--json").out == cli("schema").out
+    assert "properties" in json.loads(cli("schema").out)
