@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import sweep
-from pipeline.claim import read_plan, refuse_other_job
-from pipeline.dataset import done_shards
+from pipeline.claim import join, read_plan
+from pipeline.dataset import read_counts, shard_number
 from pipeline.plan import Plan, plan_job
 from pipeline.storage import Store
 from schemas.job import Job
@@ -23,12 +23,11 @@ def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, dict[str, Any]]:
     planned = plan_job(job, allow_large_sweep)
     store = Store(job.output.url)
     stored = read_plan(store)
-    done: set[int] = set()
-    if stored is not None:
-        refuse_other_job(planned, stored, store.url)
-        planned = stored
-        done = done_shards(store)
-    bytes_done = sum(entry.size_bytes for entry in store.list("data"))
+    if stored is None:
+        return planned, describe(planned, 0, 0)
+    planned = join(planned, stored, store.url)
+    done = read_counts(planned, store)
+    bytes_done = sum(entry.size_bytes for entry in store.list("data") if shard_number(entry.name) in done)
     return planned, describe(planned, len(done), bytes_done)
 
 

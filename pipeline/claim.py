@@ -42,7 +42,12 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
             raise StorageError(f"{store.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
     if extend:
         stored = _extend(plan, stored, store)
-    refuse_other_job(plan, stored, store.url)
+    return join(plan, stored, store.url)
+
+
+def join(plan: Plan, stored: Plan, url: str) -> Plan:
+    """The plan of the dataset at `url`, to be run as `plan` says. Raises OutputMismatchError as `claim_output`."""
+    refuse_other_job(plan, stored, url)
     # How to run is today's choice, what to make is the claim's.
     return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
 

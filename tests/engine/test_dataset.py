@@ -313,6 +313,20 @@ def test_status_while_unfinished(cli: Cli, job: MakeJob, tmp_path: Path) -> None
     assert cli("status", tmp_path / "nothing").code == 2
 
 
+def test_plan_counts_as_status_does(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    """It took every name for a shard, and gave the folder's old place for a dataset that was moved."""
+    made = job()
+    run(cli, made)
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    (moved / "data" / "part-000000.parquet").write_bytes(b"")
+    pq.write_table(pa.table({"a": [1]}), moved / "data" / "part-000099.parquet")
+    planned = cli("plan", made, "--set", f"output.url={moved}", "--json").json
+    assert (planned["shards_done"], planned["output"]) == (1, str(moved))
+    assert planned["shards_done"] == cli("status", moved, "--json").json["shards_done"]
+    whole = (moved / "data" / "part-000001.parquet").stat().st_size
+    assert planned["bytes_estimated"] == 2 * whole
+
+
 def test_version(cli: Cli) -> None:
     answer = cli("--version")
     assert (answer.code, answer.out.split()[0]) == (0, "promptmill")
