@@ -18,7 +18,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def score(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Our dataset, or any Parquet with image and caption.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Our dataset, or a folder of Parquet files with image and caption.")
+    ],
     metric: Annotated[list[str] | None, typer.Option("--metric", help="Metric to add; repeat for more.")] = None,
     distractors: Annotated[
         str | None, typer.Option(help="Text file with one caption a line, for the relative CLIP score.")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.claim import require_plan
+from pipeline.claim import open_dataset, open_output
 from pipeline.report.compare import compare_datasets
-from pipeline.storage import Store
 
 
 def compare(url_a: str, url_b: str, out: str = "compare") -> dict[str, Any]:
@@ -14,5 +13,4 @@ def compare(url_a: str, url_b: str, out: str = "compare") -> dict[str, Any]:
 
     Raises JobError where one of them is no dataset, or no prompt is in both.
     """
-    first, second = Store(url_a), Store(url_b)
-    return compare_datasets((require_plan(first), first), (require_plan(second), second), Store(out))
+    return compare_datasets(open_dataset(url_a), open_dataset(url_b), open_output(out))

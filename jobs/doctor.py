@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
+from pipeline.claim import open_output
 from pipeline.models.device import describe_device
-from pipeline.storage import Store
 from schemas.errors import StorageError
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "ray", "pyarrow", "fsspec", "s3fs")
@@ -48,7 +48,7 @@ def doctor(url: str | None) -> dict[str, Any]:
 
 
 def _try_storage(url: str, problems: list[str]) -> str:
-    store = Store(url, patience_s=5)
+    store = open_output(url, patience_s=5)
     key = f".promptmill-doctor-{os.getpid()}"
     try:
         if not store.create(key, b"doctor") or store.create(key, b"again"):

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline import sweep
-from pipeline.claim import join, read_plan
+from pipeline.claim import join, open_output, read_plan
 from pipeline.dataset import read_counts, shard_number
 from pipeline.plan import Plan, plan_job
-from pipeline.storage import Store
 from schemas.job import Job
 
 # Bytes a pixel of photographs at 1024² (PNG level 1, lossless WebP method 0, JPEG 95); a guess for other subjects.
@@ -21,7 +20,7 @@ _BYTES_A_ROW = 1_000
 def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, dict[str, Any]]:
     """The plan, and what is printed of it. Raises OutputMismatchError where the output belongs to another job."""
     planned = plan_job(job, allow_large_sweep)
-    store = Store(job.output.url)
+    store = open_output(job.output.url, "output.url")
     stored = read_plan(store)
     if stored is None:
         return planned, describe(planned, 0, 0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.claim import require_plan
+from pipeline.claim import open_dataset
 from pipeline.report.build import build_report
-from pipeline.storage import Store
 from schemas.errors import JobError, Problem
 
 
@@ -15,5 +14,4 @@ def report(url: str, price_per_hour: float | None = None) -> dict[str, Any]:
     """`price_per_hour` is that of one device, in any currency. Raises JobError where there is no dataset."""
     if price_per_hour is not None and not math.isfinite(price_per_hour):
         raise JobError(Problem("--price-per-hour", "an amount of money", str(price_per_hour)))
-    store = Store(url)
-    return build_report(require_plan(store), store, price_per_hour=price_per_hour)
+    return build_report(*open_dataset(url), price_per_hour=price_per_hour)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.claim import require_plan
+from pipeline.claim import open_dataset
 from pipeline.report.reproduce import reproduce_sample
-from pipeline.storage import Store
 from schemas.errors import JobError, Problem
 
 
@@ -16,8 +15,7 @@ def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any
 
     Raises JobError for an id that does not exist, ModelLoadError where the model is not here any more.
     """
-    store = Store(url)
-    made = reproduce_sample(require_plan(store), store, sample_id)
+    made = reproduce_sample(*open_dataset(url), sample_id)
     path = Path(out or f"{made.sample_id}.{made.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobs.run import new_progress, run_plan
-from pipeline.claim import require_plan
+from pipeline.claim import open_dataset
 from pipeline.plan import Plan
 from pipeline.retry import plan_retry
 from pipeline.run import RunSummary
-from pipeline.storage import Store
 
 
 def retry(url: str, *, address: str | None, in_process: bool) -> tuple[Plan, RunSummary]:
     """Exactly once as well: stopped half-way, the same command continues. Raises JobError while `run` is unfinished."""
     with new_progress() as progress:
-        store = Store(url, on_wait=progress.notice)
-        plan = plan_retry(require_plan(store), store)
+        plan, store = open_dataset(url, on_wait=progress.notice)
+        plan = plan_retry(plan, store)
         output = plan.job.output.model_copy(update={"url": url})
         plan = replace(plan, job=plan.job.model_copy(update={"output": output}))
         return plan, run_plan(plan, store, progress, address=address, in_process=in_process)

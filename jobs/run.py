@@ -11,7 +11,7 @@ import psutil
 
 from jobs.console import err, is_terminal
 from jobs.signals import INTERRUPTED, finish_first
-from pipeline.claim import claim_output
+from pipeline.claim import claim_output, open_output
 from pipeline.dispatch import Dispatcher, InProcessDispatcher, Listener, Stop
 from pipeline.models.catalog import memory_needed_bytes
 from pipeline.plan import Plan, plan_job
@@ -34,7 +34,7 @@ def run(
     with new_progress() as progress:
         for notice in planned.notices:
             progress.notice(notice)
-        store = Store(job.output.url, on_wait=progress.notice)
+        store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         planned = claim_output(planned, store, extend)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.claim import read_plan
+from pipeline.claim import open_output, read_plan
 from pipeline.metrics.choose import choose_metrics
 from pipeline.metrics.reference import compare_with_reference
 from pipeline.metrics.score import score_dataset
@@ -15,7 +15,6 @@ from pipeline.models.clips import ResolvedClip, resolve_clip
 from pipeline.models.distances import check_installed
 from pipeline.models.load import load_features
 from pipeline.report.build import build_report
-from pipeline.storage import Store
 from schemas.errors import JobError, Problem
 
 
@@ -36,7 +35,7 @@ def score(
     """
     clip = _features(reference, features)
     metrics = [] if clip and not metric else choose_metrics(metric, _captions(distractors), threads)
-    store = Store(url)
+    store = open_output(url)
     shown: dict[str, Any] = {"url": url}
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))

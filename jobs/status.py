@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.claim import require_plan
+from pipeline.claim import open_dataset
 from pipeline.dataset import dataset_counts, read_counts
-from pipeline.storage import Store
 from pipeline.verify import repair as remove
 from pipeline.verify import verify_dataset
 
 
 def status(url: str) -> dict[str, Any]:
     """From anywhere, while it runs or not. Raises JobError where there is no dataset."""
-    store = Store(url)
-    plan = require_plan(store)
+    plan, store = open_dataset(url)
     by_shard = read_counts(plan, store)
     return {
         "name": plan.job.name,
@@ -31,8 +29,7 @@ def status(url: str) -> dict[str, Any]:
 
 def verify(url: str, deep: bool, repair: bool) -> dict[str, Any]:
     """`ok` says that nothing is wrong and nothing is missing; with `repair` as it is afterwards."""
-    store = Store(url)
-    plan = require_plan(store)
+    plan, store = open_dataset(url)
     result = verify_dataset(plan, store, deep)
     removed = remove(result, store) if repair else []
     if removed:

@@ -7,9 +7,12 @@ segments/000000042.json  prompts added by `run --extend`, samples to make again 
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +21,7 @@ from pipeline import sweep
 from pipeline.crashpoints import reached
 from pipeline.identity import differing_fields
 from pipeline.plan import Plan, blocks, from_json, segment_from_json, to_json
+from pipeline.redact import has_user_info, redact
 from pipeline.sources import stage
 from pipeline.storage import Store
 from schemas.errors import JobError, OutputMismatchError, Problem, StorageError
@@ -55,6 +59,38 @@ def join(plan: Plan, stored: Plan, url: str) -> Plan:
 def _staged(plan: Plan, store: Store) -> Plan:
     segments = tuple(replace(segment, files=stage(segment.files, plan.job.prompts, store)) for segment in plan.segments)
     return replace(plan, segments=segments)
+
+
+def open_output(url: str, field: str = "", **options: Any) -> Store:
+    """The store of a folder or URL that `field` of the job names, or the command line; `options` are those of Store.
+
+    Raises JobError for a URL that holds a password, and for a local path that cannot be a folder.
+    """
+    where = f"{field}: {redact(url)}" if field else redact(url)
+    if has_user_info(url):
+        hint = "Give credentials in the environment"
+        raise JobError(Problem(where, "a URL without user and password", "one that holds them", hint))
+    store = Store(url, **options)
+    got = _in_the_way(Path(store.root)) if store.is_local else ""
+    if got:
+        hint = "Choose another" if field else "Give the job's output.url"
+        raise JobError(Problem(where, "a folder, or the name of a new one", got, hint))
+    return store
+
+
+def _in_the_way(path: Path) -> str:
+    """What keeps a path from being a folder; empty where nothing does. A refusal of the disk is left to the store."""
+    try:
+        return "" if stat.S_ISDIR(path.stat().st_mode) else "a file"
+    except OSError as error:
+        lasting = {errno.ENOTDIR: "a path below a file", errno.ENAMETOOLONG: "a name that is too long"}
+        return lasting.get(error.errno or 0, "")
+
+
+def open_dataset(url: str, **options: Any) -> tuple[Plan, Store]:
+    """Raises JobError where there is no dataset, and as `open_output`."""
+    store = open_output(url, **options)
+    return require_plan(store), store
 
 
 def read_plan(store: Store) -> Plan | None:

@@ -204,13 +204,27 @@ def test_no_memory_for_the_model(cli: Cli, job: MakeJob, model_copy: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_output_that_cannot_be_written(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file")
-    answer = cli("run", job(output={"url": str(blocked / "out")}), "--in-process")
-    assert answer.code in (2, 4)
-    assert "blocked" in answer.err
-    assert "Traceback" not in answer.err
+@pytest.mark.parametrize(
+    ("place", "got"),
+    [("file", "a file"), ("file/below", "a path below a file"), ("x" * 300, "a name that is too long")],
+)
+def test_a_path_that_cannot_be_a_folder(cli: Cli, job: MakeJob, tmp_path: Path, place: str, got: str) -> None:
+    """It was called a failure of the storage, to be tried again when the storage answers."""
+    (tmp_path / "file").write_text("name: a job file, for example")
+    path = tmp_path / place
+    refused(cli, job(output={"url": str(path)}), "job.yaml:", "output.url", got, "a folder")
+    for command in ("status", "verify", "report", "retry", "score"):
+        answer = cli(command, path, *(["--metric", "image"] if command == "score" else []))
+        assert answer.code == 2, (command, answer)
+        assert f"expected a folder, or the name of a new one, got {got}" in " ".join(answer.err.split())
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "report", "retry", "doctor"])
+def test_no_password_in_a_url(cli: Cli, command: str) -> None:
+    answer = cli(command, "s3://me:hunter2@bucket/x")
+    assert answer.code == 2, answer
+    assert "a URL without user and password" in answer.err
+    assert "hunter2" not in answer.err
 
 
 def test_output_of_another_job(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
