@@ -228,7 +228,12 @@ def report(
     from jobs.report import report
 
     shown = report(url, price_per_hour)
-    say_json(shown) if as_json else say(f"wrote {url.rstrip('/')}/report/index.html and summary.json")
+    if as_json:
+        say_json(shown)
+        return
+    for problem in shown["problems"][:20]:
+        say(f"problem: {problem}")
+    say(f"wrote {url.rstrip('/')}/report/index.html and summary.json")
 
 
 @app.command()

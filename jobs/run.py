@@ -55,7 +55,8 @@ def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Liste
     from pipeline.report.card import write_card
 
     try:
-        build_report(plan, store, summary.seconds)
+        for problem in build_report(plan, store, summary.seconds)["problems"][:20]:
+            listener.notice(problem)
         if summary.shards_done == summary.shards:
             write_card(plan, store, summary.counts)
     except PromptmillError:

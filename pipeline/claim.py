@@ -25,7 +25,7 @@ from pipeline.redact import has_user_info, redact
 from pipeline.sources import stage
 from pipeline.storage import Store
 from schemas.errors import JobError, OutputMismatchError, Problem, StorageError
-from schemas.plan import Segment
+from schemas.plan import STAGED, Segment
 
 JOB_KEY = "job.json"
 _SOURCE = ("prompts", "source")
@@ -46,7 +46,9 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
             raise StorageError(f"{store.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
     if extend:
         stored = _extend(plan, stored, store)
-    return join(plan, stored, store.url)
+    joined = join(plan, stored, store.url)
+    _stage_again(plan, joined, store)
+    return joined
 
 
 def join(plan: Plan, stored: Plan, url: str) -> Plan:
@@ -54,6 +56,15 @@ def join(plan: Plan, stored: Plan, url: str) -> Plan:
     refuse_other_job(plan, stored, url)
     # How to run is today's choice, what to make is the claim's.
     return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
+
+
+def _stage_again(plan: Plan, stored: Plan, store: Store) -> None:
+    """Bring back copies that someone deleted: the source has not changed, else `plan` would not have been let in."""
+    there = {f"{STAGED}{entry.name}" for entry in store.list("inputs")}
+    files = (file for segment in stored.segments if segment.kind != "retry" for file in segment.files)
+    gone = {file.name for file in files if file.path.startswith(STAGED) and file.path not in there}
+    if gone:
+        stage([file for file in plan.segments[0].files if file.name in gone], plan.job.prompts, store)
 
 
 def _staged(plan: Plan, store: Store) -> Plan:

@@ -15,6 +15,14 @@ from pipeline.records import read_footer
 from pipeline.storage import Entry, Store
 from schemas.plan import Counts, Footer, Receipt, Shard
 
+SIDE_FOLDERS = ("rejects", "failures")
+MAKE_AGAIN = "`promptmill verify --repair` and then `promptmill run` make that shard again"
+
+
+def side_objects(store: Store) -> set[str]:
+    """All that are there. To hold footers against them, read the footers first: a shard's side objects come before."""
+    return {entry.name for folder in SIDE_FOLDERS for entry in store.list(folder)}
+
 
 def missing_shards(plan: Plan, store: Store) -> list[Shard]:
     """What is left to do, from one listing of `data/`: an object that is there is a shard that is done."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.claim import add_segments
-from pipeline.dataset import DataObject, belongs, missing_shards, read_data_objects
+from pipeline.dataset import MAKE_AGAIN, DataObject, belongs, missing_shards, read_data_objects, side_objects
 from pipeline.identity import digest
 from pipeline.plan import Plan
 from pipeline.sources import stage_table
@@ -68,7 +68,8 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
 
 
 def _latest_failures(plan: Plan, store: Store, objects: Iterable[DataObject]) -> pa.Table | None:
-    """Failure rows that no later retry has answered; a sample's last row counts."""
+    """Failure rows that no later retry has answered; a sample's last row counts. Raises JobError where one is gone."""
+    there = side_objects(store)
     tables: dict[int, pa.Table] = {}
     rows: dict[str, tuple[int, int]] = {}
     for item in objects:
@@ -81,6 +82,9 @@ def _latest_failures(plan: Plan, store: Store, objects: Iterable[DataObject]) ->
                 rows.pop(sample, None)
         for key in item.footer.side_objects:
             if key.startswith("failures/"):
+                if key not in there:
+                    where = f"{store.url}/{key}"
+                    raise JobError(Problem(where, f"the failures of {item.entry.name}", "nothing", MAKE_AGAIN))
                 with store.open(key) as file:
                     tables[shard.number] = pq.read_table(file)
                 failed = (tables[shard.number].column(name).to_pylist() for name in ("sample_id", "error_kind"))

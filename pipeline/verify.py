@@ -11,13 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.dataset import DataObject, dataset_counts, read_data_objects, shard_number
+from pipeline.dataset import DataObject, dataset_counts, read_data_objects, shard_number, side_objects
 from pipeline.local_files import TEMPORARY
 from pipeline.plan import Plan
 from pipeline.storage import Store
 from schemas.plan import Counts
-
-SIDE_FOLDERS = ("rejects", "failures")
 
 
 @dataclass
@@ -51,9 +49,9 @@ def verify_dataset(plan: Plan, store: Store, deep: bool = False) -> Verification
     result = Verification(shards=plan.shards)
     objects = read_data_objects(store, store.list("data"))
     good: dict[int, DataObject] = {}
-    side_objects = {entry.name for folder in SIDE_FOLDERS for entry in store.list(folder)}
+    there = side_objects(store)
     for item in objects:
-        problem = _problem(plan, item, side_objects)
+        problem = _problem(plan, item, there)
         if problem is None and item.footer is not None:
             good[item.footer.shard.number] = item
         else:
@@ -68,7 +66,7 @@ def verify_dataset(plan: Plan, store: Store, deep: bool = False) -> Verification
         _look_at_everything(store, good, result)
     whole = [item for item in good.values() if item.entry.name not in result.damaged]
     named = {key for item in whole if item.footer for key in item.footer.side_objects}
-    result.orphans = sorted(side_objects - named) + [entry.name for entry in store.list(TEMPORARY)]
+    result.orphans = sorted(there - named) + [entry.name for entry in store.list(TEMPORARY)]
     return result
 
 
@@ -83,7 +81,7 @@ def repair(result: Verification, store: Store) -> list[str]:
     return removed
 
 
-def _problem(plan: Plan, item: DataObject, side_objects: set[str]) -> str | None:
+def _problem(plan: Plan, item: DataObject, there: set[str]) -> str | None:
     footer = item.footer
     if footer is None:
         return item.problem
@@ -104,7 +102,7 @@ def _problem(plan: Plan, item: DataObject, side_objects: set[str]) -> str | None
         return f"{asked} samples asked for, {counts.kept} kept + {counts.rejected} rejected + {counts.failed} failed"
     if item.rows != counts.kept:
         return f"has {item.rows} rows, its footer says {counts.kept}"
-    lost = [key for key in footer.side_objects if key not in side_objects]
+    lost = [key for key in footer.side_objects if key not in there]
     return f"names {lost[0]}, which is not there" if lost else None
 
 

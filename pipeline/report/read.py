@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.dataset import DataObject, read_data_objects, read_receipts, shard_number
+from pipeline.dataset import MAKE_AGAIN, DataObject, read_data_objects, read_receipts, shard_number, side_objects
 from pipeline.models.interface import Pixels
 from pipeline.storage import Store
 from schemas.plan import Counts, Receipt
@@ -56,8 +56,7 @@ def read_samples(store: Store) -> Samples:
     """Reads every object that a footer vouches for; orphans are passed over. Works while a run is going on."""
     entries = [entry for entry in store.list("data") if shard_number(entry.name) is not None]
     objects = sorted(read_data_objects(store, entries), key=lambda item: item.entry.name)
-    keys = [key for item in objects if item.footer for key in (item.entry.name, *item.footer.side_objects)]
-    problems = [f"{item.entry.name}: {item.problem}" for item in objects if item.footer is None]
+    keys, problems = _vouched_for(objects, side_objects(store))
     tables = []
     for key, table in zip(keys, _read_all(store, keys), strict=True):
         if isinstance(table, pa.Table):
@@ -69,6 +68,22 @@ def read_samples(store: Store) -> Samples:
     source = tuple(n for n in table.column_names if n not in own and not n.startswith(SCORE_PREFIX))
     table = _with_sibling_scores(store, table, problems)
     return Samples(table, source, _counts(objects), tuple(read_receipts(store)), tuple(problems))
+
+
+def _vouched_for(objects: Iterable[DataObject], there: Container[str]) -> tuple[list[str], list[str]]:
+    """Keys of what can be read, and what is wrong with the rest."""
+    keys, problems = [], []
+    for item in objects:
+        if item.footer is None:
+            problems.append(f"{item.entry.name}: {item.problem}")
+            continue
+        keys.append(item.entry.name)
+        for key in item.footer.side_objects:
+            if key in there:
+                keys.append(key)
+            else:
+                problems.append(f"{key}: not there, although {item.entry.name} names it. {MAKE_AGAIN}")
+    return keys, problems
 
 
 def _read_all(store: Store, keys: Sequence[str]) -> Iterable[pa.Table | str]:
