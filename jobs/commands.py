@@ -163,7 +163,7 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None
         )
         if counts.failed:
             say(f"Failures are in {url}/failures/; `promptmill retry {url}` makes them again.")
-        say(f"Open {url}/report/index.html, or load {url}/data/*.parquet")
+        say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")
     raise typer.Exit(command.exit_code(summary))
 
 

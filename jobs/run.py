@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -42,27 +43,39 @@ def run(
 def run_plan(
     plan: Plan, store: Store, progress: LiveProgress | PlainProgress, *, address: str | None, in_process: bool
 ) -> RunSummary:
-    """Make what is missing, then write report and dataset card. `interrupted` says that a signal came."""
+    """Make what is missing, then write dataset card and report. `interrupted` says that a signal came."""
     stop = Stop()
     with finish_first(stop, progress):
         summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), progress, stop)
-        _write_report(plan, store, summary, progress)
-    return replace(summary, interrupted=stop.requested)
+        _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
+        again = f"`promptmill report {store.url}`"
+        reported = _succeeds(lambda: _write_report(plan, store, summary, progress), "report", again, progress)
+    return replace(summary, interrupted=stop.requested, reported=reported)
+
+
+def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
+    from pipeline.report.card import write_card
+
+    if summary.shards_done == summary.shards:
+        write_card(plan, store, summary.counts)
 
 
 def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:
     from pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
-    from pipeline.report.card import write_card
 
+    for problem in build_report(plan, store, summary.seconds)["problems"][:20]:
+        listener.notice(problem)
+
+
+def _succeeds(write: Callable[[], None], what: str, again: str, listener: Listener) -> bool:
     try:
-        for problem in build_report(plan, store, summary.seconds)["problems"][:20]:
-            listener.notice(problem)
-        if summary.shards_done == summary.shards:
-            write_card(plan, store, summary.counts)
+        write()
     except PromptmillError:
         raise
     except Exception as error:  # the dataset is whole: a defect of the page must not make a scheduler run it again
-        listener.notice(f"no report: {type(error).__name__}: {error}. `promptmill report {store.url}` tries again")
+        listener.notice(f"no {what}: {type(error).__name__}: {error}. {again} tries again")
+        return False
+    return True
 
 
 def _check_memory(plan: Plan) -> None:

@@ -20,7 +20,10 @@ SAMPLES_BEFORE_JUDGING = 100
 
 @dataclass(frozen=True)
 class RunSummary:
-    """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run."""
+    """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run.
+
+    `reported` says that the report was written after it.
+    """
 
     counts: Counts
     shards: int
@@ -29,6 +32,7 @@ class RunSummary:
     seconds: float
     interrupted: bool
     model_loads: int = 0
+    reported: bool = False
 
     @property
     def images_per_second(self) -> float:

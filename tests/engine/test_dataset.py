@@ -313,6 +313,25 @@ def test_status_while_unfinished(cli: Cli, job: MakeJob, tmp_path: Path) -> None
     assert cli("status", tmp_path / "nothing").code == 2
 
 
+@pytest.mark.parametrize(("broken", "left"), [("build.build_report", "card"), ("card.write_card", "report")])
+def test_report_and_card_do_not_need_each_other(
+    cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, left: str
+) -> None:
+    """Without the report there was no card either, and the last line named a page that was not there."""
+
+    def defect(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(f"pipeline.report.{broken}", defect)
+    answer = cli("run", job(generation={"images_per_prompt": 1}), "--in-process")
+    assert answer.code == 0, answer
+    assert "RuntimeError: a defect" in answer.err and "tries again" in answer.err
+    there = {path.name for path in (tmp_path / "out").iterdir()} & {"README.md", "croissant.json", "report"}
+    assert there == ({"report"} if left == "report" else {"README.md", "croissant.json"})
+    assert ("report/index.html" in answer.out) == (left == "report")
+    assert "data/*.parquet" in answer.out
+
+
 def test_plan_counts_as_status_does(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     """It took every name for a shard, and gave the folder's old place for a dataset that was moved."""
     made = job()
