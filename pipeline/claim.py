@@ -1,6 +1,6 @@
 """Whose output this is: `job.json` claims it for one job, `segments/` holds what was added to that job later.
 
-job.json                 the resolved job, its fingerprint and the plan; created if absent, first thing
+job.json                 the resolved job, its fingerprint and the plan; created if absent, before anything is made
 segments/000000042.json  prompts added by `run --extend`, samples to make again by `retry`: the shards from 42 on.
                          Created if absent, so that of two drivers that add to the same state one wins
 """
