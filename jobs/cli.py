@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 import traceback
@@ -16,6 +17,8 @@ from schemas.errors import JobError, PromptmillError, WorkerHungError
 def main() -> None:
     as_json = "--json" in sys.argv
     on_signals(lambda: leave(as_json))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "×" on a terminal of ASCII is no reason to fail
     atexit.register(on_signals, None)  # called last: the interpreter then drops all handlers and closes for a second
     code = guarded(_command, as_json)
     on_signals(lambda: os._exit(code))  # the answer is out

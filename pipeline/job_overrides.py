@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pipeline import job_fields
 from pipeline.yaml_document import Document, FieldPath, Finding, Place, printable
 from pipeline.yaml_lines import read_value
+
+_INDEX = re.compile(r"\[(\d+)\]")
+"""As messages write a place in a list: `score[0].clip`, which is `score.0.clip`."""
 
 
 def apply_override(document: Document, override: str, order: int) -> None:
@@ -17,7 +21,7 @@ def apply_override(document: Document, override: str, order: int) -> None:
     """
     origin = f"--set {printable(override, 100)}"
     key, equals, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
+    parts = [part.strip() for part in _INDEX.sub(r".\1", key).split(".")]
     place = Place(order, 0, 0, origin)
     if not equals or not all(parts) or not key.isprintable():
         got = "no `=`" if not equals else "an empty part of the key" if key.isprintable() else "control characters"

@@ -28,6 +28,8 @@ _SIZE = "an integer from 8 to 16384 or null"
         ("sweep.model=[x, {path: y}]", "sweep.model", ("x", Model(path="y"))),
         ("score.0.clip=x", "score.0.clip", "x"),
         ("score.1.clip=x", "score.1.clip", "x"),
+        ("score[0].clip=x", "score.0.clip", "x"),
+        ("sweep.guidance_scale[0]=3", "sweep.guidance_scale", (3.0,)),
         ("score.1={clip: x, name: y}", "score.1.name", "y"),
         ("compute.workers=2", "compute.workers", 2),
     ],
@@ -46,6 +48,8 @@ def test_override(override: str, path: str, value: object) -> None:
     [
         ("foo", "FIELD=VALUE such as generation.guidance_scale=3.5", "no `=`", ""),
         ("=3", "FIELD=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
+        ("[0].clip=3", "FIELD=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
+        ("score[3].clip=x", "a position in the list `score`", "`3`", None),
         ("a..b=3", "FIELD=VALUE such as generation.guidance_scale=3.5", "an empty part of the key", ""),
         (
             "generation.steps=3",

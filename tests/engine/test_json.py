@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +44,15 @@ def test_init_and_schema(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", tmp_path, "--json").json["error"] == "JobError"
     assert cli("schema", "--json").out == cli("schema").out
     assert "properties" in json.loads(cli("schema").out)
+
+
+def test_a_terminal_of_ascii(tmp_path: Path) -> None:
+    """`validate` ended with a UnicodeEncodeError for the × in its last line, after all was well."""
+    text = "name: n\nprompts: {source: p.txt}\noutput: {url: out}\n"
+    (tmp_path / "job.yaml").write_text(text)
+    (tmp_path / "p.txt").write_text("a red circle\n")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "jobs.cli", "validate", "job.yaml"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "1 prompts ? 1 variants = 1 images" in ended.stdout
