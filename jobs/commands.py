@@ -262,7 +262,7 @@ def schema(
     """Print the JSON Schema of the job file."""
     from jobs.schema import job_schema
 
-    print(job_schema(), end="")
+    print(job_schema(), end="", flush=True)
 
 
 add_commands(app)
