@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
 
 from jobs.console import err, is_terminal
-from jobs.signals import INTERRUPTED, finish_first
+from jobs.signals import INTERRUPTED, answering, finish_first
 from pipeline.claim import claim_output, open_output
 from pipeline.dispatch import Dispatcher, InProcessDispatcher, Listener, Stop
 from pipeline.models.catalog import memory_needed_bytes
@@ -93,8 +93,12 @@ def _check_memory(plan: Plan) -> None:
         )
 
 
-def new_progress() -> contextlib.AbstractContextManager[LiveProgress | PlainProgress]:
-    return LiveProgress(err) if is_terminal() else PlainProgress()
+@contextlib.contextmanager
+def new_progress() -> Iterator[LiveProgress | PlainProgress]:
+    progress = LiveProgress(err) if is_terminal() else PlainProgress()
+    # A display that goes on drawing would wipe out a command's last words.
+    with progress, answering(lambda: progress.__exit__(None, None, None)):
+        yield progress
 
 
 def exit_code(summary: RunSummary) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED: Final = 130
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_SHOW_CURSOR: Final = "\x1b[?25h\n"
-"""A live display hides it."""
 
 
 def on_signals(action: Callable[[], object] | None) -> None:
@@ -30,23 +27,20 @@ def leave(as_json: bool) -> None:
     message = "interrupted. Run the same command again to continue."
     content = {"error": "Interrupted", "message": message, "problems": [], "exit_code": INTERRUPTED}
     with contextlib.suppress(OSError):
-        os.write(2, f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{message}\n".encode())
+        os.write(2, f"{message}\n".encode())
         if as_json:
             os.write(1, f"{json.dumps(content)}\n".encode())
     os._exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
-def finish_first(stop: Stop, listener: Listener) -> Iterator[None]:
-    """The first signal requests the stop; the next one does what it did outside."""
+def answering(answer: Callable[[], object]) -> Iterator[None]:
+    """A signal calls `answer`, and where that returns nothing true does what it did outside."""
 
     def handle(number: int, _: object) -> None:
-        if stop.requested:
+        if not answer():
             signal.signal(number, before[number])
             signal.raise_signal(number)
-            return
-        stop.request()
-        listener.notice("finishing what is in hand; once more to stop now")
 
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
@@ -54,3 +48,16 @@ def finish_first(stop: Stop, listener: Listener) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def finish_first(stop: Stop, listener: Listener) -> contextlib.AbstractContextManager[None]:
+    """The first signal requests the stop, the next one ends."""
+
+    def answer() -> bool:
+        if stop.requested:
+            return False
+        stop.request()
+        listener.notice("finishing what is in hand; once more to stop now")
+        return True
+
+    return answering(answer)

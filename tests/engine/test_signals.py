@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,29 @@ def test_a_signal_during_the_imports(number: signal.Signals, module: str) -> Non
     assert ended.stderr == "interrupted. Run the same command again to continue.\n"
     answer = json.loads(ended.stdout)
     assert (answer["error"], answer["exit_code"], answer["message"]) == ("Interrupted", 130, ended.stderr.strip())
+
+
+def test_a_signal_while_a_live_display_draws() -> None:
+    """It goes on drawing while the last words are written, and hides the cursor."""
+    script = """
+import signal, time
+from jobs.run import new_progress
+from jobs.signals import leave, on_signals
+
+on_signals(lambda: leave(False))
+with new_progress() as progress:
+    progress.notice("claiming")
+    time.sleep(0.3)
+    signal.raise_signal(signal.SIGINT)
+"""
+    terminal, end = os.openpty()
+    ended = subprocess.run([sys.executable, "-c", script], stderr=end, check=False)
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert ended.returncode == 130
+    assert "claiming" in shown
+    assert shown.endswith("\x1b[?25hinterrupted. Run the same command again to continue.\r\n")
 
 
 def test_a_signal_after_the_answer() -> None:
