@@ -18,7 +18,7 @@ from pipeline.sources import stage_table
 from pipeline.storage import Store
 from pipeline.sweep import variant_text
 from schemas.errors import INPUT_FAILURES, JobError, Problem
-from schemas.plan import STAGED, Segment, SourceFile
+from schemas.plan import Segment, SourceFile
 from schemas.records import FAILURE
 
 _KEPT_COLUMNS = ("prompt_id", "sample_id", "sample_index", "prompt", "negative_prompt", "caption", "seed")
@@ -67,30 +67,30 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
     return add_segments(plan, store, segments, {})
 
 
-def _latest_failures(plan: Plan, store: Store, objects: Iterable[DataObject]) -> pa.Table | None:
+def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> pa.Table | None:
     """Failure rows that no later retry has answered; a sample's last row counts. Raises JobError where one is gone."""
-    there = side_objects(store)
+    there = side_objects(store) | {item.entry.name for item in objects}
     tables: dict[int, pa.Table] = {}
     rows: dict[str, tuple[int, int]] = {}
     for item in objects:
         assert item.footer is not None
         shard = item.footer.shard
-        segment = plan.segments[shard.segment]
-        if segment.kind == "retry":
-            ids = _column(store, segment.files[0].path.removeprefix(STAGED), "sample_id")[shard.start : shard.stop]
-            for sample in ids:
-                rows.pop(sample, None)
-        for key in item.footer.side_objects:
+        is_retry = plan.segments[shard.segment].kind == "retry"
+        for key in (item.entry.name, *item.footer.side_objects):
+            if not (is_retry or key.startswith("failures/")):
+                continue
+            if key not in there:
+                raise JobError(Problem(f"{store.url}/{key}", f"what {item.entry.name} names", "nothing", MAKE_AGAIN))
             if key.startswith("failures/"):
-                if key not in there:
-                    where = f"{store.url}/{key}"
-                    raise JobError(Problem(where, f"the failures of {item.entry.name}", "nothing", MAKE_AGAIN))
                 with store.open(key) as file:
                     tables[shard.number] = pq.read_table(file)
                 failed = (tables[shard.number].column(name).to_pylist() for name in ("sample_id", "error_kind"))
                 for position, (sample, kind) in enumerate(zip(*failed, strict=True)):
                     if kind not in INPUT_FAILURES:
                         rows[sample] = (shard.number, position)
+            else:
+                for sample in _column(store, key, "sample_id"):
+                    rows.pop(sample, None)
     if not rows:
         return None
     wanted: dict[int, list[int]] = {}
