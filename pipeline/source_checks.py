@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.storage import Entry, Store
-from pipeline.textfiles import file_suffix, is_parquet, read_text_format
+from pipeline.textfiles import file_suffix, is_parquet, read_text_format, read_unpacked
 from schemas.errors import InputError, Problem
 from schemas.job import Prompts
 from schemas.plan import SourceFile
@@ -107,7 +107,6 @@ def _id_batches(store: Store, file: SourceFile, column: str, prompts: Prompts) -
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
                 yield batch.column(0).to_pylist()
     else:
-        table, _ = read_text_format(
-            store.read_decompressed(file.name), file_suffix(file.name), file.name, prompts.columns
-        )
+        data = read_unpacked(store, file.name)
+        table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts.columns)
         yield table.column(column).to_pylist()

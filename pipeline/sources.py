@@ -16,7 +16,14 @@ from pipeline.redact import has_user_info
 from pipeline.source_checks import check_no_bomb, check_unique_ids
 from pipeline.storage import Entry, Store, absolute_url, find_objects
 from pipeline.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
-from pipeline.textfiles import PARQUET_FORMATS, TEXT_FORMATS, file_suffix, is_parquet, read_text_format
+from pipeline.textfiles import (
+    PARQUET_FORMATS,
+    TEXT_FORMATS,
+    file_suffix,
+    is_parquet,
+    read_text_format,
+    read_unpacked,
+)
 from schemas.errors import InputError, Problem
 from schemas.job import Columns, Prompts
 from schemas.plan import STAGED, SourceFile
@@ -90,7 +97,7 @@ def _suite(prompts: Prompts) -> Suite:
     if not entries:
         where = f"prompts.source: {found[0].name}"
         raise InputError(Problem(where, f"a .txt file, as {prompts.suite} has them", "another ending"))
-    contents = store.map(lambda entry: store.read_decompressed(entry.name), entries)
+    contents = store.map(lambda entry: read_unpacked(store, entry.name), entries)
     return read_suite(prompts.suite, {entry.name: data for entry, data in zip(entries, contents, strict=True)})
 
 
@@ -172,7 +179,7 @@ def _open_parquet(store: Store, entry: Entry) -> _Opened:
 
 
 def _open_text(store: Store, entry: Entry, columns: Columns) -> _Opened:
-    data = store.read_decompressed(entry.name)
+    data = read_unpacked(store, entry.name)
     table, notices = read_text_format(data, file_suffix(entry.name), entry.name, columns)
     etag = hashlib.sha256(data).hexdigest()[:32]
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, etag)
@@ -197,7 +204,8 @@ def stage(files: Sequence[SourceFile], prompts: Prompts, output: Store) -> tuple
 
 def _stage_text(file: SourceFile, columns: Columns, output: Store) -> SourceFile:
     folder, _, name = file.path.rpartition("/")
-    table, _ = read_text_format(Store(folder).read_decompressed(name), file_suffix(file.name), file.name, columns)
+    data = read_unpacked(Store(folder), name)
+    table, _ = read_text_format(data, file_suffix(file.name), file.name, columns)
     return replace(file, path=stage_table(table, _staged_name(file), output))
 
 

@@ -104,15 +104,6 @@ class Store:
     def read(self, key: str) -> bytes:
         return self._call(f"read {key}", lambda: cast(bytes, self.fs.cat_file(self.path(key))))
 
-    def read_decompressed(self, key: str) -> bytes:
-        """The content of the object, unpacked where its name ends in .gz, .bz2, .xz or .zst."""
-
-        def attempt() -> bytes:
-            with self.fs.open(self.path(key), "rb", compression="infer") as file:
-                return cast(bytes, file.read())
-
-        return self._call(f"read {key}", attempt)
-
     def read_if_exists(self, key: str) -> bytes | None:
         def attempt() -> bytes | None:
             try:

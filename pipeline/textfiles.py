@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
-from collections.abc import Sequence
-from typing import Any
+import lzma
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv
 
+from pipeline.storage import Store
 from schemas.errors import InputError, Problem
 from schemas.job import Columns
 
@@ -17,16 +22,51 @@ TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
+def _unpack_zstd(data: bytes) -> bytes:
+    with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+        return bytes(stream.read())
+
+
+_UNPACK: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": _unpack_zstd,
+}
+
+
 def file_suffix(name: str) -> str:
     """In lower case, without that of a compression: `.csv` for `A.CSV.gz`."""
     base = name.split("?", maxsplit=1)[0].rsplit("/", 1)[-1].lower()
-    for packed in (".gz", ".bz2", ".xz", ".zst"):
+    for packed in _UNPACK:
         base = base.removesuffix(packed)
     return "." + base.rpartition(".")[2] if "." in base else ""
 
 
 def is_parquet(name: str) -> bool:
     return file_suffix(name) in PARQUET_FORMATS
+
+
+def read_unpacked(store: Store, name: str) -> bytes:
+    """What is in the object, unpacked where its name ends in .gz, .bz2, .xz or .zst.
+
+    Raises InputError where that cannot be unpacked, StorageError where the object cannot be read.
+    """
+    data = store.read(name)
+    packed = next((suffix for suffix in _UNPACK if name.lower().endswith(suffix)), None)
+    if packed is None:
+        return data
+    try:
+        return _UNPACK[packed](data)
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:  # each library has its own
+        raise InputError(
+            Problem(
+                f"prompts.source: {name}",
+                f"a whole file packed as its ending {packed} says",
+                f"{error}",
+                "Pack it again: the copy may be cut short",
+            )
+        ) from None
 
 
 def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> tuple[pa.Table, list[str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import shutil
 import struct
@@ -107,6 +110,14 @@ def write_source(folder: Path, name: str, content: Any) -> Path:
         ("a.jsonl", b'["a"]\n', ["a.jsonl:1", "one JSON object"]),
         ("a.txt", b"fine\n\xff\n", ["a.txt:2", "UTF-8"]),
         ("a.png", b"\x89PNG", ["a.png", ".parquet"]),
+        ("a.csv.gz", gzip.compress(b"prompt\na\n" * 100, mtime=0)[:-12], ["a.csv.gz", "whole file", "end-of-stream"]),
+        ("a.csv.gz", b"prompt\na\n", ["a.csv.gz", ".gz", "Not a gzipped file"]),
+        ("a.csv.gz", gzip.compress(b"a", mtime=0)[:10] + b"\xff" * 9, ["a.csv.gz", "decompressing"]),
+        ("a.csv.bz2", b"prompt\na\n", ["a.csv.bz2", "Invalid data stream"]),
+        ("a.csv.bz2", bz2.compress(b"prompt\na\n")[:-4], ["a.csv.bz2", "end-of-stream"]),
+        ("a.txt.xz", lzma.compress(b"a")[:-4], ["a.txt.xz", "end-of-stream"]),
+        ("a.txt.xz", b"a", ["a.txt.xz"]),
+        ("a.csv.zst", pa.compress(b"prompt\na\n", "zstd", asbytes=True)[:-4], ["a.csv.zst", "Truncated"]),
     ],
 )
 def test_source_that_cannot_be_read(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,6 +89,21 @@ def test_text_formats_agree(cli: Cli, job: MakeJob, tmp_path: Path, name: str, t
     # The text is read once: what was staged is what a later run goes on with.
     (tmp_path / "out" / "data" / "part-000000.parquet").unlink()
     assert cli("run", job(prompts={"source": str(tmp_path / name)}), "--in-process").code == 0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        ("gz", gzip.compress),
+        ("bz2", bz2.compress),
+        ("XZ", lzma.compress),
+        ("zst", lambda data: pa.compress(data, "zstd", asbytes=True)),
+    ],
+)
+def test_packed_text(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / f"p.csv.{suffix}"
+    path.write_bytes(pack(b"prompt\na red circle\na blue square\n"))
+    assert opened(path).rows == 2
 
 
 def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
