@@ -125,7 +125,7 @@ class Store:
                 return []
             names = ((f"{folder}/{entry['name'].rsplit('/', 1)[-1]}", entry) for entry in found)
             return sorted(
-                (Entry(name, int(entry["size"] or 0)) for name, entry in names if entry["type"] == "file"),
+                (Entry(name, int(entry["size"] or 0)) for name, entry in names if _is_file(entry)),
                 key=lambda entry: entry.name,
             )
 
@@ -269,7 +269,8 @@ class _RemoteFile(io.RawIOBase):
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
     """The objects that a file, folder or glob names, sorted, relative to the returned store.
 
-    A folder gives its files at any depth, without hidden ones. Empty where nothing is found.
+    A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
+    dot only where it says the dot. Links to files are files. Empty where nothing is found.
     """
     remote_query = source.startswith(("http://", "https://"))
     if remote_query or not any(c in source for c in "*?[") or (not is_remote(source) and Path(source).exists()):
@@ -279,13 +280,15 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
             return store, []
         if info["type"] == "directory":
             found = store._call(f"list {redact(source)}", lambda: store.fs.find(store.root, detail=True))
-            return store, _relative(store, found, hidden=False)
+            return store, _relative(store, found, hidden=(".", "_"))
         base, _, name = source.rpartition("/")
         return Store(base or "."), [Entry(name, int(info["size"] or 0))]
     base = source[: re.search(r"[*?\[]", source).start()].rpartition("/")[0]  # type: ignore[union-attr]
     store = Store(base or ("/" if source.startswith("/") else "."))
-    pattern = store.path(source[len(base) :].lstrip("/"))
-    return store, _relative(store, store._call(f"list {source}", lambda: store.fs.glob(pattern, detail=True)))
+    pattern = source[len(base) :].lstrip("/")
+    found = store._call(f"list {source}", lambda: store.fs.glob(store.path(pattern), detail=True))
+    says_dot = any(part.startswith(".") for part in pattern.split("/"))
+    return store, _relative(store, found, hidden=() if says_dot else (".",))
 
 
 def _info_or_none(store: Store) -> Any:
@@ -295,15 +298,18 @@ def _info_or_none(store: Store) -> Any:
         return None
 
 
-def _relative(store: Store, found: dict[str, Any], hidden: bool = True) -> list[Entry]:
+def _relative(store: Store, found: dict[str, Any], hidden: tuple[str, ...]) -> list[Entry]:
     root = store.root.rstrip("/") + "/"
-    entries = (
-        Entry(path.removeprefix(root), int(info["size"] or 0)) for path, info in found.items() if info["type"] == "file"
-    )
+    entries = (Entry(path.removeprefix(root), int(info["size"] or 0)) for path, info in found.items() if _is_file(info))
     return sorted(
-        (entry for entry in entries if hidden or not any(part[:1] in "._" for part in entry.name.split("/"))),
+        (entry for entry in entries if not any(part.startswith(hidden) for part in entry.name.split("/"))),
         key=lambda entry: entry.name,
     )
+
+
+def _is_file(info: dict[str, Any]) -> bool:
+    # fsspec lists a link on disk as "other": caches, DVC and Kubernetes mounts are made of links.
+    return info["type"] == "file" or (info.get("islink", False) and Path(info["name"]).is_file())
 
 
 def is_remote(url: str) -> bool:

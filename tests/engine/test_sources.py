@@ -162,6 +162,33 @@ def test_ids_hold_when_files_are_added(tmp_path: Path) -> None:
     assert ids() == before | {"a.parquet:0", "sub/a.parquet:0"}
 
 
+@pytest.mark.parametrize("source", ["linked", "linked/*.csv", "link.csv"])
+def test_links_to_files_are_files(tmp_path: Path, source: str) -> None:
+    """As Hugging Face's cache, DVC and Kubernetes mounts have them."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "1f").write_text("prompt\na red circle\n")
+    (tmp_path / "linked").mkdir()
+    for link in (tmp_path / "linked" / "a.csv", tmp_path / "link.csv"):
+        link.symlink_to(tmp_path / "blobs" / "1f")
+    (tmp_path / "linked" / "broken.csv").symlink_to(tmp_path / "nowhere")
+    (file,) = opened(tmp_path / source).files
+    assert (file.rows, file.size_bytes) == (1, 20)
+
+
+def test_a_glob_finds_hidden_files_only_where_it_says_so(tmp_path: Path) -> None:
+    for name in ("a.csv", "._a.csv", "_b.csv", ".cache/c.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("prompt\na red circle\n")
+
+    def names(pattern: str) -> list[str]:
+        return [file.name for file in opened(tmp_path / pattern).files]
+
+    assert names("*.csv") == ["_b.csv", "a.csv"]
+    assert names("**/*.csv") == ["_b.csv", "a.csv"]
+    assert names("._*.csv") == ["._a.csv"]
+    assert names(".cache/*.csv") == ["c.csv"]
+
+
 def test_source_that_changes_after_planning(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     made = job()
     assert cli("run", made, "--in-process").code == 0
