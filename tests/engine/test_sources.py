@@ -6,9 +6,13 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +191,30 @@ def test_a_glob_finds_hidden_files_only_where_it_says_so(tmp_path: Path) -> None
     assert names("**/*.csv") == ["_b.csv", "a.csv"]
     assert names("._*.csv") == ["._a.csv"]
     assert names(".cache/*.csv") == ["c.csv"]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def http_url(tmp_path: Path) -> Iterator[str]:
+    """Serves `tmp_path / "www"`, as most file servers do without knowing ranges."""
+    (tmp_path / "www").mkdir()
+    handler = partial(_Quiet, directory=str(tmp_path / "www"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_parquet_over_http(cli: Cli, job: MakeJob, tmp_path: Path, http_url: str) -> None:
+    table = pa.table({"prompt": ["a red circle"] * 4, "noise": [os.urandom(40_000) for _ in range(4)]})
+    pq.write_table(table, tmp_path / "www" / "p.parquet")
+    answer = cli("run", job(prompts={"source": f"{http_url}/p.parquet"}), "--in-process")
+    assert answer.code == 0, answer
+    assert [row["prompt_id"] for row in records(tmp_path / "out")][::2] == [f"p.parquet:{row}" for row in range(4)]
 
 
 def test_source_that_changes_after_planning(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
