@@ -19,6 +19,7 @@ from pipeline.models.clips import ResolvedClip, resolve_clip
 from pipeline.models.schedulers import check_scheduler
 from pipeline.redact import has_user_info
 from pipeline.sources import Source, open_source
+from pipeline.storage import split_query
 from schemas.errors import JobError, Problem
 from schemas.job import SCHEMA_VERSION, Job, Model
 from schemas.plan import ResolvedModel, Segment, Shard, SourceFile, Variant
@@ -249,10 +250,12 @@ def _swept_fields(job: Job, dumped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_json(plan: Plan) -> bytes:
+    job = plan.job.model_dump(mode="json")
+    job["prompts"]["source"] = job["prompts"]["source"] and split_query(job["prompts"]["source"])[0]
     content = {
         "version": SCHEMA_VERSION,
         "fingerprint": plan.fingerprint,
-        "job": plan.job.model_dump(mode="json"),
+        "job": job,
         "fields": plan.fields,
         "plan": {
             "prompts": plan.prompts,

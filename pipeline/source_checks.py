@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
@@ -17,6 +19,24 @@ from schemas.plan import SourceFile
 _SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
 _BOMB_BYTES = 1 << 30
 _LARGEST_ROW_BYTES = 64 << 20
+
+
+@contextlib.contextmanager
+def whole_parquet(name: str) -> Iterator[None]:
+    """Raises InputError for what Arrow raises where bytes of the file are wrong."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not Arrow's
+            raise
+        raise InputError(
+            Problem(
+                f"prompts.source: {name}",
+                "a whole Parquet file",
+                f"{error}".splitlines()[0],
+                "Write it again: the copy may be cut short or damaged",
+            )
+        ) from None
 
 
 def check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None:

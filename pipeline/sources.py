@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline.identity import digest
 from pipeline.redact import has_user_info
-from pipeline.source_checks import check_no_bomb, check_unique_ids
-from pipeline.storage import Entry, Store, absolute_url, find_objects
+from pipeline.source_checks import check_no_bomb, check_unique_ids, whole_parquet
+from pipeline.storage import Entry, Store, absolute_url, find_objects, split_query
 from pipeline.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from pipeline.textfiles import (
     PARQUET_FORMATS,
@@ -69,12 +69,15 @@ def open_source(prompts: Prompts) -> Source:
     if problems:
         raise InputError(*problems)
     schema = _unify(opened)
-    check_columns(schema, prompts.columns, prompts.source)
+    check_columns(schema, prompts.columns, split_query(prompts.source)[0])
     source = Source(tuple(o.file for o in opened), schema, tuple(n for o in opened for n in o.notices))
     if source.rows == 0:
         raise InputError(
             Problem(
-                prompts.source, "at least one prompt", f"{len(opened)} file(s) with no rows", "Check what wrote them"
+                f"prompts.source: {split_query(prompts.source)[0]}",
+                "at least one prompt",
+                f"{len(opened)} file(s) with no rows",
+                "Check what wrote them",
             )
         )
     if prompts.columns.id is not None:
@@ -119,7 +122,7 @@ def _find_any(source: str) -> tuple[Store, list[Entry]]:
     if not entries:
         raise InputError(
             Problem(
-                f"prompts.source: {source}",
+                f"prompts.source: {split_query(source)[0]}",
                 "at least one file",
                 "nothing there",
                 "The path is relative to the folder the command is started in; quote a glob in --set",
@@ -155,15 +158,9 @@ def _try_open(store: Store, entry: Entry, columns: Columns) -> _Opened | InputEr
 
 def _open_parquet(store: Store, entry: Entry) -> _Opened:
     where = f"prompts.source: {entry.name}"
-    try:
+    with whole_parquet(entry.name):
         metadata = store.parquet_metadata(entry)
         schema = metadata.schema.to_arrow_schema().remove_metadata()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            Problem(
-                where, "a whole Parquet file", f"{error}".splitlines()[0], "Write it again: the copy may be cut short"
-            )
-        ) from None
     if len(set(schema.names)) < len(schema.names):
         raise InputError(Problem(where, "each column name once", f"columns {schema.names}"))
     for field in schema:
@@ -172,18 +169,25 @@ def _open_parquet(store: Store, entry: Entry) -> _Opened:
                 Problem(f"{where}: column {field.name}", "a plain Arrow type", f"extension type {field.type}")
             )
     check_no_bomb(store, entry, metadata)
-    sink = pa.BufferOutputStream()
-    metadata.write_metadata_file(sink)
-    etag = hashlib.sha256(sink.getvalue()).hexdigest()[:32]
+    etag = _hash_of_footer(metadata)
     return _Opened(SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag), schema)
 
 
 def _open_text(store: Store, entry: Entry, columns: Columns) -> _Opened:
     data = read_unpacked(store, entry.name)
     table, notices = read_text_format(data, file_suffix(entry.name), entry.name, columns)
-    etag = hashlib.sha256(data).hexdigest()[:32]
-    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, etag)
+    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, _hash(data))
     return _Opened(file, table.schema, tuple(notices))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _hash_of_footer(metadata: pq.FileMetaData) -> str:
+    sink = pa.BufferOutputStream()
+    metadata.write_metadata_file(sink)
+    return _hash(sink.getvalue())
 
 
 def _url(store: Store, entry: Entry) -> str:
@@ -191,26 +195,47 @@ def _url(store: Store, entry: Entry) -> str:
 
 
 def stage(files: Sequence[SourceFile], prompts: Prompts, output: Store) -> tuple[SourceFile, ...]:
-    """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output."""
+    """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output.
+
+    Parquet behind a URL with a query is copied too: workers are told no secrets. Raises InputError where a file is no
+    longer what was planned.
+    """
     if prompts.suite is None:
-        return tuple(file if is_parquet(file.name) else _stage_text(file, prompts.columns, output) for file in files)
+        query = split_query(prompts.source or "")[1]
+        return tuple(
+            file
+            if is_parquet(file.name) and not query
+            else _staged(file, _read_again(file, prompts.columns, query), output)
+            for file in files
+        )
     found = {_source_file(each): each.table for each in _suite(prompts).files}
-    changed = [file.name for file in files if file not in found]
-    if changed:
-        hint = "It was changed a moment ago: run again"
-        raise InputError(Problem(f"prompts.source: {changed[0]}", "the file as it was planned", "another", hint))
-    return tuple(replace(file, path=stage_table(found[file], _staged_name(file), output)) for file in files)
+    for file in files:
+        if file not in found:
+            raise _changed(file)
+    return tuple(_staged(file, found[file], output) for file in files)
 
 
-def _stage_text(file: SourceFile, columns: Columns, output: Store) -> SourceFile:
+def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
     folder, _, name = file.path.rpartition("/")
-    data = read_unpacked(Store(folder), name)
-    table, _ = read_text_format(data, file_suffix(file.name), file.name, columns)
-    return replace(file, path=stage_table(table, _staged_name(file), output))
+    data = read_unpacked(Store(folder, query=query), name)
+    if not is_parquet(file.name):
+        if _hash(data) != file.etag:
+            raise _changed(file)
+        return read_text_format(data, file_suffix(file.name), file.name, columns)[0]
+    with whole_parquet(file.name):
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        if _hash_of_footer(parquet.metadata) != file.etag:
+            raise _changed(file)
+        return parquet.read()
 
 
-def _staged_name(file: SourceFile) -> str:
-    return digest([file.name, file.etag])[:16]
+def _changed(file: SourceFile) -> InputError:
+    hint = "It was changed a moment ago: run again"
+    return InputError(Problem(f"prompts.source: {file.name}", "the file as it was planned", "another", hint))
+
+
+def _staged(file: SourceFile, table: pa.Table, output: Store) -> SourceFile:
+    return replace(file, path=stage_table(table, digest([file.name, file.etag])[:16], output))
 
 
 def stage_table(table: pa.Table, name: str, output: Store) -> str:

@@ -61,8 +61,16 @@ class Store:
     secret is pickled or written.
     """
 
-    def __init__(self, url: str, patience_s: float | None = None, on_wait: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        patience_s: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+        query: str = "",
+    ) -> None:
+        """`query` goes with every request and into no message: that of a presigned URL is a secret."""
         self.url = url
+        self._suffix = f"?{query}" if query else ""
         self.patience_s = (
             patience_s
             if patience_s is not None
@@ -76,7 +84,7 @@ class Store:
         return f"Store({redact(self.url)!r})"
 
     def path(self, key: str) -> str:
-        return f"{self.root.rstrip('/')}/{key}" if key else self.root
+        return f"{self.root.rstrip('/')}/{key}{self._suffix}" if key else self.root
 
     @property
     def _fresh(self) -> Any:
@@ -225,7 +233,7 @@ class Store:
             wait_s = state.next_action.sleep if state.next_action else 0.0
             error = state.outcome.exception() if state.outcome else None
             self.on_wait(
-                redact(
+                self._without_secrets(
                     f"storage: cannot {what} yet ({describe(error)}); try {state.attempt_number + 1} in {wait_s:.1f} s"
                 )
             )
@@ -242,7 +250,13 @@ class Store:
         except Exception as error:
             if not is_storage_fault(error):
                 raise
-            raise StorageError(redact(f"cannot {what} in {self.url}: {describe(error)}. {advice(error)}")) from None
+            raise StorageError(
+                self._without_secrets(f"cannot {what} in {self.url}: {describe(error)}. {advice(error)}")
+            ) from None
+
+    def _without_secrets(self, text: str) -> str:
+        text = redact(text)
+        return re.sub(r"\?[^\s'\"]+", "?***", text) if self._suffix else text
 
 
 class _RemoteFile(io.RawIOBase):
@@ -280,8 +294,13 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
     A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
     dot only where it says the dot. Links to files are files. Empty where nothing is found.
     """
-    remote_query = source.startswith(("http://", "https://"))
-    if remote_query or not any(c in source for c in "*?[") or (not is_remote(source) and Path(source).exists()):
+    if source.startswith(("http://", "https://")):
+        address, query = split_query(source)
+        base, _, name = address.rpartition("/")
+        store = Store(base, query=query)
+        entry = store.entry(name)
+        return store, [] if entry is None else [entry]
+    if not any(c in source for c in "*?[") or (not is_remote(source) and Path(source).exists()):
         store = Store(source)
         info = store._call(f"look at {redact(source)}", lambda: _info_or_none(store))
         if info is None:
@@ -318,6 +337,12 @@ def _relative(store: Store, found: dict[str, Any], hidden: tuple[str, ...]) -> l
 def _is_file(info: dict[str, Any]) -> bool:
     # fsspec lists a link on disk as "other": caches, DVC and Kubernetes mounts are made of links.
     return info["type"] == "file" or (info.get("islink", False) and Path(info["name"]).is_file())
+
+
+def split_query(url: str) -> tuple[str, str]:
+    """An HTTP address and what follows its question mark; of other URLs and paths that is part of the name."""
+    address, _, query = url.partition("?") if url.startswith(("http://", "https://")) else (url, "", "")
+    return address, query
 
 
 def is_remote(url: str) -> bool:

@@ -11,6 +11,7 @@ _LASTING_ERRNO = {
 }
 _LASTING_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName"}
 _FULL_CODES = {"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage"}
+_LASTING_STATUS = set(range(400, 500)) - {408, 425, 429}  # of an HTTP server: those three ask for another try
 _LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 
 
@@ -42,6 +43,8 @@ def is_transient(error: BaseException) -> bool:
     }:
         return False
     if error_code(error) in _LASTING_CODES | _FULL_CODES:
+        return False
+    if getattr(error, "status", None) in _LASTING_STATUS:
         return False
     return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
 

@@ -37,7 +37,7 @@ _UNPACK: Final[Mapping[str, Callable[[bytes], bytes]]] = {
 
 def file_suffix(name: str) -> str:
     """In lower case, without that of a compression: `.csv` for `A.CSV.gz`."""
-    base = name.split("?", maxsplit=1)[0].rsplit("/", 1)[-1].lower()
+    base = name.rsplit("/", 1)[-1].lower()
     for packed in _UNPACK:
         base = base.removesuffix(packed)
     return "." + base.rpartition(".")[2] if "." in base else ""

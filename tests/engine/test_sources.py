@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,10 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.prompts import PromptReader
-from pipeline.sources import Source, open_source
+from pipeline.sources import Source, open_source, stage
 from pipeline.storage import Store
 from pipeline.textfiles import to_arrow
+from schemas.errors import InputError
 from schemas.job import Columns, Prompts
+from schemas.plan import STAGED
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]
@@ -217,6 +220,48 @@ def test_parquet_over_http(cli: Cli, job: MakeJob, tmp_path: Path, http_url: str
     assert [row["prompt_id"] for row in records(tmp_path / "out")][::2] == [f"p.parquet:{row}" for row in range(4)]
 
 
+def test_query_of_a_url_stays_a_secret(
+    cli: Cli, job: MakeJob, tmp_path: Path, http_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presigned: no request without the query is answered, and nothing that is written holds it."""
+
+    def guard(handler: _Quiet) -> None:
+        if handler.path.endswith("?X-Amz-Credential=KEY/2026/s3&X-Amz-Signature=TOPSECRET"):
+            SimpleHTTPRequestHandler.do_GET(handler)
+        else:
+            handler.send_error(403)
+
+    monkeypatch.setattr(_Quiet, "do_GET", guard)
+    monkeypatch.setattr(_Quiet, "do_HEAD", lambda handler: handler.send_error(403))  # signed for GET alone
+    table = pa.table({"prompt": ["a red circle", "a blue square"]})
+    pq.write_table(table, tmp_path / "www" / "p.parquet")
+    (tmp_path / "www" / "p.csv.gz").write_bytes(gzip.compress(b"prompt\na red circle\na blue square\n"))
+    for name in ("p.parquet", "p.csv.gz"):
+        url = f"{http_url}/{name}?X-Amz-Credential=KEY/2026/s3&X-Amz-Signature=TOPSECRET"
+        made = job(prompts={"source": url}, output={"url": str(tmp_path / name)})
+        answer = cli("run", made, "--in-process")
+        assert answer.code == 0, answer
+        assert [row["prompt_id"] for row in records(tmp_path / name)][::2] == [f"{name}:0", f"{name}:1"]
+        written = [path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()]
+        assert written and not any(b"TOPSECRET" in data for data in written)
+        (tmp_path / name / "data" / "part-000000.parquet").unlink()
+        assert cli("run", made, "--in-process").code == 0
+    answer = cli("plan", job(prompts={"source": url.replace("TOPSECRET", "OLDSECRET")}))
+    assert (answer.code, "SECRET" in answer.err) == (2, False)
+
+
+def test_http_server_that_refuses(
+    cli: Cli, job: MakeJob, tmp_path: Path, http_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting does not help against a 403, as against 503."""
+    (tmp_path / "www" / "p.txt").write_text("a red circle")
+    monkeypatch.setattr(_Quiet, "do_GET", lambda handler: handler.send_error(403))
+    started = time.monotonic()
+    answer = cli("plan", job(prompts={"source": f"{http_url}/p.txt?opaque-SECRET"}))
+    assert (answer.code, "403" in answer.err, "SECRET" in answer.err) == (4, True, False), answer
+    assert time.monotonic() - started < 5
+
+
 def test_source_that_changes_after_planning(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     made = job()
     assert cli("run", made, "--in-process").code == 0
@@ -224,6 +269,16 @@ def test_source_that_changes_after_planning(cli: Cli, job: MakeJob, tmp_path: Pa
     answer = cli("run", made, "--in-process")
     assert answer.code == 2
     assert "prompts.source.prompts.parquet" in answer.err
+
+
+def test_text_that_changes_before_it_is_staged(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt\na red circle\n")
+    prompts = Prompts(source=str(tmp_path / "p.csv"))
+    files = open_source(prompts).files
+    assert stage(files, prompts, Store(str(tmp_path / "out")))[0].path.startswith(STAGED)
+    (tmp_path / "p.csv").write_text("prompt\na BLUE circle\n")
+    with pytest.raises(InputError, match="as it was planned"):
+        stage(files, prompts, Store(str(tmp_path / "out")))
 
 
 def test_ten_million_prompts_are_planned_from_footers(tmp_path: Path) -> None:
