@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.identity import derived_prompt_id
+from pipeline.source_checks import whole_parquet
 from pipeline.storage import Store
+from pipeline.unicode import mend
 from schemas.errors import InputError, Problem, SampleError
 from schemas.job import MAX_SEED, Columns
 from schemas.plan import STAGED, SourceFile
@@ -22,6 +24,7 @@ MAX_PROMPT_BYTES = 64 << 10
 """Longer texts are no prompts: every text encoder in use reads less than 1 % of this."""
 
 _CACHED_GROUP_BYTES = 128 << 20
+_INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ class PromptReader:
         for (file, first, _), table in zip(pieces, tables, strict=True):
             prompts.extend(self._parse(table, file, first))
         table = pa.concat_tables(tables) if tables else self._schema.empty_table()
-        return Block(tuple(prompts), table.select(self.passthrough_schema.names))
+        passthrough, broken = mend(table.select(self.passthrough_schema.names))
+        for row in broken:
+            prompts[row] = replace(prompts[row], error=prompts[row].error or _INVALID_TEXT)
+        return Block(tuple(prompts), passthrough)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
         index = bisect_right(self._ends, start)
@@ -93,7 +99,7 @@ class PromptReader:
 
     def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
         parts: list[pa.Table] = []
-        with open_file(file, self._output) as stream:
+        with whole_parquet(file.name), open_file(file, self._output) as stream:
             parquet = pq.ParquetFile(stream)
             if parquet.metadata.num_rows != file.rows:
                 raise InputError(
@@ -182,7 +188,7 @@ def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object
     )
     error = None
     if broken or negative_broken or caption_broken:
-        error = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")
+        error = _INVALID_TEXT
     elif not text.strip():
         error = SampleError("empty_prompt", "null" if prompt is None else "nothing but white space")
     elif max(len(value.encode()) for value in (text, negative_text, caption_text)) > MAX_PROMPT_BYTES:

@@ -12,6 +12,7 @@ import xxhash
 
 from pipeline.storage import Entry, Store
 from pipeline.textfiles import file_suffix, is_parquet, read_text_format, read_unpacked
+from pipeline.unicode import mend
 from schemas.errors import InputError, Problem
 from schemas.job import Prompts
 from schemas.plan import SourceFile
@@ -26,7 +27,7 @@ def whole_parquet(name: str) -> Iterator[None]:
     """Raises InputError for what Arrow raises where bytes of the file are wrong."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not Arrow's
             raise
         raise InputError(
@@ -61,7 +62,7 @@ def check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None
     if unpacked < _SUSPICIOUS_RATIO * packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
         return
     seen = 0
-    with store.open(entry.name) as file:
+    with whole_parquet(entry.name), store.open(entry.name) as file:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
             seen += batch.nbytes
             if seen > _BOMB_BYTES:
@@ -75,19 +76,13 @@ def check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None
 
 
 def check_unique_ids(store: Store, files: Sequence[SourceFile], prompts: Prompts) -> None:
-    """Reads the id column alone. Raises InputError naming both rows of an id that comes twice."""
-    name = prompts.columns.id
-    assert name is not None
-    left = prompts.limit if prompts.limit is not None else sum(file.rows for file in files)
+    """Reads the id column alone, also behind `prompts.limit`: a limit that is raised finds no surprise.
+
+    Raises InputError naming the row of an id that is missing or broken, and both rows of one that comes twice.
+    """
     parts: list[np.ndarray] = []
     for file in files:
-        for batch in _id_batches(store, file, name, prompts):
-            ids = batch[: max(0, left)]
-            left -= len(ids)
-            if any(value is None for value in ids):
-                raise InputError(
-                    Problem(f"prompts.columns.id: {file.name}", "an id in every row", f"null in column {name!r}")
-                )
+        for ids in _id_batches(store, file, prompts):
             parts.append(np.fromiter((xxhash.xxh3_64_intdigest(_id_bytes(v)) for v in ids), np.uint64, len(ids)))
     hashes = np.sort(np.concatenate(parts))
     repeated = hashes[1:][hashes[1:] == hashes[:-1]]
@@ -100,7 +95,7 @@ def _raise_if_repeated(store: Store, files: Sequence[SourceFile], prompts: Promp
     seen: dict[str, str] = {}
     for file in files:
         row = 0
-        for ids in _id_batches(store, file, prompts.columns.id or "", prompts):
+        for ids in _id_batches(store, file, prompts):
             for value in ids:
                 if xxhash.xxh3_64_intdigest(_id_bytes(value)) in suspects:
                     place = f"{file.name} row {row}"
@@ -118,15 +113,30 @@ def _raise_if_repeated(store: Store, files: Sequence[SourceFile], prompts: Promp
 
 
 def _id_bytes(value: object) -> bytes:
-    return str(value).encode("utf-8", "surrogatepass")
+    return str(value).encode()
 
 
-def _id_batches(store: Store, file: SourceFile, column: str, prompts: Prompts) -> Iterator[list[object]]:
+def _id_batches(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[list[object]]:
+    first = 0
+    for table in _id_tables(store, file, prompts):
+        mended, broken = mend(table)
+        ids: list[object] = mended.column(0).to_pylist()
+        for row, value in enumerate(ids):
+            if value is None or value == "" or row in broken:
+                got = "broken Unicode" if row in broken else "null" if value is None else "an empty text"
+                where = f"prompts.columns.id: {file.name} row {first + row}"
+                raise InputError(Problem(where, f"an id in column {table.column_names[0]!r} of every row", got))
+        yield ids
+        first += len(ids)
+
+
+def _id_tables(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[pa.Table]:
+    column = prompts.columns.id
     if is_parquet(file.name):
-        with store.open(file.name) as stream:
+        with whole_parquet(file.name), store.open(file.name) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
-                yield batch.column(0).to_pylist()
+                yield pa.Table.from_batches([batch])
     else:
         data = read_unpacked(store, file.name)
         table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts.columns)
-        yield table.column(column).to_pylist()
+        yield table.select([column])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.identity import digest
 from pipeline.redact import has_user_info
 from pipeline.source_checks import check_no_bomb, check_unique_ids, whole_parquet
-from pipeline.storage import Entry, Store, absolute_url, find_objects, split_query
+from pipeline.storage import Entry, Store, absolute_url, check_url, find_objects, split_query
 from pipeline.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from pipeline.textfiles import (
     PARQUET_FORMATS,
@@ -100,6 +101,7 @@ def _suite(prompts: Prompts) -> Suite:
     if not entries:
         where = f"prompts.source: {found[0].name}"
         raise InputError(Problem(where, f"a .txt file, as {prompts.suite} has them", "another ending"))
+    _refuse_strange_names(entries)
     contents = store.map(lambda entry: read_unpacked(store, entry.name), entries)
     return read_suite(prompts.suite, {entry.name: data for entry, data in zip(entries, contents, strict=True)})
 
@@ -118,6 +120,7 @@ def _find_any(source: str) -> tuple[Store, list[Entry]]:
                 "Give credentials in the environment",
             )
         )
+    check_url(source, "prompts.source")
     store, entries = find_objects(source)
     if not entries:
         raise InputError(
@@ -129,6 +132,14 @@ def _find_any(source: str) -> tuple[Store, list[Entry]]:
             )
         )
     return store, entries
+
+
+def _refuse_strange_names(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        shown = os.fsencode(entry.name).decode(errors="backslashreplace")
+        if shown != entry.name:
+            hint = "Rename it: it would be part of the prompt ids"
+            raise InputError(Problem(f"prompts.source: {shown}", "a file name in UTF-8", "other bytes", hint))
 
 
 def _find(source: str) -> tuple[Store, list[Entry]]:
@@ -144,6 +155,7 @@ def _find(source: str) -> tuple[Store, list[Entry]]:
                 f"{file_suffix(strange.name) or 'no ending'!r}",
             )
         )
+    _refuse_strange_names(readable)
     return store, readable
 
 
@@ -161,8 +173,9 @@ def _open_parquet(store: Store, entry: Entry) -> _Opened:
     with whole_parquet(entry.name):
         metadata = store.parquet_metadata(entry)
         schema = metadata.schema.to_arrow_schema().remove_metadata()
-    if len(set(schema.names)) < len(schema.names):
-        raise InputError(Problem(where, "each column name once", f"columns {schema.names}"))
+        names = schema.names
+    if len(set(names)) < len(names):
+        raise InputError(Problem(where, "each column name once", f"columns {names}"))
     for field in schema:
         if isinstance(field.type, pa.BaseExtensionType):
             raise InputError(

@@ -339,6 +339,23 @@ def _is_file(info: dict[str, Any]) -> bool:
     return info["type"] == "file" or (info.get("islink", False) and Path(info["name"]).is_file())
 
 
+def check_url(url: str, where: str) -> None:
+    """Raises InputError for what is neither a path nor a URL that fsspec can open; asks no server."""
+    scheme, mark, rest = url.partition("://")
+    protocol = scheme.rpartition("::")[2] if mark else url.partition("/")[0].removesuffix(":")
+    if not mark:
+        if url.startswith(f"{protocol}:") and protocol in fsspec.available_protocols():
+            raise InputError(Problem(where, f"a path, or {protocol}://…", redact(url)))
+        return
+    try:
+        fsspec.get_filesystem_class(protocol or "://")
+    except (ValueError, ImportError) as error:
+        expected = "a path or URL that fsspec can open"
+        raise InputError(Problem(where, expected, f"{redact(url)} ({error})", "Check the part before ://")) from None
+    if not rest.strip("/") and protocol not in ("file", "local", "memory"):
+        raise InputError(Problem(where, f"a bucket or host after {protocol}://", "nothing"))
+
+
 def split_query(url: str) -> tuple[str, str]:
     """An HTTP address and what follows its question mark; of other URLs and paths that is part of the name."""
     address, _, query = url.partition("?") if url.startswith(("http://", "https://")) else (url, "", "")

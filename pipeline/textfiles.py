@@ -108,6 +108,7 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa.Table:
+    _decode(data, where)  # names the line, which Arrow does not
     # IANA's text/tab-separated-values has no quoting: a quotation mark in it is text.
     parse = pa.csv.ParseOptions(
         delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
@@ -128,7 +129,7 @@ def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa
         raise InputError(
             Problem(
                 where,
-                "the same number of fields in every row, in UTF-8",
+                "the same number of fields in every row",
                 str(error).splitlines()[0],
                 "Quote fields that hold the separator",
             )
@@ -140,6 +141,7 @@ def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa
 
 def _read_json_lines(text: str, where: str) -> tuple[pa.Table, list[str]]:
     rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -150,30 +152,39 @@ def _read_json_lines(text: str, where: str) -> tuple[pa.Table, list[str]]:
         if not isinstance(row, dict):
             raise InputError(Problem(f"{where}:{number}", "one JSON object", f"{type(row).__name__}"))
         rows.append(row)
+        numbers.append(number)
     names = list(dict.fromkeys(name for row in rows for name in row))
     notices: list[str] = []
     arrays = []
-    for name in names:
-        array, changed = to_arrow([row.get(name) for row in rows])
-        arrays.append(array)
-        if changed:
-            notices.append(f"{where}: column {name!r} mixes types; the mixed values are carried as text")
-    return pa.table(dict(zip(names, arrays, strict=True))), notices
+    try:
+        for name in names:
+            array, changed = to_arrow([row.get(name) for row in rows])
+            arrays.append(array)
+            if changed:
+                notices.append(f"{where}: column {name!r} mixes types; the mixed values are carried as text")
+        return pa.table(dict(zip(names, arrays, strict=True))), notices
+    except UnicodeEncodeError as error:  # values with a lone surrogate fail by themselves, a column cannot
+        key = json.dumps(error.object)
+        number = next(number for number, row in zip(numbers, rows, strict=True) if key in json.dumps(row))
+        raise InputError(Problem(f"{where}:{number}", "keys in valid Unicode", f"{key}, half a character")) from None
 
 
 def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
     """An Arrow array of JSON values, and whether something had to become text because its type is not one.
 
-    GenEval's `position: ["left of", 0]` becomes `["left of", "0"]`, and the structs around it stay structs.
+    GenEval's `position: ["left of", 0]` becomes `["left of", "0"]`, and the structs around it stay structs; a struct
+    that is empty in every row, which Parquet cannot hold, becomes `"{}"`. Raises UnicodeEncodeError for broken keys.
     """
     try:
-        return pa.array(values, from_pandas=False), False
-    except UnicodeEncodeError:  # lone surrogates: kept as they are, so that the row fails by itself and says why
-        encoded = [None if v is None else str(v).encode("utf-8", "surrogatepass") for v in values]
-        return pa.array(encoded, pa.binary()).view(pa.string()), True
-    except (pa.ArrowException, OverflowError):
+        array = pa.array(values, from_pandas=False)
+        if not _has_empty_struct(array.type):
+            return array, False
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
     present = [value for value in values if value is not None]
+    if all(isinstance(value, str) for value in present):  # lone surrogates: the row fails by itself and says why
+        encoded = [None if value is None else value.encode("utf-8", "surrogatepass") for value in values]
+        return pa.array(encoded, pa.binary()).view(pa.string()), False
     if all(isinstance(value, list) for value in present):
         inner, _ = to_arrow([item for value in present for item in value])
         offsets, total = [0], 0
@@ -182,10 +193,15 @@ def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
             offsets.append(total)
         mask = pa.array([value is None for value in values])
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), inner, mask=mask), True
-    if all(isinstance(value, dict) for value in present):
-        names = list(dict.fromkeys(name for value in present for name in value))
+    names = list(dict.fromkeys(name for value in present if isinstance(value, dict) for name in value))
+    if names and all(isinstance(value, dict) for value in present):
         fields = [to_arrow([None if value is None else value.get(name) for value in values])[0] for name in names]
         mask = pa.array([value is None for value in values])
         return pa.StructArray.from_arrays(fields, names, mask=mask), True
     texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
     return to_arrow(texts)[0], True
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(map(_has_empty_struct, inner))

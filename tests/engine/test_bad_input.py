@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
+import random
 import shutil
 import struct
 from collections.abc import Callable
@@ -109,6 +111,9 @@ def write_source(folder: Path, name: str, content: Any) -> Path:
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": \n', ["a.jsonl:2", "JSON"]),
         ("a.jsonl", b'["a"]\n', ["a.jsonl:1", "one JSON object"]),
         ("a.txt", b"fine\n\xff\n", ["a.txt:2", "UTF-8"]),
+        ("a.csv", b"prompt,n\na,1\ncaf\xe9,2\n", ["a.csv:3", "UTF-8", "0xe9", "Save it as UTF-8"]),
+        ("a.csv", b"prompt,caf\xe9\na,1\n", ["a.csv:1", "UTF-8", "0xe9"]),
+        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "a", "x": {"\\ud83d": 1}}\n', ["a.jsonl:2", "keys", "ud83d"]),
         ("a.png", b"\x89PNG", ["a.png", ".parquet"]),
         ("a.csv.gz", gzip.compress(b"prompt\na\n" * 100, mtime=0)[:-12], ["a.csv.gz", "whole file", "end-of-stream"]),
         ("a.csv.gz", b"prompt\na\n", ["a.csv.gz", ".gz", "Not a gzipped file"]),
@@ -125,6 +130,45 @@ def test_source_that_cannot_be_read(
 ) -> None:
     path = write_source(tmp_path, name, content)
     refused(cli, job(prompts={"source": str(path)}), *words)
+
+
+def damaged(column: int) -> bytes:
+    """Parquet of 3,000 rows whose footer is whole, and half of a page is not."""
+    sink = io.BytesIO()
+    rng = random.Random(0)
+    table = {"prompt": [f"a red circle {rng.random()}" for _ in range(3000)], "id": [f"{i}" for i in range(3000)]}
+    pq.write_table(pa.table(table), sink, compression="snappy", use_dictionary=False)
+    data = bytearray(sink.getvalue())
+    start = pq.read_metadata(sink).row_group(0).column(column).data_page_offset
+    data[start + 40 : start + 4000] = b"\xff" * 3960
+    return bytes(data)
+
+
+def test_damaged_page(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    path = write_source(tmp_path, "d.parquet", damaged(0))
+    answer = cli("run", job(prompts={"source": str(path), "limit": 2}), "--in-process")
+    assert answer.code == 2, answer
+    assert "d.parquet: expected a whole Parquet file" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_damaged_page_of_ids(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    path = write_source(tmp_path, "d.parquet", damaged(1))
+    refused(cli, job(prompts={"source": str(path), "columns": {"id": "id"}}), "d.parquet", "whole Parquet file")
+
+
+def test_file_name_that_is_no_text(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    """It would be part of the prompt ids."""
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.csv")).write_text("prompt\na red circle\n")
+    refused(cli, job(prompts={"source": str(tmp_path / "in")}), "\\xff.csv", "UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("source", "word"), [("s3://", "bucket"), ("s3:/bucket/x.csv", "s3://"), ("foo://x/y.csv", "foo"), ("://", "://")]
+)
+def test_source_that_is_no_url(cli: Cli, job: MakeJob, source: str, word: str) -> None:
+    refused(cli, job(prompts={"source": source}), "prompts.source", word)
 
 
 def test_missing_source_and_empty_glob(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
@@ -162,7 +206,24 @@ def test_ids_that_repeat(cli: Cli, job: MakeJob, tmp_path: Path, ids: list[Any])
 
 def test_null_id(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     path = write_source(tmp_path, "ids.parquet", pa.table({"prompt": ["p"] * 2, "id": ["a", None]}))
-    refused(cli, job(prompts={"source": str(path), "columns": {"id": "id"}}), "null")
+    refused(cli, job(prompts={"source": str(path), "columns": {"id": "id"}}), "row 1", "null")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("i.jsonl", b'{"prompt": "a", "id": "1"}\n{"prompt": "b", "id": ""}\n', ["row 1", "an empty text"]),
+        ("i.csv", b'prompt,id\na,1\nb,""\n', ["row 1", "an empty text"]),
+        ("i.csv", b"prompt,id\na,1\nb,\n", ["row 1", "null"]),
+        ("i.jsonl", b'{"prompt": "a", "id": "\\ud800"}\n{"prompt": "b", "id": "\\ud801"}\n', ["row 0", "Unicode"]),
+        ("i.parquet", pa.table({"prompt": ["a"], "id": pa.array([b"\xff"]).view(pa.string())}), ["row 0", "Unicode"]),
+        ("i.csv", b"prompt,id\na,1\nb,2\nc,1\n", ["unique", "row 2"]),
+    ],
+)
+def test_id_that_is_none(cli: Cli, job: MakeJob, tmp_path: Path, name: str, content: Any, words: list[str]) -> None:
+    """Wherever it stands: the last one lies behind the limit."""
+    path = write_source(tmp_path, name, content)
+    refused(cli, job(prompts={"source": str(path), "columns": {"id": "id"}, "limit": 2}), "id", *words)
 
 
 @pytest.fixture
@@ -311,6 +372,47 @@ def test_lone_surrogates_in_json_lines(cli: Cli, job: MakeJob, tmp_path: Path) -
         "run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json"
     )
     assert (answer.code, answer.json["kept"], answer.json["failed"]) == (3, 1, 1)
+
+
+BROKEN = pa.array([b"fine", b"\xff\xfe here", None], pa.binary()).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("b.parquet", pa.table({"prompt": ["a", "b", "c"], "x": BROKEN}), "\ufffd\ufffd here"),
+        ("b.jsonl", b'{"prompt": "a", "x": "k"}\n{"prompt": "b", "x": "\\ud800"}\n{"prompt": "c"}\n', "\ufffd" * 3),
+        (
+            "b.jsonl",
+            b'{"prompt": "a", "x": {"y": ["k"]}}\n{"prompt": "b", "x": {"y": ["\\ud800"]}}\n{"prompt": "c"}\n',
+            {"y": ["\ufffd" * 3]},
+        ),
+    ],
+)
+def test_broken_unicode_in_another_column(
+    cli: Cli, job: MakeJob, tmp_path: Path, name: str, content: Any, expected: Any
+) -> None:
+    """The row is as lost as one with a broken prompt; report, card and `datasets` read what is written."""
+    path = write_source(tmp_path, name, content)
+    answer = cli(
+        "run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process", "--json"
+    )
+    assert (answer.code, answer.json["kept"], answer.json["failed"]) == (3, 2, 1), answer
+    (row,) = records(tmp_path / "out", "failures")
+    assert (row["prompt"], row["x"], row["error_kind"]) == ("b", expected, "invalid_text")
+    assert (tmp_path / "out" / "report" / "index.html").exists()
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_empty_objects_in_json_lines(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    """Parquet has no struct without fields: as text they can be written."""
+    path = write_source(tmp_path, "e.jsonl", b'{"prompt": "a", "m": {}, "n": {"c": [{}], "d": 1}}\n{"prompt": "b"}\n')
+    answer = cli("run", job(prompts={"source": str(path)}, generation={"images_per_prompt": 1}), "--in-process")
+    assert answer.code == 0, answer
+    assert [(row["m"], row["n"]) for row in records(tmp_path / "out")] == [
+        ("{}", {"c": ["{}"], "d": 1}),
+        (None, None),
+    ]
 
 
 IDS = ["a/b/../../etc/passwd", "..", "nul\0inside", "x" * 300, "Case", "case", "\x1b[31m", "<b>", "ü" * 100, " "]
