@@ -173,7 +173,9 @@ def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
     without = json.loads(json.dumps(plan.fields))
     without[_SOURCE[0]][_SOURCE[1]] = {name: file for name, file in ours.items() if name in theirs}
     refuse_other_job(replace(plan, fields=without), stored, store.url)
-    files = stage([file for file in plan.segments[0].files if file.name in added], plan.job.prompts, store)
+    files = stage(
+        [file for file in plan.segments[0].files if file.name in added], plan.job.prompts, store, stored.source_schema
+    )
     prompts = sum(file.rows for file in files)
     shards = sweep.cell_count(plan.job) * blocks(prompts, plan.rows_per_shard)
     return add_segments(stored, store, [Segment("extend", files, prompts, stored.shards, shards)], added)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.identity import derived_prompt_id
 from pipeline.source_checks import whole_parquet
 from pipeline.storage import Store
+from pipeline.textfiles import as_schema
 from pipeline.unicode import mend
 from schemas.errors import InputError, Problem, SampleError
 from schemas.job import MAX_SEED, Columns
@@ -117,7 +118,7 @@ class PromptReader:
                 if low < high:
                     parts.append(self._rows_of_group(parquet, file, group, low - begins, high - low))
                 begins += size
-        return pa.concat_tables(parts).select(self._schema.names).cast(self._schema)
+        return as_schema(pa.concat_tables(parts), self._schema)
 
     def _rows_of_group(self, parquet: pq.ParquetFile, file: SourceFile, group: int, offset: int, rows: int) -> pa.Table:
         with self._lock:

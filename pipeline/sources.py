@@ -20,6 +20,7 @@ from pipeline.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from pipeline.textfiles import (
     PARQUET_FORMATS,
     TEXT_FORMATS,
+    as_schema,
     file_suffix,
     is_parquet,
     read_text_format,
@@ -69,7 +70,7 @@ def open_source(prompts: Prompts) -> Source:
             opened.append(result)
     if problems:
         raise InputError(*problems)
-    schema = _unify(opened)
+    schema = _unify(opened, prompts.columns)
     check_columns(schema, prompts.columns, split_query(prompts.source)[0])
     source = Source(tuple(o.file for o in opened), schema, tuple(n for o in opened for n in o.notices))
     if source.rows == 0:
@@ -88,7 +89,7 @@ def open_source(prompts: Prompts) -> Source:
 
 def _open_suite(prompts: Prompts) -> Source:
     suite = _suite(prompts)
-    schema = _unify([_Opened(_source_file(file), file.table.schema) for file in suite.files])
+    schema = _unify([_Opened(_source_file(file), file.table.schema) for file in suite.files], prompts.columns)
     return Source(tuple(_source_file(file) for file in suite.files), schema, suite.notices, suite.sha256)
 
 
@@ -207,25 +208,27 @@ def _url(store: Store, entry: Entry) -> str:
     return absolute_url(f"{store.url.rstrip('/')}/{entry.name}")
 
 
-def stage(files: Sequence[SourceFile], prompts: Prompts, output: Store) -> tuple[SourceFile, ...]:
+def stage(
+    files: Sequence[SourceFile], prompts: Prompts, output: Store, schema: pa.Schema | None = None
+) -> tuple[SourceFile, ...]:
     """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output.
 
     Parquet behind a URL with a query is copied too: workers are told no secrets. Raises InputError where a file is no
-    longer what was planned.
+    longer what was planned, or cannot be read with the `schema` of a dataset that is there already.
     """
     if prompts.suite is None:
         query = split_query(prompts.source or "")[1]
         return tuple(
             file
             if is_parquet(file.name) and not query
-            else _staged(file, _read_again(file, prompts.columns, query), output)
+            else _staged(file, _read_again(file, prompts.columns, query), output, schema)
             for file in files
         )
     found = {_source_file(each): each.table for each in _suite(prompts).files}
     for file in files:
         if file not in found:
             raise _changed(file)
-    return tuple(_staged(file, found[file], output) for file in files)
+    return tuple(_staged(file, found[file], output, schema) for file in files)
 
 
 def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
@@ -247,7 +250,14 @@ def _changed(file: SourceFile) -> InputError:
     return InputError(Problem(f"prompts.source: {file.name}", "the file as it was planned", "another", hint))
 
 
-def _staged(file: SourceFile, table: pa.Table, output: Store) -> SourceFile:
+def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema | None) -> SourceFile:
+    if schema is not None:
+        try:
+            as_schema(table, schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            expected = "values of the types that the columns of the dataset have"
+            hint = "Give these prompts a job and an output of their own"
+            raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", hint)) from None
     return replace(file, path=stage_table(table, digest([file.name, file.etag])[:16], output))
 
 
@@ -261,7 +271,11 @@ def stage_table(table: pa.Table, name: str, output: Store) -> str:
     return f"{STAGED}{key}"
 
 
-def _unify(opened: Sequence[_Opened]) -> pa.Schema:
+def _unify(opened: Sequence[_Opened], columns: Columns) -> pa.Schema:
+    """Text files do not say their types: a column that looks different in two of them is text in all.
+
+    Raises InputError where other files differ. Ids are compared as text whatever file they are in.
+    """
     first = opened[0]
     fields = {field.name: field.type for field in first.schema}
     for other in opened[1:]:
@@ -273,6 +287,9 @@ def _unify(opened: Sequence[_Opened]) -> pa.Schema:
             if mine is not None and their is not None and pa.types.is_null(mine):
                 fields[name] = their
                 continue
+            if mine is not None and their is not None and _meet_as_text(name, mine, their, (first, other), columns):
+                fields[name] = pa.string()
+                continue
             raise InputError(
                 Problem(
                     f"prompts.source: {other.file.name}",
@@ -283,6 +300,12 @@ def _unify(opened: Sequence[_Opened]) -> pa.Schema:
             )
     # A column that is null in every row has no type yet; text holds whatever comes later.
     return pa.schema([pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in fields.items()])
+
+
+def _meet_as_text(name: str, mine: pa.DataType, their: pa.DataType, files: Sequence[_Opened], columns: Columns) -> bool:
+    if name == columns.id:
+        return _fits("id", mine) and _fits("id", their)
+    return name != columns.seed and not any(is_parquet(opened.file.name) for opened in files)
 
 
 def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
@@ -298,12 +321,16 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
             problems.append(Problem(place, f"a column {name!r}", f"columns {', '.join(map(repr, schema.names))}", hint))
             continue
         kind = schema.field(name).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        is_whole = pa.types.is_integer(kind)
-        if not (is_text if role not in ("id", "seed") else is_whole if role == "seed" else is_text or is_whole):
+        if not _fits(role, kind):
             wanted = {"seed": "an integer column", "id": "a text or integer column"}.get(role, "a text column")
             problems.append(Problem(place, wanted, f"{name!r} of type {kind}"))
     if problems:
         raise InputError(*problems)
+
+
+def _fits(role: str, kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_whole = pa.types.is_integer(kind)
+    return bool(is_whole if role == "seed" else is_text or is_whole if role == "id" else is_text)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.csv
 
+from pipeline.separated import read_separated
 from pipeline.storage import Store
 from schemas.errors import InputError, Problem
 from schemas.job import Columns
@@ -79,7 +79,8 @@ def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> t
     if not data.strip():
         raise InputError(Problem(where, "at least one prompt", "an empty file"))
     if suffix in (".csv", ".tsv"):
-        return _read_separated(data, suffix == ".tsv", where, columns), []
+        _decode(data, where)  # names the line, which Arrow does not
+        return read_separated(data, suffix == ".tsv", where, columns), []
     if suffix == ".txt":
         lines = _decode(data, where).removesuffix("\n").split("\n")
         return pa.table({columns.prompt: pa.array([line.removesuffix("\r") for line in lines], pa.string())}), []
@@ -105,38 +106,6 @@ def _decode(data: bytes, where: str) -> str:
         raise InputError(
             Problem(f"{where}:{line}", "UTF-8 text", f"byte 0x{data[error.start]:02x}", "Save it as UTF-8")
         ) from None
-
-
-def _read_separated(data: bytes, tabs: bool, where: str, columns: Columns) -> pa.Table:
-    _decode(data, where)  # names the line, which Arrow does not
-    # IANA's text/tab-separated-values has no quoting: a quotation mark in it is text.
-    parse = pa.csv.ParseOptions(
-        delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
-    )
-    texts = (columns.prompt, columns.id, columns.negative_prompt, columns.caption)
-    convert = pa.csv.ConvertOptions(
-        column_types={name: pa.string() for name in texts if name},
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-        null_values=[""],
-    )
-    # The whole file as one block, so that a type is inferred from every row and not from the first megabyte.
-    size = max(1 << 20, min(len(data) + 1, (1 << 31) - 1))
-    read = pa.csv.ReadOptions(block_size=size, use_threads=False)  # threads lose the row number of an error
-    try:
-        table = pa.csv.read_csv(pa.BufferReader(data), read, parse, convert)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise InputError(
-            Problem(
-                where,
-                "the same number of fields in every row",
-                str(error).splitlines()[0],
-                "Quote fields that hold the separator",
-            )
-        ) from None
-    if len(set(table.column_names)) < table.num_columns:
-        raise InputError(Problem(where, "each column name once", f"columns {table.column_names}"))
-    return table
 
 
 def _read_json_lines(text: str, where: str) -> tuple[pa.Table, list[str]]:
@@ -205,3 +174,21 @@ def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
 def _has_empty_struct(kind: pa.DataType) -> bool:
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     return (pa.types.is_struct(kind) and not inner) or any(map(_has_empty_struct, inner))
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of the schema in its types; a value that is no text in this file alone becomes its JSON.
+
+    Raises pyarrow.ArrowInvalid where a value does not fit its type.
+    """
+    columns = [_as_type(table.column(field.name), field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    ours = column.type
+    if kind != pa.string() or not (pa.types.is_floating(ours) or pa.types.is_nested(ours)):
+        return column.cast(kind)
+    values = column.to_pylist()
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+    return pa.chunked_array([pa.array(texts, pa.string())])

@@ -120,6 +120,76 @@ def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
     assert source.rows == 3
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_columns_of_text_files_are_unchanged(
+    cli: Cli, job: MakeJob, tmp_path: Path, suffix: str, separator: str
+) -> None:
+    columns = {
+        "zip": (["007", "10115"], pa.string()),
+        "version": (["1.10", "1.2"], pa.string()),
+        "order": (["12345678901234567890", "1"], pa.string()),
+        "shout": (["TRUE", "false"], pa.string()),
+        "day": (["2024-01-02", "2024-01-03"], pa.string()),
+        "padded": ([" 1", "2"], pa.string()),
+        "odd": (["nan", "1.5"], pa.string()),
+        "gap": (["", "x"], pa.string()),
+        "n": (["1", "-20"], pa.int64()),
+        "share": (["0.25", ""], pa.float64()),
+        "flag": (["true", "false"], pa.bool_()),
+        "seed": (["007", "8"], pa.int64()),
+    }
+    lines = [["prompt", *columns], *(["a red circle", *(v[row] for v, _ in columns.values())] for row in (0, 1))]
+    path = tmp_path / f"p.{suffix}"
+    path.write_text("\n".join(separator.join(line) for line in lines))
+    mapped = {"seed": "seed"}
+    source = opened(path, **mapped)
+    assert {name: source.schema.field(name).type for name in columns} == {
+        name: kind for name, (_, kind) in columns.items()
+    }
+    made = job(prompts={"source": str(path), "columns": mapped}, generation={"images_per_prompt": 1})
+    assert cli("run", made, "--in-process").code == 0
+    for row, record in enumerate(records(tmp_path / "out")):
+        for name, (texts, _) in columns.items():
+            value = record[name]
+            written = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+            assert written == (texts[row] if name != "seed" else texts[row].lstrip("0"))
+
+
+def test_types_that_differ_between_text_files(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("prompt,key,n,share\na red circle,1,7,100000.0\n")
+    (tmp_path / "in" / "b.csv").write_text("prompt,key,n,share\na red circle,k2,007,1.10\n")
+    (tmp_path / "in" / "c.jsonl").write_text('{"prompt": "a", "key": 3, "n": {"x": [1.5]}, "share": true}\n')
+    made = job(prompts={"source": str(tmp_path / "in"), "columns": {"id": "key"}}, generation={"images_per_prompt": 1})
+    assert cli("run", made, "--in-process").code == 0
+    rows = [(row["prompt_id"], row["n"], row["share"]) for row in records(tmp_path / "out")]
+    assert rows == [("1", "7", "100000.0"), ("k2", "007", "1.10"), ("3", '{"x": [1.5]}', "true")]
+
+
+def test_ids_are_text_in_every_file(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"prompt": ["a"], "key": [1]}), tmp_path / "in" / "a.parquet")
+    (tmp_path / "in" / "b.csv").write_text("prompt,key\nb,x\n")
+    made = job(prompts={"source": str(tmp_path / "in"), "columns": {"id": "key"}})
+    assert cli("run", made, "--in-process").code == 0
+    assert {row["prompt_id"] for row in records(tmp_path / "out")} == {"1", "x"}
+    (tmp_path / "in" / "b.csv").write_text("prompt,key\nb,1\n")
+    assert "unique" in cli("plan", made).err
+
+
+def test_extend_keeps_the_types_of_the_dataset(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.csv").write_text("prompt,n\na red circle,1\n")
+    made = job(prompts={"source": str(tmp_path / "in")}, generation={"images_per_prompt": 1})
+    assert cli("run", made, "--in-process").code == 0
+    (tmp_path / "in" / "c.csv").write_text("prompt,n\na red circle,many\n")
+    answer = cli("run", made, "--in-process", "--extend")
+    assert (answer.code, "c.csv" in answer.err, "types" in answer.err) == (2, True, True), answer
+    (tmp_path / "in" / "c.csv").write_text("prompt,n\na red circle,002\n")
+    assert cli("run", made, "--in-process", "--extend").code == 0
+    assert [row["n"] for row in records(tmp_path / "out")] == [1, 2]
+
+
 def test_mixed_json_types() -> None:
     array, changed = to_arrow([[1, "a"], None, [{"b": 2}]])
     assert changed
