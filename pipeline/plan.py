@@ -192,8 +192,8 @@ def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
     try:
         models, clips = check_job(job, allow_large_sweep)
     except JobError as error:
-        raise _and_those_of(error, lambda: open_source(job.prompts)) from None
-    source = open_source(job.prompts)
+        raise _and_those_of(error, lambda: open_source(job.prompts, job.output.url)) from None
+    source = open_source(job.prompts, job.output.url)
     prompts = min(source.rows, job.prompts.limit or source.rows)
     shards = sweep.cell_count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)

@@ -1,11 +1,10 @@
-"""Where prompts come from: finds the files, checks that they fit together, stages text formats as Parquet."""
+"""Where prompts come from: checks that the files fit together, stages text formats as Parquet."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,13 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.identity import digest
-from pipeline.redact import has_user_info
 from pipeline.source_checks import check_no_bomb, check_unique_ids, whole_parquet
-from pipeline.storage import Entry, Store, absolute_url, check_url, find_objects, split_query
+from pipeline.source_files import find_files, find_prompt_files, refuse_strange_names
+from pipeline.storage import Entry, Store, absolute_url, split_query
 from pipeline.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from pipeline.textfiles import (
-    PARQUET_FORMATS,
-    TEXT_FORMATS,
     as_schema,
     file_suffix,
     is_parquet,
@@ -52,15 +49,16 @@ class _Opened:
     notices: tuple[str, ...] = ()
 
 
-def open_source(prompts: Prompts) -> Source:
+def open_source(prompts: Prompts, output: str | None = None) -> Source:
     """Reads the footers of Parquet files, and text files whole; writes nothing.
 
+    What the job wrote itself is no prompt, where the folder or URL `output` lies inside the source.
     Raises InputError with every problem found.
     """
     if prompts.suite is not None:
-        return _open_suite(prompts)
+        return _open_suite(prompts, output)
     assert prompts.source is not None  # else the job would have been refused
-    store, entries = _find(prompts.source)
+    store, entries = find_prompt_files(prompts.source, output)
     opened: list[_Opened] = []
     problems: list[Problem | str] = []
     for result in store.map(lambda entry: _try_open(store, entry, prompts.columns), entries):
@@ -87,77 +85,28 @@ def open_source(prompts: Prompts) -> Source:
     return source
 
 
-def _open_suite(prompts: Prompts) -> Source:
-    suite = _suite(prompts)
+def _open_suite(prompts: Prompts, output: str | None) -> Source:
+    suite = _suite(prompts, output)
     schema = _unify([_Opened(_source_file(file), file.table.schema) for file in suite.files], prompts.columns)
     return Source(tuple(_source_file(file) for file in suite.files), schema, suite.notices, suite.sha256)
 
 
-def _suite(prompts: Prompts) -> Suite:
+def _suite(prompts: Prompts, output: str | None) -> Suite:
     assert prompts.suite is not None
     if prompts.source is None:
         return shapes_suite(prompts.shapes)
-    store, found = _find_any(prompts.source)
+    store, found = find_files(prompts.source, output)
     entries = [entry for entry in found if takes(prompts.suite, entry.name)]
     if not entries:
         where = f"prompts.source: {found[0].name}"
         raise InputError(Problem(where, f"a .txt file, as {prompts.suite} has them", "another ending"))
-    _refuse_strange_names(entries)
+    refuse_strange_names(entries)
     contents = store.map(lambda entry: read_unpacked(store, entry.name), entries)
     return read_suite(prompts.suite, {entry.name: data for entry, data in zip(entries, contents, strict=True)})
 
 
 def _source_file(file: SuiteFile) -> SourceFile:
     return SourceFile(file.name, file.name, file.size_bytes, file.table.num_rows, file.sha256[:32])
-
-
-def _find_any(source: str) -> tuple[Store, list[Entry]]:
-    if has_user_info(source):
-        raise InputError(
-            Problem(
-                "prompts.source",
-                "a URL without user and password",
-                "one that holds them",
-                "Give credentials in the environment",
-            )
-        )
-    check_url(source, "prompts.source")
-    store, entries = find_objects(source)
-    if not entries:
-        raise InputError(
-            Problem(
-                f"prompts.source: {split_query(source)[0]}",
-                "at least one file",
-                "nothing there",
-                "The path is relative to the folder the command is started in; quote a glob in --set",
-            )
-        )
-    return store, entries
-
-
-def _refuse_strange_names(entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        shown = os.fsencode(entry.name).decode(errors="backslashreplace")
-        if shown != entry.name:
-            hint = "Rename it: it would be part of the prompt ids"
-            raise InputError(Problem(f"prompts.source: {shown}", "a file name in UTF-8", "other bytes", hint))
-
-
-def _find(source: str) -> tuple[Store, list[Entry]]:
-    store, entries = _find_any(source)
-    known = (*PARQUET_FORMATS, *TEXT_FORMATS)
-    readable = [entry for entry in entries if file_suffix(entry.name) in known]
-    if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
-        strange = next(entry for entry in entries if entry not in readable)
-        raise InputError(
-            Problem(
-                f"prompts.source: {strange.name}",
-                f"a file that ends in {', '.join(known)}",
-                f"{file_suffix(strange.name) or 'no ending'!r}",
-            )
-        )
-    _refuse_strange_names(readable)
-    return store, readable
 
 
 def _try_open(store: Store, entry: Entry, columns: Columns) -> _Opened | InputError:
@@ -224,7 +173,7 @@ def stage(
             else _staged(file, _read_again(file, prompts.columns, query), output, schema)
             for file in files
         )
-    found = {_source_file(each): each.table for each in _suite(prompts).files}
+    found = {_source_file(each): each.table for each in _suite(prompts, output.url).files}
     for file in files:
         if file not in found:
             raise _changed(file)

@@ -239,6 +239,20 @@ def test_ids_hold_when_files_are_added(tmp_path: Path) -> None:
     assert ids() == before | {"a.parquet:0", "sub/a.parquet:0"}
 
 
+@pytest.mark.parametrize(("source", "output"), [(".", "out"), ("**/*", "./out"), ("../in", "."), (".", "../in/out/x")])
+def test_what_the_job_wrote_is_no_prompt(
+    cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str
+) -> None:
+    (tmp_path / "in" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in")
+    for name in ("p.csv", "data/q.csv"):
+        Path(name).write_text("prompt\na red circle\n")
+    made = job(prompts={"source": source}, output={"url": output, "images_per_shard": 2})
+    assert cli("run", made, "--in-process", "--json").json["made"]["samples"] == 4
+    Path(output, "data", "part-000001.parquet").unlink()
+    assert cli("run", made, "--in-process", "--json").json["made"]["samples"] == 2
+
+
 @pytest.mark.parametrize("source", ["linked", "linked/*.csv", "link.csv"])
 def test_links_to_files_are_files(tmp_path: Path, source: str) -> None:
     """As Hugging Face's cache, DVC and Kubernetes mounts have them."""
