@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import uuid
@@ -13,6 +14,12 @@ from pipeline.crashpoints import reached
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp"
+
+
+@functools.cache
+def warn_of_races(where: str, lacking: str) -> None:
+    """Once a process for each output."""
+    log.warning("%s has no %s: two writers at the same instant could both think they were first", where, lacking)
 
 
 def create_file(root: Path, key: str, data: bytes) -> bool:
@@ -28,7 +35,7 @@ def create_file(root: Path, key: str, data: bytes) -> bool:
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
             raise
-        log.warning("%s has no hard links: two writers at the same instant could both think they were first", root)
+        warn_of_races(str(root), "hard links")
         if target.exists():
             return False
         temporary.rename(target)

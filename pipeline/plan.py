@@ -19,7 +19,7 @@ from pipeline.models.clips import ResolvedClip, resolve_clip
 from pipeline.models.schedulers import check_scheduler
 from pipeline.redact import has_user_info
 from pipeline.sources import Source, open_source
-from pipeline.storage import split_query
+from pipeline.storage import check_url, split_query
 from schemas.errors import JobError, Problem
 from schemas.job import SCHEMA_VERSION, Job, Model
 from schemas.plan import ResolvedModel, Segment, Shard, SourceFile, Variant
@@ -127,6 +127,7 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
                 "Give credentials in the environment",
             )
         )
+    _collect(problems, lambda: check_url(job.output.url, "output.url"))
     models: dict[Model, ResolvedModel] = {}
     for model, where in _named_models(job):
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from pipeline.crashpoints import reached
-from pipeline.local_files import create_file, replace_file
+from pipeline.local_files import create_file, replace_file, warn_of_races
 from pipeline.redact import redact
 from pipeline.storage_faults import advice, describe, error_code, is_storage_fault, is_transient
 from schemas.errors import InputError, Problem, StorageError
@@ -44,6 +44,8 @@ _CONTENT_TYPES = {
 """Without one a browser downloads the report from a bucket instead of showing it."""
 
 _LONGEST_WAIT_S = 20.0
+_CONDITIONAL = ("s3://", "s3a://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
+"""Where `mode="create"` is a condition that the server checks; elsewhere fsspec looks first and then writes."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,8 @@ class Store:
             yield from pool.map(function, entries)
 
     def _create_remote(self, key: str, data: bytes) -> bool:
+        if not self.url.startswith(_CONDITIONAL):
+            warn_of_races(redact(self.url), "conditional writes")
         try:
             self._pipe(key, data, mode="create")
         except FileExistsError:

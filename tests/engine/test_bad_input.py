@@ -74,6 +74,18 @@ def test_job_that_cannot_be(cli: Cli, job: MakeJob, sections: dict[str, Any], wo
     assert "secret@" not in answer.err
 
 
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [("foo://b/x", "foo"), ("://", "://"), ("s3:", "s3://…"), ("s3:/b/x", "s3://…"), ("s3://", "bucket")],
+)
+def test_output_that_is_no_url(cli: Cli, job: MakeJob, url: str, word: str) -> None:
+    made = job(output={"url": url})
+    answer = cli("validate", made)
+    assert answer.code == 2
+    assert f"{made}:" in answer.err and "output.url: expected" in answer.err and word in answer.err
+    refused(cli, made, "output.url", word)
+
+
 def test_large_sweep_with_yes(cli: Cli, job: MakeJob) -> None:
     wide = {"num_inference_steps": list(range(1, 1001)), "guidance_scale": [float(i) for i in range(1000)]}
     answer = cli("plan", job(sweep=wide), "--yes", "--json")
@@ -102,7 +114,11 @@ def write_source(folder: Path, name: str, content: Any) -> Path:
     [
         ("a.parquet", b"PAR1 and then nothing", ["a.parquet", "whole Parquet"]),
         ("a.parquet", b"", ["a.parquet", "whole Parquet"]),
-        ("a.parquet", pa.table({"prompt": pa.array([], pa.string())}), ["at least one prompt"]),
+        (
+            "a.parquet",
+            pa.table({"prompt": pa.array([], pa.string())}),
+            ["yaml:3: prompts.source", "at least one prompt"],
+        ),
         ("a.csv", b"prompt,x\na,1\nb\nc,3\n", ["a.csv", "fields in every row", "Row #3"]),
         ("a.csv", b"", ["a.csv", "empty file"]),
         ("a.csv", "prompt\nä\n".encode("utf-16"), ["UTF-16", "Save it as UTF-8"]),
