@@ -64,6 +64,8 @@ def advice(error: BaseException) -> str:
         return "Free some space and run the same command again: finished shards stay."
     if isinstance(error, PermissionError) or number in {errno.EROFS, errno.EACCES, errno.EPERM}:
         return "Check that these credentials may list, read and write there, then run the same command again."
+    if isinstance(error, (NotADirectoryError, IsADirectoryError)):
+        return "A file lies where a folder is needed, or a folder where a file is: check the path."
     if isinstance(error, FileNotFoundError):
         return "Check that the bucket or folder exists and is spelled right."
     if "redential" in type(error).__name__:

@@ -130,7 +130,7 @@ def _read_json_lines(text: str, where: str) -> tuple[pa.Table, list[str]]:
             array, changed = to_arrow([row.get(name) for row in rows])
             arrays.append(array)
             if changed:
-                notices.append(f"{where}: column {name!r} mixes types; the mixed values are carried as text")
+                notices.append(f"{where}: column {name!r} mixes types, or is empty objects; these are carried as text")
         return pa.table(dict(zip(names, arrays, strict=True))), notices
     except UnicodeEncodeError as error:  # values with a lone surrogate fail by themselves, a column cannot
         key = json.dumps(error.object)
@@ -155,18 +155,19 @@ def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
         encoded = [None if value is None else value.encode("utf-8", "surrogatepass") for value in values]
         return pa.array(encoded, pa.binary()).view(pa.string()), False
     if all(isinstance(value, list) for value in present):
-        inner, _ = to_arrow([item for value in present for item in value])
+        inner, changed = to_arrow([item for value in present for item in value])
         offsets, total = [0], 0
         for value in values:
             total += len(value or ())
             offsets.append(total)
         mask = pa.array([value is None for value in values])
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), inner, mask=mask), True
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), inner, mask=mask), changed
     names = list(dict.fromkeys(name for value in present if isinstance(value, dict) for name in value))
     if names and all(isinstance(value, dict) for value in present):
-        fields = [to_arrow([None if value is None else value.get(name) for value in values])[0] for name in names]
+        fields = [to_arrow([None if value is None else value.get(name) for value in values]) for name in names]
         mask = pa.array([value is None for value in values])
-        return pa.StructArray.from_arrays(fields, names, mask=mask), True
+        array = pa.StructArray.from_arrays([field for field, _ in fields], names, mask=mask)
+        return array, any(changed for _, changed in fields)
     texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
     return to_arrow(texts)[0], True
 

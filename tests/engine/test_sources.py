@@ -198,6 +198,10 @@ def test_mixed_json_types() -> None:
     assert not changed
     array, _ = to_arrow([{"a": 1}, {"a": "x"}, None])
     assert array.to_pylist() == [{"a": "1"}, {"a": "x"}, None]
+    array, changed = to_arrow([{"a": ["\ud800"]}, {"a": []}])
+    assert not changed  # broken text is the row's own failure
+    array, changed = to_arrow([[{}], None])
+    assert (array.to_pylist(), changed) == ([["{}"], None], True)
     array, _ = to_arrow([1 << 70, None])
     assert array.to_pylist() == [str(1 << 70), None]
 
