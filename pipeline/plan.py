@@ -252,7 +252,8 @@ def _swept_fields(job: Job, dumped: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_json(plan: Plan) -> bytes:
     job = plan.job.model_dump(mode="json")
-    job["prompts"]["source"] = job["prompts"]["source"] and split_query(job["prompts"]["source"])[0]
+    if plan.job.prompts.source is not None:  # the query of a presigned URL is a secret
+        job["prompts"]["source"] = split_query(plan.job.prompts.source)[0]
     content = {
         "version": SCHEMA_VERSION,
         "fingerprint": plan.fingerprint,

@@ -207,7 +207,8 @@ def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema 
             expected = "values of the types that the columns of the dataset have"
             hint = "Give these prompts a job and an output of their own"
             raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", hint)) from None
-    return replace(file, path=stage_table(table, digest([file.name, file.etag])[:16], output))
+    name = digest([file.name, file.etag, str(table.schema)])[:16]  # types may be told apart in another way one day
+    return replace(file, path=stage_table(table, name, output))
 
 
 def stage_table(table: pa.Table, name: str, output: Store) -> str:

@@ -62,7 +62,8 @@ def advice(error: BaseException) -> str:
     number = getattr(error, "errno", None)
     if number in {errno.ENOSPC, errno.EDQUOT} or error_code(error) in _FULL_CODES:
         return "Free some space and run the same command again: finished shards stay."
-    if isinstance(error, PermissionError) or number in {errno.EROFS, errno.EACCES, errno.EPERM}:
+    refused = isinstance(error, PermissionError) or getattr(error, "status", None) in {401, 403}
+    if refused or number in {errno.EROFS, errno.EACCES, errno.EPERM}:
         return "Check that these credentials may list, read and write there, then run the same command again."
     if isinstance(error, (NotADirectoryError, IsADirectoryError)):
         return "A file lies where a folder is needed, or a folder where a file is: check the path."

@@ -347,6 +347,7 @@ def test_http_server_that_refuses(
     started = time.monotonic()
     answer = cli("plan", job(prompts={"source": f"{http_url}/p.txt?opaque-SECRET"}))
     assert (answer.code, "403" in answer.err, "SECRET" in answer.err) == (4, True, False), answer
+    assert "Check that these credentials" in answer.err
     assert time.monotonic() - started < 5
 
 
