@@ -25,6 +25,7 @@ from pipeline.prompts import PromptReader
 from pipeline.sources import Source, open_source, stage
 from pipeline.storage import Store
 from pipeline.textfiles import to_arrow
+from pipeline.unicode import mend
 from schemas.errors import InputError
 from schemas.job import Columns, Prompts
 from schemas.plan import STAGED
@@ -206,6 +207,31 @@ def test_mixed_json_types() -> None:
     assert array.to_pylist() == [str(1 << 70), None]
 
 
+def test_broken_text_is_found_at_any_depth() -> None:
+    text = pa.array([b"fine", b"\xff", None, b"\xed\xa0\x80"], pa.binary()).view(pa.string())
+    nested = pa.StructArray.from_arrays([text], ["x"], mask=pa.array([False, False, True, False]))
+    columns = {
+        "text": text,
+        "dictionary": pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 1]), text),
+        "lists": pa.ListArray.from_arrays(pa.array([0, 1, 2, 2, 4], pa.int32()), nested),
+        "maps": pa.MapArray.from_arrays(pa.array([0, 1, 2, 2, 2], pa.int32()), text.take([0, 0]), text.take([0, 1])),
+    }
+    expected = {
+        "text": ["fine", "\ufffd", None, "\ufffd" * 3],
+        "dictionary": ["fine", "\ufffd", None, "\ufffd"],
+        "lists": [[{"x": "fine"}], [{"x": "\ufffd"}], [], [None, {"x": "\ufffd" * 3}]],
+        "maps": [[("fine", "fine")], None, [], []],
+    }
+    for name, column in columns.items():
+        table = pa.table({name: column})
+        mended, broken = mend(table)
+        assert (mended.to_pydict()[name], mended.schema) == (expected[name], table.schema)
+        assert broken == ({1} if name == "maps" else {1, 3})
+        assert mend(table.slice(2, 1))[1] == mend(table.slice(4))[1] == set()
+        broken_after = {2} if name == "maps" else {0, 2}
+        assert mend(pa.concat_tables([table.slice(3), table.slice(0, 2)]))[1] == broken_after
+
+
 def test_every_block_is_what_the_files_hold(tmp_path: Path) -> None:
     """Any start and stop, over row groups and files, and types that only some files know."""
     rng = np.random.default_rng(0)
@@ -368,6 +394,16 @@ def test_text_that_changes_before_it_is_staged(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("prompt\na BLUE circle\n")
     with pytest.raises(InputError, match="as it was planned"):
         stage(files, prompts, Store(str(tmp_path / "out")))
+
+
+def test_staged_copies_of_other_types_have_other_names(tmp_path: Path) -> None:
+    """A copy that a run left before it claimed the output is taken for what its name says."""
+    (tmp_path / "p.csv").write_text("prompt,n\na red circle,007\n")
+    paths = set()
+    for columns in (Columns(), Columns(seed="n")):
+        prompts = Prompts(source=str(tmp_path / "p.csv"), columns=columns)
+        paths |= {file.path for file in stage(open_source(prompts).files, prompts, Store(str(tmp_path / "out")))}
+    assert len(paths) == 2
 
 
 def test_ten_million_prompts_are_planned_from_footers(tmp_path: Path) -> None:
