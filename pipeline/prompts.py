@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -175,7 +176,12 @@ def open_file(file: SourceFile, output: Store) -> BinaryIO:
 
 
 def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:
-    """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as integers."""
+    """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as numbers.
+
+    A seed that is NaN is none.
+    """
+    if isinstance(seed, float):
+        seed = None if math.isnan(seed) else int(seed) if seed.is_integer() else seed
     text, broken = _readable(prompt)
     negative_text, negative_broken = _readable(negative)
     caption_text, caption_broken = _readable(caption)

@@ -283,4 +283,6 @@ def _fits(role: str, kind: pa.DataType) -> bool:
         kind = kind.value_type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_whole = pa.types.is_integer(kind)
-    return bool(is_whole if role == "seed" else is_text or is_whole if role == "id" else is_text)
+    # A whole column with gaps is one of floats to pandas.
+    is_number = is_whole or pa.types.is_floating(kind)
+    return bool(is_number if role == "seed" else is_text or is_whole if role == "id" else is_text)

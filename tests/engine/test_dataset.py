@@ -185,6 +185,18 @@ def test_retry_leaves_what_the_source_is_at_fault_for(cli: Cli, job: MakeJob, tm
     assert cli("verify", tmp_path / "out", "--deep").code == 0
 
 
+def test_seeds_that_pandas_made_floats(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    path = tmp_path / "pandas.parquet"
+    seeds = pa.array([float(2**53 - 2), None, float("nan"), 1.5, -1.0, 0.0], from_pandas=False)
+    pq.write_table(pa.table({"prompt": ["a red circle"] * 6, "seed": seeds}), path)
+    once = {"images_per_prompt": 1}
+    run(cli, job(prompts={"source": str(path), "columns": {"seed": "seed"}}, generation=once), code=3)
+    rows = records(tmp_path / "out")
+    assert [rows[0]["seed"], rows[-1]["seed"], len(rows)] == [2**53 - 2, 0, 4]
+    messages = [row["message"] for row in records(tmp_path / "out", "failures")]
+    assert ["got 1.5" in messages[0], "got -1" in messages[1], len(messages)] == [True, True, 2]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")])
 def test_image_formats_carry_how_they_were_made(cli: Cli, job: MakeJob, tmp_path: Path, name: str, kind: str) -> None:
     run(cli, job(output={"image_format": name}, generation={"images_per_prompt": 1, "negative_prompt": "blå, grön"}))
