@@ -41,8 +41,8 @@ SCORED_KINDS: tuple[Kind, ...] = ("one", "placed", "two")
 STEP_COUNTS = (1, 2, 5, 10, 20, 50)
 GUIDANCES = (1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 7.5)
 SCHEDULERS = (
-    DDIMScheduler,
     DPMSolverMultistepScheduler,
+    DDIMScheduler,
     UniPCMultistepScheduler,
     EulerDiscreteScheduler,
     EulerAncestralDiscreteScheduler,

@@ -31,6 +31,7 @@ def export_model(folder: Path, vae: AutoencoderKL, text: CLIPTextModel, unet: UN
     # transformers would load the text encoder in the type it was saved in, diffusers loads its parts in float32.
     edit(folder / "text_encoder" / "config.json", dtype="float32")
     edit(folder / "vae" / "config.json", _name_or_path=None)
+    edit(folder / "scheduler" / "scheduler_config.json", lambda_min_clipped=None)  # -Infinity, its default: no JSON
     edit(folder / "model_index.json", tokenizer=["transformers", TOKENIZER_CLASS])
     edit(folder / "tokenizer" / "tokenizer_config.json", tokenizer_class=TOKENIZER_CLASS)
     make_readable(folder)

@@ -54,7 +54,7 @@ class VaeSettings:
     full_share: float = 0.25  # the last share of the steps sees whole images only
     plan: Plan = Plan(steps=3800, batch=32, rate=2e-3, weight_decay=0.0, ema=0.995)
     decoder_noise: float = 1.5
-    decoder_plan: Plan = Plan(steps=900, batch=16, rate=1e-3, decay=0.6, weight_decay=0.0, ema=0.995)
+    decoder_plan: Plan = Plan(steps=1800, batch=16, rate=1e-3, decay=0.6, weight_decay=0.0, ema=0.995)
 
     def kl_weight_at(self, step: int) -> float:
         (low, high), (start, end) = self.kl_weight, self.kl_rise
@@ -91,7 +91,7 @@ class UnetSettings:
     focus: tuple[float, int, int] = (0.7, 100, 650)
     redraw: tuple[int, int] = (150, 600)
     guidance: float = GUIDANCE
-    plan: Plan = Plan(steps=19_000, batch=48, rate=1e-3, warmup=300, decay=0.5, ema=0.999)
+    plan: Plan = Plan(steps=30_000, batch=48, rate=1e-3, warmup=300, decay=0.5, ema=0.999)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ClipSettings:
     negatives: int = 3
     drawn: DrawnSettings = field(default_factory=DrawnSettings)
     drawn_share: float = 0.5
-    plan: Plan = Plan(steps=2400, batch=48, rate=1e-3, warmup=200, weight_decay=0.02, ema=0.998)
+    plan: Plan = Plan(steps=4800, batch=48, rate=1e-3, warmup=200, weight_decay=0.02, ema=0.998)
 
 
 @dataclass(frozen=True)
