@@ -134,7 +134,9 @@ def _comment(info: FieldInfo, value: Any, indent: str) -> list[str]:
     is_plain = not isinstance(value, (BaseModel, tuple))
     if is_plain and not info.is_required() and info.default != value:
         text += f" Default: {_scalar(info.default)}."
-    return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False
+    )
 
 
 def _scalar(value: Any) -> str:

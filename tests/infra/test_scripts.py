@@ -76,6 +76,11 @@ def test_arguments_arrive_as_they_are(stub: Stub) -> None:
     assert ended.stdout.splitlines() == ["run", "my job.yaml", "--set", "name=a b*"]
 
 
+BY_DEFAULT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_to_stop_is_passed_on_and_waited_for(stub: Stub, tmp_path: Path, number: signal.Signals) -> None:
     """It once ended with the status of the interrupted `wait`, before promptmill had finished its shards."""
@@ -84,7 +89,11 @@ def test_a_request_to_stop_is_passed_on_and_waited_for(stub: Stub, tmp_path: Pat
         "promptmill",
         f"trap 'sleep 0.5; touch {finished}; exit 130' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done",
     )
-    script = subprocess.Popen(["bash", str(INFRA / "entrypoint.sh"), "job.yaml"], stderr=subprocess.PIPE)
+    script = subprocess.Popen(
+        # A shell cannot trap what it was started to ignore, as everything is that a script put into the background.
+        [sys.executable, "-c", BY_DEFAULT, "bash", str(INFRA / "entrypoint.sh"), "job.yaml"],
+        stderr=subprocess.PIPE,
+    )
     while not (tmp_path / "up").exists():
         time.sleep(0.05)
     script.send_signal(number)
