@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli_evaluation import add_commands
+from jobs.commands_evaluation import add_commands
 from jobs.console import say, say_json, table
 from schemas.errors import JobError
 
@@ -139,12 +139,11 @@ def retry(url: Url, address: Address = None, in_process: InProcess = False, as_j
     from jobs.retry import retry
 
     planned, summary = retry(url, address=address, in_process=in_process)
-    if summary.counts.failed and not summary.made.samples and not summary.interrupted and not as_json:
-        say("Nothing to make: what failed has its fault in the source's own rows. Put mended rows into a new file.")
-    _finish_run(command, planned, summary, as_json)
+    in_vain = not summary.made.samples and not summary.interrupted
+    _finish_run(command, planned, summary, as_json, rows_at_fault=in_vain)
 
 
-def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None:
+def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool, rows_at_fault: bool = False) -> None:
     shown = command.as_json(planned, summary)
     if as_json:
         say_json(shown)
@@ -162,7 +161,9 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool) -> None
             f"of {planned.samples if summary.interrupted else counts.samples:,}"
         )
         if counts.failed:
-            say(f"Failures are in {url}/failures/; `promptmill retry {url}` makes them again.")
+            again = f"`promptmill retry {url}` makes them again"
+            mend = "the source's own rows are at fault: put mended ones into a new file"
+            say(f"Failures are in {url}/failures/; {mend if rows_at_fault else again}.")
         say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")
     raise typer.Exit(command.exit_code(summary))
 

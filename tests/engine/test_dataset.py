@@ -176,7 +176,9 @@ def test_retry_leaves_what_the_source_is_at_fault_for(cli: Cli, job: MakeJob, tm
     before = {entry: entry.read_bytes() for entry in (tmp_path / "out").rglob("*") if entry.is_file()}
     answer = cli("retry", tmp_path / "out", "--in-process", "--json")
     assert (answer.code, answer.json["made"]["samples"], answer.json["failed"]) == (3, 0, 6)
-    assert "own rows" in cli("retry", tmp_path / "out", "--in-process").out
+    said = cli("retry", tmp_path / "out", "--in-process").out
+    assert "own rows" in said
+    assert "makes them again" not in said
     after = {entry: entry.read_bytes() for entry in (tmp_path / "out").rglob("*") if entry.is_file()}
     assert {e for e in after if e.parent.name in ("data", "failures")} <= before.keys()
     assert all(
