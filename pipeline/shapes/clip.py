@@ -3,9 +3,8 @@
 Each batch holds true scenes, spoiled ones that no caption describes (an object missing, added, or mixed of two shapes
 or colours), images as the generator draws them (half of them wrong), one caption of each scene or drawn image and
 several changed in one claim. In this world it is known exactly which caption holds for which image, so in-batch
-captions that happen to be true are no negatives. The loss adds a contrast
-in both directions (InfoNCE over exact labels) to a binary one (as in SigLIP) that makes scores comparable across
-captions.
+captions that happen to be true are no negatives. The loss adds a contrast in both directions (InfoNCE over exact
+labels) to a binary one (as in SigLIP) that makes scores comparable across captions, and ranks the drawn images.
 """
 
 from __future__ import annotations

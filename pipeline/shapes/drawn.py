@@ -61,10 +61,11 @@ def seen_labels(seen: Seen) -> list[int]:
 
 
 def draw_set(pipeline: StableDiffusionPipeline, settings: DrawnSettings, seed: int, folder: Path) -> Drawn:
-    """Drawn once and kept in `folder`, under a name that changes with the U-Net's weights and the settings."""
+    """Drawn once and kept in `folder`, under a name that changes with the weights and the settings."""
     kinds: tuple[Kind, ...] = ("one", "placed", "two")
     prompts = [p for i, k in enumerate(kinds) for p in sample_prompts(settings.count // 3, seed + 7 + i, "train", k)]
-    weights = pipeline.unet.conv_out.weight.detach().float().cpu().numpy().tobytes()
+    last = (pipeline.unet.conv_out, pipeline.vae.decoder.conv_out)
+    weights = b"".join(layer.weight.detach().float().cpu().numpy().tobytes() for layer in last)
     name = hashlib.blake2b(weights + repr((seed, settings)).encode(), digest_size=6).hexdigest()
     path = folder / f"drawn-{name}.npz"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Every number that training depends on; the defaults made the weights in `weights/`."""
+"""Every number that training depends on, as it was last; weights/README.md says what was changed on the way."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class UnetSettings:
-    """`cached` scenes are encoded once; `pair_share` of them hold two objects, which need most of the learning.
+    """`cached` scenes are encoded once; `pair_share` of them hold two objects.
 
     `focus`, a share and a range: that share of a batch's timesteps is drawn from the range alone. After 8,600 uniform
     steps, images denoised from the true latents at timestep 649 were right for 77 %, from 449 for 87 %, from 249 for

@@ -1,10 +1,10 @@
 """Train the built-in model: `python -m pipeline.shapes.train --out runs/shapes`, on a CPU or a GPU.
 
 Stages, each of which can be run alone, interrupted (also by a power cut) and continued by the same command: "vae",
-"text", "unet", "decoder", "clip" (both after "unet"), "export". Losses and verified
-shares go to `log.jsonl` in the output folder, checkpoints beside it. Several processes share each batch when started
-with `torchrun --nproc-per-node 2 -m pipeline.shapes.train ...`. `--start-from pipeline/shapes/weights` trains the
-shipped weights further.
+"text", "unet", "decoder", "clip" (both after "unet"), "export". Losses and verified shares go to `log.jsonl` in the
+output folder, checkpoints beside it. Several processes share each batch when started with
+`torchrun --nproc-per-node 2 -m pipeline.shapes.train ...`. `--start-from pipeline/shapes/weights` trains the shipped
+weights further.
 """
 
 from __future__ import annotations
