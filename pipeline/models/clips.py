@@ -69,13 +69,17 @@ def _resolve_hub(spec: str, where: str) -> ResolvedClip:
         raise JobError(Problem(where, expected, spec))
     commit = commit or newest_commit(hub_id, where)
     folder = open_hub_model(hub_id, commit, where, CONFIG)
-    weights = [name for name in folder.files if name.endswith(".safetensors") and "/" not in name]
+    weights = _weights(folder)
     problems = _config_problems(folder.root, where)
     if not weights:
         problems.append(_no_safetensors(folder, f"{hub_id} at {commit[:12]}", where))
     if problems:
         raise JobError(*problems)
     return ResolvedClip(spec, f"{HUB}{hub_id}", None, commit, sum(folder.files[name] for name in weights))
+
+
+def _weights(folder: ModelFolder) -> list[str]:
+    return [name for name in folder.files if name.endswith(".safetensors") and "/" not in name]
 
 
 def _no_safetensors(folder: ModelFolder, place: str, where: str) -> Problem:
@@ -112,7 +116,7 @@ def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
     if not root.is_dir():
         raise JobError(Problem(where, "an open_clip folder", f"nothing at {root}"))
     folder = list_folder(root)
-    weights = [name for name in folder.files if name.endswith(".safetensors") and "/" not in name]
+    weights = _weights(folder)
     problems = [problem for name in weights if (problem := weights_problem(root / name, where))]
     if not weights:
         problems.append(_no_safetensors(folder, str(root), where))
