@@ -21,9 +21,9 @@ from pipeline import sweep
 from pipeline.crashpoints import reached
 from pipeline.identity import differing_fields
 from pipeline.plan import Plan, blocks, from_json, segment_from_json, to_json
-from pipeline.redact import has_user_info, redact
+from pipeline.redact import redact
 from pipeline.sources import stage
-from pipeline.storage import Store
+from pipeline.storage import Store, check_url
 from schemas.errors import JobError, OutputMismatchError, Problem, StorageError
 from schemas.plan import STAGED, Segment
 
@@ -75,12 +75,10 @@ def _staged(plan: Plan, store: Store) -> Plan:
 def open_output(url: str, field: str = "", **options: Any) -> Store:
     """The store of a folder or URL that `field` of the job names, or the command line; `options` are those of Store.
 
-    Raises JobError for a URL that holds a password, and for a local path that cannot be a folder.
+    Raises JobError for a URL that `check_url` refuses, and for a local path that cannot be a folder.
     """
     where = f"{field}: {redact(url)}" if field else redact(url)
-    if has_user_info(url):
-        hint = "Give credentials in the environment"
-        raise JobError(Problem(where, "a URL without user and password", "one that holds them", hint))
+    check_url(url, where)
     store = Store(url, **options)
     got = _in_the_way(Path(store.root)) if store.is_local else ""
     if got:

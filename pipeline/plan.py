@@ -17,7 +17,6 @@ from pipeline.identity import canonical_json, fingerprint
 from pipeline.models.catalog import check_size, resolve_model
 from pipeline.models.clips import ResolvedClip, resolve_clip
 from pipeline.models.schedulers import check_scheduler
-from pipeline.redact import has_user_info
 from pipeline.sources import Source, open_source
 from pipeline.storage import check_url, split_query
 from schemas.errors import JobError, Problem
@@ -118,15 +117,6 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
         got = f"{cells:,} ({describe_axes(job)})"
         raise JobError(Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", got, "Give --yes if you mean it"))
     problems: list[Problem | str] = []
-    if has_user_info(job.output.url):
-        problems.append(
-            Problem(
-                "output.url",
-                "a URL without user and password",
-                "one that holds them",
-                "Give credentials in the environment",
-            )
-        )
     _collect(problems, lambda: check_url(job.output.url, "output.url"))
     models: dict[Model, ResolvedModel] = {}
     for model, where in _named_models(job):

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.redact import has_user_info
-from pipeline.storage import Entry, Store, absolute_url, check_url, find_objects, is_remote, split_query
+from pipeline.listing import find_objects
+from pipeline.storage import Entry, Store, absolute_url, check_url, is_remote, split_query
 from pipeline.textfiles import PARQUET_FORMATS, TEXT_FORMATS, file_suffix
 from schemas.errors import InputError, Problem
 
@@ -42,15 +42,6 @@ def find_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:
 
     Raises InputError where that is nothing.
     """
-    if has_user_info(source):
-        raise InputError(
-            Problem(
-                "prompts.source",
-                "a URL without user and password",
-                "one that holds them",
-                "Give credentials in the environment",
-            )
-        )
     check_url(source, "prompts.source")
     store, entries = find_objects(source)
     entries = entries if output is None else _without_own(store, entries, output)

@@ -23,7 +23,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from pipeline.crashpoints import reached
 from pipeline.local_files import create_file, replace_file, warn_of_races
-from pipeline.redact import redact
+from pipeline.redact import has_user_info, redact
 from pipeline.storage_faults import advice, describe, error_code, is_storage_fault, is_transient
 from schemas.errors import InputError, Problem, StorageError
 
@@ -129,6 +129,17 @@ class Store:
 
         return self._call(f"read {key}", attempt)
 
+    def find(self, glob: str = "") -> list[Entry]:
+        """Objects at any depth, or those that a glob names, sorted by name. Links to files are files."""
+
+        def attempt() -> list[Entry]:
+            found = self.fs.glob(self.path(glob), detail=True) if glob else self.fs.find(self.root, detail=True)
+            root = self.root.rstrip("/") + "/"
+            files = ((path.removeprefix(root), info) for path, info in found.items() if _is_file(info))
+            return sorted((Entry(name, int(info["size"] or 0)) for name, info in files), key=lambda entry: entry.name)
+
+        return self._call(f"list {glob or 'all'}", attempt)
+
     def list(self, folder: str) -> list[Entry]:
         """Objects directly in the folder, sorted by name; empty where the folder is missing."""
 
@@ -146,6 +157,18 @@ class Store:
             )
 
         return self._call(f"list {folder}/", attempt)
+
+    def root_info(self) -> tuple[str, int] | None:
+        """What the URL of the store itself is, "file" or "directory", and its bytes; None where nothing is."""
+
+        def attempt() -> tuple[str, int] | None:
+            try:
+                info = self.fs.info(self.root)
+            except FileNotFoundError:
+                return None
+            return info["type"], int(info["size"] or 0)
+
+        return self._call("look", attempt)
 
     def entry(self, key: str) -> Entry | None:
         """None where there is no such object."""
@@ -292,59 +315,16 @@ class _RemoteFile(io.RawIOBase):
         return len(data)
 
 
-def find_objects(source: str) -> tuple[Store, list[Entry]]:
-    """The objects that a file, folder or glob names, sorted, relative to the returned store.
-
-    A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
-    dot only where it says the dot. Links to files are files. Empty where nothing is found.
-    """
-    if source.startswith(("http://", "https://")):
-        address, query = split_query(source)
-        base, _, name = address.rpartition("/")
-        store = Store(base, query=query)
-        entry = store.entry(name)
-        return store, [] if entry is None else [entry]
-    if not any(c in source for c in "*?[") or (not is_remote(source) and Path(source).exists()):
-        store = Store(source)
-        info = store._call(f"look at {redact(source)}", lambda: _info_or_none(store))
-        if info is None:
-            return store, []
-        if info["type"] == "directory":
-            found = store._call(f"list {redact(source)}", lambda: store.fs.find(store.root, detail=True))
-            return store, _relative(store, found, hidden=(".", "_"))
-        base, _, name = source.rpartition("/")
-        return Store(base or "."), [Entry(name, int(info["size"] or 0))]
-    base = source[: re.search(r"[*?\[]", source).start()].rpartition("/")[0]  # type: ignore[union-attr]
-    store = Store(base or ("/" if source.startswith("/") else "."))
-    pattern = source[len(base) :].lstrip("/")
-    found = store._call(f"list {source}", lambda: store.fs.glob(store.path(pattern), detail=True))
-    says_dot = any(part.startswith(".") for part in pattern.split("/"))
-    return store, _relative(store, found, hidden=() if says_dot else (".",))
-
-
-def _info_or_none(store: Store) -> Any:
-    try:
-        return store.fs.info(store.root)
-    except FileNotFoundError:
-        return None
-
-
-def _relative(store: Store, found: dict[str, Any], hidden: tuple[str, ...]) -> list[Entry]:
-    root = store.root.rstrip("/") + "/"
-    entries = (Entry(path.removeprefix(root), int(info["size"] or 0)) for path, info in found.items() if _is_file(info))
-    return sorted(
-        (entry for entry in entries if not any(part.startswith(hidden) for part in entry.name.split("/"))),
-        key=lambda entry: entry.name,
-    )
-
-
 def _is_file(info: dict[str, Any]) -> bool:
     # fsspec lists a link on disk as "other": caches, DVC and Kubernetes mounts are made of links.
     return info["type"] == "file" or (info.get("islink", False) and Path(info["name"]).is_file())
 
 
 def check_url(url: str, where: str) -> None:
-    """Raises InputError for what is neither a path nor a URL that fsspec can open; asks no server."""
+    """Raises InputError for what holds a password or is neither a path nor a URL for fsspec; asks no server."""
+    if has_user_info(url):
+        hint = "Give credentials in the environment"
+        raise InputError(Problem(where, "a URL without user and password", "one that holds them", hint))
     scheme, mark, rest = url.partition("://")
     protocol = scheme.rpartition("::")[2] if mark else url.partition("/")[0].removesuffix(":")
     if not mark:
@@ -385,12 +365,8 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
             "default_fill_cache": False,
             "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
         }
-    try:
-        fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
-    except (ValueError, ImportError) as error:
-        raise InputError(
-            Problem(redact(url), "a path or URL that fsspec can open", str(error), "Check the part before ://")
-        ) from None
+    check_url(url, redact(url))
+    fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
     if url.startswith(("s3://", "s3a://")):
         _make_patient(fs)
     return fs, root

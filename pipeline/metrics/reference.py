@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.listing import find_objects
 from pipeline.metrics.distances import MIN_IMAGES, Features, distances
 from pipeline.metrics.score import FOLDER, Unit, check_columns, find_units, read_pictures
 from pipeline.models.clips import ResolvedClip
@@ -21,7 +22,7 @@ from pipeline.models.interface import Pixels
 from pipeline.redact import redact
 from pipeline.report.read import decode
 from pipeline.report.summary import cell_name, plain
-from pipeline.storage import Store, find_objects
+from pipeline.storage import Store
 from schemas.errors import JobError, Problem
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
