@@ -15,7 +15,7 @@ help:  ## This list
 
 install: $(READY)  ## Set up .venv with pinned versions (the other targets do it by themselves)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"Promptmill needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}. Give one: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -34,10 +34,11 @@ test: $(READY)  ## All tests, the fast ones first
 test-fast: $(READY)  ## Without the slow ones (Ray, S3, kills)
 	$(BIN)/python -m pytest -m 'not slow'
 
-check: $(READY)  ## Format, lint, types
+check: $(READY)  ## Format, lint, types, and which room imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	PYTHONPATH=.types $(BIN)/lint-imports --no-logo
 
 format: $(READY)  ## Rewrite to the house format
 	$(BIN)/ruff format .

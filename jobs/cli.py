@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from jobs.signals import INTERRUPTED, leave, on_signals
-from schemas.errors import JobError, PromptmillError, WorkerHungError
+from promptmill.jobs.signals import INTERRUPTED, leave, on_signals
+from promptmill.schemas.errors import JobError, PromptmillError, WorkerHungError
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _command() -> Any:
-    from jobs.commands import app
+    from promptmill.jobs.commands import app
 
     return app(standalone_mode=False)
 
@@ -36,7 +36,7 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     import typer
     from typer.exceptions import TyperException
 
-    from jobs.console import err, report_error, say_error
+    from promptmill.jobs.console import err, report_error, say_error
 
     try:
         code = command()
@@ -68,8 +68,8 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
 
 
 def _unexpected(error: BaseException, as_json: bool) -> int:
-    from jobs.console import err, say_error
-    from pipeline.redact import redact
+    from promptmill.jobs.console import err, say_error
+    from promptmill.pipeline.display import redact
 
     err.print(redact("".join(traceback.format_exception(error))), end="")
     err.print("This is a defect of Promptmill, or of a library under it. Finished shards stay; run again to continue.")

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.commands_evaluation import add_commands
-from jobs.console import say, say_json, table
-from schemas.errors import JobError
+from promptmill.jobs.commands_evaluation import add_commands
+from promptmill.jobs.console import say, say_json, table
+from promptmill.schemas.errors import JobError
 
 app = typer.Typer(
     name="promptmill",
@@ -56,7 +56,7 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a commented job file, and sample prompts."""
-    from jobs.init import init
+    from promptmill.jobs.init import init
 
     written = init(path)
     if as_json:
@@ -70,7 +70,7 @@ def init(
 @app.command()
 def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Check a job file and everything it names; nothing is started or written."""
-    from jobs.validate import validate
+    from promptmill.jobs.validate import validate
 
     with _loaded(job, set_) as loaded:
         plan = validate(loaded, yes)
@@ -87,8 +87,8 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
 @app.command()
 def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Say what a run would make and what is already done; nothing is started or written."""
-    from jobs.plan import plan
-    from pipeline.plan import describe_axes
+    from promptmill.jobs.plan import plan
+    from promptmill.pipeline.planning.variants import describe_axes
 
     with _loaded(job, set_) as loaded:
         planned, shown = plan(loaded, yes)
@@ -123,7 +123,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Make the dataset, or continue where it stopped."""
-    from jobs import run as command
+    from promptmill.jobs import run as command
 
     with _loaded(job, set_) as loaded:
         planned, summary = command.run(
@@ -135,8 +135,8 @@ def run(
 @app.command()
 def retry(url: Url, address: Address = None, in_process: InProcess = False, as_json: AsJson = False) -> None:
     """Make failed samples again, into new shards of the same dataset."""
-    from jobs import run as command
-    from jobs.retry import retry
+    from promptmill.jobs import run as command
+    from promptmill.jobs.retry import retry
 
     planned, summary = retry(url, address=address, in_process=in_process)
     in_vain = not summary.made.samples and not summary.interrupted
@@ -180,7 +180,7 @@ def _say_suite(planned: Any) -> None:
 @app.command()
 def status(url: Url, as_json: AsJson = False) -> None:
     """How far a dataset is; from anywhere, while it runs or not."""
-    from jobs.status import status
+    from promptmill.jobs.status import status
 
     shown = status(url)
     say_json(shown) if as_json else table(shown)
@@ -196,7 +196,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Prove that every sample asked for is there exactly once."""
-    from jobs.status import verify
+    from promptmill.jobs.status import verify
 
     shown = verify(url, deep, repair)
     if as_json:
@@ -226,7 +226,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Build report/ again from what is there."""
-    from jobs.report import report
+    from promptmill.jobs.report import report
 
     shown = report(url, price_per_hour)
     if as_json:
@@ -243,7 +243,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine can do and what stands in the way."""
-    from jobs.doctor import doctor
+    from promptmill.jobs.doctor import doctor
 
     shown = doctor(url)
     if as_json:
@@ -261,7 +261,7 @@ def schema(
     as_json: Annotated[bool, typer.Option("--json", help="Changes nothing: a schema is JSON.")] = False,
 ) -> None:
     """Print the JSON Schema of the job file."""
-    from jobs.schema import job_schema
+    from promptmill.jobs.schema import job_schema
 
     print(job_schema(), end="", flush=True)
 
@@ -272,7 +272,7 @@ add_commands(app)
 @contextlib.contextmanager
 def _loaded(path: str, overrides: list[str] | None) -> Iterator[Any]:
     """The job; a JobError from inside gets the file and line of the field that it names."""
-    from pipeline.jobfile import located, read_job
+    from promptmill.pipeline.jobfile.reader import located, read_job
 
     job, document = read_job(path, overrides or ())
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from jobs.console import say, say_json, table
+from promptmill.jobs.console import say, say_json, table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset.")]
@@ -36,7 +36,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Add metrics to a dataset, beside it and without generating again."""
-    from jobs.score import score
+    from promptmill.jobs.score import score
 
     shown = score(url, metric or [], distractors, again, threads, reference, features)
     if as_json:
@@ -58,7 +58,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two datasets on the prompts that both have."""
-    from jobs.compare import compare
+    from promptmill.jobs.compare import compare
 
     shown = compare(url_a, url_b, out)
     if as_json:
@@ -82,7 +82,7 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Make one image again from its row, and say how it differs."""
-    from jobs.reproduce import reproduce
+    from promptmill.jobs.reproduce import reproduce
 
     _show(reproduce(url, sample_id, out), as_json)
 
@@ -95,7 +95,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the folders that a suite's own scorer reads."""
-    from jobs.export import export
+    from promptmill.jobs.export import export
 
     _show(export(url, layout, out, rejected), as_json)
 

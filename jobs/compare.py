@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.claim import open_dataset, open_output
-from pipeline.report.compare import compare_datasets
+from promptmill.pipeline.dataset.open import open_dataset, open_output
+from promptmill.pipeline.report.compare import compare_datasets
 
 
 def compare(url_a: str, url_b: str, out: str = "compare") -> dict[str, Any]:

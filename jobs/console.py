@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.progress import printable
-from pipeline.redact import redact
-from schemas.errors import JobError, Problem, PromptmillError
+from promptmill.pipeline.display import printable, redact
+from promptmill.schemas.errors import JobError, Problem, PromptmillError
 
 out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)

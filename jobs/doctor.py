@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from pipeline.claim import open_output
-from pipeline.models.device import describe_device
-from schemas.errors import StorageError
+from promptmill.pipeline.dataset.open import open_output
+from promptmill.pipeline.models.diffusion.device import describe_device
+from promptmill.schemas.errors import StorageError
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "ray", "pyarrow", "fsspec", "s3fs")
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at, not written

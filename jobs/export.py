@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.claim import open_dataset, open_output
-from pipeline.report.export import Layout, export_dataset
+from promptmill.pipeline.dataset.open import open_dataset, open_output
+from promptmill.pipeline.export.suites import Layout, export_dataset
 
 
 def export(url: str, layout: Layout, out: str, rejected: bool = False) -> dict[str, Any]:

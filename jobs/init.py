@@ -13,12 +13,12 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jobs.schema import SCHEMA_FILE
-from pipeline.jobfile import parse_job
-from pipeline.yaml_document import printable
-from pipeline.yaml_lines import read_value
-from schemas.errors import JobError, Problem
-from schemas.job import Generation, Job, Model, Output, Prompts, Score, Select
+from promptmill.jobs.schema import SCHEMA_FILE
+from promptmill.pipeline.jobfile.document import printable
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.jobfile.yaml_reader import read_value
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.job import Generation, Job, Model, Output, Prompts, Score, Select
 
 SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".txt")
 WIDTH: Final = 110

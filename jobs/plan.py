@@ -6,11 +6,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from pipeline import sweep
-from pipeline.claim import join, open_output, read_plan
-from pipeline.dataset import read_counts, shard_number
-from pipeline.plan import Plan, plan_job
-from schemas.job import Job
+from promptmill.pipeline.dataset.claim import join
+from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.dataset.open import open_output, read_plan
+from promptmill.pipeline.dataset.state import read_counts
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.schemas.job import Job
 
 # Bytes a pixel of photographs at 1024² (PNG level 1, lossless WebP method 0, JPEG 95); a guess for other subjects.
 _BYTES_A_PIXEL = {"png": 1.7, "webp": 1.2, "jpeg": 0.4}
@@ -53,8 +55,8 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> dict[str, Any]
 
 def _estimate(planned: Plan) -> float:
     job = planned.job
-    models = dict(zip(sweep.swept_models(job), planned.models, strict=True))
-    sizes = sweep.combinations(job, "model", "width", "height")
+    models = dict(zip(variants.swept_models(job), planned.models, strict=True))
+    sizes = variants.combinations(job, "model", "width", "height")
     pixels = sum(
         cells * (width or models[model].width) * (height or models[model].height)
         for (model, width, height), cells in sizes.items()

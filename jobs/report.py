@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.claim import open_dataset
-from pipeline.report.build import build_report
-from schemas.errors import JobError, Problem
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.report.build import build_report
+from promptmill.schemas.errors import JobError, Problem
 
 
 def report(url: str, price_per_hour: float | None = None) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.claim import open_dataset
-from pipeline.report.reproduce import reproduce_sample
-from schemas.errors import JobError, Problem
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.worker.reproduce import reproduce_sample
+from promptmill.schemas.errors import JobError, Problem
 
 
 def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs.run import new_progress, run_plan
-from pipeline.claim import open_dataset
-from pipeline.plan import Plan
-from pipeline.retry import plan_retry
-from pipeline.run import RunSummary
+from promptmill.jobs.run import new_progress, run_plan
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.retry import plan_retry
+from promptmill.pipeline.execution.run import RunSummary
+from promptmill.pipeline.planning.plan import Plan
 
 
 def retry(url: str, *, address: str | None, in_process: bool) -> tuple[Plan, RunSummary]:

@@ -10,17 +10,19 @@ from typing import Any
 
 import psutil
 
-from jobs.console import err, is_terminal
-from jobs.signals import INTERRUPTED, answering, finish_first
-from pipeline.claim import claim_output, open_output
-from pipeline.dispatch import Dispatcher, InProcessDispatcher, Listener, Stop
-from pipeline.models.catalog import memory_needed_bytes
-from pipeline.plan import Plan, plan_job
-from pipeline.progress import LiveProgress, PlainProgress
-from pipeline.run import RunSummary, run_job
-from pipeline.storage import Store
-from schemas.errors import ClusterError, JobError, Problem, PromptmillError
-from schemas.job import Job
+from promptmill.jobs.console import err, is_terminal
+from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
+from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.dataset.open import open_output
+from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
+from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
+from promptmill.pipeline.execution.run import RunSummary, run_job
+from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
+from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
+from promptmill.schemas.job import Job
 
 SOME_FAILED = 3
 
@@ -54,14 +56,14 @@ def run_plan(
 
 
 def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
-    from pipeline.report.card import write_card
+    from promptmill.pipeline.export.card import write_card
 
     if summary.shards_done == summary.shards:
         write_card(plan, store, summary.counts)
 
 
 def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:
-    from pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
+    from promptmill.pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
 
     for problem in build_report(plan, store, summary.seconds)["problems"][:20]:
         listener.notice(problem)
@@ -128,7 +130,7 @@ def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool)
     if in_process:
         return InProcessDispatcher(plan, store)
     try:
-        from pipeline.fleet.ray_dispatch import RayDispatcher
+        from promptmill.pipeline.execution.fleet.dispatch import RayDispatcher
     except ImportError as error:
         raise ClusterError(f"Ray cannot be imported ({error}). Install ray, or give --in-process") from None
     return RayDispatcher(plan, store.url, address)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-import schemas.job
-from schemas.job import Job
+import promptmill.schemas.job
+from promptmill.schemas.job import Job
 
-SCHEMA_FILE: Final = Path(schemas.job.__file__).with_name("job.schema.json")
+SCHEMA_FILE: Final = Path(promptmill.schemas.job.__file__).with_name("job.schema.json")
 _TYPE_OF_NULL: Final = {"type": "null"}
 
 
@@ -32,7 +32,7 @@ def job_schema() -> str:
 
 
 def write_schema() -> Path:
-    """Bring the published file up to date: `python -m jobs.schema`."""
+    """Bring the published file up to date: `python -m promptmill.jobs.schema`."""
     SCHEMA_FILE.write_text(job_schema(), encoding="utf-8")
     return SCHEMA_FILE
 

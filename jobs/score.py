@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.claim import open_output, read_plan
-from pipeline.metrics.choose import choose_metrics
-from pipeline.metrics.reference import compare_with_reference
-from pipeline.metrics.score import score_dataset
-from pipeline.models.clips import ResolvedClip, resolve_clip
-from pipeline.models.distances import check_installed
-from pipeline.models.load import load_features
-from pipeline.report.build import build_report
-from schemas.errors import JobError, Problem
+from promptmill.pipeline.dataset.open import open_output, read_plan
+from promptmill.pipeline.evaluation.fid import check_installed
+from promptmill.pipeline.evaluation.reference import compare_with_reference
+from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
+from promptmill.pipeline.models.load import load_features
+from promptmill.pipeline.report.build import build_report
+from promptmill.pipeline.scores.choose import choose_metrics
+from promptmill.pipeline.scores.score_dataset import score_dataset
+from promptmill.schemas.errors import JobError, Problem
 
 
 def score(

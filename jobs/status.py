@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.claim import open_dataset
-from pipeline.dataset import dataset_counts, read_counts
-from pipeline.verify import repair as remove
-from pipeline.verify import verify_dataset
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.state import dataset_counts, read_counts
+from promptmill.pipeline.dataset.verify import repair as remove
+from promptmill.pipeline.dataset.verify import verify_dataset
 
 
 def status(url: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.plan import Plan, plan_job
-from schemas.job import Job
+from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.schemas.job import Job
 
 
 def validate(job: Job, allow_large_sweep: bool) -> Plan:

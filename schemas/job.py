@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, create_model, model_serializer, model_validator
 from pydantic_core import InitErrorDetails
 
-from schemas.rules import Settings, Text, broken_rule, raise_all, repeats
-from schemas.sweep import Partial, SweepAxes, axis
+from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
+from promptmill.schemas.sweep import Partial, SweepAxes, axis
 
 SCHEMA_VERSION = 1
 MAX_SEED = 2**53 - 1
@@ -29,7 +29,7 @@ LOWER_IS_BETTER: Final = frozenset({"near_black"})
 Size = Annotated[int, Field(ge=8, le=16384)]
 
 
-class Columns(Settings):
+class Columns(StrictModel):
     """Names of the columns in the source. All other columns are carried into the records unchanged."""
 
     prompt: Text = "prompt"
@@ -48,7 +48,7 @@ class Columns(Settings):
     """Mask for inpainting. Reserved: refused in this version."""
 
 
-class ShapesSuite(Settings):
+class ShapesSuite(StrictModel):
     """Options of the built-in suite."""
 
     per_category: Annotated[int, Field(ge=1, le=1000)] = 12
@@ -59,7 +59,7 @@ class ShapesSuite(Settings):
     """`held_out`: combinations that the built-in model never saw in training."""
 
 
-class Prompts(Settings):
+class Prompts(StrictModel):
     # Also said by the JSON Schema, for editors; `_sound` says it better.
     model_config = ConfigDict(
         json_schema_extra={"if": {"not": {"required": ["suite"]}}, "then": {"required": ["source"]}}
@@ -107,7 +107,7 @@ class Prompts(Settings):
         return self
 
 
-class Model(Settings):
+class Model(StrictModel):
     path: Text = "builtin:shapes"
     """A diffusers folder, a hub id such as `stabilityai/sdxl-turbo`, or `builtin:shapes`. Safetensors only."""
     revision: Text | None = None
@@ -116,7 +116,7 @@ class Model(Settings):
     """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
 
 
-class Generation(Settings):
+class Generation(StrictModel):
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Denoising steps."""
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
@@ -160,7 +160,7 @@ else:
     )
 
 
-class Score(Settings):
+class Score(StrictModel):
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in SCORE_KINDS]
@@ -224,7 +224,7 @@ class Score(Settings):
         return {key: value for key, value in self if value}
 
 
-class Select(Settings):
+class Select(StrictModel):
     keep: Annotated[int, Field(ge=1)] | None = 1
     """Best so many images of each prompt and sweep cell; null keeps all that pass `min`."""
     by: Text = "clip"
@@ -233,7 +233,7 @@ class Select(Settings):
     """Images that score below are rejected."""
 
 
-class Output(Settings):
+class Output(StrictModel):
     url: Text
     """Folder or URL (`s3://bucket/prefix`) of the dataset."""
     image_format: ImageFormat = "png"
@@ -250,7 +250,7 @@ class Output(Settings):
     """Store the images of rejected samples too, beside their reasons."""
 
 
-class Compute(Settings):
+class Compute(StrictModel):
     """How the job runs. Nothing here changes which rows are made."""
 
     workers: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
@@ -267,7 +267,7 @@ class Compute(Settings):
     """The run stops when more than this share of samples fails (looked at after 100 samples)."""
 
 
-class Job(Settings):
+class Job(StrictModel):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """Shown in progress, reports and the dataset card."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0

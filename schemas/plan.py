@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from schemas.job import Generation
+from promptmill.schemas.job import Generation
 
 STAGED = "staged:"
 
@@ -127,7 +127,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Footer:
+class CommitRecord:
     """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done."""
 
     fingerprint: str
@@ -137,7 +137,7 @@ class Footer:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class ShardStats:
     """What a shard cost; for reports and never for correctness. Stages in seconds, `began` in seconds since 1970."""
 
     shard: int

@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Settings(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )

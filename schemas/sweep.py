@@ -20,15 +20,15 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from schemas.grid import Grid
-from schemas.rules import Settings, broken_rule, raise_all, repeats
+from promptmill.schemas.grid import Grid
+from promptmill.schemas.rules import StrictModel, broken_rule, raise_all, repeats
 
 MAX_RANGE = 10_000
 """Values of one range: an axis is held in memory, cells are not."""
 _SHOWN = 8
 
 
-class Range(Settings):
+class Range(StrictModel):
     """Evenly spaced numbers from `from` to `to`, in exact decimal arithmetic."""
 
     start: float = Field(alias="from")
@@ -106,7 +106,7 @@ def _expander(element: TypeAdapter[Any]) -> Callable[[Any], Any]:
     return expand
 
 
-class Partial(Settings):
+class Partial(StrictModel):
     """Some fields of a cell; those that are not given stay as the job has them."""
 
     def given(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Partial(Settings):
         return {name: dumped[name] for name in self.given()}
 
 
-class SweepAxes(Settings):
+class SweepAxes(StrictModel):
     if TYPE_CHECKING:
         settings: Mapping[str, Partial] | None = None
         exclude: tuple[Partial, ...] = ()

@@ -7,9 +7,9 @@ import json
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from jobs.schema import job_schema
-from pipeline.jobfile import parse_job
-from schemas.errors import JobError, Problem
+from promptmill.jobs.schema import job_schema
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.schemas.errors import JobError, Problem
 
 NAME, PROMPTS, OUTPUT = "name: a\n", "prompts: {source: p.txt}\n", "output: {url: out/x}\n"
 JOB = NAME + PROMPTS + OUTPUT

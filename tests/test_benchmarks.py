@@ -7,9 +7,9 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.claim import require_plan
-from pipeline.storage import Store
-from pipeline.verify import verify_dataset
+from promptmill.pipeline.dataset.open import require_plan
+from promptmill.pipeline.dataset.verify import verify_dataset
+from promptmill.pipeline.storage.store import Store
 from tests.benchmarks import compare, scale, sleep
 from tests.benchmarks.measure import run_module
 from tests.benchmarks.setting import Setting

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.grid import Grid
+from promptmill.schemas.grid import Grid
 
 Exclusion = tuple[frozenset[int] | None, ...]
 

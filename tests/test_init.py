@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.init import SAMPLE_PROMPTS, default_job, init, schema_reference
-from jobs.schema import SCHEMA_FILE
-from pipeline.job_fields import describe_fields
-from pipeline.jobfile import load_job
-from pipeline.yaml_document import printable
-from schemas.errors import JobError
+from promptmill.jobs.init import SAMPLE_PROMPTS, default_job, init, schema_reference
+from promptmill.jobs.schema import SCHEMA_FILE
+from promptmill.pipeline.jobfile.document import printable
+from promptmill.pipeline.jobfile.fields import describe_fields
+from promptmill.pipeline.jobfile.reader import load_job
+from promptmill.schemas.errors import JobError
 from tests.job_problems import is_valid
 
 SHAPES = Path(__file__).parents[1] / "jobs/examples/shapes.yaml"
@@ -104,7 +104,7 @@ def test_the_schema_is_relative_within_a_project(tmp_path: Path) -> None:
 
 
 def test_the_sample_prompts_are_in_the_words_of_the_model() -> None:
-    from pipeline.shapes.captions import parse
+    from promptmill.pipeline.shapes.captions import parse
 
     prompts = SAMPLE_PROMPTS.splitlines()
     assert len(set(prompts)) == 16

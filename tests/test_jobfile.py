@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.jobfile import MAX_PROBLEMS, parse_job
-from schemas.errors import JobError
-from schemas.job import Job
+from promptmill.pipeline.jobfile.reader import MAX_PROBLEMS, parse_job
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Job
 from tests.job_problems import JOB, NAME, OUTPUT, PROMPTS, only, problems
 
 
@@ -255,8 +255,8 @@ def test_endless_problems_are_counted() -> None:
 
 def test_what_is_found_after_reading_has_its_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models, scores and sources are looked at together, and each problem says where in the file it comes from."""
-    from jobs.validate import validate
-    from pipeline.jobfile import located, read_job
+    from promptmill.jobs.validate import validate
+    from promptmill.pipeline.jobfile.reader import located, read_job
 
     monkeypatch.chdir(tmp_path)
     Path("job.yaml").write_text(

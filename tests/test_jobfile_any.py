@@ -15,10 +15,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.job_fields import describe_fields
-from pipeline.jobfile import load_job, parse_job
-from schemas.errors import JobError
-from schemas.job import Job
+from promptmill.pipeline.jobfile.fields import describe_fields
+from promptmill.pipeline.jobfile.reader import load_job, parse_job
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Job
 
 _SIZE = "an integer from 8 to 16384 or null"
 
@@ -89,7 +89,7 @@ def test_a_job_survives_being_written_and_read(
 def test_no_heavy_library_is_imported() -> None:
     code = """
         import sys
-        from pipeline.jobfile import load_job
+        from promptmill.pipeline.jobfile.reader import load_job
         load_job("jobs/examples/shapes.yaml", ["seed=1"])
         print(*sorted({"torch", "ray", "diffusers", "pyarrow", "numpy", "fsspec", "open_clip"} & set(sys.modules)))
     """

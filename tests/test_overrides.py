@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.jobfile import parse_job
-from schemas.job import Model
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.schemas.job import Model
 from tests.job_problems import JOB, OUTPUT, only, problems
 
 _SIZE = "an integer from 8 to 16384 or null"

@@ -13,10 +13,10 @@ import pytest
 import typer.main
 import yaml
 
-from jobs.commands import app
-from pipeline.job_fields import describe_fields
-from pipeline.jobfile import parse_job
-from pipeline.sweep import cell_count
+from promptmill.jobs.commands import app
+from promptmill.pipeline.jobfile.fields import describe_fields
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.planning.variants import cell_count
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

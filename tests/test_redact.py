@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.redact import redact
+from promptmill.pipeline.display import redact
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ def test_secrets_are_blanked(text: str) -> None:
 
 
 def test_a_hint_with_an_equals_sign_is_left_alone() -> None:
-    from pipeline.jobfile import parse_job
-    from schemas.errors import JobError
+    from promptmill.pipeline.jobfile.reader import parse_job
+    from promptmill.schemas.errors import JobError
 
     with pytest.raises(JobError) as caught:
         parse_job("name: x\n", "job.yaml", ["foo"])

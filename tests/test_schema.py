@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.schema import SCHEMA_FILE, job_schema
-from pipeline.jobfile import load_job, parse_job
-from schemas.errors import JobError
+from promptmill.jobs.schema import SCHEMA_FILE, job_schema
+from promptmill.pipeline.jobfile.reader import load_job, parse_job
+from promptmill.schemas.errors import JobError
 from tests.job_problems import JOB, NAME, OUTPUT, is_valid
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ SCHEMA: dict[str, Any] = json.loads(job_schema())
 
 
 def test_the_published_schema_is_current() -> None:
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == job_schema(), "run: python -m jobs.schema"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == job_schema(), "run: python -m promptmill.jobs.schema"
 
 
 def test_the_schema_is_tidy() -> None:
@@ -103,8 +103,8 @@ def test_the_schema_accepts_what_the_loader_accepts(lines: str) -> None:
 
 def test_the_demo_is_four_shards_of_prompts_that_its_model_knows() -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    from jobs.examples.make_prompts import example_prompts
-    from pipeline.shapes.captions import parse
+    from promptmill.jobs.examples.make_prompts import example_prompts
+    from promptmill.pipeline.shapes.captions import parse
 
     job = load_job(ROOT / "jobs/examples/shapes.yaml")
     rows = [row for path in sorted(ROOT.glob(job.prompts.source)) for row in pq.read_table(path).to_pylist()]

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.jobfile import parse_job
-from pipeline.plan import plan_job
-from pipeline.sweep import cell_count, cell_values, combinations, images_per_prompt, swept_models
-from schemas.job import Job
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.planning.plan import plan_job
+from promptmill.pipeline.planning.variants import cell_count, cell_values, combinations, images_per_prompt, swept_models
+from promptmill.schemas.job import Job
 from tests.job_problems import JOB, OUTPUT, only, problems
 
 

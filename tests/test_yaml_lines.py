@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.jobfile import load_job, parse_job
-from pipeline.yaml_lines import MAX_EVENTS
-from schemas.errors import JobError, Problem
+from promptmill.pipeline.jobfile.reader import load_job, parse_job
+from promptmill.pipeline.jobfile.yaml_reader import MAX_EVENTS
+from promptmill.schemas.errors import JobError, Problem
 from tests.job_problems import JOB, OUTPUT, PROMPTS, only, problems
 
 

@@ -1,7 +1,7 @@
 """Writes `jobs/examples/prompts/shapes-*.parquet`, the prompts of the demo: `python jobs/examples/make_prompts.py`.
 
-64 prompts in the grammar of the built-in model, of every kind that `pipeline.shapes.world` knows. A quarter of those
-that name colour and shape combine them in a way that the model never saw in training (`split` is `held_out`).
+64 prompts in the grammar of the built-in model, of every kind that `pipeline/shapes/world.py` knows. A quarter of
+those that name colour and shape combine them in a way that the model never saw in training (`split` is `held_out`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.shapes.world import Kind, Split, sample_prompts
+from promptmill.pipeline.shapes.suite import sample_prompts
+from promptmill.pipeline.shapes.world import Kind, Split
 
 FOLDER: Final = Path(__file__).with_name("prompts")
 SEED: Final = 7

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.errors import SampleError
-from schemas.job import Generation
-from schemas.plan import Sample
+from promptmill.schemas.errors import SampleError
+from promptmill.schemas.job import Generation
+from promptmill.schemas.plan import Sample
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [height, width, 3], sRGB."""

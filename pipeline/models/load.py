@@ -6,12 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pipeline.models.clips import ResolvedClip
-    from pipeline.models.interface import Features, Generator, Scorer
-    from schemas.job import Score
-    from schemas.plan import ResolvedModel
+    from promptmill.pipeline.models.catalog.clips import ResolvedClip
+    from promptmill.pipeline.models.interface import Features, Generator
+    from promptmill.schemas.plan import ResolvedModel
 
 ENVIRONMENT = {
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
@@ -25,47 +22,21 @@ def load_generator(model: ResolvedModel, threads: int, device: str = "auto") -> 
 
     Raises ModelLoadError with what was tried, DeviceMemoryError when the weights do not fit.
     """
-    _prepare_process(threads)
-    from pipeline.models.generator import DiffusersGenerator
+    prepare_process(threads)
+    from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 
     return DiffusersGenerator(model, device)
 
 
-def load_scorer(clip: ResolvedClip, name: str, threads: int, device: str = "auto") -> Scorer:
-    """As `load_generator`; `name` is the key in the `scores` column."""
-    _prepare_process(threads)
-    from pipeline.models.scorer import ClipScorer
-
-    return ClipScorer(clip, name, device)
-
-
-def load_scorers(
-    scores: Sequence[Score], clips: Sequence[ResolvedClip], threads: int, device: str = "auto"
-) -> list[Scorer]:
-    """As `load_scorer`, for scores that need a CLIP each; `relative` shares the model of a `clip` where it can."""
-    _prepare_process(threads)
-    from pipeline.models.scorer import ClipScorer, RelativeScorer
-
-    pairs = list(zip(scores, clips, strict=True))
-    cosines = [(clip, ClipScorer(clip, score.names[0], device)) for score, clip in pairs if score.clip]
-    shared = dict(reversed(cosines))
-    relatives = [
-        RelativeScorer(shared.get(clip) or ClipScorer(clip, "", device), score.names[0], score.distractors)
-        for score, clip in pairs
-        if score.relative
-    ]
-    return [*(scorer for _, scorer in cosines), *relatives]
-
-
 def load_features(clip: ResolvedClip, threads: int, device: str = "auto") -> Features:
     """As `load_scorer`, for metrics that need image and text features apart."""
-    _prepare_process(threads)
-    from pipeline.models.features import ClipFeatures
+    prepare_process(threads)
+    from promptmill.pipeline.models.clip.features import ClipFeatures
 
     return ClipFeatures(clip, device)
 
 
-def _prepare_process(threads: int) -> None:
+def prepare_process(threads: int) -> None:
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     import torch

@@ -1,0 +1,1 @@
+"""The page and its numbers. Reads a dataset, never writes into its data."""

@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.plan import Plan
-from pipeline.report.read import FAILED, Samples
-from pipeline.report.stats import Estimate, Floats, Integers, cell_matrix, differences, means, rank_correlation
-from pipeline.report.summary import cell_name, cell_texts, seconds_per_image, status_counts
-from schemas.job import LOWER_IS_BETTER
+from promptmill.pipeline.dataset.samples import FAILED, Samples
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.report.stats import (
+    Estimate,
+    Floats,
+    Integers,
+    cell_matrix,
+    differences,
+    means,
+    rank_correlation,
+)
+from promptmill.pipeline.report.summary import cell_texts, seconds_per_image, status_counts
+from promptmill.schemas.job import LOWER_IS_BETTER
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""

@@ -9,12 +9,13 @@ from typing import Any
 
 import jinja2
 
-from pipeline.metrics.reference import read_references
-from pipeline.plan import Plan
-from pipeline.progress import format_duration
-from pipeline.redact import redact
-from pipeline.report.analysis import Frame, analyse, make_frame
-from pipeline.report.pieces import (
+from promptmill.pipeline.dataset.images import read_images
+from promptmill.pipeline.dataset.samples import read_samples
+from promptmill.pipeline.display import format_duration, redact
+from promptmill.pipeline.evaluation.reference import read_references
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.report.analysis import Frame, analyse, make_frame
+from promptmill.pipeline.report.page_data import (
     Put,
     ReadImages,
     choose_rows,
@@ -23,10 +24,9 @@ from pipeline.report.pieces import (
     text_pieces,
     write_thumbnails,
 )
-from pipeline.report.read import read_images, read_samples
-from pipeline.report.stats import Integers
-from pipeline.report.summary import summarize
-from pipeline.storage import Store
+from promptmill.pipeline.report.stats import Integers
+from promptmill.pipeline.report.summary import summarize
+from promptmill.pipeline.storage.store import Store
 
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
 APP = tuple(f"app/{name}.js" for name in ("core", "answer", "plots", "grid", "gallery", "detail", "start"))
@@ -99,7 +99,7 @@ def write_page(
 
 
 def page_file(name: str) -> str:
-    return (files("pipeline.report") / "page" / name).read_text(encoding="utf-8")
+    return (files("promptmill.pipeline.report") / "page" / name).read_text(encoding="utf-8")
 
 
 def environment() -> jinja2.Environment:

@@ -11,17 +11,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.identity import canonical_json, differing_fields
-from pipeline.plan import Plan
-from pipeline.redact import redact
-from pipeline.report.analysis import BOUNDS, Frame, analyse, coded, frame_of, settings_of, shown_value, triple
-from pipeline.report.build import write_page
-from pipeline.report.pieces import MAX_SHOWN
-from pipeline.report.read import Samples, read_images, read_samples
-from pipeline.report.stats import Integers, cell_matrix, differences, means
-from pipeline.report.summary import cell_texts, plain, run_facts, seconds_per_image, summarize
-from pipeline.storage import Store
-from schemas.errors import JobError, Problem
+from promptmill.pipeline.dataset.images import read_images
+from promptmill.pipeline.dataset.samples import Samples, plain, read_samples
+from promptmill.pipeline.display import redact
+from promptmill.pipeline.planning.fingerprint import differing_fields
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.report.analysis import (
+    BOUNDS,
+    Frame,
+    analyse,
+    coded,
+    frame_of,
+    settings_of,
+    shown_value,
+    triple,
+)
+from promptmill.pipeline.report.build import write_page
+from promptmill.pipeline.report.page_data import MAX_SHOWN
+from promptmill.pipeline.report.stats import Integers, cell_matrix, differences, means
+from promptmill.pipeline.report.summary import cell_texts, run_facts, seconds_per_image, summarize
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.identity import canonical_json
 
 _SIDES = ("A", "B")
 _COUNTS = ("samples", "kept", "rejected", "failed", "made", "shards", "shards_done")

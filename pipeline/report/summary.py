@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from pipeline import sweep
-from pipeline.dataset import dataset_counts
-from pipeline.plan import CELLS_WITHOUT_ASKING, Plan
-from pipeline.redact import redact
-from pipeline.report.read import FAILED, KEPT, REJECTED, Samples
-from pipeline.report.stats import Floats, Integers
-from schemas.plan import Receipt
+from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, plain
+from promptmill.pipeline.dataset.state import dataset_counts
+from promptmill.pipeline.display import redact
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, cell_name
+from promptmill.pipeline.report.stats import Floats, Integers
+from promptmill.schemas.plan import ShardStats
 
 BEST = 8
 """So many samples at either end of the first score."""
@@ -74,17 +74,8 @@ def cell_texts(plan: Plan, samples: Samples) -> list[str]:
     seen = list(dict.fromkeys(samples.texts("variant")))
     if plan.cells > CELLS_WITHOUT_ASKING:
         return sorted(seen)
-    planned = [sweep.variant_text(plan.variant(index).values) for index in range(plan.cells)]
+    planned = [variants.variant_text(plan.variant(index).values) for index in range(plan.cells)]
     return [*planned, *(text for text in seen if text not in set(planned))]
-
-
-def cell_name(values: Mapping[str, Any]) -> str:
-    """`settings fast · guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
-    parts = []
-    for name, value in sorted(values.items(), key=lambda item: item[0] != "settings"):
-        shown = value.get("path", value) if isinstance(value, Mapping) else value
-        parts.append(f"{name} {'default' if shown is None else shown}")
-    return " · ".join(parts) or "all samples"
 
 
 def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
@@ -127,20 +118,20 @@ def cell_means(values: Floats, cells: Integers, count: int) -> list[float | None
     return [float(t / n) if n else None for t, n in zip(total, size, strict=True)]
 
 
-def seconds_per_image(plan: Plan, receipts: Iterable[Receipt]) -> dict[str, float]:
+def seconds_per_image(plan: Plan, receipts: Iterable[ShardStats]) -> dict[str, float]:
     """Device seconds of denoising and decoding for one image, by the text of the cell."""
     spent: dict[str, float] = defaultdict(float)
     made: dict[str, int] = defaultdict(int)
     for receipt in receipts:
         if receipt.shard < plan.shards and "generate" in receipt.seconds:
-            text = sweep.variant_text(plan.variant(plan.shard(receipt.shard).variant).values)
+            text = variants.variant_text(plan.variant(plan.shard(receipt.shard).variant).values)
             spent[text] += receipt.seconds["generate"]
             made[text] += receipt.counts.samples
     return {text: spent[text] / made[text] for text in spent if made[text]}
 
 
 def run_facts(
-    receipts: Iterable[Receipt], seconds: float | None, price_per_hour: float | None = None
+    receipts: Iterable[ShardStats], seconds: float | None, price_per_hour: float | None = None
 ) -> dict[str, Any]:
     """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
 
@@ -183,7 +174,7 @@ def run_facts(
     return facts
 
 
-def _seconds_in_hand(receipts: Iterable[Receipt]) -> float | None:
+def _seconds_in_hand(receipts: Iterable[ShardStats]) -> float | None:
     """Of each worker the time covered by its shards, which overlap; None where a receipt does not say when it began."""
     spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for receipt in receipts:
@@ -216,16 +207,3 @@ def _of_status(samples: Samples, status: str, column: str) -> list[str]:
     return [
         value or "?" for value, s in zip(samples.texts(column), samples.texts("status"), strict=True) if s == status
     ]
-
-
-def plain(value: Any) -> Any:
-    """The value with NaN and infinity as None and NumPy numbers as Python's, so that it is valid JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 
 from PIL import Image
 
-from pipeline.report.read import Samples, read_images
-from pipeline.storage import Store
+from promptmill.pipeline.dataset.images import read_images
+from promptmill.pipeline.dataset.samples import Samples
+from promptmill.pipeline.storage.store import Store
 
 THUMB_PX = 192
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.shapes.world import (
+from promptmill.pipeline.shapes.world import (
     COLOURS,
     GROUNDS,
     INVERSE,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shapes.world import COLOURS, GROUNDS, SIZE_PX, Scene
+from promptmill.pipeline.shapes.world import COLOURS, GROUNDS, SIZE_PX, Scene
 
 # Half of the larger side of each shape's box, in radii.
 EXTENT = {"circle": 1.0, "square": 0.88, "triangle": 1.0, "diamond": 1.05, "cross": 1.0, "ring": 1.0}

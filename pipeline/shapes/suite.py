@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
 
-from pipeline.shapes.world import Kind, Split, sample_prompts
+import numpy as np
+
+from promptmill.pipeline.shapes.world import (
+    KINDS,
+    Kind,
+    Scene,
+    Split,
+    sample_scene,
+)
 
 CATEGORIES: Final[tuple[Kind, ...]] = ("colour", "shape", "one", "size", "place", "relation")
 """One word of a single object; both words; both and its size or place; two objects and how they stand.
@@ -36,3 +45,32 @@ def _category(kind: Kind, count: int, seed: int, split: Split) -> list[dict[str,
         found.setdefault(prompt.caption, row)
         drawn += 1
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption, what it claims (`Claims.to_dict`), the kind it was drawn for, and a scene that shows it."""
+
+    caption: str
+    truth: dict[str, Any]
+    category: Kind
+    scene: Scene
+
+
+def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "one", first: int = 0) -> list[Prompt]:
+    """`n` prompts of one kind with their truth, from number `first` of an endless row that the seed gives.
+
+    Every kind but "colour" and "shape" names colour and shape of each object; in the held-out split the ground of a
+    single object is always named too, so that the words alone say a combination that training never saw.
+    """
+    from promptmill.pipeline.shapes import captions
+
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    prompts: list[Prompt] = []
+    for index in range(first, first + n):
+        rng = np.random.default_rng([seed, KINDS.index(kind), int(split == "train"), index])
+        scene = sample_scene(rng, split, 2 if kind in ("two", "relation") else 1)
+        claims = captions.claims_of_kind(scene, kind, rng, name_ground=split == "held_out")
+        prompts.append(Prompt(captions.write(claims, rng), claims.to_dict(), kind, scene))
+    return prompts

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.shapes.captions import parse
-from pipeline.shapes.render import EXTENT, render
-from pipeline.shapes.world import (
+from promptmill.pipeline.shapes.captions import parse
+from promptmill.pipeline.shapes.render import EXTENT, render
+from promptmill.pipeline.shapes.world import (
     COLOURS,
     GROUNDS,
     SHAPES,
@@ -85,7 +85,7 @@ def _as_claims(caption: str | Claims | Scene | Mapping[str, Any]) -> Claims:
     if isinstance(caption, str):
         return parse(caption)
     if isinstance(caption, Scene):
-        from pipeline.shapes.captions import claims_of_scene
+        from promptmill.pipeline.shapes.captions import claims_of_scene
 
         return claims_of_scene(caption)
     return caption if isinstance(caption, Claims) else Claims.from_dict(caption)

@@ -113,16 +113,6 @@ class Claims:
         return Claims(tuple(ObjectClaim(**o) for o in value["objects"]), value["relation"], value["ground"])
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A caption, what it claims (`Claims.to_dict`), the kind it was drawn for, and a scene that shows it."""
-
-    caption: str
-    truth: dict[str, Any]
-    category: Kind
-    scene: Scene
-
-
 def place_of(x: float, y: float) -> str:
     """The place whose direction dominates; the middle reaches 7 pixels from the image's centre."""
     dx, dy = x - SIZE_PX / 2, y - SIZE_PX / 2
@@ -184,22 +174,3 @@ def sample_scene(rng: np.random.Generator, split: Split = "train", count: int = 
         scene = _pair(rng) if count == 2 else _single(rng)
         if is_held_out(scene) == (split == "held_out"):
             return scene
-
-
-def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "one", first: int = 0) -> list[Prompt]:
-    """`n` prompts of one kind with their truth, from number `first` of an endless row that the seed gives.
-
-    Every kind but "colour" and "shape" names colour and shape of each object; in the held-out split the ground of a
-    single object is always named too, so that the words alone say a combination that training never saw.
-    """
-    from pipeline.shapes import captions
-
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    prompts: list[Prompt] = []
-    for index in range(first, first + n):
-        rng = np.random.default_rng([seed, KINDS.index(kind), int(split == "train"), index])
-        scene = sample_scene(rng, split, 2 if kind in ("two", "relation") else 1)
-        claims = captions.claims_of_kind(scene, kind, rng, name_ground=split == "held_out")
-        prompts.append(Prompt(captions.write(claims, rng), claims.to_dict(), kind, scene))
-    return prompts

@@ -71,10 +71,10 @@ def make_shards(job_file: Path, numbers: range) -> None:
 
     All numbers must have equally many digits: the bytes of the first are copied and its numbers replaced.
     """
-    from pipeline.claim import claim_output
-    from pipeline.jobfile import load_job
-    from pipeline.plan import plan_job
-    from pipeline.storage import Store
+    from promptmill.pipeline.dataset.claim import claim_output
+    from promptmill.pipeline.jobfile.reader import load_job
+    from promptmill.pipeline.planning.plan import plan_job
+    from promptmill.pipeline.storage.store import Store
 
     plan = plan_job(load_job(str(job_file), ()))
     store = Store(plan.job.output.url)
@@ -95,19 +95,19 @@ def _one_shard(plan: Any, store: Any, number: int) -> bytes:
     """The data object of a shard, its image encoded for real."""
     import numpy as np
 
-    from pipeline.encode import encode_image
-    from pipeline.records import Outcome, RecordWriter, to_parquet
-    from pipeline.workbench import Workbench
-    from pipeline.worker import NOTHING, read_work
-    from schemas.plan import Counts, Footer
+    from promptmill.pipeline.dataset.encode import encode_image
+    from promptmill.pipeline.dataset.records import Outcome, RecordWriter, to_parquet
+    from promptmill.pipeline.worker.context import WorkerContext
+    from promptmill.pipeline.worker.shard import NOTHING, read_work
+    from promptmill.schemas.plan import CommitRecord, Counts
 
     shard = plan.shard(number)
-    work = read_work(shard, Workbench(plan, store), NOTHING)
+    work = read_work(shard, WorkerContext(plan, store), NOTHING)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     image = encode_image(pixels, "a red circle", plan.job.output)
     writer: RecordWriter = work.writer
     outcome = Outcome(work.ready[0], {"clip": 0.25}, (), 64, 64, image, "image.png")
-    return to_parquet(writer.kept([outcome]), Footer(plan.fingerprint, shard, Counts(1, 1), ()))
+    return to_parquet(writer.kept([outcome]), CommitRecord(plan.fingerprint, shard, Counts(1, 1), ()))
 
 
 def _pieces(data: bytes, number: int) -> list[tuple[bytes, int]]:

@@ -15,8 +15,8 @@ from tests.benchmarks.setting import Setting
 
 def built_in(folder: Path, images: int, steps: int, batch: int, core: int | None) -> Setting:
     """On a copy of the built-in model, so that nobody changes it while it is measured."""
-    from pipeline.models.catalog import builtin_folder
-    from pipeline.models.clips import builtin_clip_folder
+    from promptmill.pipeline.models.catalog.clips import builtin_clip_folder
+    from promptmill.pipeline.models.catalog.resolve import builtin_folder
 
     shutil.copytree(builtin_folder("builtin:shapes"), folder / "model")
     shutil.copytree(builtin_clip_folder("builtin:shapes"), folder / "clip")
@@ -34,7 +34,7 @@ def built_in(folder: Path, images: int, steps: int, batch: int, core: int | None
 
 def write_prompts(path: Path, count: int) -> str:
     """Distinct ones, so that nobody saves work by encoding a prompt once; with a seed for those who ask for one."""
-    from pipeline.shapes.world import sample_prompts
+    from promptmill.pipeline.shapes.suite import sample_prompts
 
     captions = list(dict.fromkeys(prompt.caption for prompt in sample_prompts(4 * count, 0)))[:count]
     captions += [f"{captions[place % len(captions)]} {place}" for place in range(len(captions), count)]

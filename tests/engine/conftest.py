@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.cli import guarded
-from jobs.commands import app
+from promptmill.jobs.cli import guarded
+from promptmill.jobs.commands import app
 
 PROMPTS = ["a red circle", "a blue square", "a green triangle", "a red square"]
 

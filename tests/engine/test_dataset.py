@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.models.clips import resolve_clip
-from pipeline.models.load import load_scorer
-from schemas.records import IMAGE, RECORD
+from promptmill.pipeline.models.catalog.clips import resolve_clip
+from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.schemas.records import IMAGE, RECORD
 from tests.engine.conftest import PROMPTS, Answer, records
 
 Cli = Callable[..., Answer]
@@ -336,7 +336,7 @@ def test_report_and_card_do_not_need_each_other(
     def defect(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(f"pipeline.report.{broken}", defect)
+    monkeypatch.setattr(f"promptmill.pipeline.report.{broken}", defect)
     answer = cli("run", job(generation={"images_per_prompt": 1}), "--in-process")
     assert answer.code == 0, answer
     assert "RuntimeError: a defect" in answer.err and "tries again" in answer.err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import status
+from promptmill.jobs import status
 from tests.engine.conftest import Answer
 
 Cli = Callable[..., Answer]
@@ -52,7 +52,7 @@ def test_a_terminal_of_ascii(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(text)
     (tmp_path / "p.txt").write_text("a red circle\n")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "jobs.cli", "validate", "job.yaml"]
+    command = [sys.executable, "-m", "promptmill.jobs.cli", "validate", "job.yaml"]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "1 prompts ? 1 variants = 1 images" in ended.stdout

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.score import score
-from pipeline.report.read import read_samples
-from pipeline.storage import Store
-from schemas.job import METRIC_SCORES
+from promptmill.jobs.score import score
+from promptmill.pipeline.dataset.samples import read_samples
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.job import METRIC_SCORES
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]
@@ -85,7 +85,7 @@ def test_any_score_selects(cli: Cli, job: MakeJob, tmp_path: Path, by: str, best
 def test_a_metric_that_breaks_costs_only_its_image(
     cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.metrics import shapes
+    from promptmill.pipeline.scores import shapes
 
     whole = shapes.Verified.score
 

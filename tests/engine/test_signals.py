@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import build
+from promptmill.pipeline.report import build
 from tests.engine.conftest import Answer
 
 Cli = Callable[..., Answer]
@@ -27,13 +27,13 @@ class Importing:
             signal.raise_signal(int(sys.argv[2]))
 
 sys.meta_path.insert(0, Importing())
-from jobs.cli import main
+from promptmill.jobs.cli import main
 main()
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["typer", "jobs.commands"])
+@pytest.mark.parametrize("module", ["typer", "promptmill.jobs.commands"])
 def test_a_signal_during_the_imports(number: signal.Signals, module: str) -> None:
     """The imports of `run` take a second, in which SIGTERM ended with 143 and SIGINT with a traceback."""
     command = [sys.executable, "-c", SIGNALLED_BY_AN_IMPORT, module, str(int(number)), "run", "job.yaml", "--json"]
@@ -48,8 +48,8 @@ def test_a_signal_while_a_live_display_draws() -> None:
     """It goes on drawing while the last words are written, and hides the cursor."""
     script = """
 import signal, time
-from jobs.run import new_progress
-from jobs.signals import leave, on_signals
+from promptmill.jobs.run import new_progress
+from promptmill.jobs.signals import leave, on_signals
 
 on_signals(lambda: leave(False))
 with new_progress() as progress:
@@ -71,7 +71,7 @@ def test_a_signal_after_the_answer() -> None:
     """The interpreter takes a second to drop torch; a signal then turned 0 into -15."""
     script = """
 import os, signal, sys
-from jobs.cli import main
+from promptmill.jobs.cli import main
 
 class Dropped:
     def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGTERM):

@@ -21,14 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.prompts import PromptReader
-from pipeline.sources import Source, open_source, stage
-from pipeline.storage import Store
-from pipeline.textfiles import to_arrow
-from pipeline.unicode import mend
-from schemas.errors import InputError
-from schemas.job import Columns, Prompts
-from schemas.plan import STAGED
+from promptmill.pipeline.prompts.formats import to_arrow
+from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.source import Source, open_source
+from promptmill.pipeline.prompts.staging import stage
+from promptmill.pipeline.prompts.unicode import mend
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import InputError
+from promptmill.schemas.job import Columns, Prompts
+from promptmill.schemas.plan import STAGED
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]
@@ -413,7 +414,8 @@ def test_ten_million_prompts_are_planned_from_footers(tmp_path: Path) -> None:
     for i in range(1, 100):
         (tmp_path / f"p-{i:03d}.parquet").hardlink_to(tmp_path / "p-000.parquet")
     script = (
-        "import pathlib; from pipeline.sources import open_source; from schemas.job import Prompts\n"
+        "import pathlib; from promptmill.pipeline.prompts.source import open_source\n"
+        "from promptmill.schemas.job import Prompts\n"
         f"print(open_source(Prompts(source={str(tmp_path / '*.parquet')!r})).rows)\n"
         # ru_maxrss would begin with the memory of the process that forked.
         "print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import Store
+from promptmill.pipeline.storage.store import Store
 
 
 def test_stores_without_conditional_writes_say_so_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobfile import parse_job
-from pipeline.plan import plan_job
-from pipeline.prompts import PromptReader
-from pipeline.shapes.captions import parse
-from pipeline.shapes.world import Claims
-from pipeline.sources import open_source, stage
-from pipeline.storage import Store
-from schemas.errors import InputError
-from schemas.job import Prompts, ShapesSuite
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.planning.plan import plan_job
+from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.source import open_source
+from promptmill.pipeline.prompts.staging import stage
+from promptmill.pipeline.shapes.captions import parse
+from promptmill.pipeline.shapes.world import Claims
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import InputError
+from promptmill.schemas.job import Prompts, ShapesSuite
 from tests.engine.conftest import Answer, records
 from tests.engine.test_sources import SUITES, needs_suites
 from tests.job_problems import NAME, OUTPUT, only
@@ -284,7 +285,8 @@ def test_the_built_in_suite_over_named_settings(cli: Cli, job: MakeJob, tmp_path
 
 def test_the_example_sweep_is_planned_without_a_heavy_library() -> None:
     script = (
-        "import sys; from pipeline.jobfile import load_job; from pipeline.plan import plan_job\n"
+        "import sys; from promptmill.pipeline.jobfile.reader import load_job\n"
+        "from promptmill.pipeline.planning.plan import plan_job\n"
         "plan = plan_job(load_job('jobs/examples/sweep.yaml'))\n"
         "print(plan.prompts, plan.cells, plan.samples, {'torch', 'ray', 'diffusers', 'scipy'} & set(sys.modules))"
     )

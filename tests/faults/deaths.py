@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from pipeline.crashpoints import EXIT_CODE
+from promptmill.pipeline.crashpoints import EXIT_CODE
 from tests.faults.bench import PROMPTS, Bench
 from tests.faults.rows import Row, finish
 

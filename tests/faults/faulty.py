@@ -15,7 +15,7 @@ LARGEST_BATCH = 2
 
 
 def install() -> None:
-    from pipeline.models import generator
+    from promptmill.pipeline.models.diffusion import generator
 
     draw = generator.DiffusersGenerator._draw
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from pipeline.crashpoints import EXIT_CODE
+from promptmill.pipeline.crashpoints import EXIT_CODE
 from tests.faults.audit import audit, data_objects, sample_ids
 from tests.faults.bench import PROMPTS, Bench
 from tests.faults.forks import Ended

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fleet.devices import WINDOW_S, Device, LostDevices
+from promptmill.pipeline.execution.fleet.lost_devices import WINDOW_S, Device, LostDevices
 from tests.faults import fleet as scenarios
 from tests.faults.bench import Bench
 from tests.faults.cluster import Fleet
@@ -49,7 +49,7 @@ def test_calls_that_ray_loses(bench: Bench, fleet: Fleet) -> None:
 def test_a_gpu_that_is_lost_twice_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The count alone; `make faults` has real workers that lose a GPU, whose order depends on the machine's speed."""
     now = 0.0
-    monkeypatch.setattr("pipeline.fleet.devices.time.monotonic", lambda: now)
+    monkeypatch.setattr("promptmill.pipeline.execution.fleet.lost_devices.time.monotonic", lambda: now)
     lost, gpu, other = LostDevices(), Device("node", ("0",)), Device("node", ("1",))
     assert not lost.lose(gpu)
     assert not lost.lose(other)

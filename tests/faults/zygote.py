@@ -40,14 +40,6 @@ def import_everything() -> None:
     import torch
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    import jobs.cli
-    import jobs.commands
-    import jobs.report
-    import jobs.retry
-    import jobs.run
-    import jobs.status  # noqa: F401
-    import pipeline.models.generator
-    import pipeline.models.scorer  # noqa: F401
     import tests.models.tiny  # noqa: F401
 
     torch.set_num_threads(1)
@@ -56,11 +48,12 @@ def import_everything() -> None:
 
 def warm_up() -> None:
     """Load and use a model once: half of what a library imports, it imports then."""
-    from pipeline.models.catalog import resolve_model
-    from pipeline.models.clips import resolve_clip
-    from pipeline.models.load import load_generator, load_scorer
-    from schemas.job import Generation, Model
-    from schemas.plan import Sample
+    from promptmill.pipeline.models.catalog.clips import resolve_clip
+    from promptmill.pipeline.models.catalog.resolve import resolve_model
+    from promptmill.pipeline.models.load import load_generator
+    from promptmill.pipeline.scores.choose import load_scorer
+    from promptmill.schemas.job import Generation, Model
+    from promptmill.schemas.plan import Sample
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -154,7 +147,7 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> Callable[[], Non
 
 
 def run_cli() -> None:
-    from jobs.cli import main
+    from promptmill.jobs.cli import main
 
     main()
 

@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from pipeline.jobfile import parse_job
-from schemas.job import Job
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.schemas.job import Job
 from tests.infra.places import INFRA, ROOT, manifests
 
 SCHEMA = ROOT.parent / "shared" / "kuberay" / "rayjobs.schema.json"

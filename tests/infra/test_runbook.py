@@ -40,7 +40,7 @@ def check(app: Any, words: list[str]) -> None:
 
 
 def test_promptmill_has_these_commands_and_options() -> None:
-    cli = pytest.importorskip("jobs.commands")
+    cli = pytest.importorskip("promptmill.jobs.commands")
     app = typer.main.get_command(cli.app)
     found = list(commands("promptmill"))
     assert len(found) > 15
@@ -50,7 +50,7 @@ def test_promptmill_has_these_commands_and_options() -> None:
 
 
 def test_overrides_name_fields_of_a_job() -> None:
-    from pipeline.jobfile import load_job
+    from promptmill.pipeline.jobfile.reader import load_job
 
     job = ROOT / "jobs" / "examples" / "cluster.yaml"
     for words in commands("promptmill"):

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from scipy import linalg
 
-from jobs.score import score
-from pipeline.metrics.distances import MIN_IMAGES, distances, precision_recall
-from pipeline.models.distances import fid_and_kid
-from pipeline.shapes.render import render
-from pipeline.shapes.world import sample_prompts
-from schemas.errors import JobError
+from promptmill.jobs.score import score
+from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances, precision_recall
+from promptmill.pipeline.evaluation.fid import fid_and_kid
+from promptmill.pipeline.shapes.render import render
+from promptmill.pipeline.shapes.suite import sample_prompts
+from promptmill.schemas.errors import JobError
 from tests.report.conftest import Dataset
 
 BUILTIN = "builtin:shapes"

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.score import score
-from pipeline.metrics.choose import choose_metrics
-from pipeline.metrics.clip import Diversity, Relative
-from pipeline.metrics.image import colourfulness, contrast, near_black, sharpness
-from pipeline.metrics.interface import Picture
-from pipeline.metrics.shapes import Verified
-from pipeline.models.distractors import LOGIT_SCALE
-from pipeline.models.interface import Pixels
-from pipeline.report.read import KEPT, read_samples
-from pipeline.shapes.captions import parse
-from pipeline.shapes.render import render
-from schemas.errors import JobError
+from promptmill.jobs.score import score
+from promptmill.pipeline.dataset.samples import KEPT, read_samples
+from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.scores.choose import choose_metrics
+from promptmill.pipeline.scores.clip import Diversity, Relative
+from promptmill.pipeline.scores.distractors import LOGIT_SCALE
+from promptmill.pipeline.scores.image import colourfulness, contrast, near_black, sharpness
+from promptmill.pipeline.scores.interface import Picture
+from promptmill.pipeline.scores.shapes import Verified
+from promptmill.pipeline.shapes.captions import parse
+from promptmill.pipeline.shapes.render import render
+from promptmill.schemas.errors import JobError
 from tests.report.conftest import Dataset
 from tests.report.painter import Painter, scene_of
 
@@ -158,8 +158,8 @@ def test_missing_columns_and_folders(tmp_path: Path) -> None:
 
 def test_painter_tells_the_truth_it_promises() -> None:
     """The stand-in generator is right as often as it says, so tests of the report know the answer."""
-    from schemas.job import Generation
-    from schemas.plan import Sample
+    from promptmill.schemas.job import Generation
+    from promptmill.schemas.plan import Sample
 
     caption = "a red circle on a black background"
     samples = [Sample(str(i), "p", 0, i, i, caption, "", caption) for i in range(300)]
@@ -170,8 +170,8 @@ def test_painter_tells_the_truth_it_promises() -> None:
 
 def test_clip_metric_agrees_with_the_score_of_a_run(tmp_path: Path) -> None:
     """`promptmill score --metric clip=…` gives what the run itself scored, but for the last bits."""
-    from pipeline.models.clips import resolve_clip
-    from pipeline.models.load import load_scorer
+    from promptmill.pipeline.models.catalog.clips import resolve_clip
+    from promptmill.pipeline.scores.choose import load_scorer
 
     rng = np.random.default_rng(1)
     captions = ["a red circle on a black background", "a blue ring left of a green cross", "a small pink diamond"]

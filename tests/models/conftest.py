@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.catalog import resolve_model
-from pipeline.models.clips import ResolvedClip, resolve_clip
-from pipeline.models.generator import DiffusersGenerator
-from pipeline.models.load import load_generator
-from schemas.job import Model
+from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.pipeline.models.load import load_generator
+from promptmill.schemas.job import Model
 from tests.models import tiny
 
 Family = Callable[[str], DiffusersGenerator]

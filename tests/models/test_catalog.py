@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.models import installed
-from pipeline.models.catalog import (
+from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.resolve import (
     BUILTIN_MAX_SIZE,
     builtin_folder,
     check_size,
@@ -24,9 +24,9 @@ from pipeline.models.catalog import (
     parameters,
     resolve_model,
 )
-from schemas.errors import JobError
-from schemas.job import Model
-from schemas.plan import ResolvedModel
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Model
+from promptmill.schemas.plan import ResolvedModel
 
 WHERE = "job.yaml:4: model"
 Folder = Callable[[str], Path]
@@ -308,10 +308,10 @@ def test_sizes_let_through(folder: Folder) -> None:
 def test_takes_no_heavy_import_and_under_a_second(folder: Folder) -> None:
     script = f"""
 import sys
-from pipeline.models.catalog import resolve_model, check_size, memory_needed_bytes
-from pipeline.models.clips import resolve_clip
-from pipeline.models.schedulers import check_scheduler
-from schemas.job import Model
+from promptmill.pipeline.models.catalog.resolve import resolve_model, check_size, memory_needed_bytes
+from promptmill.pipeline.models.catalog.clips import resolve_clip
+from promptmill.pipeline.models.catalog.schedulers import check_scheduler
+from promptmill.schemas.job import Model
 model = resolve_model(Model(path={str(folder("sd15"))!r}), "model")
 check_scheduler("dpm++", model, "scheduler")
 check_size(64, 64, model, "generation")

@@ -10,9 +10,9 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from pipeline.models import installed
-from pipeline.models.clips import builtin_clip_folder, resolve_clip
-from schemas.errors import JobError
+from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.clips import builtin_clip_folder, resolve_clip
+from promptmill.schemas.errors import JobError
 
 WHERE = "job.yaml:20: score.0.clip"
 

@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from pipeline.models.catalog import resolve_model
-from pipeline.models.clips import builtin_clip_folder, resolve_clip
-from pipeline.models.generator import DiffusersGenerator
-from pipeline.models.load import load_generator, load_scorer
-from schemas.errors import JobError
-from schemas.job import Model
+from promptmill.pipeline.models.catalog.clips import builtin_clip_folder, resolve_clip
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.pipeline.models.load import load_generator
+from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Model
 from tests.models.test_generator import generate, pixels, samples
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -106,9 +107,9 @@ def run(script: str, endpoint: str, cache: Path, **changes: str) -> dict[str, An
 RESOLVE = f"""
 import json, sys
 from dataclasses import asdict
-from pipeline.models.catalog import resolve_model
-from schemas.errors import JobError
-from schemas.job import Model
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Model
 try:
     model = resolve_model(Model(path="org/tiny", revision="{COMMIT}"), "model")
 except JobError as error:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.catalog import resolve_model
-from pipeline.models.clips import ResolvedClip
-from pipeline.models.load import load_generator, load_scorer
-from schemas.errors import ModelLoadError
-from schemas.job import Model
+from promptmill.pipeline.models.catalog.clips import ResolvedClip
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.load import load_generator
+from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.schemas.errors import ModelLoadError
+from promptmill.schemas.job import Model
 from tests.models.test_generator import generate, pixels, samples
 
 Folder = Callable[[str], Path]

@@ -9,15 +9,15 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from pipeline.models import schedulers
-from pipeline.models.catalog import resolve_model
-from pipeline.models.generator import DiffusersGenerator
-from pipeline.models.installed import scheduler_modules
-from pipeline.models.sampling import build_scheduler
-from pipeline.models.schedulers import SHORT_NAMES, check_scheduler, fitting_schedulers
-from schemas.errors import JobError
-from schemas.job import Model
-from schemas.plan import ResolvedModel
+from promptmill.pipeline.models.catalog import schedulers
+from promptmill.pipeline.models.catalog.installed import scheduler_modules
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.catalog.schedulers import SHORT_NAMES, check_scheduler, fitting_schedulers
+from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.pipeline.models.diffusion.scheduler import build_scheduler
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Model
+from promptmill.schemas.plan import ResolvedModel
 from tests.models.test_generator import SETTINGS, generate, pixels, samples
 
 Family = Callable[[str], DiffusersGenerator]

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.models.clips import ResolvedClip, resolve_clip
-from pipeline.models.load import load_scorer
-from pipeline.models.scorer import ClipScorer
-from schemas.errors import DeviceMemoryError, ModelLoadError, SampleError, WorkerError
+from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
+from promptmill.pipeline.models.clip.encoder import ClipScorer
+from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError, WorkerError
 
 CAPTIONS = ["a red circle", "a blue square", "a star", "a red circle"]
 

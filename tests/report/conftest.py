@@ -12,14 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.claim import claim_output
-from pipeline.dispatch import InProcessDispatcher, Stop
-from pipeline.plan import Plan, plan_job
-from pipeline.run import RunSummary, run_job
-from pipeline.shapes.world import KINDS, sample_prompts
-from pipeline.storage import Store
-from schemas.job import Job
-from schemas.plan import Counts, Receipt, Shard
+from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.execution.dispatch import InProcessDispatcher
+from promptmill.pipeline.execution.events import Stop
+from promptmill.pipeline.execution.run import RunSummary, run_job
+from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.shapes.suite import sample_prompts
+from promptmill.pipeline.shapes.world import KINDS
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.job import Job
+from promptmill.schemas.plan import Counts, Shard, ShardStats
 from tests.report.painter import PainterBench
 
 HOSTILE = "<script>alert(1)</script> \"quotes' `ticks` | pipe \u202eright to left\u202c </td>"
@@ -40,7 +42,7 @@ class Silence:
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
         pass
 
-    def shard_done(self, receipt: Receipt) -> None:
+    def shard_done(self, receipt: ShardStats) -> None:
         pass
 
     def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
@@ -102,7 +104,7 @@ def run(dataset: Dataset) -> Dataset:
 def paint(dataset: Dataset) -> Dataset:
     """As `run`, with the painter in place of the model."""
     dispatcher = InProcessDispatcher(dataset.plan, dataset.store)
-    dispatcher._bench = PainterBench(dataset.plan, dataset.store)
+    dispatcher._context = PainterBench(dataset.plan, dataset.store)
     return Dataset(dataset.plan, dataset.store, run_job(dataset.plan, dataset.store, dispatcher, Silence(), Stop()))
 
 

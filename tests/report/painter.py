@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.interface import Generated, Pixels, Scorer
-from pipeline.shapes.captions import change_one, changeable, parse
-from pipeline.shapes.render import render
-from pipeline.shapes.verify import verify
-from pipeline.shapes.world import COLOURS, GROUNDS, SHAPES, Claims, Object, Scene
-from pipeline.workbench import Workbench
-from schemas.job import Generation
-from schemas.plan import Sample, Variant
+from promptmill.pipeline.models.interface import Generated, Pixels, Scorer
+from promptmill.pipeline.shapes.captions import change_one, changeable, parse
+from promptmill.pipeline.shapes.render import render
+from promptmill.pipeline.shapes.verify import verify
+from promptmill.pipeline.shapes.world import COLOURS, GROUNDS, SHAPES, Claims, Object, Scene
+from promptmill.pipeline.worker.context import WorkerContext
+from promptmill.schemas.job import Generation
+from promptmill.schemas.plan import Sample, Variant
 
 PLACES = {"left": (18, 32), "right": (46, 32), "top": (32, 18), "bottom": (32, 46), "center": (32, 32), None: (32, 32)}
 PAIRS = {
@@ -102,7 +102,7 @@ class PainterScorer:
         return 0.1 + 0.2 * sum(held.values()) / len(held) + 0.1 * blur
 
 
-class PainterBench(Workbench):
+class PainterBench(WorkerContext):
     def generator(self, variant: Variant) -> Painter:
         self._loaded = (replace(variant.model), Painter())
         return self._loaded[1]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.report import report
-from pipeline.report.build import build_report, number
-from pipeline.report.card import write_card
-from pipeline.report.summary import run_facts
-from schemas.errors import JobError
-from schemas.plan import Counts, Receipt
+from promptmill.jobs.report import report
+from promptmill.pipeline.export.card import write_card
+from promptmill.pipeline.report.build import build_report, number
+from promptmill.pipeline.report.summary import run_facts
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.plan import Counts, ShardStats
 from tests.report.conftest import HOSTILE, Dataset, paint
 
 
@@ -60,8 +60,8 @@ def test_numbers_for_people() -> None:
 
 
 def test_time_in_hand_counts_overlaps_once() -> None:
-    def receipt(worker: str, began: float, total: float) -> Receipt:
-        return Receipt(0, Counts(), {"generate": 2.0, "score": 1.0, "total": total}, worker, began=began)
+    def receipt(worker: str, began: float, total: float) -> ShardStats:
+        return ShardStats(0, Counts(), {"generate": 2.0, "score": 1.0, "total": total}, worker, began=began)
 
     # Worker a: 10 to 16, with a pause until 20 to 24; worker b: 0 to 10 within which a shorter shard lies.
     several = [

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.compare import compare
-from schemas.errors import JobError
+from promptmill.jobs.compare import compare
+from promptmill.schemas.errors import JobError
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 from tests.report.conftest import Dataset, paint
 

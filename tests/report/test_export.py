@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.export import export
-from schemas.errors import JobError
+from promptmill.jobs.export import export
+from promptmill.schemas.errors import JobError
 from tests.report.conftest import Dataset, paint
 
 SUITE: list[dict[str, Any]] = [

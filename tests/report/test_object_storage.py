@@ -9,8 +9,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from jobs.report import report
-from pipeline.storage import Store
+from promptmill.jobs.report import report
+from promptmill.pipeline.storage.store import Store
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 from tests.report.conftest import Dataset
 from tests.servers.s3 import S3Server

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.build import build_report
+from promptmill.pipeline.report.build import build_report
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 from tests.report.conftest import Dataset
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.reproduce import reproduce
-from pipeline.encode import encode_image
-from pipeline.report.reproduce import compare_images, reproduce_sample
-from pipeline.storage import Store
-from schemas.errors import JobError
-from schemas.job import Output
+from promptmill.jobs.reproduce import reproduce
+from promptmill.pipeline.dataset.encode import encode_image
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.worker.reproduce import compare_images, reproduce_sample
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Output
 from tests.report.conftest import Dataset
 
 

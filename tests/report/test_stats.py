@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from pipeline.report import stats
-from pipeline.report.analysis import triple
-from pipeline.report.stats import Estimate, cell_matrix, differences, means, rank_correlation
+from promptmill.pipeline.report import stats
+from promptmill.pipeline.report.analysis import triple
+from promptmill.pipeline.report.stats import Estimate, cell_matrix, differences, means, rank_correlation
 
 
 def covered(values: np.ndarray, truth: float) -> float:

@@ -13,21 +13,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.shapes import clip, text
-from pipeline.shapes.captions import claims_of_scene, flip
-from pipeline.shapes.drawn import UNCLEAR, matches, seen_labels
-from pipeline.shapes.loop import Draw, Stage, draw
-from pipeline.shapes.render import render
-from pipeline.shapes.settings import DrawnSettings, Plan, Settings, VaeSettings
-from pipeline.shapes.train import main
-from pipeline.shapes.vae import build, standardise, train
-from pipeline.shapes.verify import see
-from pipeline.shapes.world import Claims, Object, ObjectClaim, Scene, sample_scene
+from promptmill.pipeline.shapes.captions import claims_of_scene, flip
+from promptmill.pipeline.shapes.render import render
+from promptmill.pipeline.shapes.verify import see
+from promptmill.pipeline.shapes.world import Claims, Object, ObjectClaim, Scene, sample_scene
+from promptmill.pipeline.training.loop import Draw, Stage, draw
+from promptmill.pipeline.training.schedule import Schedule
+from promptmill.pipeline.training.shapes import clip, text
+from promptmill.pipeline.training.shapes.drawn import UNCLEAR, matches, seen_labels
+from promptmill.pipeline.training.shapes.settings import DrawnSettings, Settings, VaeSettings
+from promptmill.pipeline.training.shapes.train import main
+from promptmill.pipeline.training.shapes.vae import build, standardise, train
 
-PLAN = Plan(steps=8, batch=4, rate=1e-2, warmup=2, ema=0.9)
+PLAN = Schedule(steps=8, batch=4, rate=1e-2, warmup=2, ema=0.9)
 
 
-def run_line(folder: Path, stop_at: int | None, plan: Plan = PLAN) -> dict[str, Tensor]:
+def run_line(folder: Path, stop_at: int | None, plan: Schedule = PLAN) -> dict[str, Tensor]:
     """Fit a line with the shared loop; the weights that it ends with, averaged ones included."""
     torch.manual_seed(0)
     stage = Stage("text", nn.Linear(3, 1), plan, 7, folder, torch.device("cpu"), stop_at)
@@ -65,7 +66,7 @@ def test_batches_depend_on_seed_stage_step_and_process() -> None:
 
 
 def test_the_rate_rises_stays_and_falls_to_nothing() -> None:
-    plan = Plan(steps=100, batch=1, rate=1.0, warmup=10, decay=0.2)
+    plan = Schedule(steps=100, batch=1, rate=1.0, warmup=10, decay=0.2)
     rates = [plan.rate_at(s) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == 1.0
@@ -90,9 +91,9 @@ def test_all_stages_run_from_the_command_line_resume_and_load(tmp_path: Path, mo
         unet=replace(tiny.unet, channels=(16, 32), cached=16, plan=replace(tiny.unet.plan, batch=4)),
         clip=replace(tiny.clip, drawn=DrawnSettings(count=12, batch=4), plan=replace(tiny.clip.plan, batch=4)),
     )
-    monkeypatch.setattr("pipeline.shapes.train.Settings", lambda: tiny)
-    monkeypatch.setattr("pipeline.shapes.vae.measure", lambda *_: {})
-    monkeypatch.setattr("pipeline.shapes.unet.measure", lambda *_: {})
+    monkeypatch.setattr("promptmill.pipeline.training.shapes.train.Settings", lambda: tiny)
+    monkeypatch.setattr("promptmill.pipeline.training.shapes.vae.measure", lambda *_: {})
+    monkeypatch.setattr("promptmill.pipeline.training.shapes.unet.measure", lambda *_: {})
     for stage in ("vae", "text", "unet", "decoder", "clip"):
         common = ["--stage", stage, "--steps", "4", "--threads", "1"]
         main([*common, "--out", str(tmp_path / "whole")])
@@ -113,7 +114,7 @@ def test_all_stages_run_from_the_command_line_resume_and_load(tmp_path: Path, mo
 
 
 def test_the_vae_learns_and_standardised_latents_decode_alike(tmp_path: Path) -> None:
-    settings = replace(VaeSettings(), channels=(8, 8, 8, 8), plan=Plan(steps=2, batch=8, rate=1e-3, ema=0.5))
+    settings = replace(VaeSettings(), channels=(8, 8, 8, 8), plan=Schedule(steps=2, batch=8, rate=1e-3, ema=0.5))
     stage = Stage("vae", build(settings), settings.plan, 0, tmp_path, torch.device("cpu"))
     model = train(stage, settings)
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pipeline.shapes import captions
-from pipeline.shapes.render import render, render_batch
-from pipeline.shapes.verify import see, verify
-from pipeline.shapes.world import Object, Scene, sample_prompts, sample_scene
+from promptmill.pipeline.shapes import captions
+from promptmill.pipeline.shapes.render import render, render_batch
+from promptmill.pipeline.shapes.suite import sample_prompts
+from promptmill.pipeline.shapes.verify import see, verify
+from promptmill.pipeline.shapes.world import Object, Scene, sample_scene
 
 COUNT = 600
 

@@ -18,12 +18,13 @@ from diffusers import (
 )
 from PIL import Image
 
-from pipeline.shapes import evaluate
-from pipeline.shapes.render import render
-from pipeline.shapes.settings import GUIDANCE, MAX_TOKENS, STEPS, WEIGHTS
-from pipeline.shapes.unet import generate
-from pipeline.shapes.vae import measure
-from pipeline.shapes.world import Kind, Object, Scene, sample_prompts
+from promptmill.pipeline.shapes.render import render
+from promptmill.pipeline.shapes.suite import sample_prompts
+from promptmill.pipeline.shapes.world import Kind, Object, Scene
+from promptmill.pipeline.training.shapes import evaluate
+from promptmill.pipeline.training.shapes.settings import GUIDANCE, MAX_TOKENS, STEPS, WEIGHTS
+from promptmill.pipeline.training.shapes.unet import generate
+from promptmill.pipeline.training.shapes.vae import measure
 
 TABLE: dict[str, Any] = json.loads((WEIGHTS / "evaluation.json").read_text(encoding="utf-8"))
 KINDS: tuple[Kind, ...] = ("one", "placed", "two")

@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.shapes import captions
-from pipeline.shapes.render import render, render_batch
-from pipeline.shapes.world import (
+from promptmill.pipeline.shapes import captions
+from promptmill.pipeline.shapes.render import render, render_batch
+from promptmill.pipeline.shapes.suite import sample_prompts
+from promptmill.pipeline.shapes.world import (
     COLOURS,
     GROUNDS,
     KINDS,
@@ -24,7 +25,6 @@ from pipeline.shapes.world import (
     ObjectClaim,
     Scene,
     is_held_out,
-    sample_prompts,
     sample_scene,
 )
 

@@ -31,13 +31,12 @@ class NoDispatcher:
 
 
 def main(arguments: list[str]) -> int:
-    from jobs.cli import guarded
-    from jobs.commands import app
+    import promptmill.jobs.run
+    from promptmill.jobs.cli import guarded
+    from promptmill.jobs.commands import app
 
     if arguments[0] == "--until-dispatch":
-        import jobs.run
-
-        jobs.run._dispatcher = NoDispatcher
+        promptmill.jobs.run._dispatcher = NoDispatcher
         arguments = arguments[1:]
     code = guarded(lambda: app(arguments, standalone_mode=False), True)
     report()

@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.progress import PlainProgress
-from schemas.plan import Receipt
+from promptmill.pipeline.execution.progress import PlainProgress
+from promptmill.schemas.plan import ShardStats
 from tests.benchmarks.setting import Setting, Warmth
 
 EAGER_S: Final = 0.01
@@ -21,7 +21,7 @@ class Watch(PlainProgress):
     def __init__(self, slow_down: Any) -> None:
         super().__init__(io.StringIO())
         self.warmth = Warmth()
-        self.receipts: list[Receipt] = []
+        self.receipts: list[ShardStats] = []
         self.answer: Any = None
         self._slow_down = slow_down
 
@@ -31,7 +31,7 @@ class Watch(PlainProgress):
             self.warmth.batch_done(samples_made)
             self._slow_down()
 
-    def shard_done(self, receipt: Receipt) -> None:
+    def shard_done(self, receipt: ShardStats) -> None:
         super().shard_done(receipt)
         self.receipts.append(receipt)
         if self.warmth.first is not None:
@@ -57,18 +57,18 @@ def job_of(setting: Setting) -> dict[str, Any]:
 
 
 def run(setting: Setting, in_process: bool) -> None:
-    import jobs.run
-    from schemas.job import Job
+    import promptmill.jobs.run as command
+    from promptmill.schemas.job import Job
 
     pace = _Pace()
-    pace.quicken("pipeline.dispatch")
+    pace.quicken("promptmill.pipeline.execution.dispatch")
     if not in_process:
-        pace.quicken("pipeline.fleet.ray_dispatch")
-        pace.quicken("pipeline.fleet.member")
+        pace.quicken("promptmill.pipeline.execution.fleet.dispatch")
+        pace.quicken("promptmill.pipeline.execution.fleet.worker_handle")
     watch = Watch(pace.restore)
-    jobs.run.new_progress = lambda: watch
+    command.new_progress = lambda: watch
     job = Job.model_validate(job_of(setting))
-    _, summary = jobs.run.run(job, address=None, in_process=in_process, extend=False, allow_large_sweep=False)
+    _, summary = command.run(job, address=None, in_process=in_process, extend=False, allow_large_sweep=False)
     if summary.counts.kept != setting.images:
         raise SystemExit(f"asked for {setting.images} images, got {summary.counts}")
     stages: dict[str, float] = {}

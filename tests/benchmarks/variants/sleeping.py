@@ -36,7 +36,7 @@ class Sleeper:
     def generate(
         self, samples: Sequence[Any], settings: Any, on_step: Callable[[], None], full_precision: bool = False
     ) -> list[Any]:
-        from pipeline.models.interface import Generated
+        from promptmill.pipeline.models.interface import Generated
 
         started = time.monotonic()
         self.first_at = self.first_at or started
@@ -51,17 +51,18 @@ class Sleeper:
 
 
 def main(setting: Setting) -> None:
-    import pipeline.workbench
-    from pipeline.claim import claim_output
-    from pipeline.dispatch import InProcessDispatcher, Stop
-    from pipeline.plan import plan_job
-    from pipeline.run import run_job
-    from pipeline.storage import Store
-    from schemas.job import Job
+    import promptmill.pipeline.worker.context as worker_context
+    from promptmill.pipeline.dataset.claim import claim_output
+    from promptmill.pipeline.execution.dispatch import InProcessDispatcher
+    from promptmill.pipeline.execution.events import Stop
+    from promptmill.pipeline.execution.run import run_job
+    from promptmill.pipeline.planning.plan import plan_job
+    from promptmill.pipeline.storage.store import Store
+    from promptmill.schemas.job import Job
     from tests.benchmarks.variants.mill import Watch, job_of
 
     sleeper = Sleeper()
-    pipeline.workbench.load_generator = lambda model, threads: sleeper
+    worker_context.load_generator = lambda model, threads: sleeper
     job = Job.model_validate({**job_of(setting), "score": []})
     store = Store(job.output.url)
     plan = claim_output(plan_job(job), store)

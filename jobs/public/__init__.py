@@ -1,0 +1,1 @@
+"""Prompts in, a scored image-caption dataset out."""

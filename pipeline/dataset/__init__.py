@@ -1,0 +1,1 @@
+"""`output:` in the job file: the folder, its keys, the commit, its state, verify and retry."""

@@ -1,0 +1,129 @@
+"""Whose output this is: `job.json` claims it for one job, `segments/` holds what was added to that job later.
+
+job.json                 the resolved job, its fingerprint and the plan; created if absent, before anything is made
+segments/000000042.json  prompts added by `run --extend`, samples to make again by `retry`: the shards from 42 on.
+                         Created if absent, so that of two drivers that add to the same state one wins
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
+from promptmill.pipeline.dataset.open import read_plan, require_plan
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.fingerprint import differing_fields
+from promptmill.pipeline.planning.plan import Plan, blocks
+from promptmill.pipeline.planning.plan_json import to_json
+from promptmill.pipeline.prompts.staging import stage
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
+from promptmill.schemas.plan import STAGED, Segment
+
+
+def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
+    """Make the output this job's, or join it where it is already; the plan that holds for everyone.
+
+    With `extend`, source files that are new since then are added. Raises OutputMismatchError where the output
+    belongs to another job, naming each field that differs.
+    """
+    stored = read_plan(store)
+    if stored is None:
+        store.create(JOB_KEY, to_json(_staged(plan, store)))
+        reached("driver-after-claim")
+        stored = read_plan(store)
+        if stored is None:
+            raise StorageError(f"{store.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
+    if extend:
+        stored = _extend(plan, stored, store)
+    joined = join(plan, stored, store.url)
+    _stage_again(plan, joined, store)
+    return joined
+
+
+def join(plan: Plan, stored: Plan, url: str) -> Plan:
+    """The plan of the dataset at `url`, to be run as `plan` says. Raises OutputMismatchError as `claim_output`."""
+    refuse_other_job(plan, stored, url)
+    # How to run is today's choice, what to make is the claim's.
+    return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
+
+
+def _stage_again(plan: Plan, stored: Plan, store: Store) -> None:
+    """Bring back copies that someone deleted: the source has not changed, else `plan` would not have been let in."""
+    there = {f"{STAGED}{entry.name}" for entry in store.list("inputs")}
+    files = (file for segment in stored.segments if segment.kind != "retry" for file in segment.files)
+    gone = {file.name for file in files if file.path.startswith(STAGED) and file.path not in there}
+    if gone:
+        stage([file for file in plan.segments[0].files if file.name in gone], plan.job.prompts, store)
+
+
+def _staged(plan: Plan, store: Store) -> Plan:
+    segments = tuple(replace(segment, files=stage(segment.files, plan.job.prompts, store)) for segment in plan.segments)
+    return replace(plan, segments=segments)
+
+
+def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: Mapping[str, Any]) -> Plan:
+    """The plan with these segments, or with those that another driver added to the same state before."""
+    if not segments:
+        return plan
+    content = {"segments": [asdict(segment) for segment in segments], "source": dict(source)}
+    store.create(f"segments/{plan.shards:09d}.json", json.dumps(content, indent=2).encode())
+    reached("driver-after-segment")
+    return require_plan(store)
+
+
+def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
+    ours, theirs = (each.fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]] for each in (plan, stored))
+    added = {name: file for name, file in ours.items() if name not in theirs}
+    if not added:
+        return stored
+    if plan.job.prompts.limit is not None:
+        raise JobError(
+            Problem(
+                "prompts.limit",
+                "null for a job that is extended",
+                f"{plan.job.prompts.limit}",
+                "Extend a job without a limit",
+            )
+        )
+    without = json.loads(json.dumps(plan.fields))
+    without[SOURCE_FIELD[0]][SOURCE_FIELD[1]] = {name: file for name, file in ours.items() if name in theirs}
+    refuse_other_job(replace(plan, fields=without), stored, store.url)
+    files = stage(
+        [file for file in plan.segments[0].files if file.name in added], plan.job.prompts, store, stored.source_schema
+    )
+    prompts = sum(file.rows for file in files)
+    shards = variants.cell_count(plan.job) * blocks(prompts, plan.rows_per_shard)
+    return add_segments(stored, store, [Segment("extend", files, prompts, stored.shards, shards)], added)
+
+
+def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
+    """Raises OutputMismatchError that names every field in which the two differ."""
+    different = differing_fields(plan.fields, stored.fields)
+    if not different:
+        return
+    only_source = all(name.startswith("prompts.source.") for name, _, _ in different)
+    only_new = only_source and all(theirs is None for _, _, theirs in different)
+    problems = [
+        Problem(f"{url}: {name}", f"{_short(theirs)}, as in the dataset there", _short(ours))
+        for name, ours, theirs in different
+    ]
+    if only_new:
+        hint = "The source has new files: `promptmill run --extend` adds what is new"
+    elif only_source:
+        hint = (
+            "The dataset was made from these files as they were. Bring them back, with new prompts in a new file that "
+            "`promptmill run --extend` adds, or choose another output.url"
+        )
+    else:
+        hint = "This output belongs to another job. Choose another output.url, or change these fields back"
+    raise OutputMismatchError(*problems, hint)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:197] + "…"

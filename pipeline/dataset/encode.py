@@ -1,0 +1,104 @@
+"""Pixels as files: PNG, lossless WebP or JPEG, with the settings that made them inside."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import imagehash
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from promptmill.pipeline.models.interface import Pixels
+from promptmill.schemas.job import Generation, ImageFormat, Output
+from promptmill.schemas.plan import ResolvedModel, Sample
+
+SUFFIX: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+
+# https://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia
+_SOURCE_TYPE = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    b' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_JPEG_COMMENT_BYTES = 65_000
+"""A JPEG holds its EXIF block in one segment, of at most 65,533 bytes with headers."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    data: bytes
+    sha256: str
+    phash: str
+
+
+def encode_image(pixels: Pixels, parameters: str | None, output: Output) -> EncodedImage:
+    """The same bytes for the same input. `phash` is 64 bits as 16 hex digits, for finding near duplicates."""
+    image = Image.fromarray(pixels)
+    xmp = _SOURCE_TYPE if output.embed_source_type else None
+    sink = io.BytesIO()
+    if output.image_format == "png":
+        info = PngInfo()
+        if parameters is not None:
+            info.add_text("parameters", parameters)
+        if xmp is not None:
+            info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        # Level 1 costs a third of the default level's time for 12 % more bytes.
+        image.save(sink, "PNG", compress_level=1, pnginfo=info)
+    else:
+        options: dict[str, object] = {} if xmp is None else {"xmp": xmp}
+        if parameters is not None:
+            options["exif"] = _exif_comment(_cut(parameters) if output.image_format == "jpeg" else parameters)
+        if output.image_format == "webp":
+            # method 0, quality 0: nine times faster than default PNG, and smaller.
+            image.save(sink, "WEBP", lossless=True, method=0, quality=0, **options)
+        else:
+            image.save(sink, "JPEG", quality=output.jpeg_quality, **options)
+    data = sink.getvalue()
+    return EncodedImage(data, hashlib.sha256(data).hexdigest(), str(imagehash.phash(image)))
+
+
+def parameters_text(
+    sample: Sample, settings: Generation, model: ResolvedModel, scheduler: str, width: int, height: int
+) -> str:
+    """Settings in the form that AUTOMATIC1111 writes and many tools read back."""
+    facts = {
+        "Steps": settings.num_inference_steps,
+        "Sampler": scheduler,
+        "CFG scale": settings.guidance_scale,
+        "Seed": sample.seed,
+        "Size": f"{width}x{height}",
+        "Model hash": model.revision[:10],
+        "Model": model.path,
+        "Version": f"promptmill {version('promptmill')}",
+    }
+    lines = [sample.prompt]
+    if sample.negative_prompt:
+        lines.append(f"Negative prompt: {sample.negative_prompt}")
+    lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items()))
+    return "\n".join(lines).replace("\0", "\ufffd")  # a NUL would end the text chunk of a PNG
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',\n:"') else value
+
+
+def _cut(text: str) -> str:
+    """As much of the prompts as a JPEG takes, and the settings in the last line; the record has the whole prompts."""
+    if len(text.encode("utf-16-be", "replace")) <= _JPEG_COMMENT_BYTES:
+        return text
+    prompts, _, settings = text.rpartition("\n")
+    room = max(0, _JPEG_COMMENT_BYTES - len(settings.encode("utf-16-be", "replace")) - 4)
+    return f"{prompts.encode('utf-16-be', 'replace')[:room].decode('utf-16-be', 'ignore')}…\n{settings}"
+
+
+def _exif_comment(text: str) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+    return exif.tobytes()

@@ -1,0 +1,38 @@
+"""Pictures of a dataset, read and decoded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.storage.store import Store
+
+
+def read_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """(row, encoded image) for those of `rows` that have one; at most a row group in memory."""
+    wanted = set(rows)
+    with store.open(key) as file:
+        parquet = pq.ParquetFile(file)
+        if "image" not in parquet.schema_arrow.names:
+            return
+        begins = 0
+        for group in range(parquet.metadata.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if any(begins <= row < begins + size for row in wanted):
+                images = parquet.read_row_group(group, columns=["image"]).column("image")
+                for row in sorted(row for row in wanted if begins <= row < begins + size):
+                    image = images[row - begins].as_py()
+                    if image is not None and image["bytes"] is not None:
+                        yield row, image["bytes"]
+            begins += size
+
+
+def decode(data: bytes) -> Pixels:
+    """Raises OSError or ValueError where the bytes are no image."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

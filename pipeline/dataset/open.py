@@ -1,0 +1,93 @@
+"""An output as it lies there: the folder or bucket, and the plan that claimed it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
+from promptmill.pipeline.display import redact
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.plan_json import from_json, segment_from_json
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.storage.urls import check_url
+from promptmill.schemas.errors import JobError, OutputMismatchError, Problem
+
+
+def open_output(url: str, field: str = "", **options: Any) -> Store:
+    """The store of a folder or URL that `field` of the job names, or the command line; `options` are those of Store.
+
+    Raises JobError for a URL that `check_url` refuses, and for a local path that cannot be a folder.
+    """
+    where = f"{field}: {redact(url)}" if field else redact(url)
+    check_url(url, where)
+    store = Store(url, **options)
+    got = _in_the_way(Path(store.root)) if store.is_local else ""
+    if got:
+        hint = "Choose another" if field else "Give the job's output.url"
+        raise JobError(Problem(where, "a folder, or the name of a new one", got, hint))
+    return store
+
+
+def _in_the_way(path: Path) -> str:
+    """What keeps a path from being a folder; empty where nothing does. A refusal of the disk is left to the store."""
+    try:
+        return "" if stat.S_ISDIR(path.stat().st_mode) else "a file"
+    except OSError as error:
+        lasting = {errno.ENOTDIR: "a path below a file", errno.ENAMETOOLONG: "a name that is too long"}
+        return lasting.get(error.errno or 0, "")
+
+
+def open_dataset(url: str, **options: Any) -> tuple[Plan, Store]:
+    """Raises JobError where there is no dataset, and as `open_output`."""
+    store = open_output(url, **options)
+    return require_plan(store), store
+
+
+def read_plan(store: Store) -> Plan | None:
+    """None where there is no dataset. Raises OutputMismatchError for a job.json that is not Promptmill's."""
+    data = store.read_if_exists(JOB_KEY)
+    if data is None:
+        return None
+    try:
+        plan = from_json(data)
+        for entry in store.list("segments"):
+            plan = _grown(plan, json.loads(store.read(entry.name)))
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise OutputMismatchError(
+            Problem(
+                f"{store.url}/{JOB_KEY}",
+                "the job file of a Promptmill dataset",
+                f"{type(error).__name__}: {error}"[:300],
+                "Choose another output.url",
+            )
+        ) from None
+    return plan
+
+
+def require_plan(store: Store) -> Plan:
+    """Raises JobError where there is no dataset."""
+    plan = read_plan(store)
+    if plan is None:
+        raise JobError(
+            Problem(
+                store.url, "a Promptmill dataset (a folder or URL with a job.json)", "none", "Give the job's output.url"
+            )
+        )
+    return plan
+
+
+def _grown(plan: Plan, content: Mapping[str, Any]) -> Plan:
+    segments = tuple(segment_from_json(segment) for segment in content["segments"])
+    if segments[0].first_shard != plan.shards:
+        raise ValueError(f"the segment of shard {segments[0].first_shard} does not follow shard {plan.shards - 1}")
+    fields = json.loads(json.dumps(plan.fields))
+    fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]].update(content["source"])
+    return replace(plan, fields=fields, segments=(*plan.segments, *segments))

@@ -1,0 +1,173 @@
+"""Outcomes as Parquet objects, and the footer that proves a shard done."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.encode import EncodedImage
+from promptmill.schemas.errors import SampleError
+from promptmill.schemas.plan import CommitRecord, Counts, Sample, Shard
+from promptmill.schemas.records import (
+    FAILURE,
+    HUGGINGFACE,
+    RECORD,
+    RECORD_VERSION,
+    REJECT,
+    passthrough_name,
+    with_scores,
+)
+
+FOOTER_KEY = b"promptmill"
+_ROW_GROUP_BYTES = 64 << 20
+_WRITER_VERSION = "2.6"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one sample ended: `error` for failed, else `reason` for rejected, else kept."""
+
+    sample: Sample
+    scores: Mapping[str, float | None]
+    flags: tuple[str, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    image: EncodedImage | None = None
+    image_name: str | None = None
+    reason: str | None = None
+    error: SampleError | None = None
+    attempts: int = 1
+
+
+class RecordWriter:
+    """Builds the objects of one shard. `constants` are the settings all of its rows share.
+
+    `clip_score` names the score that is repeated in the column of that name.
+    """
+
+    def __init__(
+        self,
+        score_names: Sequence[str],
+        passthrough: pa.Table,
+        constants: Mapping[str, Any],
+        clip_score: str | None = None,
+    ) -> None:
+        self._score_names = score_names
+        self._clip_score = clip_score
+        self._passthrough = passthrough
+        self._constants = dict(constants)
+
+    def add_constants(self, constants: Mapping[str, Any]) -> None:
+        self._constants.update(constants)
+
+    def kept(self, outcomes: Sequence[Outcome]) -> pa.Table:
+        return self._table(RECORD, outcomes).replace_schema_metadata(HUGGINGFACE)
+
+    def rejected(self, outcomes: Sequence[Outcome]) -> pa.Table:
+        return self._table(REJECT, outcomes).replace_schema_metadata(HUGGINGFACE)
+
+    def failed(self, outcomes: Sequence[Outcome]) -> pa.Table:
+        return self._table(FAILURE, outcomes)
+
+    def _table(self, schema: pa.Schema, outcomes: Sequence[Outcome]) -> pa.Table:
+        if "scores" in schema.names:
+            schema = with_scores(schema, self._score_names)
+        table = pa.Table.from_pylist([self._row(outcome) for outcome in outcomes], schema=schema)
+        rows = self._passthrough.take(pa.array([outcome.sample.row for outcome in outcomes], pa.int64()))
+        names = frozenset(rows.column_names)
+        for name in rows.column_names:
+            table = table.append_column(passthrough_name(name, names - {name}), rows.column(name))
+        return table
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        sample, image = outcome.sample, outcome.image
+        return {
+            **self._constants,
+            "sample_id": sample.sample_id,
+            "prompt_id": sample.prompt_id,
+            "image": None if image is None else {"bytes": image.data, "path": outcome.image_name},
+            "caption": sample.caption,
+            "prompt": sample.prompt,
+            "negative_prompt": sample.negative_prompt,
+            "sample_index": sample.sample_index,
+            "seed": sample.seed,
+            "width": outcome.width,
+            "height": outcome.height,
+            "clip_score": outcome.scores.get(self._clip_score) if self._clip_score else None,
+            "scores": {name: outcome.scores.get(name) for name in self._score_names} if self._score_names else None,
+            "image_sha256": None if image is None else image.sha256,
+            "image_phash": None if image is None else image.phash,
+            "flags": list(outcome.flags),
+            "reason": outcome.reason,
+            "error_kind": None if outcome.error is None else outcome.error.kind,
+            "message": None if outcome.error is None else outcome.error.message,
+            "attempts": outcome.attempts,
+        }
+
+
+def to_parquet(table: pa.Table, footer: CommitRecord | None = None) -> bytes:
+    """The same bytes for the same table. Images lie uncompressed and without dictionary, row groups stay under 64 MiB.
+
+    A table without rows becomes a file without row groups: `datasets` stumbles over an empty group.
+    """
+    if footer is not None:
+        own = {FOOTER_KEY: json.dumps({"version": RECORD_VERSION, **asdict(footer)}, sort_keys=True).encode()}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, table.schema, version=_WRITER_VERSION, **_column_options(table.schema)) as writer:
+        for start, stop in _row_groups(table):
+            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+    return sink.getvalue()
+
+
+def _column_options(schema: pa.Schema) -> dict[str, Any]:
+    leaves = [path for path in _leaves(schema) if path != "image.bytes"]
+    compression = dict.fromkeys(leaves, "zstd")
+    if "image" in schema.names:
+        compression["image.bytes"] = "none"
+    # Checksums, so that `verify --deep` notices a flipped bit in any column.
+    return {
+        "compression": compression,
+        "use_dictionary": leaves,
+        "write_statistics": leaves,
+        "write_page_checksum": True,
+    }
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    sink = io.BytesIO()
+    pq.ParquetWriter(sink, schema).close()
+    parquet_schema = pq.ParquetFile(sink).schema
+    return [parquet_schema.column(i).path for i in range(len(parquet_schema.names))]
+
+
+def _row_groups(table: pa.Table) -> list[tuple[int, int]]:
+    groups, start, size = [], 0, 0
+    sizes = [0] * table.num_rows
+    if "image" in table.column_names:
+        images = pc.struct_field(table.column("image"), "bytes")
+        sizes = pc.binary_length(images).fill_null(0).to_pylist()
+    for i, here in enumerate(sizes):
+        if i > start and size + here > _ROW_GROUP_BYTES:
+            groups.append((start, i))
+            start, size = i, 0
+        size += here
+    return [*groups, (start, table.num_rows)] if table.num_rows else []
+
+
+def read_footer(metadata: pq.FileMetaData) -> CommitRecord | None:
+    """None where the object was not written by Promptmill."""
+    data = (metadata.metadata or {}).get(FOOTER_KEY)
+    if data is None:
+        return None
+    content = json.loads(data)
+    return CommitRecord(
+        content["fingerprint"], Shard(**content["shard"]), Counts(**content["counts"]), tuple(content["side_objects"])
+    )

@@ -1,0 +1,152 @@
+"""Failed samples as new shards of the same dataset."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.claim import add_segments
+from promptmill.pipeline.dataset.state import (
+    MAKE_AGAIN,
+    DataObject,
+    belongs,
+    missing_shards,
+    read_data_objects,
+    side_objects,
+)
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.variants import variant_text
+from promptmill.pipeline.prompts.staging import stage_table
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import INPUT_FAILURES, JobError, Problem
+from promptmill.schemas.identity import digest
+from promptmill.schemas.plan import Segment, SourceFile
+from promptmill.schemas.records import FAILURE
+
+_KEPT_COLUMNS = ("prompt_id", "sample_id", "sample_index", "prompt", "negative_prompt", "caption", "seed")
+_DROPPED = frozenset(FAILURE.names) - frozenset(_KEPT_COLUMNS)
+
+
+def plan_retry(plan: Plan, store: Store) -> Plan:
+    """The plan with shards for every sample whose latest state is failed; as it was where a retry is still unfinished.
+
+    Faults of the input row stay: what `failures/` holds of a text that is no Unicode, or of a seed that is no integer,
+    would make a sample that nobody asked for.
+
+    Raises JobError while the dataset itself is unfinished.
+    """
+    missing = missing_shards(plan, store)
+    unfinished = {plan.segments[shard.segment].kind for shard in missing}
+    if unfinished - {"retry"}:
+        raise JobError(
+            Problem(
+                store.url,
+                "a finished dataset",
+                f"{len(missing)} shards missing",
+                "`promptmill run` makes them; then retry",
+            )
+        )
+    if missing:
+        return plan
+    objects = sorted(
+        (item for item in read_data_objects(store, store.list("data")) if belongs(plan, item)),
+        key=lambda item: item.footer.shard.number if item.footer else 0,
+    )
+    failures = _latest_failures(plan, store, objects)
+    if failures is None or not failures.num_rows:
+        return plan
+    numbers = {variant_text(plan.variant(i).values): i for i in range(plan.cells)}
+    segments: list[Segment] = []
+    first = plan.shards
+    for text in sorted(set(failures.column("variant").to_pylist())):
+        rows = _by_prompt(failures.filter(pc.equal(failures.column("variant"), text)))
+        rows = _with_room(rows, plan, store, objects)
+        name = f"retry-{digest([first, rows.column('sample_id').to_pylist()])[:16]}"
+        file = SourceFile(name, stage_table(rows, name, store), rows.nbytes, rows.num_rows)
+        ends = _shard_ends(rows.column("prompt_id").to_pylist(), plan.job.output.images_per_shard)
+        segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
+        first += len(ends)
+    return add_segments(plan, store, segments, {})
+
+
+def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> pa.Table | None:
+    """Failure rows that no later retry has answered; a sample's last row counts. Raises JobError where one is gone."""
+    there = side_objects(store) | {item.entry.name for item in objects}
+    tables: dict[int, pa.Table] = {}
+    rows: dict[str, tuple[int, int]] = {}
+    for item in objects:
+        assert item.footer is not None
+        shard = item.footer.shard
+        is_retry = plan.segments[shard.segment].kind == "retry"
+        for key in (item.entry.name, *item.footer.side_objects):
+            if not (is_retry or key.startswith("failures/")):
+                continue
+            if key not in there:
+                raise JobError(Problem(f"{store.url}/{key}", f"what {item.entry.name} names", "nothing", MAKE_AGAIN))
+            if key.startswith("failures/"):
+                with store.open(key) as file:
+                    tables[shard.number] = pq.read_table(file)
+                failed = (tables[shard.number].column(name).to_pylist() for name in ("sample_id", "error_kind"))
+                for position, (sample, kind) in enumerate(zip(*failed, strict=True)):
+                    if kind not in INPUT_FAILURES:
+                        rows[sample] = (shard.number, position)
+            else:
+                for sample in _column(store, key, "sample_id"):
+                    rows.pop(sample, None)
+    if not rows:
+        return None
+    wanted: dict[int, list[int]] = {}
+    for number, position in rows.values():
+        wanted.setdefault(number, []).append(position)
+    return pa.concat_tables([tables[number].take(positions) for number, positions in sorted(wanted.items())])
+
+
+def _by_prompt(rows: pa.Table) -> pa.Table:
+    """The rows of one prompt one after the other, prompts in the order of their first row."""
+    positions: dict[str, list[int]] = {}
+    for position, prompt in enumerate(rows.column("prompt_id").to_pylist()):
+        positions.setdefault(prompt, []).append(position)
+    return rows.take([position for group in positions.values() for position in group])
+
+
+def _shard_ends(prompts: Sequence[str], images_per_shard: int) -> tuple[int, ...]:
+    """After which rows a shard ends: as full as it can be with no prompt in two."""
+    ends: list[int] = []
+    start = stop = 0
+    for _, group in groupby(prompts):
+        size = sum(1 for _ in group)
+        if stop > start and stop + size - start > images_per_shard:
+            ends.append(stop)
+            start = stop
+        stop += size
+    return (*ends, stop)
+
+
+def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataObject]) -> pa.Table:
+    """Input rows of a retry: `quota` is how many images the sample's group may still keep, null for no bound."""
+    quota: list[int | None] = [None] * rows.num_rows
+    keep = plan.job.select.keep if plan.job.select is not None else None
+    if keep is not None:
+        variant = rows.column("variant")[0].as_py()
+        kept: Counter[str] = Counter()
+        wanted = set(rows.column("prompt_id").to_pylist())
+        for item in objects:
+            if item.footer is not None and item.footer.counts.kept:
+                ids = _column(store, item.entry.name, "prompt_id", ("variant", variant))
+                kept.update(prompt for prompt in ids if prompt in wanted)
+        quota = [max(0, keep - kept[prompt]) for prompt in rows.column("prompt_id").to_pylist()]
+    return rows.drop_columns([name for name in rows.column_names if name in _DROPPED]).append_column(
+        "room", pa.array(quota, pa.int32())
+    )
+
+
+def _column(store: Store, key: str, name: str, where: tuple[str, str] | None = None) -> list[str]:
+    with store.open(key) as file:
+        filters = None if where is None else [(where[0], "==", where[1])]
+        values: list[str] = pq.read_table(file, columns=[name], filters=filters).column(0).to_pylist()
+    return values

@@ -1,0 +1,119 @@
+"""A dataset as it lies in storage: footers, counts, receipts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, shard_number
+from promptmill.pipeline.dataset.records import read_footer
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats
+
+MAKE_AGAIN = "`promptmill verify --repair` and then `promptmill run` make that shard again"
+
+
+def side_objects(store: Store) -> set[str]:
+    """All that are there. To hold footers against them, read the footers first: a shard's side objects come before."""
+    return {entry.name for folder in SIDE_FOLDERS for entry in store.list(folder)}
+
+
+def missing_shards(plan: Plan, store: Store) -> list[Shard]:
+    """What is left to do, from one listing of `data/`: an object that is there is a shard that is done."""
+    done = done_shards(store)
+    return [shard for shard in plan.all_shards() if shard.number not in done]
+
+
+def done_shards(store: Store) -> set[int]:
+    return {number for entry in store.list("data") if (number := shard_number(entry.name)) is not None}
+
+
+@dataclass(frozen=True)
+class DataObject:
+    """An object below `data/`. `footer` is None where it is damaged or not ours, and `problem` says why."""
+
+    entry: Entry
+    footer: CommitRecord | None
+    rows: int = 0
+    problem: str | None = None
+
+
+def read_data_objects(store: Store, entries: Sequence[Entry]) -> list[DataObject]:
+    return list(store.map(lambda entry: _data_object(store, entry), entries))
+
+
+def _data_object(store: Store, entry: Entry) -> DataObject:
+    try:
+        metadata = store.parquet_metadata(entry)
+        footer = read_footer(metadata)
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        return DataObject(entry, None, problem=f"no whole Parquet file: {str(error).splitlines()[0][:200]}")
+    problem = None if footer is not None else "not written by Promptmill"
+    return DataObject(entry, footer, metadata.num_rows, problem)
+
+
+def dataset_counts(plan: Plan, by_shard: Mapping[int, Counts]) -> Counts:
+    """Counts of the whole dataset so far; shards that the plan does not have are left out.
+
+    The samples of a retried shard were counted as failed where they failed first; they are moved, not added.
+    """
+    total = Counts()
+    for number, counts in by_shard.items():
+        if number < plan.shards:
+            total = total + counted(plan, number, counts)
+    return total
+
+
+def counted(plan: Plan, shard: int, counts: Counts) -> Counts:
+    """What a shard adds to the dataset."""
+    if plan.segments[plan.shard(shard).segment].kind != "retry":
+        return counts
+    return Counts(0, counts.kept, counts.rejected, counts.failed - counts.samples)
+
+
+def read_counts(plan: Plan, store: Store) -> dict[int, Counts]:
+    """Counts by shard number, from the footers of this plan's objects; whatever else lies in `data/` is left out."""
+    entries = [e for e in store.list("data") if (n := shard_number(e.name)) is not None and n < plan.shards]
+    return {
+        o.footer.shard.number: o.footer.counts
+        for o in read_data_objects(store, entries)
+        if o.footer and belongs(plan, o)
+    }
+
+
+def belongs(plan: Plan, item: DataObject) -> bool:
+    """Whether the object is the proof that its shard of this plan is done."""
+    return (
+        item.footer is not None
+        and item.footer.fingerprint == plan.fingerprint
+        and item.footer.shard.number == shard_number(item.entry.name)
+        and item.footer.shard.number < plan.shards
+    )
+
+
+def read_receipts(store: Store) -> list[ShardStats]:
+    """Receipts that can be read; a lost one costs a line in the report and nothing else."""
+    receipts = []
+    for content in store.map(lambda entry: store.read_if_exists(entry.name), store.list("receipts")):
+        try:
+            fields = json.loads(content or b"")
+            receipts.append(ShardStats(**{**fields, "counts": Counts(**fields["counts"])}))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return receipts
+
+
+def commonest_failure(store: Store) -> str:
+    """Kind and message, from the failures written last; empty where there are none."""
+    entries = store.list("failures")
+    if not entries:
+        return ""
+    table = pq.read_table(pa.BufferReader(store.read(entries[-1].name)), columns=["error_kind", "message"])
+    rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
+    return rows.most_common(1)[0][0][:300]

@@ -1,0 +1,1 @@
+"""A dataset against a reference set."""

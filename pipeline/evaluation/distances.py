@@ -1,0 +1,75 @@
+"""How far a set of images is from a reference set, by the features of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from promptmill.pipeline.evaluation.fid import fid_and_kid
+
+MIN_IMAGES = 8
+"""In either set: below it there is no neighbourhood and no subset to draw."""
+
+NEIGHBOURS = 3
+"""Kynkäänniemi et al. 2019, section 3.1."""
+
+_MAX_SUBSET = 1_000
+_ROWS = 1_024
+
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Distances:
+    """`fid` and `kid` are 0 for equal distributions; `precision` and `recall` are shares.
+
+    `kid_std` is over random subsets of `kid_subset` images. All are None for a set that is too small.
+    """
+
+    images: int
+    fid: float | None = None
+    kid: float | None = None
+    kid_std: float | None = None
+    kid_subset: int | None = None
+    precision: float | None = None
+    recall: float | None = None
+
+
+def distances(reference: Features, made: Features) -> Distances:
+    """Of float32 [images, features]; the two may differ in the number of images."""
+    least = min(len(reference), len(made))
+    if least < MIN_IMAGES:
+        return Distances(len(made))
+    # A subset as large as the set would be the same one each time.
+    subset = min(_MAX_SUBSET, least // 2)
+    fid, kid, kid_std = fid_and_kid(reference, made, subset)
+    precision, recall = precision_recall(reference, made)
+    return Distances(len(made), fid, kid, kid_std, subset, precision, recall)
+
+
+def precision_recall(reference: Features, made: Features, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+    """Share of made images inside the reference's manifold, and of reference images inside the made ones'.
+
+    Kynkäänniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, equations 1 and 2:
+    the manifold is the union of balls, each as far as the `neighbours`-th nearest of the same set.
+    """
+    return _share_inside(made, reference, neighbours), _share_inside(reference, made, neighbours)
+
+
+def _share_inside(queries: Features, centres: Features, neighbours: int) -> float:
+    # Of a point's distances within its own set the least is that to itself.
+    radii = np.concatenate([np.partition(rows, neighbours)[:, neighbours] for rows in _squares(centres, centres)])
+    return float(np.concatenate([(rows <= radii).any(axis=1) for rows in _squares(queries, centres)]).mean())
+
+
+def _squares(a: Features, b: Features) -> Iterator[npt.NDArray[Any]]:
+    """Squared distances of some rows of `a` at a time to all of `b`: float64 [≤ 1,024, len(b)]."""
+    wide = b.astype(np.float64)
+    lengths = np.einsum("nd,nd->n", wide, wide)
+    for start in range(0, len(a), _ROWS):
+        rows = a[start : start + _ROWS].astype(np.float64)
+        yield np.maximum(np.einsum("nd,nd->n", rows, rows)[:, None] + lengths - 2 * rows @ wide.T, 0.0)

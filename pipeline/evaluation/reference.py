@@ -1,0 +1,161 @@
+"""A dataset's sweep cells against a reference set of images, as `scores/reference-<hash>.json` beside the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from promptmill.pipeline.dataset.images import decode
+from promptmill.pipeline.dataset.samples import plain
+from promptmill.pipeline.display import redact
+from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
+from promptmill.pipeline.models.catalog.clips import ResolvedClip
+from promptmill.pipeline.models.interface import Features as Encoder
+from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.scores.score_dataset import FOLDER, Unit, check_columns, find_units, read_pictures
+from promptmill.pipeline.storage.listing import find_objects
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError, Problem
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_SIDES = ("rejects/", "failures/", "scores/")
+_BATCH = 64
+_PREFIX = f"{FOLDER}/reference-"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Finite features of images by sweep cell, float32 [images, features], each as long as the square root of their
+    number; `left_out` images did not decode."""
+
+    cells: dict[str, Features]
+    left_out: int
+
+
+def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, encoder: Encoder) -> dict[str, Any]:
+    """FID, KID, precision and recall of the kept images of each cell, written and returned.
+
+    Raises JobError where the reference or all cells have fewer than 8 images that decode.
+    """
+    there = _look((("", pixels) for _, pixels in reference_images(reference)), encoder)
+    expected = there.cells.get("", np.zeros((0, 1), np.float32))
+    _check_size(redact(reference), len(expected), there.left_out)
+    made = _look(dataset_images(store), encoder)
+    _check_size(store.url, max(map(len, made.cells.values()), default=0), made.left_out)
+    cells = [
+        {"name": cell_name(json.loads(cell)), "variant": cell, **asdict(distances(expected, rows))}
+        for cell, rows in made.cells.items()
+    ]
+    result: dict[str, Any] = plain(
+        {
+            "reference": redact(reference),
+            "reference_images": len(expected),
+            "reference_left_out": there.left_out,
+            "left_out": made.left_out,
+            "features": clip.path,
+            "features_revision": clip.revision,
+            "dimensions": expected.shape[1],
+            "cells": cells,
+        }
+    )
+    key = hashlib.sha256(f"{result['reference']}\n{clip.path}".encode()).hexdigest()[:12]
+    store.put(f"{_PREFIX}{key}.json", json.dumps(result, indent=2, allow_nan=False).encode())
+    return result
+
+
+def _check_size(where: str, images: int, left_out: int) -> None:
+    if images < MIN_IMAGES:
+        got = f"{images}" + (f", and {left_out} that do not decode" if left_out else "")
+        hint = "With thousands the numbers are worth comparing."
+        raise JobError(Problem(where, f"at least {MIN_IMAGES} images", got, hint))
+
+
+def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Encoder) -> Seen:
+    waiting: list[tuple[str, Pixels]] = []
+    found: dict[str, list[Features]] = defaultdict(list)
+    left_out = 0
+
+    def encode() -> None:
+        rows = encoder.images([pixels for _, pixels in waiting])
+        rows *= np.sqrt(rows.shape[1])  # KID's kernel divides by it: at this length it is (cosine + 1)³
+        for (cell, _), row in zip(waiting, rows, strict=True):
+            if np.isfinite(row).all():
+                found[cell].append(row)
+        waiting.clear()
+
+    for cell, pixels in images:
+        if pixels is None:
+            left_out += 1
+            continue
+        waiting.append((cell, pixels))
+        if len(waiting) == _BATCH:
+            encode()
+    if waiting:
+        encode()
+    return Seen({cell: np.stack(rows) for cell, rows in found.items()}, left_out)
+
+
+def dataset_images(store: Store) -> Iterator[tuple[str, Pixels | None]]:
+    """Sweep cell and pixels of each kept image, None where it does not decode; object by object."""
+    units = find_units(store)
+    check_columns(store, units, ())
+    for unit in units:
+        yield from _parquet_images(store, unit.keys[0])
+
+
+def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
+    """Of image files at any depth, or of Parquet files; of our own datasets the kept ones.
+
+    Raises JobError where there is neither.
+    """
+    store, entries = find_objects(source)
+    files = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    tables = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(_SIDES)]
+    if not files and not tables:
+        got = f"{len(entries)} other files" if entries else "nothing there"
+        expected = f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or a dataset"
+        raise JobError(Problem(f"--reference {redact(source)}", expected, got))
+    for start in range(0, len(files), _BATCH):
+        batch = store.map(lambda entry: _decoded(store.read(entry.name)), files[start : start + _BATCH])
+        yield from (("{}", pixels) for pixels in batch)
+    for entry in () if files else tables:
+        yield from _parquet_images(store, entry.name)
+
+
+def _parquet_images(store: Store, key: str) -> Iterator[tuple[str, Pixels | None]]:
+    try:
+        pictures, broken = read_pictures(store, Unit(key, (key,)))
+    except pa.ArrowException as error:
+        raise JobError(Problem(f"{store.url}/{key}", "a Parquet file", str(error).splitlines()[0][:200])) from None
+    yield from ((str(picture.fields.get("variant") or "{}"), picture.pixels) for picture in pictures)
+    yield from (("{}", None) for _ in range(broken))
+
+
+def _decoded(data: bytes) -> Pixels | None:
+    try:
+        return decode(data)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def read_references(store: Store) -> list[dict[str, Any]]:
+    """What `compare_with_reference` wrote, without what does not look like it."""
+    keys = [entry.name for entry in store.list(FOLDER) if entry.name.startswith(_PREFIX)]
+    found = []
+    for key in keys:
+        try:
+            content = json.loads(store.read(key))
+        except ValueError:
+            continue
+        if isinstance(content, dict) and isinstance(content.get("cells"), list):
+            found.append(content)
+    return found

@@ -1,0 +1,1 @@
+"""`compute:` in the job file: a run, its dispatchers and its progress."""

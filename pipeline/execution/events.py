@@ -1,0 +1,34 @@
+"""What a run tells whoever watches it, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from promptmill.schemas.plan import ShardStats
+
+
+class Listener(Protocol):
+    """Called on the dispatching thread only."""
+
+    def shard_done(self, receipt: ShardStats) -> None: ...
+
+    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+        """Totals since the run began, samples of unfinished shards included."""
+
+    def notice(self, text: str) -> None:
+        """Something a person should know: a wait, a lost worker, a shard that is tried again."""
+
+
+class Stop:
+    """Set from a signal handler: shards in hand are finished, no new one is taken."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def request(self) -> None:
+        self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()

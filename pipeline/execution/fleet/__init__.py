@@ -1,0 +1,1 @@
+"""Ray's only door: actors, their deaths, lost devices, the search for a poison sample."""

@@ -1,0 +1,149 @@
+"""The Ray cluster: joining it, and how many workers of what size it can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import ray
+
+from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.schemas.errors import ClusterError
+
+_CONNECT_TIMEOUT_S = 10.0
+_OBJECT_STORE_BYTES = 128 << 20  # counts and plans travel through it, never pixels
+_MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one worker asks of the cluster."""
+
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+
+def connect(address: str | None) -> bool:
+    """Join the cluster at `address` or `RAY_ADDRESS`, else start one on this machine. True where it was started here.
+
+    Raises ClusterError where there is no cluster at that address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    _check_reachable(address)
+    options = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
+    with _own_signal_handlers():
+        try:
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options
+            )
+        except Exception as error:  # Ray raises bare Exceptions too, as for a node that does not start in time
+            ray.shutdown()
+            raise _no_cluster(address, error) from error
+    return address == "local"
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself takes over four minutes to say that nobody listens there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> ClusterError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if address == "local":
+        return ClusterError(f"Ray does not start on this machine: {reason}. `promptmill doctor` looks for the cause")
+    return ClusterError(
+        f"no Ray cluster at {address!r}: {reason}. Start one with `ray start --head`, "
+        f"or leave --address and RAY_ADDRESS out to use this machine alone"
+    )
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray answers SIGTERM by leaving at once; ours finishes the shards in hand first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that was started here ends with it."""
+    ray.shutdown()
+
+
+def worker_demand(plan: Plan) -> Demand:
+    compute = plan.job.compute
+    if compute.gpus_per_worker == "auto":
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    else:
+        gpus = float(compute.gpus_per_worker)
+    return Demand(cpus=1 if gpus else compute.threads_per_worker, gpus=gpus)
+
+
+def fleet_size(plan: Plan, demand: Demand, shards: int, started_here: bool) -> int:
+    """Workers to ask for: as the job says, else what the cluster holds now; never more than there are shards.
+
+    Raises ClusterError where not even one worker fits a cluster that cannot grow.
+    """
+    asked = plan.job.compute.workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = sum(_fitting(resources, demand) for resources in nodes)
+    if started_here:
+        fit = min(fit, _fitting_memory(plan)) if not demand.gpus else fit
+    if fit == 0 and started_here:
+        have = ", ".join(f"{name} {amount:g}" for name, amount in sorted(nodes[0].items()) if name in ("CPU", "GPU"))
+        raise ClusterError(
+            f"one worker asks for {demand} and about {_gib(_needed(plan))} of memory; this machine has {have} and "
+            f"{_gib(psutil.virtual_memory().available)} of memory free. Lower compute.threads_per_worker or "
+            f"compute.gpus_per_worker, choose a smaller model or batch, or give --address of a larger cluster"
+        )
+    return max(1, min(shards, max(1, fit) if asked == "auto" else asked))
+
+
+def no_worker_came(waited_s: float, demand: Demand) -> ClusterError:
+    have = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+    return ClusterError(
+        f"waited {waited_s:.0f} s for a first worker of {demand}; the cluster has {have or 'nothing'}. "
+        f"Add such a node, or lower compute.gpus_per_worker or compute.threads_per_worker"
+    )
+
+
+def _fitting(resources: dict[str, float], demand: Demand) -> int:
+    by_cpu = int(resources.get("CPU", 0) // demand.cpus) if demand.cpus else 1 << 20
+    by_gpu = int(resources.get("GPU", 0) / demand.gpus) if demand.gpus else 1 << 20
+    return min(by_cpu, by_gpu)
+
+
+def _needed(plan: Plan) -> int:
+    return max(memory_needed_bytes(model) for model in plan.models)
+
+
+def _fitting_memory(plan: Plan) -> int:
+    return int(psutil.virtual_memory().available * _MEMORY_SHARE / _needed(plan))
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

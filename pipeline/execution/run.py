@@ -1,0 +1,135 @@
+"""The whole job: claim the output, dispatch what is missing, count what is there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.dataset.state import commonest_failure, dataset_counts, missing_shards, read_counts
+from promptmill.pipeline.execution.dispatch import Dispatcher
+from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError
+from promptmill.schemas.plan import Counts, Shard, ShardStats
+
+SAMPLES_BEFORE_JUDGING = 100
+"""Fewer say little about a job: `compute.max_failure_share` is looked at after so many."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run.
+
+    `reported` says that the report was written after it.
+    """
+
+    counts: Counts
+    shards: int
+    shards_done: int
+    made: Counts
+    seconds: float
+    interrupted: bool
+    model_loads: int = 0
+    reported: bool = False
+
+    @property
+    def images_per_second(self) -> float:
+        """Of this run, failed samples not counted; 0 for one that took no time."""
+        return (self.made.kept + self.made.rejected) / self.seconds if self.seconds else 0.0
+
+
+class RunListener(Listener, Protocol):
+    def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None: ...
+
+
+class _Tally:
+    """Hands everything on to the listener, keeps the receipts of this run, and stops one that is plainly wrong."""
+
+    def __init__(self, listener: Listener, stop: Stop, max_failure_share: float) -> None:
+        self._listener = listener
+        self._stop = stop
+        self._max_failure_share = max_failure_share
+        self.receipts: dict[int, ShardStats] = {}
+        self.made = Counts()
+        self.broken = False
+        self.model_loads = 0
+
+    def shard_done(self, receipt: ShardStats) -> None:
+        self.receipts[receipt.shard] = receipt
+        if not receipt.already_done:
+            self.made = self.made + receipt.counts
+            self.model_loads += receipt.model_loads
+        self._listener.shard_done(receipt)
+        reached("driver-shard-done")
+        made = self.made
+        if made.samples >= SAMPLES_BEFORE_JUDGING and made.failed > self._max_failure_share * made.samples:
+            self.broken = True
+            self._stop.request()
+
+    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+        self._listener.pulse(samples_made, workers, model_loads)
+
+    def notice(self, text: str) -> None:
+        self._listener.notice(text)
+
+
+def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListener, stop: Stop) -> RunSummary:
+    """Make every shard that is not there yet; `plan` is what `claim_output` returned.
+
+    Raises the first job, storage or cluster error, and JobError where more samples fail than
+    `compute.max_failure_share`; all that was committed before stays, and the same call goes on.
+    """
+    started = time.monotonic()
+    todo = missing_shards(plan, store)
+    missing = {shard.number for shard in todo}
+    by_shard = read_counts(plan, store)
+    _refuse_foreign(set(range(plan.shards)) - missing - by_shard.keys(), store)
+    tally = _Tally(listener, stop, plan.job.compute.max_failure_share)
+    listener.begin(plan, todo, dataset_counts(plan, by_shard))
+    reached("driver-before-dispatch")
+    if todo:
+        dispatcher.run(todo, tally, stop)
+    if tally.broken:
+        raise _too_many_failures(plan, tally.made, store)
+    if not stop.requested and (lost := missing - tally.receipts.keys()):
+        raise PromptmillError(f"{len(lost)} shards were neither done nor reported, the first is {min(lost)}")
+    by_shard.update({number: receipt.counts for number, receipt in tally.receipts.items()})
+    reached("driver-dispatched")
+    return RunSummary(
+        counts=dataset_counts(plan, by_shard),
+        shards=plan.shards,
+        shards_done=len(by_shard),
+        made=tally.made,
+        seconds=time.monotonic() - started,
+        interrupted=stop.requested,
+        model_loads=tally.model_loads,
+    )
+
+
+def _refuse_foreign(numbers: set[int], store: Store) -> None:
+    """`numbers` are shards whose key is taken by an object that is no proof of them."""
+    if numbers:
+        raise OutputMismatchError(
+            Problem(
+                f"{store.url}/data/part-{min(numbers):06d}.parquet",
+                "a whole object of this job",
+                f"something else ({len(numbers)} such objects)",
+                "`promptmill verify --repair` removes them so that they are made again",
+            )
+        )
+
+
+def _too_many_failures(plan: Plan, made: Counts, store: Store) -> JobError:
+    commonest = commonest_failure(store)
+    return JobError(
+        Problem(
+            f"compute.max_failure_share: {store.url}/failures/",
+            f"at most {plan.job.compute.max_failure_share:.0%} of samples to fail",
+            f"{made.failed} of the first {made.samples}" + (f", most of them with: {commonest}" if commonest else ""),
+            "What is done stays. Mend the cause and run again, then `promptmill retry` makes the failed ones; or raise "
+            "compute.max_failure_share",
+        )
+    )

@@ -1,0 +1,1 @@
+"""A dataset for other tools: card, Croissant, layouts."""

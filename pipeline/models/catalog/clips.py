@@ -1,0 +1,148 @@
+"""The open_clip models that a job scores with, looked up without importing torch or open_clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+
+from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, newest_commit, open_hub_model
+from promptmill.pipeline.models.catalog.weights import (
+    PICKLES,
+    ModelFolder,
+    hash_files,
+    list_folder,
+    read_json,
+    weights_problem,
+)
+from promptmill.schemas.errors import JobError, Problem
+
+BUILTIN_CLIPS = {"builtin:shapes": ("promptmill.pipeline", "shapes/weights/clip")}
+LOCAL, HUB = "local-dir:", "hf-hub:"
+CONFIG = "open_clip_config.json"
+
+
+@dataclass(frozen=True)
+class ResolvedClip:
+    """`location` is what open_clip takes: `local-dir:`, `hf-hub:` or an architecture, the last with a `tag`.
+
+    `revision` is a hash of a folder's files, the commit of a hub model, or the name of what open_clip publishes, whose
+    `weights_bytes` is 0.
+    """
+
+    path: str
+    location: str
+    tag: str | None
+    revision: str
+    weights_bytes: int
+
+    @property
+    def is_local(self) -> bool:
+        return self.location.startswith(LOCAL)
+
+    @property
+    def identity(self) -> str:
+        """What a job's fingerprint holds: a branch of a hub model may move, and the same job must still continue.
+
+        Which commit a dataset is scored with stands in the plan that claimed it.
+        """
+        return self.revision if self.is_local else self.path
+
+
+def resolve_clip(spec: str, where: str) -> ResolvedClip:
+    """`builtin:shapes`, `local-dir:folder`, `hf-hub:org/name[@commit]` or `architecture/tag`. Raises JobError."""
+    if spec.startswith("builtin:"):
+        if spec not in BUILTIN_CLIPS:
+            raise JobError(Problem(where, f"one of {', '.join(BUILTIN_CLIPS)}", spec))
+        return _resolve_folder(spec, builtin_clip_folder(spec), where)
+    if spec.startswith(LOCAL):
+        return _resolve_folder(spec, Path(spec.removeprefix(LOCAL)).expanduser().absolute(), where)
+    if spec.startswith(HUB):
+        return _resolve_hub(spec, where)
+    return _resolve_published(spec, where)
+
+
+def builtin_clip_folder(spec: str) -> Path:
+    package, relative = BUILTIN_CLIPS[spec]
+    return Path(str(files(package))) / relative
+
+
+def _resolve_hub(spec: str, where: str) -> ResolvedClip:
+    hub_id, at, commit = spec.removeprefix(HUB).partition("@")
+    if not HUB_ID.match(hub_id) or (at and not COMMIT.match(commit)):
+        expected = "hf-hub:organisation/name, if wanted with @ and a commit of 40 hex digits"
+        raise JobError(Problem(where, expected, spec))
+    commit = commit or newest_commit(hub_id, where)
+    folder = open_hub_model(hub_id, commit, where, CONFIG)
+    weights = _weights(folder)
+    problems = _config_problems(folder.root, where)
+    if not weights:
+        problems.append(_no_safetensors(folder, f"{hub_id} at {commit[:12]}", where))
+    if problems:
+        raise JobError(*problems)
+    return ResolvedClip(spec, f"{HUB}{hub_id}", None, commit, sum(folder.files[name] for name in weights))
+
+
+def _weights(folder: ModelFolder) -> list[str]:
+    return [name for name in folder.files if name.endswith(".safetensors") and "/" not in name]
+
+
+def _no_safetensors(folder: ModelFolder, place: str, where: str) -> Problem:
+    pickles = [name for name in folder.files if name.endswith(PICKLES)]
+    got = f"only {', '.join(pickles[:3])}" if pickles else "no weights"
+    return Problem(where, f"safetensors in {place}", got, "Pickles can run code and are never loaded.")
+
+
+def _resolve_published(spec: str, where: str) -> ResolvedClip:
+    architecture, slash, tag = spec.rpartition("/")
+    known = installed.clip_tags()
+    expected = "name/tag of open_clip, hf-hub:org/name, local-dir:folder, or builtin:shapes"
+    if not slash or architecture not in known:
+        hint = (
+            f"`{LOCAL}{spec}` names a folder."
+            if Path(spec).is_dir()
+            else _did_you_mean(architecture or spec, list(known))
+        )
+        raise JobError(Problem(where, expected, repr(spec), hint))
+    if tag not in known[architecture]:
+        close = _did_you_mean(tag, list(known[architecture]))
+        raise JobError(
+            Problem(where, f"a tag of {architecture}", repr(tag), close or f"Tags: {', '.join(known[architecture])}.")
+        )
+    return ResolvedClip(spec, architecture, tag, spec, 0)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=3)
+    return f"Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
+    if not root.is_dir():
+        raise JobError(Problem(where, "an open_clip folder", f"nothing at {root}"))
+    folder = list_folder(root)
+    weights = _weights(folder)
+    problems = [problem for name in weights if (problem := weights_problem(root / name, where))]
+    if not weights:
+        problems.append(_no_safetensors(folder, str(root), where))
+    problems += _config_problems(root, where)
+    if problems:
+        raise JobError(*problems)
+    names = [name for name in folder.files if name in weights or name.endswith((".json", ".txt", ".model"))]
+    size = sum(folder.files[name] for name in weights)
+    return ResolvedClip(spec, f"{LOCAL}{root}", None, "local-" + hash_files(root, names), size)
+
+
+def _config_problems(root: Path, where: str) -> list[Problem]:
+    path = root / CONFIG
+    if not path.is_file():
+        return [Problem(where, f"{CONFIG} in {root}", "no such file")]
+    try:
+        config = read_json(path).get("model_cfg")
+    except ValueError as error:
+        return [Problem(where, f"JSON in {path}", str(error))]
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        return [Problem(where, f"model_cfg with embed_dim, vision_cfg and text_cfg in {path}", repr(config)[:80])]
+    return []

@@ -1,0 +1,96 @@
+"""Models named by hub id: found in the local cache, else their configuration is fetched from the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from promptmill.pipeline.models.catalog.weights import HASHED_SUFFIXES, ModelFolder, list_folder
+from promptmill.schemas.errors import JobError, Problem
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+
+
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps downloads; read here without importing it."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+
+
+def cached_commit(hub_id: str, reference: str) -> str | None:
+    """The commit that a branch or tag had when it was last downloaded here."""
+    path = cache_folder() / f"models--{hub_id.replace('/', '--')}" / "refs" / reference
+    return path.read_text().strip() if path.is_file() else None
+
+
+def cached_snapshot(hub_id: str, revision: str) -> Path | None:
+    path = cache_folder() / f"models--{hub_id.replace('/', '--')}" / "snapshots" / revision
+    return path if path.is_dir() else None
+
+
+def offline() -> bool:
+    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
+
+
+def newest_commit(hub_id: str, where: str) -> str:
+    """Of the main branch: what it was when last downloaded here, else what the hub says. Raises JobError."""
+    if known := cached_commit(hub_id, "main"):
+        return known
+    if offline():
+        text = f"{hub_id}, which is not in {cache_folder()}, while HF_HUB_OFFLINE is set"
+        raise JobError(Problem(where, "a model that is here", text, f"hf download {hub_id}"))
+    from huggingface_hub import HfApi
+
+    with asking(hub_id, where):
+        return str(HfApi().model_info(hub_id).sha)
+
+
+def download(hub_id: str, commit: str) -> Path:
+    """The folder of a repository's weights and configuration, without anything that could run code."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in HASHED_SUFFIXES]
+    return Path(snapshot_download(hub_id, revision=commit, allow_patterns=patterns))
+
+
+def open_hub_model(hub_id: str, revision: str | None, where: str, config: str) -> ModelFolder:
+    """The repository at a commit: from the cache when `config` is there, else a listing and JSON files from the hub."""
+    if revision is None or not COMMIT.match(revision):
+        known = cached_commit(hub_id, revision or "main")
+        hint = (
+            f"Here {revision or 'main'} was last {known}." if known else f"See https://huggingface.co/{hub_id}/commits"
+        )
+        raise JobError(Problem(f"{where}.revision", "a commit of 40 hex digits for a hub id", repr(revision), hint))
+    snapshot = cached_snapshot(hub_id, revision)
+    cached = list_folder(snapshot) if snapshot is not None else ModelFolder(Path(), {})
+    complete = any(name.endswith(".safetensors") for name in cached.files)  # a look at it before left only JSON here
+    if config in cached.files and (complete or offline()):
+        return cached
+    if offline():
+        text = f"{hub_id} at {revision[:12]}, which is not in {cache_folder()}, while HF_HUB_OFFLINE is set"
+        raise JobError(Problem(where, "a model that is here", text, f"hf download {hub_id} --revision {revision}"))
+    return _fetch(hub_id, revision, where)
+
+
+def _fetch(hub_id: str, revision: str, where: str) -> ModelFolder:
+    from huggingface_hub import HfApi, snapshot_download
+
+    with asking(hub_id, where):
+        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
+        root = snapshot_download(hub_id, revision=revision, allow_patterns=["*.json"])
+    return ModelFolder(Path(root), {file.rfilename: file.size or 0 for file in info.siblings or ()})
+
+
+@contextmanager
+def asking(hub_id: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # its transport has been requests, httpx and httpx2: no common base for "no network"
+        hint = "Check id, revision, network and, for gated models, `hf auth login`."
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise JobError(Problem(where, f"{hub_id} on the hub", reason, hint)) from error

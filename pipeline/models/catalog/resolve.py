@@ -1,0 +1,200 @@
+"""What a job names, looked up before any GPU wakes: configuration files are read, weights only measured.
+
+Imports neither torch nor diffusers: `validate` and `plan` answer in under a second.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.components import check_components, component_weights, hashed_files
+from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
+from promptmill.pipeline.models.catalog.weights import ModelFolder, hash_files, list_folder, parameter_count, read_json
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.job import Model
+from promptmill.schemas.plan import ResolvedModel
+
+BUILTIN = "builtin:"
+BUILTIN_MODELS = {"shapes": ("promptmill.pipeline", "shapes/weights/model")}
+BUILTIN_MAX_SIZE = 128
+"""The built-in model has seen 64 pixels; above twice that it repeats itself."""
+
+DEFAULT_SAMPLE_SIZE = 128
+"""Latent side of pipelines whose configuration names none (Flux and its kin write it in their code)."""
+PACKED = ("Flux", "QwenImage", "Chroma", "Ovis", "LongCat", "Bria")
+"""Pipelines that pack 2×2 latents into a token outside the transformer, so that its `patch_size` is 1."""
+
+PROCESS_BYTES = 950 * 10**6
+"""A worker that has imported torch, diffusers, transformers and open_clip and loaded nothing: 919 MB measured."""
+BYTES_PER_PIXEL = 6 * 2**10
+"""Decoding one image in float32; 4.2 kB to 5.9 kB measured with Stable Diffusion's autoencoder at 384² and 256²."""
+
+
+def resolve_model(model: Model, where: str) -> ResolvedModel:
+    """Everything the plan needs to know of a model. `where` names the place in the job file for messages.
+
+    Raises JobError with all problems found in the folder.
+    """
+    folder, is_local = _open(model, where)
+    index = _read_index(folder, model, where)
+    pipeline_class = _pipeline_class(index, where)
+    problems = check_components(folder, index, pipeline_class, where)
+    if problems:
+        raise JobError(*problems)
+    weights = component_weights(folder, index)
+    width, height, multiple = _sizes(folder, index, pipeline_class)
+    builtin = model.path.startswith(BUILTIN)
+    return ResolvedModel(
+        path=model.path,
+        location=str(folder.root) if is_local else model.path,
+        revision="local-" + hash_files(folder.root, hashed_files(folder, index)) if is_local else str(model.revision),
+        dtype=model.dtype,
+        pipeline_class=pipeline_class,
+        scheduler=_read(folder, "scheduler/scheduler_config.json").get("_class_name", index["scheduler"][1]),
+        width=width,
+        height=height,
+        size_multiple=multiple,
+        max_size=BUILTIN_MAX_SIZE if builtin else None,
+        weights_bytes=sum(folder.files[name] for name in weights),
+        is_local=is_local,
+    )
+
+
+def check_size(width: int | None, height: int | None, model: ResolvedModel, where: str) -> None:
+    """Null stands for the model's own size. Raises JobError naming the nearest sizes that work."""
+    problems = []
+    for name, value in (("width", width), ("height", height)):
+        if value is None:
+            continue
+        low, high, step = model.size_multiple, model.max_size, model.size_multiple
+        below = max(low, min(value, high or value) // step * step)
+        above = below if high and below + step > high else below + step
+        nearest = f"Nearest: {below}." if below == above or value < low else f"Nearest: {below} and {above}."
+        if high and value > high:
+            problems.append(Problem(f"{where}.{name}", f"at most {high} for {model.path}", str(value), nearest))
+        elif value < low or value % step:
+            problems.append(
+                Problem(f"{where}.{name}", f"a multiple of {step} for {model.pipeline_class}", str(value), nearest)
+            )
+    if problems:
+        raise JobError(*problems)
+
+
+def memory_needed_bytes(model: ResolvedModel) -> int:
+    """An estimate of what one worker takes at batch size 1, erring high.
+
+    The process with its libraries, the parameters at their width on the device (4 bytes for `auto`: the CPU's), and one
+    image of the model's own size. On a GPU the process's share stays in main memory, so take it off there.
+    """
+    width = 4 if model.dtype in ("auto", "float32") else 2
+    activations = model.width * model.height * BYTES_PER_PIXEL
+    return PROCESS_BYTES + parameters(model) * width + activations
+
+
+def parameters(model: ResolvedModel) -> int:
+    """Counted in the headers of the weights where they lie here; else taken as two bytes each."""
+    root = Path(model.location)
+    if not model.is_local or not root.is_dir():
+        return model.weights_bytes // 2
+    folder = list_folder(root)
+    return sum(parameter_count(root / name) for name in component_weights(folder, _read(folder, "model_index.json")))
+
+
+def builtin_folder(path: str) -> Path:
+    """Folder of `builtin:name` in the package as installed here. KeyError for an unknown name."""
+    package, relative = BUILTIN_MODELS[path.removeprefix(BUILTIN)]
+    return Path(str(files(package))) / relative
+
+
+def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:
+    if model.path.startswith(BUILTIN):
+        return _open_local(_builtin(model, where), where, model.path), True
+    path = Path(model.path).expanduser()
+    if path.is_dir():
+        if model.revision is not None:
+            hint = "Remove `revision`; the weights of a folder are identified by their hash."
+            raise JobError(Problem(f"{where}.revision", "no revision for a folder", model.revision, hint))
+        return _open_local(path.absolute(), where, model.path), True
+    if HUB_ID.match(model.path) and not model.path.startswith("."):
+        return open_hub_model(model.path, model.revision, where, "model_index.json"), False
+    got = f"a file: {model.path}" if path.exists() else f"nothing at {path.absolute()}"
+    hint = (
+        "A single .safetensors or .ckpt file must be converted to a diffusers folder first." if path.is_file() else ""
+    )
+    raise JobError(Problem(f"{where}.path", "a diffusers folder, a hub id, or builtin:shapes", got, hint))
+
+
+def _builtin(model: Model, where: str) -> Path:
+    try:
+        return builtin_folder(model.path)
+    except KeyError:
+        known = ", ".join(BUILTIN + name for name in BUILTIN_MODELS)
+        raise JobError(Problem(f"{where}.path", f"one of {known}", model.path)) from None
+
+
+def _open_local(root: Path, where: str, name: str) -> ModelFolder:
+    if not root.is_dir():
+        raise JobError(Problem(f"{where}.path", f"the folder of {name}", f"nothing at {root}"))
+    return list_folder(root)
+
+
+def _read_index(folder: ModelFolder, model: Model, where: str) -> dict[str, Any]:
+    if "model_index.json" not in folder.files:
+        kind = (
+            "a single model's folder (config.json)" if "config.json" in folder.files else f"{len(folder.files)} files"
+        )
+        hint = "Save it with `pipeline.save_pretrained(folder)`."
+        raise JobError(Problem(f"{where}.path", f"model_index.json in {folder.root}", f"{kind} without it", hint))
+    try:
+        return read_json(folder.root / "model_index.json")
+    except ValueError as error:
+        raise JobError(Problem(where, f"JSON in {folder.root / 'model_index.json'}", str(error))) from error
+
+
+def _pipeline_class(index: dict[str, Any], where: str) -> str:
+    name = index.get("_class_name")
+    if not isinstance(name, str):
+        got = f"custom code ({name})" if isinstance(name, list) else repr(name)
+        raise JobError(
+            Problem(
+                where,
+                "`_class_name` of a diffusers pipeline in model_index.json",
+                got,
+                "Code from model folders is never run.",
+            )
+        )
+    if name not in installed.pipeline_modules():
+        hint = "Code from model folders is never run; a newer diffusers may know the class."
+        raise JobError(Problem(where, "a pipeline class of the installed diffusers", name, hint))
+    if not installed.makes_images_from_text(name):
+        raise JobError(Problem(where, "a pipeline that makes images from text", name, "Name a text-to-image model."))
+    return name
+
+
+def _sizes(folder: ModelFolder, index: dict[str, Any], pipeline_class: str) -> tuple[int, int, int]:
+    """Default width and height, and what both must be multiples of, in pixels."""
+    denoiser = _config(folder, index, "transformer") or _config(folder, index, "unet")
+    factor = _vae_factor(_config(folder, index, "vae"))
+    sample = denoiser.get("sample_size") or DEFAULT_SAMPLE_SIZE
+    height, width = sample if isinstance(sample, list) else (sample, sample)
+    patch = 2 if pipeline_class.startswith(PACKED) else denoiser.get("patch_size", 1)
+    patch = patch if isinstance(patch, int) else max(patch)
+    return width * factor, height * factor, lcm(8, factor * patch)
+
+
+def _vae_factor(config: dict[str, Any]) -> int:
+    """Pixels per latent: a halving between two levels, as diffusers counts them."""
+    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("dim_mult")
+    return int(2 ** (len(levels) - 1)) if levels else 8 if config else 1
+
+
+def _config(folder: ModelFolder, index: dict[str, Any], component: str) -> dict[str, Any]:
+    return _read(folder, f"{component}/config.json") if index.get(component, [None])[0] else {}
+
+
+def _read(folder: ModelFolder, name: str) -> dict[str, Any]:
+    return read_json(folder.root / name) if (folder.root / name).is_file() else {}

@@ -1,0 +1,139 @@
+"""Scheduler names of a job file, held against the installed diffusers without importing it."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.weights import read_json
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.plan import ResolvedModel
+
+SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpm++_single": ("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "flow_lcm": ("FlowMatchLCMScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "sa": ("SASolverScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""Name → diffusers class and settings beyond the pipeline's own."""
+
+SYNONYMS = {
+    "dpmsolver++": "dpm++",
+    "dpm++_2m": "dpm++",
+    "dpmsolver": "dpm++",
+    "dpm++_2m_sde": "dpm++_sde",
+    "sde_dpmsolver++": "dpm++_sde",
+    "dpm++_2s": "dpm++_single",
+    "euler_ancestral": "euler_a",
+    "dpm2_ancestral": "dpm2_a",
+    "plms": "pndm",
+    "flow_match": "flow_euler",
+    "flow_match_euler": "flow_euler",
+    "flow_match_heun": "flow_heun",
+    "flow_match_lcm": "flow_lcm",
+}
+
+FOR_NOISE = frozenset(class_name for class_name, _ in SHORT_NAMES.values() if "Flow" not in class_name) | {
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+}
+"""Work on models that predict noise, velocity or the image (each is run in the tests)."""
+FOR_FLOW = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"})
+FOR_BOTH = frozenset(
+    {
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "SASolverScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""Follow a flow when told so (`use_flow_sigmas`)."""
+UNREPEATABLE = {"DPMSolverSDEScheduler": "dpm++_sde", "CosineDPMSolverMultistepScheduler": "dpm++_sde"}
+"""Draw their noise from a process of their own and not from the sample's generator → what to take instead."""
+
+
+def find_scheduler(name: str) -> tuple[str, dict[str, Any]] | None:
+    """Class and settings for a short name (case, `-` and blanks do not matter) or a diffusers class."""
+    if name in installed.scheduler_modules():
+        return name, {}
+    key = re.sub(r"[-\s]+", "_", name.strip().lower())
+    return SHORT_NAMES.get(SYNONYMS.get(key, key))
+
+
+def check_scheduler(name: str | None, model: ResolvedModel, where: str) -> str:
+    """The class that will run; null is the model's own.
+
+    Raises JobError for an unknown name (did you mean), for one that cannot repeat its noise, and for one that does not
+    fit what the model predicts, so far as its configuration tells.
+    """
+    if name is None:
+        return model.scheduler
+    found = find_scheduler(name)
+    if found is None:
+        raise JobError(_unknown(name, where))
+    class_name = found[0]
+    if class_name in UNREPEATABLE:
+        hint = f"Use {UNREPEATABLE[class_name]}."
+        raise JobError(Problem(where, "a scheduler whose noise can be repeated", f"{name}, which draws its own", hint))
+    fitting = fitting_schedulers(model)
+    if class_name != model.scheduler and class_name not in fitting:
+        kind = "flow matching" if is_flow(model) else "noise prediction"
+        known = ", ".join(key for key, (value, _) in SHORT_NAMES.items() if value in fitting)
+        raise JobError(Problem(where, f"a scheduler for {kind} ({model.pipeline_class})", name, f"These fit: {known}."))
+    return class_name
+
+
+def fitting_schedulers(model: ResolvedModel) -> frozenset[str]:
+    if not is_flow(model):
+        return FOR_NOISE
+    if not _gives_sigmas(model.pipeline_class):
+        return FOR_FLOW | FOR_BOTH
+    takes = {name for name in FOR_FLOW | FOR_BOTH if "sigmas" in installed.set_timesteps_parameters(name)}
+    return frozenset(takes)
+
+
+def is_flow(model: ResolvedModel) -> bool:
+    if "Flow" in model.scheduler:
+        return True
+    path = Path(model.location) / "scheduler" / "scheduler_config.json"
+    return model.is_local and path.is_file() and is_flow_config(read_json(path))
+
+
+def is_flow_config(config: dict[str, Any]) -> bool:
+    return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
+
+
+@cache
+def _gives_sigmas(pipeline_class: str) -> bool:
+    """Whether the pipeline computes sigmas by itself and hands them to `set_timesteps` (Flux and its kin)."""
+    source = installed.pipeline_source(pipeline_class)
+    return source is not None and re.search(r"sigmas = .*np\.linspace", source.read_text()) is not None
+
+
+def _unknown(name: str, where: str) -> Problem:
+    classes = sorted(FOR_NOISE | FOR_FLOW | FOR_BOTH)
+    lowered = {known.lower(): known for known in [*SHORT_NAMES, *SYNONYMS, *classes, *installed.scheduler_modules()]}
+    close = [lowered[match] for match in get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
+    hint = f"Did you mean {' or '.join(close)}?" if close else f"Short names: {', '.join(SHORT_NAMES)}."
+    return Problem(where, "a scheduler of diffusers or a short name", repr(name), hint)

@@ -1,0 +1,1 @@
+"""A loaded open_clip model: images and captions to embeddings and cosines."""

@@ -1,0 +1,1 @@
+"""A loaded diffusers pipeline: prompts to pixels, one seed a sample."""

@@ -1,0 +1,169 @@
+"""A diffusers pipeline behind the `Generator` contract."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32
+from promptmill.pipeline.models.diffusion.errors import guarded
+from promptmill.pipeline.models.diffusion.guidance import Guidance
+from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
+from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
+from promptmill.pipeline.models.diffusion.scheduler import build_scheduler, scheduler_class
+from promptmill.pipeline.models.interface import Generated, Pixels
+from promptmill.schemas.errors import SampleError
+from promptmill.schemas.job import Generation
+from promptmill.schemas.plan import ResolvedModel, Sample
+
+
+class Drawn(NamedTuple):
+    """What a pipeline made of one sample."""
+
+    pixels: Pixels
+    latents_finite: bool
+    pixels_finite: bool
+    nsfw: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that go through the pipeline together, and how."""
+
+    samples: list[Sample]
+    settings: Generation
+    on_step: Callable[[], None]
+    texts: PromptEncoder
+
+
+class DiffusersGenerator:
+    def __init__(self, model: ResolvedModel, device: str = "auto") -> None:
+        """Raises ModelLoadError, and DeviceMemoryError when the weights do not fit."""
+        self._model = model
+        self._device = choose_device(device)
+        dtype = choose_dtype(model.dtype, self._device)
+        self._pipe = load_pipeline(model, dtype, self._device)
+        self._scheduler = self._pipe.scheduler
+        self._texts = PromptEncoder(self._pipe)
+        self._guidance = Guidance(self._pipe)
+        self._call = frozenset(inspect.signature(self._pipe.__call__).parameters)
+        self.pipeline_class = type(self._pipe).__name__
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.device = str(self._device)
+
+    def scheduler_name(self, settings: Generation) -> str:
+        return scheduler_class(self._scheduler, settings.scheduler)
+
+    def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
+        """Those of the shard before stay too, for a worker that has two in hand."""
+        self._texts.prepare([sample.prompt for sample in samples])
+
+    def generate(
+        self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
+    ) -> list[Generated]:
+        answers = self._refusals(samples)
+        wanted = [sample for sample in samples if sample.sample_id not in answers]
+        draw = self._draw_in_float32 if full_precision else self._draw
+        for group in self._guidance.groups(wanted, settings, self._texts):
+            batch = Batch(group, settings, on_step, self._texts)
+            drawn = guarded(lambda batch=batch: draw(batch), len(samples) == 1, "generation")  # type: ignore[misc]
+            for sample, image in zip(group, drawn, strict=True):
+                answers[sample.sample_id] = self._answer(sample, settings, image, full_precision)
+        return [answers[sample.sample_id] for sample in samples]
+
+    def _refusals(self, samples: Sequence[Sample]) -> dict[str, Generated]:
+        """Samples whose text the pipeline's tokenizers or encoders refuse."""
+        refusals = {}
+        for sample in samples:
+            try:
+                self._texts.prompt(sample.prompt)
+                self._texts.negative(sample.negative_prompt)
+            except SampleError as error:
+                refusals[sample.sample_id] = Generated(None, error=error)
+        return refusals
+
+    def _answer(self, sample: Sample, settings: Generation, image: Drawn, widened: bool) -> Generated:
+        negative, heeded = bool(sample.negative_prompt), self._guidance.heeds_negative(settings)
+        raised = {
+            "prompt_truncated": self._texts.prompt(sample.prompt).truncated,
+            "negative_prompt_truncated": negative and heeded and self._texts.negative(sample.negative_prompt).truncated,
+            "negative_prompt_ignored": negative and not heeded,
+            "nsfw": image.nsfw,
+            "retried_fp32": widened,
+        }
+        flags = tuple(name for name, is_raised in raised.items() if is_raised)
+        if image.latents_finite and image.pixels_finite:
+            return Generated(image.pixels, flags)
+        what = "pixels" if image.latents_finite else "latents"
+        dtype = "float32" if widened else self.dtype
+        return Generated(None, flags, SampleError("not_finite", f"{what} hold NaN or infinity, in {dtype}"))
+
+    def _draw_in_float32(self, batch: Batch) -> list[Drawn]:
+        """The decoder in float32; samples whose latents are not finite even so are denoised in float32 too."""
+        with in_float32(self._modules("vae")):
+            drawn = self._draw(batch)
+        again = [row for row, image in enumerate(drawn) if not image.latents_finite]
+        if again and self.dtype != "float32":
+            with in_float32(self._modules()):
+                texts = PromptEncoder(self._pipe)  # embeddings may be where the infinity came from
+                samples = [batch.samples[row] for row in again]
+                widened = self._draw(Batch(samples, batch.settings, batch.on_step, texts))
+            for row, image in zip(again, widened, strict=True):
+                drawn[row] = image
+        return drawn
+
+    def _draw(self, batch: Batch) -> list[Drawn]:
+        """One call of the pipeline, as a user of diffusers would make it with the same generators."""
+        settings = batch.settings
+        width, height = settings.width or self._model.width, settings.height or self._model.height
+        arguments: dict[str, Any] = {
+            "num_inference_steps": settings.num_inference_steps,
+            "guidance_scale": settings.guidance_scale,
+            "width": width,
+            "height": height,
+            "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in batch.samples],
+            "output_type": "pt",
+            "clean_caption": False,
+            "use_resolution_binning": False,
+        }
+        arguments = {name: value for name, value in arguments.items() if name in self._call}
+        arguments |= self._guidance.arguments(batch.samples, settings, batch.texts, self._device)
+        self._pipe.scheduler = build_scheduler(self._scheduler, settings.scheduler, batch.on_step)
+        batch.on_step()
+        try:
+            with torch.inference_mode(), WatchedDecode(getattr(self._pipe, "vae", None), width * height) as watched:
+                drawn = _collect(self._pipe(**arguments), watched, (height, width))
+        finally:
+            self._pipe.scheduler = self._scheduler
+        batch.on_step()
+        return drawn
+
+    def _modules(self, *names: str) -> list[torch.nn.Module]:
+        parts = self._pipe.components
+        return [part for name in names or parts if isinstance(part := parts.get(name), torch.nn.Module)]
+
+
+def _collect(output: Any, watched: WatchedDecode, size: tuple[int, int]) -> list[Drawn]:
+    """`size` is height and width, which the pipeline must have kept to."""
+    images = output.images  # float [batch, 3, height, width] in 0 to 1
+    if tuple(images.shape[-2:]) != size:
+        raise RuntimeError(f"asked for height and width {size}, the pipeline made {tuple(images.shape[-2:])}")
+    shown = finite_rows(images)
+    latents = watched.latents_finite or [True] * len(shown)
+    decoded = watched.pixels_finite or [True] * len(shown)
+    nsfw = getattr(output, "nsfw_content_detected", None) or [False] * len(shown)
+    return [
+        Drawn(pixels, fine, before and after, bool(flag))
+        for pixels, fine, before, after, flag in zip(_to_uint8(images), latents, decoded, shown, nsfw, strict=True)
+    ]
+
+
+def _to_uint8(images: torch.Tensor) -> Any:
+    """Rounds as diffusers does for PIL, half to even."""
+    values = images.float().nan_to_num(0.0).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return np.ascontiguousarray(values.permute(0, 2, 3, 1).cpu().numpy())

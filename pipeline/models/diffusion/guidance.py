@@ -1,0 +1,69 @@
+"""Which samples of a pipeline are guided away from a negative prompt, and how its call is told."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from promptmill.pipeline.models.diffusion.prompt_encoder import Encoded, PromptEncoder, call_default
+from promptmill.schemas.job import Generation
+from promptmill.schemas.plan import Sample
+
+
+class Guidance:
+    """Classifier-free guidance (arXiv:2207.12598) as the pipeline does it.
+
+    Most pipelines guide whenever the scale is above 1. Those with a `true_cfg_scale` differ: distilled ones, such as
+    Flux.1-dev, take the scale as an input and know no negative prompt; the others guide where a negative prompt is
+    given, and, if their own default says so (Qwen-Image), always.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self._call = frozenset(inspect.signature(pipe.__call__).parameters)
+        self._true_cfg = "true_cfg_scale" in self._call
+        self._always = not self._true_cfg or (call_default(pipe, "true_cfg_scale") or 0) > 1
+        denoiser = getattr(pipe, "transformer", None)
+        self._distilled = self._true_cfg and bool(getattr(denoiser and denoiser.config, "guidance_embeds", False))
+
+    def heeds_negative(self, settings: Generation) -> bool:
+        return settings.guidance_scale > 1 and "negative_prompt" in self._call and not self._distilled
+
+    def is_guided(self, sample: Sample, settings: Generation) -> bool:
+        return self.heeds_negative(settings) and (self._always or bool(sample.negative_prompt))
+
+    def groups(self, samples: Sequence[Sample], settings: Generation, texts: PromptEncoder) -> list[list[Sample]]:
+        """Samples that may share a batch without changing what any of them shows.
+
+        Given as text, an empty negative prompt and none at all can differ, so those go apart too.
+        """
+        groups: dict[tuple[bool, bool], list[Sample]] = {}
+        for sample in samples:
+            plain = not texts.gives_tensors and bool(sample.negative_prompt)
+            groups.setdefault((self.is_guided(sample, settings), plain), []).append(sample)
+        return list(groups.values())
+
+    def arguments(
+        self, group: Sequence[Sample], settings: Generation, texts: PromptEncoder, device: torch.device
+    ) -> dict[str, Any]:
+        """Prompts and negative prompts of one group, as the pipeline's call takes them."""
+        guided = self.is_guided(group[0], settings)
+        arguments: dict[str, Any] = {"true_cfg_scale": settings.guidance_scale} if guided and self._true_cfg else {}
+        if not texts.gives_tensors:
+            arguments["prompt"] = [sample.prompt for sample in group]
+            if guided and (self._true_cfg or group[0].negative_prompt):
+                arguments["negative_prompt"] = [sample.negative_prompt or " " for sample in group]
+            return arguments
+        arguments |= _stacked([texts.prompt(sample.prompt) for sample in group], "", device)
+        if guided:
+            arguments |= _stacked([texts.negative(sample.negative_prompt) for sample in group], "negative_", device)
+            arguments["negative_prompt"] = (
+                None  # PixArt's default is the empty text, and it refuses text beside tensors
+            )
+        return arguments
+
+
+def _stacked(rows: list[Encoded], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:
+    return {prefix + name: torch.stack([row.tensors[name] for row in rows]).to(device) for name in rows[0].tensors}

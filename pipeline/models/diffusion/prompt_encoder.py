@@ -1,0 +1,163 @@
+"""Prompts to embeddings: each distinct prompt once a shard, a negative prompt once a worker."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from promptmill.pipeline.models.diffusion.errors import describe, guarded
+from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
+
+CHUNK = 8
+"""Prompts in one pass of the text encoders, the last pass filled up: the shape of a pass can change last bits."""
+NEGATIVES_KEPT = 128
+"""Up to 0.5 GB for Flux (4 MB each), 15 MB for Stable Diffusion 1.x."""
+SHARDS_KEPT = 2
+"""A worker prepares the next shard while the one before is still in hand."""
+
+_CLIP_OUTPUT = ("prompt_embeds", None)
+_POOLED_OUTPUT = ("prompt_embeds", None, "pooled_prompt_embeds", None)
+_MASKED_OUTPUT = ("prompt_embeds", "prompt_attention_mask", None, None)
+
+ENCODED: dict[str, tuple[str | None, ...]] = {
+    "StableDiffusionPipeline": _CLIP_OUTPUT,
+    "StableDiffusionXLPipeline": _POOLED_OUTPUT,
+    "StableDiffusion3Pipeline": _POOLED_OUTPUT,
+    "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds", None),
+    "PixArtAlphaPipeline": _MASKED_OUTPUT,
+    "PixArtSigmaPipeline": _MASKED_OUTPUT,
+}
+"""What `encode_prompt` returns, named as the call takes it; None is left out. Other pipelines get plain text.
+
+Only what the tests run on a real pipeline is listed.
+"""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tensors without batch dimension, on the CPU; none for pipelines that are given text."""
+
+    tensors: dict[str, torch.Tensor]
+    truncated: bool
+
+
+class PromptEncoder:
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._outputs = ENCODED.get(type(pipe).__name__)
+        self._limits = token_limits(pipe)
+        self._shards: list[dict[str, Encoded | SampleError]] = []
+        self._negatives: OrderedDict[str, Encoded] = OrderedDict()
+        config = getattr(pipe, "config", {})
+        self._zeros_for_empty = bool(config.get("force_zeros_for_empty_prompt", False))
+
+    @property
+    def gives_tensors(self) -> bool:
+        return self._outputs is not None
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """One bad prompt costs only itself: its error waits until it is asked for.
+
+        Raises DeviceMemoryError and DeviceLostError.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        encoded: dict[str, Encoded | SampleError] = {}
+        for start in range(0, len(distinct), CHUNK):
+            encoded |= self._encode_chunk(distinct[start : start + CHUNK])
+        self._shards = [encoded, *self._shards[: SHARDS_KEPT - 1]]
+
+    def prompt(self, text: str) -> Encoded:
+        """Encoded now if it was not prepared. Raises SampleError for a prompt that cannot be encoded."""
+        for shard in self._shards:
+            if text in shard:
+                return _or_raise(shard[text])
+        late = self._encode_chunk([text])
+        self._shards = [late | (self._shards[0] if self._shards else {}), *self._shards[1:]]
+        return _or_raise(late[text])
+
+    def negative(self, text: str) -> Encoded:
+        if text in self._negatives:
+            self._negatives.move_to_end(text)
+            return self._negatives[text]
+        if text == "" and self._zeros_for_empty:  # as Stable Diffusion XL does when it is given no negative prompt
+            encoded = Encoded({name: torch.zeros_like(value) for name, value in self._encode([""])[0].items()}, False)
+        else:
+            row = guarded(lambda: self._encode([text])[0], True, "generation")
+            encoded = Encoded(row, self._is_truncated(text))
+        self._negatives[text] = encoded
+        if len(self._negatives) > NEGATIVES_KEPT:
+            self._negatives.popitem(last=False)
+        return encoded
+
+    def _encode_chunk(self, texts: list[str]) -> dict[str, Encoded | SampleError]:
+        filled = texts + texts[-1:] * (CHUNK - len(texts))
+
+        def encode() -> dict[str, Encoded | SampleError]:
+            rows = self._encode(filled)
+            return {text: Encoded(row, self._is_truncated(text)) for text, row in zip(texts, rows, strict=False)}
+
+        try:
+            return guarded(encode, False, "generation")
+        except (DeviceMemoryError, DeviceLostError):
+            raise
+        except WorkerError as error:
+            if len(texts) == 1:
+                return {texts[0]: SampleError("generation", describe(error.__cause__ or error))}
+            return {text: row for single in texts for text, row in self._encode_chunk([single]).items()}
+
+    def _encode(self, texts: list[str]) -> list[dict[str, torch.Tensor]]:
+        if self._outputs is None:
+            return [{} for _ in texts]
+        offered = {
+            "device": self._pipe._execution_device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": False,
+            "max_sequence_length": call_default(self._pipe, "max_sequence_length"),
+            "clean_caption": False,
+            "prompt_2": None,  # Stable Diffusion 3 has no defaults for these; None is the first prompt again
+            "prompt_3": None,
+        }
+        taken = inspect.signature(self._pipe.encode_prompt).parameters
+        arguments = {name: value for name, value in offered.items() if name in taken}
+        with torch.inference_mode():
+            returned = self._pipe.encode_prompt(prompt=texts, **arguments)
+        named = {name: value.cpu() for name, value in zip(self._outputs, returned, strict=True) if name is not None}
+        return [{name: value[row] for name, value in named.items()} for row in range(len(texts))]
+
+    def _is_truncated(self, text: str) -> bool:
+        return any(
+            len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit for tokenizer, limit in self._limits
+        )
+
+
+def token_limits(pipe: Any) -> list[tuple[Any, int]]:
+    """Each tokenizer in use with the number of tokens, start and end included, that its encoder sees."""
+    limits = []
+    for name, tokenizer in pipe.components.items():
+        encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"), None)
+        if not name.startswith("tokenizer") or tokenizer is None or encoder is None:
+            continue
+        limit = tokenizer.model_max_length
+        sequence = call_default(pipe, "max_sequence_length")
+        if sequence is not None and not encoder.config.model_type.startswith("clip"):
+            limit = sequence
+        positions = getattr(encoder.config, "max_position_embeddings", None)
+        limits.append((tokenizer, min(limit, positions or limit)))
+    return limits
+
+
+def call_default(pipe: Any, name: str) -> Any:
+    """Default of a parameter of the pipeline's call; None where there is no such parameter."""
+    parameter = inspect.signature(pipe.__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _or_raise(found: Encoded | SampleError) -> Encoded:
+    if isinstance(found, SampleError):
+        raise found
+    return found

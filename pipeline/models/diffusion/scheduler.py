@@ -1,0 +1,63 @@
+"""A scheduler for one batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+
+from promptmill.pipeline.models.catalog.schedulers import FOR_BOTH, find_scheduler, is_flow_config
+from promptmill.schemas.errors import WorkerError
+
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+
+SWAPPED_IN: dict[str, dict[str, Any]] = {
+    "PNDMScheduler": {"skip_prk_steps": True},  # as Stable Diffusion has it; the other way fails below 4 steps
+}
+
+
+def scheduler_class(own: Any, name: str | None) -> str:
+    return _look_up(name)[0] if name else type(own).__name__
+
+
+def build_scheduler(own: Any, name: str | None, on_step: Callable[[], None]) -> Any:
+    """A new scheduler with the settings of the pipeline's own, so that no state passes from batch to batch.
+
+    Another class keeps what the model was trained for (betas, prediction type, flow) and drops the special spacings of
+    the pipeline's own. `on_step` is called after each step.
+    """
+    config = dict(own.config)
+    class_name, changes = _look_up(name) if name else (type(own).__name__, {})
+    if class_name != type(own).__name__:
+        plain = {key: False for key in SPACINGS if key in config} | SWAPPED_IN.get(class_name, {})
+        changes = plain | _flow(class_name, config) | changes
+    scheduler = getattr(diffusers, class_name).from_config(config, **changes)
+    scheduler.step = _counted(scheduler.step, on_step)
+    return scheduler
+
+
+def _flow(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What a scheduler that can do both needs to follow the flow of a model such as Stable Diffusion 3."""
+    if class_name not in FOR_BOTH or not ("shift" in config or is_flow_config(config)):
+        return {}
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
+def _look_up(name: str) -> tuple[str, dict[str, Any]]:
+    found = find_scheduler(name)
+    if found is None:
+        raise WorkerError(f"unknown scheduler {name!r}, which validation lets through to no worker")
+    return found
+
+
+def _counted(step: Callable[..., Any], on_step: Callable[[], None]) -> Callable[..., Any]:
+    @functools.wraps(step)  # pipelines look at the signature to see whether the scheduler takes a generator
+    def counted(*args: Any, **options: Any) -> Any:
+        result = step(*args, **options)
+        on_step()
+        return result
+
+    return counted

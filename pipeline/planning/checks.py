@@ -1,0 +1,85 @@
+"""What can be known to be wrong before anything starts: models, scores, settings, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
+from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
+from promptmill.pipeline.models.catalog.schedulers import check_scheduler
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
+from promptmill.pipeline.storage.urls import check_url
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.job import Job, Model
+from promptmill.schemas.plan import ResolvedModel
+
+
+def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...]]:
+    """Hold everything the job names, prompts aside, against what is there. Raises JobError with all problems."""
+    cells = variants.cell_count(job)
+    if cells > CELLS_WITHOUT_ASKING and not allow_large_sweep:
+        got = f"{cells:,} ({describe_axes(job)})"
+        raise JobError(Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", got, "Give --yes if you mean it"))
+    problems: list[Problem | str] = []
+    _collect(problems, lambda: check_url(job.output.url, "output.url"))
+    models: dict[Model, ResolvedModel] = {}
+    for model, where in _named_models(job):
+        resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
+        if resolved is not None:
+            models[model] = resolved
+    _check_settings(job, models, problems)
+    clips = [
+        _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
+        for model, where in _score_models(job)
+    ]
+    if problems:
+        raise JobError(*dict.fromkeys(problems))
+    return tuple(models.values()), tuple(clip for clip in clips if clip is not None)
+
+
+def _score_models(job: Job) -> list[tuple[str, str]]:
+    """Of the scores that need an open_clip model: the model, and where it is named."""
+    kinds = [(score.model, "clip" if score.clip else "relative") for score in job.score]
+    return [(model, f"score[{i}].{kind}") for i, (model, kind) in enumerate(kinds) if model]
+
+
+def _named_models(job: Job) -> list[tuple[Model, str]]:
+    """Each model once, with the place that names it first."""
+    places: dict[Model, str] = {}
+    for index, (where, value) in enumerate(job.sweep.values_of("model", job.model)):
+        where = f"{where}[{index}]" if where == "sweep.model" else where
+        places.setdefault(variants.as_model(value, job.model), where)
+    return list(places.items())
+
+
+def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
+    """What a model cannot do is no problem in a combination that is left out."""
+    schedulers = variants.combinations(job, "model", "scheduler")
+    places = {name: where for where, name in job.sweep.values_of("scheduler", job.generation.scheduler)}
+    for model, name in schedulers:
+        if model in models and name is not None:
+            _collect(problems, lambda m=models[model], name=name: check_scheduler(name, m, places[name]))
+    swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
+    where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
+    for model, width, height in variants.combinations(job, "model", "width", "height"):
+        if model in models:
+            _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
+
+
+def _collect(problems: list[Problem | str], check: Any) -> Any:
+    try:
+        return check()
+    except JobError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def and_those_of(error: JobError, check: Callable[[], object]) -> JobError:
+    """The error with the problems that another check finds too, so that both are shown at once."""
+    try:
+        check()
+    except JobError as more:
+        return JobError(*error.problems, *more.problems)
+    return error

@@ -1,0 +1,120 @@
+"""From a job to its shards: pure arithmetic over source footers, so the plan is known before any GPU is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from promptmill.pipeline.models.catalog.clips import ResolvedClip
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.checks import (
+    and_those_of,
+    check_job,
+)
+from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
+from promptmill.pipeline.prompts.source import open_source
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Job
+from promptmill.schemas.plan import ResolvedModel, Segment, Shard, Variant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of.
+
+    `clips` are the open_clip models of those scores that need one, in the order of the job.
+    """
+
+    job: Job
+    fingerprint: str
+    fields: Mapping[str, Any]
+    models: tuple[ResolvedModel, ...]
+    clips: tuple[ResolvedClip, ...]
+    source_schema: pa.Schema
+    segments: tuple[Segment, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        return variants.cell_count(self.job)
+
+    @property
+    def prompts(self) -> int:
+        return sum(segment.prompts for segment in self.segments if segment.kind != "retry")
+
+    @property
+    def suite(self) -> dict[str, Any] | None:
+        """Name and checksum of the prompt suite, and the options of a built-in one; None for other prompts."""
+        found: dict[str, Any] | None = self.fields["prompts"].get("suite")
+        return found
+
+    @property
+    def shards(self) -> int:
+        return sum(segment.shards for segment in self.segments)
+
+    @property
+    def samples(self) -> int:
+        return self.prompts * sum(images * cells for images, cells in variants.images_per_prompt(self.job).items())
+
+    @cached_property
+    def rows_per_shard(self) -> int:
+        """Prompts; the rows of a retry are single images, `output.images_per_shard` of them."""
+        return rows_per_shard(self.job)
+
+    def variant(self, index: int) -> Variant:
+        models = dict(zip(variants.swept_models(self.job), self.models, strict=True))
+        return variants.variant(self.job, models, index)
+
+    def shard(self, number: int) -> Shard:
+        """Raises IndexError for a number the plan does not have."""
+        for position, segment in enumerate(self.segments):
+            offset = number - segment.first_shard
+            if 0 <= offset < segment.shards:
+                if segment.ends:
+                    start = segment.ends[offset - 1] if offset else 0
+                    return Shard(number, position, segment.variant or 0, start, segment.ends[offset])
+                size = self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
+                cell, block = divmod(offset, blocks(segment.prompts, size))
+                cell = cell if segment.variant is None else segment.variant
+                return Shard(number, position, cell, block * size, min((block + 1) * size, segment.prompts))
+        raise IndexError(number)
+
+    def all_shards(self) -> Iterator[Shard]:
+        """In the order of work: all shards of a model are neighbours, so that its weights are loaded once."""
+        return (self.shard(number) for segment in self.segments for number in _numbers(segment))
+
+    def samples_in(self, shard: Shard) -> int:
+        rows = shard.stop - shard.start
+        if self.segments[shard.segment].kind == "retry":
+            return rows
+        return rows * self.variant(shard.variant).generation.images_per_prompt
+
+
+def rows_per_shard(job: Job) -> int:
+    return max(1, job.output.images_per_shard // max(variants.images_per_prompt(job)))
+
+
+def blocks(rows: int, per_shard: int) -> int:
+    return max(1, -(-rows // per_shard))
+
+
+def _numbers(segment: Segment) -> range:
+    return range(segment.first_shard, segment.first_shard + segment.shards)
+
+
+def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
+    """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts."""
+    try:
+        models, clips = check_job(job, allow_large_sweep)
+    except JobError as error:
+        raise and_those_of(error, lambda: open_source(job.prompts, job.output.url)) from None
+    source = open_source(job.prompts, job.output.url)
+    prompts = min(source.rows, job.prompts.limit or source.rows)
+    shards = variants.cell_count(job) * blocks(prompts, rows_per_shard(job))
+    segment = Segment("source", source.files, prompts, 0, shards)
+    fields = fingerprint_fields(job, models, clips, source)
+    return Plan(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices)

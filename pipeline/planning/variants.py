@@ -1,0 +1,110 @@
+"""Cells of a sweep by arithmetic: a cell is a number, and nothing is listed until it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from promptmill.schemas.identity import canonical_json
+from promptmill.schemas.job import Job, Model
+from promptmill.schemas.plan import ResolvedModel, Variant
+
+
+def cell_count(job: Job) -> int:
+    return job.sweep.grid.cells
+
+
+def cell_values(job: Job, index: int) -> dict[str, Any]:
+    """Swept fields of cell `index`, the last axis running fastest; `model` is an axis like the others.
+
+    Of named settings the name, as `settings`, and the fields it stands for.
+    """
+    axes = job.sweep.axes()
+    positions = dict(zip(axes, job.sweep.grid.positions(index), strict=True))
+    return _fields(job, {name: axes[name][position] for name, position in positions.items()})
+
+
+def _fields(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(chosen)
+    if job.sweep.settings is not None and "settings" in chosen:
+        values |= job.sweep.settings[chosen["settings"]].given()
+    return values
+
+
+def combinations(job: Job, *fields: str) -> Counter[tuple[Any, ...]]:
+    """Values that these fields have together in some cell, and in how many; a field that is not swept as in the job.
+
+    `model` is a `Model`, the others are fields of `generation`.
+    """
+    axes, grid = job.sweep.axes(), job.sweep.grid
+    named = (job.sweep.settings or {}).values()
+    wanted = {*fields, *(["settings"] if any(set(fields) & each.given().keys() for each in named) else [])}
+    involved = {name: place for place, name in enumerate(axes) if name in wanted}
+    found: Counter[tuple[Any, ...]] = Counter()
+    for positions in product(*(range(grid.sizes[place]) for place in involved.values())):
+        cells = grid.at(dict(zip(involved.values(), positions, strict=True))).cells
+        chosen = {name: axes[name][position] for name, position in zip(involved, positions, strict=True)}
+        if cells:
+            found[tuple(_value(job, _fields(job, chosen), field) for field in fields)] += cells
+    return found
+
+
+def _value(job: Job, values: Mapping[str, Any], field: str) -> Any:
+    if field == "model":
+        return as_model(values.get("model", job.model), job.model)
+    return values.get(field, getattr(job.generation, field))
+
+
+def swept_models(job: Job) -> tuple[Model, ...]:
+    """The models of the job without repeats; one where `model` is not swept."""
+    values = job.sweep.values_of("model", job.model)
+    return tuple(dict.fromkeys(as_model(value, job.model) for _, value in values))
+
+
+def as_model(value: str | Model, base: Model) -> Model:
+    """A bare path in a sweep takes its dtype from the job's `model`."""
+    return value if isinstance(value, Model) else Model(path=value, dtype=base.dtype)
+
+
+def variant(job: Job, models: Mapping[Model, ResolvedModel], index: int) -> Variant:
+    values = cell_values(job, index)
+    shown = {
+        name: value.model_dump(exclude_defaults=True) if isinstance(value, Model) else value
+        for name, value in values.items()
+    }
+    own = type(job.generation).model_fields
+    generation = job.generation.model_copy(update={name: values[name] for name in values if name in own})
+    return Variant(index, shown, models[_value(job, values, "model")], generation)
+
+
+def variant_text(values: Mapping[str, Any]) -> str:
+    """The record's `variant`; `{}` where nothing is swept."""
+    return canonical_json(values)
+
+
+def images_per_prompt(job: Job) -> Counter[int]:
+    """How many cells make so many images of each prompt."""
+    return Counter({images: cells for (images,), cells in combinations(job, "images_per_prompt").items()})
+
+
+CELLS_WITHOUT_ASKING = 1_000
+
+
+def describe_axes(job: Job) -> str:
+    """Such as `settings 2 × guidance_scale 5, 3 excluded`; empty where nothing is swept."""
+    grid = job.sweep.grid
+    excluded = math.prod(grid.sizes) - grid.cells
+    text = " × ".join(f"{name} {len(values)}" for name, values in job.sweep.axes().items())
+    return text + (f", {excluded:,} excluded" if excluded else "")
+
+
+def cell_name(values: Mapping[str, Any]) -> str:
+    """`settings fast · guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
+    parts = []
+    for name, value in sorted(values.items(), key=lambda item: item[0] != "settings"):
+        shown = value.get("path", value) if isinstance(value, Mapping) else value
+        parts.append(f"{name} {'default' if shown is None else shown}")
+    return " · ".join(parts) or "all samples"

@@ -1,0 +1,142 @@
+"""Two things about prompt files that their footers do not say: how large they are inside, and whether ids repeat."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from promptmill.pipeline.prompts.formats import file_suffix, is_parquet, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.unicode import mend
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.job import Prompts
+from promptmill.schemas.plan import SourceFile
+
+_SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
+_BOMB_BYTES = 1 << 30
+_LARGEST_ROW_BYTES = 64 << 20
+
+
+@contextlib.contextmanager
+def whole_parquet(name: str) -> Iterator[None]:
+    """Raises InputError for what Arrow raises where bytes of the file are wrong."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not Arrow's
+            raise
+        raise InputError(
+            Problem(
+                f"prompts.source: {name}",
+                "a whole Parquet file",
+                f"{error}".splitlines()[0],
+                "Write it again: the copy may be cut short or damaged",
+            )
+        ) from None
+
+
+def check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None:
+    """Raises InputError for a file whose rows cannot be held in memory.
+
+    A dictionary of one long value makes gigabytes of a few hundred bytes, and the footer does not say so: a file
+    that compresses suspiciously well is decoded in small steps.
+    """
+    where = f"prompts.source: {entry.name}"
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    for group in groups:
+        if group.total_byte_size > _LARGEST_ROW_BYTES * max(1, group.num_rows):
+            raise InputError(
+                Problem(
+                    where,
+                    "rows under 64 MiB",
+                    f"{group.total_byte_size / max(1, group.num_rows) / 2**20:.0f} MiB a row",
+                )
+            )
+    packed = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked < _SUSPICIOUS_RATIO * packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
+        return
+    seen = 0
+    with whole_parquet(entry.name), store.open(entry.name) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+            seen += batch.nbytes
+            if seen > _BOMB_BYTES:
+                raise InputError(
+                    Problem(
+                        where,
+                        "a file that decodes to a size in keeping with its own",
+                        f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB",
+                    )
+                )
+
+
+def check_unique_ids(store: Store, files: Sequence[SourceFile], prompts: Prompts) -> None:
+    """Reads the id column alone, also behind `prompts.limit`: a limit that is raised finds no surprise.
+
+    Raises InputError naming the row of an id that is missing or broken, and both rows of one that comes twice.
+    """
+    parts: list[np.ndarray] = []
+    for file in files:
+        for ids in _id_batches(store, file, prompts):
+            parts.append(np.fromiter((xxhash.xxh3_64_intdigest(_id_bytes(v)) for v in ids), np.uint64, len(ids)))
+    hashes = np.sort(np.concatenate(parts))
+    repeated = hashes[1:][hashes[1:] == hashes[:-1]]
+    if len(repeated):
+        _raise_if_repeated(store, files, prompts, {int(value) for value in repeated})
+
+
+def _raise_if_repeated(store: Store, files: Sequence[SourceFile], prompts: Prompts, suspects: set[int]) -> None:
+    # Two ids may share a 64-bit hash: look at the texts before refusing.
+    seen: dict[str, str] = {}
+    for file in files:
+        row = 0
+        for ids in _id_batches(store, file, prompts):
+            for value in ids:
+                if xxhash.xxh3_64_intdigest(_id_bytes(value)) in suspects:
+                    place = f"{file.name} row {row}"
+                    if str(value) in seen:
+                        raise InputError(
+                            Problem(
+                                f"prompts.columns.id: {place}",
+                                "an id that is unique over the whole source",
+                                f"{value!r}, which {seen[str(value)]} has too",
+                                "Make the ids unique, or leave prompts.columns.id out",
+                            )
+                        )
+                    seen[str(value)] = place
+                row += 1
+
+
+def _id_bytes(value: object) -> bytes:
+    return str(value).encode()
+
+
+def _id_batches(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[list[object]]:
+    first = 0
+    for table in _id_tables(store, file, prompts):
+        mended, broken = mend(table)
+        ids: list[object] = mended.column(0).to_pylist()
+        for row, value in enumerate(ids):
+            if value is None or value == "" or row in broken:
+                got = "broken Unicode" if row in broken else "null" if value is None else "an empty text"
+                where = f"prompts.columns.id: {file.name} row {first + row}"
+                raise InputError(Problem(where, f"an id in column {table.column_names[0]!r} of every row", got))
+        yield ids
+        first += len(ids)
+
+
+def _id_tables(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[pa.Table]:
+    column = prompts.columns.id
+    if is_parquet(file.name):
+        with whole_parquet(file.name), store.open(file.name) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
+                yield pa.Table.from_batches([batch])
+    else:
+        data = read_unpacked(store, file.name)
+        table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts.columns)
+        yield table.select([column])

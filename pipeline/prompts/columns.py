@@ -1,0 +1,92 @@
+"""The columns of a source: which are there, of which type, and how files agree on one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from promptmill.pipeline.prompts.formats import (
+    is_parquet,
+)
+from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.job import Columns
+from promptmill.schemas.plan import SourceFile
+
+
+@dataclass(frozen=True)
+class OpenedFile:
+    file: SourceFile
+    schema: pa.Schema
+    notices: tuple[str, ...] = ()
+
+
+def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
+    """Text files do not say their types: a column that looks different in two of them is text in all.
+
+    Raises InputError where other files differ. Ids are compared as text whatever file they are in.
+    """
+    first = opened[0]
+    fields = {field.name: field.type for field in first.schema}
+    for other in opened[1:]:
+        theirs = {field.name: field.type for field in other.schema}
+        for name in [*fields, *(set(theirs) - set(fields))]:
+            mine, their = fields.get(name), theirs.get(name)
+            if mine == their or (their is not None and pa.types.is_null(their)):
+                continue
+            if mine is not None and their is not None and pa.types.is_null(mine):
+                fields[name] = their
+                continue
+            if mine is not None and their is not None and _meet_as_text(name, mine, their, (first, other), columns):
+                fields[name] = pa.string()
+                continue
+            raise InputError(
+                Problem(
+                    f"prompts.source: {other.file.name}",
+                    f"the columns of {first.file.name}: {name} {mine or '(absent)'}",
+                    f"{name} {their or '(absent)'}",
+                    "Give files of one kind, or make one job for each kind",
+                )
+            )
+    # A column that is null in every row has no type yet; text holds whatever comes later.
+    return pa.schema([pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in fields.items()])
+
+
+def _meet_as_text(
+    name: str, mine: pa.DataType, their: pa.DataType, files: Sequence[OpenedFile], columns: Columns
+) -> bool:
+    if name == columns.id:
+        return _fits("id", mine) and _fits("id", their)
+    return name != columns.seed and not any(is_parquet(opened.file.name) for opened in files)
+
+
+def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
+    """Raises InputError where a mapped column is missing or has a type that cannot be used."""
+    problems = []
+    for role, name in columns.model_dump().items():
+        if name is None:
+            continue
+        place = f"prompts.columns.{role}: {where}"
+        if name not in schema.names:
+            close = difflib.get_close_matches(name, schema.names, 1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Set prompts.columns.{role} to one of them"
+            problems.append(Problem(place, f"a column {name!r}", f"columns {', '.join(map(repr, schema.names))}", hint))
+            continue
+        kind = schema.field(name).type
+        if not _fits(role, kind):
+            wanted = {"seed": "an integer column", "id": "a text or integer column"}.get(role, "a text column")
+            problems.append(Problem(place, wanted, f"{name!r} of type {kind}"))
+    if problems:
+        raise InputError(*problems)
+
+
+def _fits(role: str, kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_whole = pa.types.is_integer(kind)
+    # A whole column with gaps is one of floats to pandas.
+    is_number = is_whole or pa.types.is_floating(kind)
+    return bool(is_number if role == "seed" else is_text or is_whole if role == "id" else is_text)

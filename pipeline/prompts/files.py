@@ -1,0 +1,77 @@
+"""Which files a source names: everything of a known format that the job did not write itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from promptmill.pipeline.prompts.formats import PARQUET_FORMATS, TEXT_FORMATS, file_suffix
+from promptmill.pipeline.storage.listing import find_objects
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote, split_query
+from promptmill.schemas.errors import InputError, Problem
+
+_OWN_OBJECT: Final = re.compile(
+    r"(data|rejects|failures|receipts)/part-|inputs/(retry-)?[0-9a-f]{16}\.parquet$|(segments|report|scores)/"
+    r"|(job\.json|README\.md|croissant\.json)$"
+)
+"""Keys that runs write below the output, and no prompts of a folder `data` or `inputs` that someone else filled."""
+
+
+def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:
+    """Those of a format that is known: a folder may hold others, a glob may not. Raises InputError."""
+    store, entries = find_files(source, output)
+    known = (*PARQUET_FORMATS, *TEXT_FORMATS)
+    readable = [entry for entry in entries if file_suffix(entry.name) in known]
+    if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
+        strange = next(entry for entry in entries if entry not in readable)
+        raise InputError(
+            Problem(
+                f"prompts.source: {strange.name}",
+                f"a file that ends in {', '.join(known)}",
+                f"{file_suffix(strange.name) or 'no ending'!r}",
+            )
+        )
+    refuse_strange_names(readable)
+    return store, readable
+
+
+def find_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:
+    """All that the source names, less what the job wrote itself, where its `output` lies inside the source.
+
+    Raises InputError where that is nothing.
+    """
+    check_url(source, "prompts.source")
+    store, entries = find_objects(source)
+    entries = entries if output is None else _without_own(store, entries, output)
+    if not entries:
+        raise InputError(
+            Problem(
+                f"prompts.source: {split_query(source)[0]}",
+                "at least one file",
+                "nothing there",
+                "The path is relative to the folder the command is started in; quote a glob in --set",
+            )
+        )
+    return store, entries
+
+
+def refuse_strange_names(entries: Sequence[Entry]) -> None:
+    """Raises InputError for a name that is no text: it would be part of the prompt ids."""
+    for entry in entries:
+        shown = os.fsencode(entry.name).decode(errors="backslashreplace")
+        if shown != entry.name:
+            hint = "Rename it: the prompt ids begin with it"
+            raise InputError(Problem(f"prompts.source: {shown}", "a file name in UTF-8", "other bytes", hint))
+
+
+def _without_own(store: Store, entries: Sequence[Entry], output: str) -> list[Entry]:
+    own = f"{_place(output)}/"
+    places = [(entry, f"{_place(store.url)}/{entry.name}") for entry in entries]
+    return [entry for entry, key in places if not (key.startswith(own) and _OWN_OBJECT.match(key, len(own)))]
+
+
+def _place(url: str) -> str:
+    return (absolute_url(url) if is_remote(url) else os.path.realpath(absolute_url(url))).rstrip("/")

@@ -1,0 +1,244 @@
+"""Rows of the source as prompts: any block of rows, without reading what lies before it where that can be helped."""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.formats import as_schema
+from promptmill.pipeline.prompts.unicode import mend
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import InputError, Problem, SampleError
+from promptmill.schemas.identity import derived_prompt_id
+from promptmill.schemas.job import MAX_SEED, Columns
+from promptmill.schemas.plan import STAGED, SourceFile
+
+MAX_PROMPT_BYTES = 64 << 10
+"""Longer texts are no prompts: every text encoder in use reads less than 1 % of this."""
+
+_CACHED_GROUP_BYTES = 128 << 20
+_INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of the source. `error` says why no image can be made of it; the texts are then as far as readable.
+
+    A retried row stands for the one sample `sample_index`, with its own seed, and `quota` is how many images its group
+    may still keep.
+    """
+
+    prompt_id: str
+    prompt: str
+    negative_prompt: str | None = None
+    caption: str | None = None
+    seed: int | None = None
+    sample_id: str | None = None
+    sample_index: int | None = None
+    quota: int | None = None
+    error: SampleError | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows. `passthrough` holds the source's unmapped columns, row for row."""
+
+    prompts: tuple[Prompt, ...]
+    passthrough: pa.Table
+
+
+class PromptReader:
+    """Safe to use from several threads. Staged files are read from `output`, others with ambient credentials."""
+
+    def __init__(
+        self,
+        files: tuple[SourceFile, ...],
+        output: Store,
+        schema: pa.Schema,
+        columns: Columns,
+        helpers: tuple[str, ...] = (),
+    ) -> None:
+        self._output = output
+        self._files = files
+        self._schema = schema
+        self._columns = columns
+        self._ends = list(accumulate(file.rows for file in files))
+        self._helpers = helpers
+        mapped = {*columns.model_dump().values(), *helpers}
+        self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
+        self._lock = threading.Lock()
+        self._cached: tuple[tuple[str, int], pa.Table] | None = None
+
+    def read(self, start: int, stop: int) -> Block:
+        """Rows `start` to `stop` over all files in order."""
+        pieces = list(self._pieces(start, stop))
+        tables = [self._read_rows(file, first, rows) for file, first, rows in pieces]
+        prompts: list[Prompt] = []
+        for (file, first, _), table in zip(pieces, tables, strict=True):
+            prompts.extend(self._parse(table, file, first))
+        table = pa.concat_tables(tables) if tables else self._schema.empty_table()
+        passthrough, broken = mend(table.select(self.passthrough_schema.names))
+        for row in broken:
+            prompts[row] = replace(prompts[row], error=prompts[row].error or _INVALID_TEXT)
+        return Block(tuple(prompts), passthrough)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
+        index = bisect_right(self._ends, start)
+        while start < stop and index < len(self._files):
+            begins = self._ends[index] - self._files[index].rows
+            end = min(stop, self._ends[index])
+            yield self._files[index], start - begins, end - start
+            start, index = end, index + 1
+
+    def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
+        parts: list[pa.Table] = []
+        with whole_parquet(file.name), open_file(file, self._output) as stream:
+            parquet = pq.ParquetFile(stream)
+            if parquet.metadata.num_rows != file.rows:
+                raise InputError(
+                    Problem(
+                        f"prompts.source: {file.name}",
+                        f"{file.rows} rows, as when the job was planned",
+                        f"{parquet.metadata.num_rows}",
+                        "Put the file back as it was, or start a new output",
+                    )
+                )
+            begins = 0
+            for group in range(parquet.metadata.num_row_groups):
+                size = parquet.metadata.row_group(group).num_rows
+                low, high = max(first, begins), min(first + rows, begins + size)
+                if low < high:
+                    parts.append(self._rows_of_group(parquet, file, group, low - begins, high - low))
+                begins += size
+        return as_schema(pa.concat_tables(parts), self._schema)
+
+    def _rows_of_group(self, parquet: pq.ParquetFile, file: SourceFile, group: int, offset: int, rows: int) -> pa.Table:
+        with self._lock:
+            if self._cached is not None and self._cached[0] == (file.path, group):
+                return self._cached[1].slice(offset, rows)
+        if parquet.metadata.row_group(group).total_byte_size > _CACHED_GROUP_BYTES or rows > 10_000:
+            return _stream_rows(parquet, group, offset, rows)
+        taken: list[pa.RecordBatch] = []
+        total = 0
+        # Row groups are read in steps: what a footer claims about decoded size is not to be trusted.
+        for batch in parquet.iter_batches(batch_size=4096, row_groups=[group]):
+            taken.append(batch)
+            total += batch.nbytes
+            if total > _CACHED_GROUP_BYTES:
+                return _stream_rows(parquet, group, offset, rows)
+        table = pa.Table.from_batches(taken)
+        with self._lock:
+            self._cached = ((file.path, group), table)
+        return table.slice(offset, rows)
+
+    def _parse(self, table: pa.Table, file: SourceFile, first: int) -> Iterator[Prompt]:
+        columns = {role: _values(table, name) for role, name in self._columns.model_dump().items()}
+        extra = {name: table.column(name).to_pylist() for name in self._helpers}
+        for i in range(table.num_rows):
+            given = columns["id"][i]
+            prompt_id = derived_prompt_id(file.name, first + i) if given is None else _readable(given)[0]
+            yield parse_prompt(
+                Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()}),
+                columns["prompt"][i],
+                columns["negative_prompt"][i],
+                columns["caption"][i],
+                columns["seed"][i],
+            )
+
+
+RETRY_COLUMNS = Columns(
+    prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
+)
+RETRY_HELPERS = ("sample_id", "sample_index", "room")
+
+
+def retry_reader(files: tuple[SourceFile, ...], output: Store) -> PromptReader:
+    """For the file that `retry` stages: a row is one sample, not one prompt."""
+    with open_file(files[0], output) as stream:
+        schema = pq.read_schema(stream).remove_metadata()
+    return PromptReader(files, output, schema, RETRY_COLUMNS, RETRY_HELPERS)
+
+
+def open_file(file: SourceFile, output: Store) -> BinaryIO:
+    if file.path.startswith(STAGED):
+        return output.open(file.path.removeprefix(STAGED))
+    folder, _, name = file.path.rpartition("/")
+    return Store(folder).open(name)
+
+
+def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:
+    """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as numbers.
+
+    A seed that is NaN is none.
+    """
+    if isinstance(seed, float):
+        seed = None if math.isnan(seed) else int(seed) if seed.is_integer() else seed
+    text, broken = _readable(prompt)
+    negative_text, negative_broken = _readable(negative)
+    caption_text, caption_broken = _readable(caption)
+    number = seed if isinstance(seed, int) and 0 <= seed <= MAX_SEED else None
+    parsed = replace(
+        base,
+        prompt=text,
+        negative_prompt=None if negative is None else negative_text,
+        caption=caption_text or None,
+        seed=number,
+    )
+    error = None
+    if broken or negative_broken or caption_broken:
+        error = _INVALID_TEXT
+    elif not text.strip():
+        error = SampleError("empty_prompt", "null" if prompt is None else "nothing but white space")
+    elif max(len(value.encode()) for value in (text, negative_text, caption_text)) > MAX_PROMPT_BYTES:
+        error = SampleError("prompt_too_long", f"over {MAX_PROMPT_BYTES:,} bytes: prompt {len(text.encode()):,} bytes")
+    elif seed is not None and number is None:
+        error = SampleError("invalid_seed", f"expected an integer from 0 to {MAX_SEED}, got {seed!r}")
+    return replace(parsed, error=error)
+
+
+def _stream_rows(parquet: pq.ParquetFile, group: int, offset: int, rows: int) -> pa.Table:
+    kept: list[pa.RecordBatch] = []
+    begins = 0
+    for batch in parquet.iter_batches(batch_size=64, row_groups=[group]):
+        low, high = max(offset, begins), min(offset + rows, begins + batch.num_rows)
+        if low < high:
+            kept.append(batch.slice(low - begins, high - low))
+        begins += batch.num_rows
+        if begins >= offset + rows:
+            break
+    return pa.Table.from_batches(kept, parquet.schema_arrow)
+
+
+def _values(table: pa.Table, name: str | None) -> list[object]:
+    if name is None:
+        return [None] * table.num_rows
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.binary())  # broken UTF-8 is the row's own failure, not the shard's
+    elif pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    values: list[object] = column.to_pylist()
+    return values
+
+
+def _readable(value: object) -> tuple[str, bool]:
+    """The text, and whether bytes of it had to be replaced."""
+    if value is None:
+        return "", False
+    if not isinstance(value, bytes):
+        return str(value), False
+    try:
+        return value.decode("utf-8"), False
+    except UnicodeDecodeError:
+        return value.decode("utf-8", "replace"), True

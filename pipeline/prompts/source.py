@@ -1,0 +1,147 @@
+"""Where prompts come from: checks that the files fit together, stages text formats as Parquet."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.prompts.checks import check_no_bomb, check_unique_ids, whole_parquet
+from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
+from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
+from promptmill.pipeline.prompts.formats import (
+    file_suffix,
+    is_parquet,
+    read_text_format,
+    read_unpacked,
+)
+from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.urls import absolute_url, split_query
+from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.job import Columns, Prompts
+from promptmill.schemas.plan import SourceFile
+
+
+@dataclass(frozen=True)
+class Source:
+    """All prompt files of a job. `schema` is what every row is read as; `sha256` is given for suites."""
+
+    files: tuple[SourceFile, ...]
+    schema: pa.Schema
+    notices: tuple[str, ...] = ()
+    sha256: str | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+def open_source(prompts: Prompts, output: str | None = None) -> Source:
+    """Reads the footers of Parquet files, and text files whole; writes nothing.
+
+    What the job wrote itself is no prompt, where the folder or URL `output` lies inside the source.
+    Raises InputError with every problem found.
+    """
+    if prompts.suite is not None:
+        return _open_suite(prompts, output)
+    assert prompts.source is not None  # else the job would have been refused
+    store, entries = find_prompt_files(prompts.source, output)
+    opened: list[OpenedFile] = []
+    problems: list[Problem | str] = []
+    for result in store.map(lambda entry: _try_open(store, entry, prompts.columns), entries):
+        if isinstance(result, InputError):
+            problems.extend(result.problems)
+        else:
+            opened.append(result)
+    if problems:
+        raise InputError(*problems)
+    schema = unify(opened, prompts.columns)
+    check_columns(schema, prompts.columns, split_query(prompts.source)[0])
+    source = Source(tuple(o.file for o in opened), schema, tuple(n for o in opened for n in o.notices))
+    if source.rows == 0:
+        raise InputError(
+            Problem(
+                f"prompts.source: {split_query(prompts.source)[0]}",
+                "at least one prompt",
+                f"{len(opened)} file(s) with no rows",
+                "Check what wrote them",
+            )
+        )
+    if prompts.columns.id is not None:
+        check_unique_ids(store, source.files, prompts)
+    return source
+
+
+def _open_suite(prompts: Prompts, output: str | None) -> Source:
+    suite = find_suite(prompts, output)
+    schema = unify([OpenedFile(source_file(file), file.table.schema) for file in suite.files], prompts.columns)
+    return Source(tuple(source_file(file) for file in suite.files), schema, suite.notices, suite.sha256)
+
+
+def find_suite(prompts: Prompts, output: str | None) -> Suite:
+    assert prompts.suite is not None
+    if prompts.source is None:
+        return shapes_suite(prompts.shapes)
+    store, found = find_files(prompts.source, output)
+    entries = [entry for entry in found if takes(prompts.suite, entry.name)]
+    if not entries:
+        where = f"prompts.source: {found[0].name}"
+        raise InputError(Problem(where, f"a .txt file, as {prompts.suite} has them", "another ending"))
+    refuse_strange_names(entries)
+    contents = store.map(lambda entry: read_unpacked(store, entry.name), entries)
+    return read_suite(prompts.suite, {entry.name: data for entry, data in zip(entries, contents, strict=True)})
+
+
+def source_file(file: SuiteFile) -> SourceFile:
+    return SourceFile(file.name, file.name, file.size_bytes, file.table.num_rows, file.sha256[:32])
+
+
+def _try_open(store: Store, entry: Entry, columns: Columns) -> OpenedFile | InputError:
+    try:
+        if is_parquet(entry.name):
+            return _open_parquet(store, entry)
+        return _open_text(store, entry, columns)
+    except InputError as error:
+        return error
+
+
+def _open_parquet(store: Store, entry: Entry) -> OpenedFile:
+    where = f"prompts.source: {entry.name}"
+    with whole_parquet(entry.name):
+        metadata = store.parquet_metadata(entry)
+        schema = metadata.schema.to_arrow_schema().remove_metadata()
+        names = schema.names
+    if len(set(names)) < len(names):
+        raise InputError(Problem(where, "each column name once", f"columns {names}"))
+    for field in schema:
+        if isinstance(field.type, pa.BaseExtensionType):
+            raise InputError(
+                Problem(f"{where}: column {field.name}", "a plain Arrow type", f"extension type {field.type}")
+            )
+    check_no_bomb(store, entry, metadata)
+    etag = hash_of_footer(metadata)
+    return OpenedFile(SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag), schema)
+
+
+def _open_text(store: Store, entry: Entry, columns: Columns) -> OpenedFile:
+    data = read_unpacked(store, entry.name)
+    table, notices = read_text_format(data, file_suffix(entry.name), entry.name, columns)
+    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, hash_of(data))
+    return OpenedFile(file, table.schema, tuple(notices))
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def hash_of_footer(metadata: pq.FileMetaData) -> str:
+    sink = pa.BufferOutputStream()
+    metadata.write_metadata_file(sink)
+    return hash_of(sink.getvalue())
+
+
+def _url(store: Store, entry: Entry) -> str:
+    return absolute_url(f"{store.url.rstrip('/')}/{entry.name}")

@@ -1,0 +1,95 @@
+"""Copies of prompts below the output, so that every shard reads the same rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.formats import (
+    as_schema,
+    file_suffix,
+    is_parquet,
+    read_text_format,
+    read_unpacked,
+)
+from promptmill.pipeline.prompts.source import (
+    find_suite,
+    hash_of,
+    hash_of_footer,
+    source_file,
+)
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.storage.urls import split_query
+from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.identity import digest
+from promptmill.schemas.job import Columns, Prompts
+from promptmill.schemas.plan import STAGED, SourceFile
+
+
+def stage(
+    files: Sequence[SourceFile], prompts: Prompts, output: Store, schema: pa.Schema | None = None
+) -> tuple[SourceFile, ...]:
+    """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output.
+
+    Parquet behind a URL with a query is copied too: workers are told no secrets. Raises InputError where a file is no
+    longer what was planned, or cannot be read with the `schema` of a dataset that is there already.
+    """
+    if prompts.suite is None:
+        query = split_query(prompts.source or "")[1]
+        return tuple(
+            file
+            if is_parquet(file.name) and not query
+            else _staged(file, _read_again(file, prompts.columns, query), output, schema)
+            for file in files
+        )
+    found = {source_file(each): each.table for each in find_suite(prompts, output.url).files}
+    for file in files:
+        if file not in found:
+            raise _changed(file)
+    return tuple(_staged(file, found[file], output, schema) for file in files)
+
+
+def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
+    folder, _, name = file.path.rpartition("/")
+    data = read_unpacked(Store(folder, query=query), name)
+    if not is_parquet(file.name):
+        if hash_of(data) != file.etag:
+            raise _changed(file)
+        return read_text_format(data, file_suffix(file.name), file.name, columns)[0]
+    with whole_parquet(file.name):
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        if hash_of_footer(parquet.metadata) != file.etag:
+            raise _changed(file)
+        return parquet.read()
+
+
+def _changed(file: SourceFile) -> InputError:
+    hint = "It was changed a moment ago: run again"
+    return InputError(Problem(f"prompts.source: {file.name}", "the file as it was planned", "another", hint))
+
+
+def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema | None) -> SourceFile:
+    if schema is not None:
+        try:
+            as_schema(table, schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            expected = "values of the types that the columns of the dataset have"
+            hint = "Give these prompts a job and an output of their own"
+            raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", hint)) from None
+    name = digest([file.name, file.etag, str(table.schema)])[:16]  # types may be told apart in another way one day
+    return replace(file, path=stage_table(table, name, output))
+
+
+def stage_table(table: pa.Table, name: str, output: Store) -> str:
+    """Path of the copy for `SourceFile`; the same name must mean the same content."""
+    key = f"inputs/{name}.parquet"
+    if output.entry(key) is None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", row_group_size=50_000)
+        output.create(key, sink.getvalue())
+    return f"{STAGED}{key}"

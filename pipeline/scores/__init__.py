@@ -1,0 +1,1 @@
+"""`score:` in the job file: one file a kind of score."""

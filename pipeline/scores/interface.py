@@ -1,0 +1,43 @@
+"""What a metric is: numbers for the images of one shard, after the fact and without generating again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from promptmill.pipeline.models.interface import Pixels
+
+Scores = Mapping[str, npt.NDArray[np.float32]]
+"""By name of the score float32 [images], NaN where an image has none."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One stored image. `group` is equal for the images of one prompt in one sweep cell; `fields` is the whole row."""
+
+    sample_id: str
+    caption: str
+    group: str
+    pixels: Pixels
+    fields: Mapping[str, Any]
+
+
+class Metric(Protocol):
+    @property
+    def name(self) -> str:
+        """Begins the names of the objects below `scores/`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the scores it gives."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a dataset must have beside `image`."""
+
+    def score(self, pictures: Sequence[Picture]) -> Scores:
+        """Of all images of a shard at once, so that those of one prompt can be held against each other."""

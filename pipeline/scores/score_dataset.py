@@ -1,0 +1,175 @@
+"""Scores for images that are there already, as `scores/<metric>-<part>.parquet` beside the data they describe.
+
+Nothing of the data is rewritten. An object of scores that is there is done, so that the same call continues after a
+crash; `again` makes them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.images import decode
+from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.dataset.records import to_parquet
+from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.scores.interface import Metric, Picture
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.schemas.errors import JobError, Problem
+
+FOLDER = "scores"
+_READ_ROWS = 64
+_COLUMNS = ("sample_id", "caption", "prompt", "text", "prompt_id", "variant", "truth")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Objects that are scored together: a shard's kept and rejected images, or one file of a foreign dataset."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """`mean` by score over its finite values, None where there are none; `left_out` images do not decode.
+
+    `done_before` counts objects of scores that were there already and are not in the other numbers.
+    """
+
+    images: int
+    left_out: int
+    objects: int
+    done_before: int
+    mean: Mapping[str, float | None]
+
+
+def _no_one(done: int, of: int) -> None:
+    pass
+
+
+def score_dataset(
+    store: Store, metrics: Sequence[Metric], again: bool = False, on_unit: Callable[[int, int], None] = _no_one
+) -> ScoreSummary:
+    """Works on our datasets and on any folder of Parquet files with `image` and, where asked for, `caption`.
+
+    Raises JobError where there are no images, or a column is missing that a metric needs.
+    """
+    units = find_units(store)
+    check_columns(store, units, metrics)
+    there = {entry.name for entry in store.list(FOLDER)}
+    values: dict[str, list[Floats]] = defaultdict(list)
+    images = left_out = done_before = 0
+    for number, unit in enumerate(units):
+        todo = [metric for metric in metrics if again or _key(metric, unit) not in there]
+        done_before += len(metrics) - len(todo)
+        if todo:
+            pictures, broken = read_pictures(store, unit)
+            images, left_out = images + len(pictures), left_out + broken
+            for metric in todo:
+                for name, column in _write(store, metric, unit, pictures).items():
+                    values[name].append(column)
+        on_unit(number + 1, len(units))
+    means = {name: _mean(parts) for name, parts in values.items()}
+    return ScoreSummary(images, left_out, len(units), done_before, means)
+
+
+def _mean(parts: Sequence[Floats]) -> float | None:
+    whole = np.concatenate(parts).astype(np.float64)
+    finite = whole[np.isfinite(whole)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _key(metric: Metric, unit: Unit) -> str:
+    return f"{FOLDER}/{metric.name}-{unit.name}.parquet"
+
+
+def _write(store: Store, metric: Metric, unit: Unit, pictures: Sequence[Picture]) -> dict[str, Floats]:
+    empty = {name: np.zeros(0, np.float32) for name in metric.columns}
+    scores = dict(metric.score(pictures)) if pictures else empty
+    columns: dict[str, pa.Array[Any]] = {"sample_id": pa.array([p.sample_id for p in pictures], pa.string())}
+    columns |= {name: pa.array(scores[name], pa.float32()) for name in metric.columns}
+    store.put(_key(metric, unit), to_parquet(pa.table(columns)))
+    return scores
+
+
+def find_units(store: Store) -> list[Unit]:
+    """Shards that a footer vouches for; where there are none, every Parquet file of the folder and of its `data/`."""
+    entries = [entry for entry in store.list("data") if shard_number(entry.name) is not None]
+    units = []
+    for item in read_data_objects(store, entries):
+        if item.footer is not None:
+            rejects = [key for key in item.footer.side_objects if key.startswith("rejects/")]
+            units.append(Unit(item.footer.shard.part, (item.entry.name, *rejects)))
+    if units:
+        return units
+    found = [e for folder in ("", "data") for e in store.list(folder) if e.name.endswith(".parquet")]
+    units = [Unit(_foreign_name(entry), (entry.name.lstrip("/"),)) for entry in found]
+    if not units:
+        raise JobError(Problem(store.url, "Parquet files with images, there or below data/", "none"))
+    return units
+
+
+def _foreign_name(entry: Entry) -> str:
+    stem = entry.name.rpartition("/")[2].removesuffix(".parquet")
+    return f"{stem[:80]}-{hashlib.sha256(entry.name.encode()).hexdigest()[:8]}"
+
+
+def check_columns(store: Store, units: Sequence[Unit], metrics: Sequence[Metric]) -> None:
+    with store.open(units[0].keys[0]) as file:
+        names = pq.read_schema(file).names
+    where = f"{store.url}/{units[0].keys[0]}"
+    got = f"the columns {', '.join(names[:20])}"
+    problems: list[Problem | str] = []
+    if "image" not in names:
+        problems.append(Problem(where, "a column `image`", got))
+    for metric in metrics:
+        for name in metric.needs:
+            if name not in names and not (name == "caption" and {"prompt", "text"} & set(names)):
+                problems.append(Problem(f"metric {metric.name}", f"a column `{name}` in {where}", got))
+    if problems:
+        raise JobError(*problems)
+
+
+def read_pictures(store: Store, unit: Unit) -> tuple[list[Picture], int]:
+    """The images of a unit, and how many of them do not decode. Rows without an image are passed over."""
+    pictures: list[Picture] = []
+    broken = 0
+    for key in unit.keys:
+        for row, fields in enumerate(_rows(store, key)):
+            data = _image_bytes(fields.pop("image", None))
+            if data is None:
+                continue
+            caption = next((str(fields[n]) for n in ("caption", "prompt", "text") if fields.get(n) is not None), "")
+            sample_id = str(fields.get("sample_id") or f"{key}:{row}")
+            group = f"{fields.get('prompt_id', caption)}\n{fields.get('variant', '')}"
+            try:
+                pictures.append(Picture(sample_id, caption, group, decode(data), fields))
+            except (OSError, ValueError, SyntaxError):
+                broken += 1
+    return pictures, broken
+
+
+def _rows(store: Store, key: str) -> Iterator[dict[str, Any]]:
+    with store.open(key) as file:
+        parquet = pq.ParquetFile(file)
+        names = [name for name in (*_COLUMNS, "image") if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=names):
+            yield from batch.to_pylist()
+
+
+def _image_bytes(value: Any) -> bytes | None:
+    """Of a Hugging Face image struct, or of a plain binary column."""
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    return value if isinstance(value, bytes) else None

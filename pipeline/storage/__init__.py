@@ -1,0 +1,1 @@
+"""The one door to file systems: local disk and object storage, with patience."""

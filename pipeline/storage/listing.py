@@ -1,0 +1,43 @@
+"""Which objects a path, glob or URL names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.urls import is_remote, split_query
+
+
+def find_objects(source: str) -> tuple[Store, list[Entry]]:
+    """The objects that a file, folder or glob names, sorted, relative to the returned store.
+
+    A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
+    dot only where it says the dot. Links to files are files. Empty where nothing is found.
+    """
+    address, query = split_query(source)
+    if source.startswith(("http://", "https://")):
+        base, _, name = address.rpartition("/")
+        store = Store(base, query=query)
+        entry = store.entry(name)
+        return store, [] if entry is None else [entry]
+    wild = re.search(r"[*?\[]", source)
+    if wild is None or (not is_remote(source) and Path(source).exists()):
+        store = Store(source)
+        info = store.root_info()
+        if info is None:
+            return store, []
+        if info[0] == "directory":
+            return store, _without(store.find(), (".", "_"))
+        base, _, name = source.rpartition("/")
+        return Store(base or "."), [Entry(name, info[1])]
+    base = source[: wild.start()].rpartition("/")[0]
+    store = Store(base or ("/" if source.startswith("/") else "."))
+    pattern = source[len(base) :].lstrip("/")
+    says_dot = any(part.startswith(".") for part in pattern.split("/"))
+    return store, _without(store.find(pattern), () if says_dot else (".",))
+
+
+def _without(entries: Iterable[Entry], hidden: tuple[str, ...]) -> list[Entry]:
+    return [entry for entry in entries if not any(part.startswith(hidden) for part in entry.name.split("/"))]

@@ -1,0 +1,81 @@
+"""Whole files or none, on a local disk: what object storage does by itself."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from promptmill.pipeline.crashpoints import reached
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = ".tmp"
+
+
+@functools.cache
+def warn_of_races(where: str, lacking: str) -> None:
+    """Once a process for each output."""
+    log.warning("%s has no %s: two writers at the same instant could both think they were first", where, lacking)
+
+
+def create_file(root: Path, key: str, data: bytes) -> bool:
+    target = root / key
+    temporary = _write_temporary(root, data)
+    reached("temporary-written")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(temporary, target)
+        reached("linked")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
+            raise
+        warn_of_races(str(root), "hard links")
+        if target.exists():
+            return False
+        temporary.rename(target)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return True
+
+
+def replace_file(root: Path, key: str, data: bytes) -> None:
+    target = root / key
+    temporary = _write_temporary(root, data)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _write_temporary(root: Path, data: bytes) -> Path:
+    # Beside the data folders and not inside: a tool that reads data/ while the job runs sees whole files only.
+    folder = root / TEMPORARY
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / uuid.uuid4().hex
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

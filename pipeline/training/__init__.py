@@ -1,0 +1,1 @@
+"""Training, with torch: the loop that every trainer shares."""

@@ -1,0 +1,166 @@
+"""What a worker process holds between shards: model, scorers, metrics, readers, encoders, and its pulse."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
+from promptmill.pipeline.models.interface import Generator, Scorer
+from promptmill.pipeline.models.load import load_generator
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
+from promptmill.pipeline.scores.choose import job_metrics, load_scorers
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.worker.recovery import BatchLimits
+from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError
+from promptmill.schemas.plan import Counts, ResolvedModel, Segment, Shard, ShardStats, Variant
+
+ENCODER_THREADS = 2
+
+
+class Clock:
+    """Seconds by stage. Stages of one shard may overlap with those of the next."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.started = time.monotonic()
+        self.model_loads = 0
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.monotonic() - started
+
+
+@dataclass
+class Pulse:
+    """Signs of life that a watcher may read from another thread; `stepped_at` in seconds of the monotonic clock.
+
+    None while the device is idle or loading a model: only what comes after is timed.
+    """
+
+    samples: int = 0
+    model_loads: int = 0
+    stepped_at: float | None = None
+
+    def step(self) -> None:
+        self.stepped_at = time.monotonic()
+
+    def advance(self, samples: int) -> None:
+        self.samples += samples
+
+    def rest(self) -> None:
+        self.stepped_at = None
+
+    def silent_s(self) -> float:
+        return 0.0 if self.stepped_at is None else time.monotonic() - self.stepped_at
+
+
+@dataclass
+class WorkerContext:
+    """Holds one model at a time; shards come sorted by model, so a switch is rare."""
+
+    plan: Plan
+    store: Store
+    worker: str = "local"
+    limits: BatchLimits = field(default_factory=dict)
+    pulse: Pulse = field(default_factory=Pulse)
+
+    def __post_init__(self) -> None:
+        self.metrics = job_metrics(self.plan.job)
+        self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self._lock = threading.Lock()
+        self._readers: dict[int, PromptReader] = {}
+        self._loaded: tuple[ResolvedModel, Generator] | None = None
+        self._scorers: list[Scorer] | None = None
+        self._retried: dict[int, tuple[str, ...]] = {}
+
+    @contextmanager
+    def device(self, clock: Clock) -> Iterator[None]:
+        """One shard at a time on the device; another may encode and upload meanwhile."""
+        with clock("wait"):
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self.pulse.rest()
+            self._lock.release()
+
+    def reader(self, segment: int) -> PromptReader:
+        if segment not in self._readers:
+            self._readers[segment] = self._open_reader(self.plan.segments[segment])
+        return self._readers[segment]
+
+    def _open_reader(self, segment: Segment) -> PromptReader:
+        if segment.kind == "retry":
+            return retry_reader(segment.files, self.store)
+        return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.mapped)
+
+    def answered_later(self, shard: Shard) -> dict[str, SampleError]:
+        """Samples of this shard that failed and were retried in a later one: made here too, they would be doubled.
+
+        Of use only where a shard is made again because its object was damaged.
+        """
+        answer = "it failed before this shard was damaged and made again; a later shard has its retry"
+        return {
+            sample: SampleError("generation", answer)
+            for position, segment in enumerate(self.plan.segments)
+            if segment.kind == "retry" and segment.first_shard > shard.number and segment.variant == shard.variant
+            for sample in self._samples_of_retry(position)
+        }
+
+    def _samples_of_retry(self, segment: int) -> tuple[str, ...]:
+        if segment not in self._retried:
+            prompts = self.reader(segment).read(0, self.plan.segments[segment].prompts).prompts
+            self._retried[segment] = tuple(prompt.sample_id or "" for prompt in prompts)
+        return self._retried[segment]
+
+    def generator(self, variant: Variant) -> Generator:
+        """Call with the device held."""
+        if self._loaded is None or self._loaded[0] != variant.model:
+            self._loaded = None  # frees the old weights first: two models need not fit at once
+            threads = self.plan.job.compute.threads_per_worker
+            try:
+                self._loaded = (variant.model, load_generator(variant.model, threads))
+            except DeviceMemoryError as error:
+                needed = memory_needed_bytes(variant.model) / 2**30
+                raise ModelLoadError(
+                    f"{variant.model.path} does not fit the device: it needs about {needed:.1f} GiB. {error}"
+                ) from None
+            self.pulse.model_loads += 1
+        return self._loaded[1]
+
+    def scorers(self) -> list[Scorer]:
+        """Call with the device held."""
+        if self._scorers is None:
+            scores = [score for score in self.plan.job.score if score.model]
+            threads = self.plan.job.compute.threads_per_worker
+            self._scorers = load_scorers(scores, self.plan.clips, threads)
+        return self._scorers
+
+    def receipt(self, shard: Shard, counts: Counts, data_bytes: int, clock: Clock) -> ShardStats:
+        seconds = {stage: round(spent, 4) for stage, spent in clock.seconds.items()}
+        seconds["total"] = round(time.monotonic() - clock.started, 4)
+        device = self._loaded[1].device if self._loaded else ""
+        return ShardStats(
+            shard.number,
+            counts,
+            seconds,
+            self.worker,
+            device,
+            data_bytes=data_bytes,
+            model_loads=clock.model_loads,
+            began=round(time.time() - seconds["total"], 3),
+        )
+
+    def close(self) -> None:
+        self.encoders.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,124 @@
+"""One bad sample costs only itself: smaller batches for what does not fit, single samples for what breaks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from promptmill.pipeline.models.interface import Generated, Generator, Pixels, Scorer
+from promptmill.pipeline.scores.interface import Metric, Picture
+from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
+from promptmill.schemas.job import Generation
+from promptmill.schemas.plan import Sample
+
+BatchLimits = MutableMapping[tuple[str, int | None, int | None], int]
+"""Largest batch known to fit the device, by (model, width, height)."""
+
+
+def generate_batch(
+    generator: Generator,
+    samples: Sequence[Sample],
+    settings: Generation,
+    on_step: Callable[[], None],
+    limits: BatchLimits,
+    model: str,
+) -> list[Generated]:
+    """One answer a sample, in order. Raises DeviceLostError when the process must end."""
+    key = (model, settings.width, settings.height)
+
+    def attempt(batch: Sequence[Sample]) -> list[Generated]:
+        limit = limits.get(key, len(batch))
+        if len(batch) > limit:
+            return [made for i in range(0, len(batch), limit) for made in attempt(batch[i : i + limit])]
+        try:
+            return generator.generate(batch, settings, on_step)
+        except DeviceMemoryError as error:
+            if len(batch) == 1:
+                return [Generated(None, error=SampleError("memory", f"does not fit the device alone: {error}"))]
+            limits[key] = len(batch) // 2
+            return attempt(batch)
+        except SampleError as error:
+            if len(batch) == 1:
+                return [Generated(None, error=error)]
+        except DeviceLostError:
+            raise
+        except WorkerError as error:
+            if len(batch) == 1:
+                return [Generated(None, error=SampleError("generation", str(error)))]
+        half = len(batch) // 2
+        return attempt(batch[:half]) + attempt(batch[half:])
+
+    made = attempt(samples)
+    return [
+        _again_in_full_precision(generator, sample, settings, on_step) if _not_finite(result) else result
+        for sample, result in zip(samples, made, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """`value` is None where there is no image, or its score is not finite."""
+
+    value: float | None = None
+    error: SampleError | None = None
+
+
+def score_batch(scorer: Scorer, samples: Sequence[Sample], made: Sequence[Generated]) -> list[ScoreResult]:
+    """One result a sample, in order; a sample that breaks the scorer fails alone."""
+    pairs = [(m.pixels, sample.caption) for sample, m in zip(samples, made, strict=True) if m.pixels is not None]
+    values = iter(_scores(scorer, pairs))
+    return [ScoreResult() if m.pixels is None else next(values) for m in made]
+
+
+def _scores(scorer: Scorer, pairs: Sequence[tuple[Pixels, str]]) -> list[ScoreResult]:
+    if not pairs:
+        return []
+    try:
+        values = scorer.score([pixels for pixels, _ in pairs], [caption for _, caption in pairs])
+        return [ScoreResult(float(value) if math.isfinite(value) else None) for value in values]
+    except DeviceLostError:
+        raise
+    except (WorkerError, RuntimeError, ValueError) as error:
+        if len(pairs) == 1:
+            return [ScoreResult(error=SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))]
+    half = len(pairs) // 2
+    return _scores(scorer, pairs[:half]) + _scores(scorer, pairs[half:])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores by name; None where an image has none."""
+
+    scores: Mapping[str, float | None]
+    error: SampleError | None = None
+
+
+def measure(metrics: Sequence[Metric], sample: Sample, pixels: Pixels | None, fields: Mapping[str, Any]) -> Measured:
+    """What metrics that need no device say of one image; `fields` are columns of its prompt."""
+    if pixels is None or not metrics:
+        return Measured({})
+    picture = Picture(sample.sample_id, sample.caption, sample.prompt_id, pixels, fields)
+    try:
+        found = {name: float(values[0]) for metric in metrics for name, values in metric.score([picture]).items()}
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return Measured({}, SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))
+    return Measured({name: value if math.isfinite(value) else None for name, value in found.items()})
+
+
+def _not_finite(result: Generated) -> bool:
+    return result.error is not None and result.error.kind == "not_finite"
+
+
+def _again_in_full_precision(
+    generator: Generator, sample: Sample, settings: Generation, on_step: Callable[[], None]
+) -> Generated:
+    try:
+        (result,) = generator.generate([sample], settings, on_step, full_precision=True)
+    except DeviceMemoryError as error:
+        return Generated(None, error=SampleError("memory", f"in full precision, after not finite values: {error}"))
+    except SampleError as error:
+        return Generated(None, error=error)
+    flags = result.flags if "retried_fp32" in result.flags else (*result.flags, "retried_fp32")
+    return replace(result, flags=flags)

@@ -1,0 +1,177 @@
+"""One image made again from its row, and how it differs from the one that is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
+from promptmill.pipeline.dataset.images import decode, read_images
+from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.worker.context import WorkerContext
+from promptmill.pipeline.worker.recovery import generate_batch
+from promptmill.pipeline.worker.shard import read_work
+from promptmill.schemas.errors import InputError, JobError, Problem, SampleError, StorageError
+from promptmill.schemas.plan import Sample, Shard, Variant
+
+SHORTEST_ID = 6
+_GIVEN_UP = ("crash", "hang")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """`identical` compares the stored bytes, `max_difference` (0 to 255) and `psnr_db` the pixels.
+
+    All three are None where no image is stored; PSNR is None for equal pixels. `with_mates` says whether the image was
+    made in its batch of then: alone, last bits differ.
+    """
+
+    sample_id: str
+    prompt: str
+    seed: int
+    data: bytes
+    suffix: str
+    with_mates: bool
+    identical: bool | None = None
+    max_difference: int | None = None
+    psnr_db: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        if self.identical is None:
+            return "made again; the dataset stores no image of it to compare with"
+        if self.identical:
+            return "byte-identical"
+        if self.max_difference == 0:
+            return "the same pixels; the text inside the file differs"
+        return f"differs by at most {self.max_difference} of 255, PSNR {self.psnr_db:.1f} dB"
+
+
+def reproduce_sample(plan: Plan, store: Store, sample_id: str, context: WorkerContext | None = None) -> Reproduction:
+    """`sample_id` may be shortened to what is unique. Raises JobError where there is no such image."""
+    key, row = find_sample(store, sample_id)
+    fields = _read_row(store, key, row)
+    shard = plan.shard(shard_number(f"data/{key.rpartition('/')[2][:11]}.parquet") or 0)
+    context = context or WorkerContext(plan, store)
+    try:
+        batch, variant = _batch_of(shard, context, fields["sample_id"])
+        with_mates = True
+    except (InputError, StorageError, FileNotFoundError):
+        # The prompts are gone; the row itself says enough.
+        batch, variant = [_sample(fields)], plan.variant(shard.variant)
+        with_mates = False
+    pixels, sample, scheduler = _generate(context, batch, variant, fields["sample_id"])
+    height, width = pixels.shape[:2]
+    output = plan.job.output
+    settings = parameters_text(sample, variant.generation, variant.model, scheduler, width, height)
+    made = encode_image(pixels, settings if output.embed_parameters else None, output)
+    stored = next((data for _, data in read_images(store, key, [row])), None)
+    difference = compare_images(made.data, stored) if stored is not None else {}
+    return Reproduction(
+        sample.sample_id, sample.prompt, sample.seed, made.data, SUFFIX[output.image_format], with_mates, **difference
+    )
+
+
+def compare_images(ours: bytes, theirs: bytes) -> dict[str, Any]:
+    """Fields of a `Reproduction`; for images of different sizes the difference is 255."""
+    if ours == theirs:
+        return {"identical": True, "max_difference": 0}
+    a, b = decode(ours).astype(np.int16), decode(theirs).astype(np.int16)
+    if a.shape != b.shape:
+        return {"identical": False, "max_difference": 255, "psnr_db": 0.0}
+    difference = np.abs(a - b)
+    mean_square = float((difference.astype(np.float64) ** 2).mean())
+    psnr = 10 * math.log10(255**2 / mean_square) if mean_square else None
+    return {"identical": False, "max_difference": int(difference.max()), "psnr_db": psnr}
+
+
+def find_sample(store: Store, sample_id: str) -> tuple[str, int]:
+    """Object and row of a kept or rejected sample. Raises JobError where there is none, or more than one fits."""
+    if len(sample_id) < SHORTEST_ID:
+        raise JobError(Problem("sample_id", f"at least {SHORTEST_ID} characters", repr(sample_id)))
+    entries = [entry for folder in ("data", "rejects", "failures") for entry in store.list(folder)]
+    found: dict[str, tuple[str, int]] = {}
+    for entry, rows in zip(entries, store.map(lambda entry: _matches(store, entry, sample_id), entries), strict=True):
+        for row, full in rows:
+            # Of a sample that failed and was retried, the image counts.
+            if full not in found or found[full][0].startswith("failures/"):
+                found[full] = (entry.name, row)
+    if len(found) > 1 and sample_id not in found:
+        some = ", ".join(sorted(found)[:3])
+        raise JobError(Problem("sample_id", "one sample", f"{len(found)} that begin with {sample_id!r}: {some}"))
+    if not found:
+        hint = "Ids stand in the column `sample_id` and in the report"
+        raise JobError(Problem("sample_id", f"a sample of {store.url}", repr(sample_id), hint))
+    key, row = found.get(sample_id) or next(iter(found.values()))
+    if key.startswith("failures/"):
+        kind = _read_row(store, key, row).get("error_kind")
+        raise JobError(Problem("sample_id", "a sample that has an image", f"{sample_id!r}, which failed: {kind}"))
+    return key, row
+
+
+def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]]:
+    try:
+        with store.open(entry.name) as file:
+            ids = pq.read_table(file, columns=["sample_id"]).column(0)
+    except (pa.ArrowException, OSError):
+        return []
+    rows = pc.indices_nonzero(pc.starts_with(ids, sample_id)).to_pylist()
+    return [(row, ids[row].as_py()) for row in rows]
+
+
+def _read_row(store: Store, key: str, row: int) -> dict[str, Any]:
+    with store.open(key) as file:
+        parquet = pq.ParquetFile(file)
+        names = [name for name in parquet.schema_arrow.names if name != "image"]
+        fields: dict[str, Any] = parquet.read(columns=names).slice(row, 1).to_pylist()[0]
+    return fields
+
+
+def _batch_of(shard: Shard, context: WorkerContext, sample_id: str) -> tuple[list[Sample], Variant]:
+    """The samples that shared a forward pass with this one; those that broke a worker stay out, as they did."""
+    work = read_work(shard, context, _given_up(context.store, shard))
+    places = [i for i, sample in enumerate(work.ready) if sample is not None and sample.sample_id == sample_id]
+    if not places:
+        raise InputError(Problem("prompts.source", f"the prompt of sample {sample_id}", "other prompts"))
+    size = work.variant.generation.batch_size
+    start = places[0] // size * size
+    return [sample for sample in work.ready[start : start + size] if sample is not None], work.variant
+
+
+def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
+    found: dict[str, SampleError] = {}
+    for entry in store.list("failures"):
+        if entry.name.startswith(f"failures/{shard.part}-"):
+            with store.open(entry.name) as file:
+                rows = pq.read_table(file, columns=["sample_id", "error_kind", "message"]).to_pylist()
+            kinds = {row["sample_id"]: row for row in rows if row["error_kind"] in _GIVEN_UP}
+            found |= {key: SampleError(row["error_kind"], row["message"] or "") for key, row in kinds.items()}
+    return found
+
+
+def _sample(fields: Mapping[str, Any]) -> Sample:
+    names = ("sample_id", "prompt_id", "sample_index", "seed", "prompt", "negative_prompt", "caption")
+    return Sample(row=0, **{name: fields[name] for name in names})
+
+
+def _generate(
+    context: WorkerContext, batch: list[Sample], variant: Variant, sample_id: str
+) -> tuple[Pixels, Sample, str]:
+    place = next(i for i, sample in enumerate(batch) if sample.sample_id == sample_id)
+    generator = context.generator(variant)
+    generator.prepare(batch, variant.generation)
+    made = generate_batch(generator, batch, variant.generation, context.pulse.step, context.limits, variant.model.path)
+    pixels = made[place].pixels
+    if pixels is None:
+        raise JobError(Problem(f"sample {sample_id}", "an image", f"{made[place].error}, where there was one before"))
+    return pixels, batch[place], generator.scheduler_name(variant.generation)

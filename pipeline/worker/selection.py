@@ -1,0 +1,45 @@
+"""Which of the images of one prompt and sweep cell are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from promptmill.schemas.job import LOWER_IS_BETTER, Select
+
+NOT_SELECTED = "not_selected"
+BELOW_MIN = "below_min"
+NO_SCORE = "no_score"
+UNSAFE_FLAGS = ("nsfw",)
+
+
+def rejection_reasons(
+    scores: Sequence[float | None],
+    flags: Sequence[Sequence[str]],
+    indices: Sequence[int],
+    select: Select | None,
+    quota: int | None = None,
+) -> list[str | None]:
+    """None for each image that is kept, else the reason; ties go to the lowest sample index.
+
+    `scores` are those of `select.by`. An image that a safety checker blanked is never kept. `quota` lowers
+    `select.keep` where images of the group were kept earlier.
+    """
+    reasons: list[str | None] = [next((flag for flag in image if flag in UNSAFE_FLAGS), None) for image in flags]
+    if select is None:
+        return reasons
+    sign = 1 if select.by in LOWER_IS_BETTER else -1
+    candidates: list[tuple[float, int, int]] = []
+    for position, score in enumerate(scores):
+        if reasons[position] is not None:
+            continue
+        if score is None or math.isnan(score):
+            reasons[position] = NO_SCORE
+        elif select.min is not None and score < select.min:
+            reasons[position] = BELOW_MIN
+        else:
+            candidates.append((sign * score, indices[position], position))
+    keep = len(candidates) if select.keep is None else select.keep
+    for _, _, position in sorted(candidates)[max(0, keep if quota is None else min(keep, quota)) :]:
+        reasons[position] = NOT_SELECTED
+    return reasons
