@@ -6,6 +6,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 import uuid
 from pathlib import Path
 
@@ -55,6 +56,28 @@ def replace_file(root: Path, key: str, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def read_regular_file(path: Path, most_bytes: int | None = None) -> bytes:
+    """Waits for no FIFO and reads no device without end. Raises OSError, ValueError for more than `most_bytes`."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        refuse_irregular(file.fileno())
+        if most_bytes is None:
+            return file.read()
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"more than {most_bytes:,} bytes")
+    return data
+
+
+def refuse_irregular(file: int | str) -> None:
+    """Raises OSError for what is there and neither a file nor a folder, by path or open descriptor."""
+    mode = os.stat(file).st_mode  # noqa: PTH116 - of a descriptor too
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.ENXIO, f"{_KINDS.get(stat.S_IFMT(mode), 'a device')}, no file")
+
+
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 def _write_temporary(root: Path, data: bytes) -> Path:

@@ -8,7 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.door import folder_problems
+from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, newest_commit, open_hub_model
+from promptmill.pipeline.models.catalog.settings import ClipSettings, read_settings
 from promptmill.pipeline.models.catalog.weights import (
     PICKLES,
     ModelFolder,
@@ -22,6 +25,14 @@ from promptmill.schemas.errors import JobError, Problem
 BUILTIN_CLIPS = {"builtin:shapes": ("promptmill.pipeline", "shapes/weights/clip")}
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "open_clip_config.json"
+PREFERRED_BY_OPEN_CLIP = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    *("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
+    *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+"""The order in which open_clip 3.3 looks for weights in a folder (`factory._find_checkpoint_in_dir`)."""
+SLACK = 1_000_000
+"""Parameters that towers may lack of what their numbers say: projections and positions come in several forms."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +87,8 @@ def _resolve_hub(spec: str, where: str) -> ResolvedClip:
         raise JobError(Problem(where, expected, spec))
     commit = commit or newest_commit(hub_id, where)
     folder = open_hub_model(hub_id, commit, where, CONFIG)
+    check_clip_folder(folder, f"{hub_id} at {commit[:12]}", where)
     weights = _weights(folder)
-    problems = _config_problems(folder.root, where)
-    if not weights:
-        problems.append(_no_safetensors(folder, f"{hub_id} at {commit[:12]}", where))
-    if problems:
-        raise JobError(*problems)
     return ResolvedClip(spec, f"{HUB}{hub_id}", None, commit, sum(folder.files[name] for name in weights))
 
 
@@ -123,26 +130,59 @@ def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
     if not root.is_dir():
         raise JobError(Problem(where, "an open_clip folder", f"nothing at {root}"))
     folder = list_folder(root)
+    check_clip_folder(folder, str(root), where)
     weights = _weights(folder)
-    problems = [problem for name in weights if (problem := weights_problem(root / name, where))]
-    if not weights:
-        problems.append(_no_safetensors(folder, str(root), where))
-    problems += _config_problems(root, where)
-    if problems:
-        raise JobError(*problems)
     names = [name for name in folder.files if name in weights or name.endswith((".json", ".txt", ".model"))]
     size = sum(folder.files[name] for name in weights)
     return ResolvedClip(spec, f"{LOCAL}{root}", None, "local-" + hash_files(root, names), size)
 
 
-def _config_problems(root: Path, where: str) -> list[Problem]:
-    path = root / CONFIG
-    if not path.is_file():
-        return [Problem(where, f"{CONFIG} in {root}", "no such file")]
+def check_clip_folder(folder: ModelFolder, place: str, where: str) -> None:
+    """Whether open_clip can load it, and finds nothing there that `door` keeps out.
+
+    Asked when a job is planned, and again by whoever loads the folder. Raises JobError with all problems.
+    """
+    problems = folder_problems(folder, (name for name in folder.files if "/" not in name), where)
+    problems = problems or _weights_problems(folder, place, where) + _config_problems(folder, where)
+    if problems:
+        raise JobError(*problems)
+
+
+def _weights_problems(folder: ModelFolder, place: str, where: str) -> list[Problem]:
+    weights = _weights(folder)
+    if not weights:
+        return [_no_safetensors(folder, place, where)]
+    if first := _pickle_first(folder):
+        hint = "Pickles can run code and are never loaded."
+        return [Problem(where, f"safetensors in {place}", f"{first}, which open_clip takes first", hint)]
+    here = [folder.root / name for name in weights if (folder.root / name).is_file()]
+    return [problem for path in here if (problem := weights_problem(path, where))]
+
+
+def _pickle_first(folder: ModelFolder) -> str:
+    """The pickle that open_clip would choose although there are safetensors; empty where it would not."""
+    chosen = next((name for name in PREFERRED_BY_OPEN_CLIP if name in folder.files), "")
+    return "" if chosen.endswith(".safetensors") else chosen
+
+
+def _config_problems(folder: ModelFolder, where: str) -> list[Problem]:
+    path = folder.root / CONFIG
+    if CONFIG not in folder.files:
+        return [Problem(where, f"{CONFIG} in {folder.root}", "no such file")]
     try:
-        config = read_json(path).get("model_cfg")
+        model = read_settings(ClipSettings, read_json(path)).model_cfg
     except ValueError as error:
-        return [Problem(where, f"JSON in {path}", str(error))]
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-        return [Problem(where, f"model_cfg with embed_dim, vision_cfg and text_cfg in {path}", repr(config)[:80])]
+        return [Problem(where, f"model_cfg with embed_dim, vision_cfg and text_cfg in {path}", str(error))]
+    held = max(map(_parameters, (folder.root / name for name in _weights(folder))), default=0)
+    if held and model.least_parameters > held + SLACK:
+        got = f"{model.least_parameters:,} in {path}"
+        return [Problem(where, f"towers of the {held:,} parameters that the weights have", got)]
     return []
+
+
+def _parameters(path: Path) -> int:
+    """0 where the file is not here, or broken, which others tell."""
+    try:
+        return parameter_count(path)
+    except (ValueError, OSError):
+        return 0

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.door import class_problem
 from promptmill.pipeline.models.catalog.weights import (
     HASHED_SUFFIXES,
     PICKLES,
     ModelFolder,
     missing_shards,
-    read_json,
     select_weights,
     weights_problem,
 )
 from promptmill.schemas.errors import Problem
 
-WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|Guider|TokenizersBackend")
-NO_CUSTOM_CODE = "Code from model folders is never run."
+WITHOUT_WEIGHTS = re.compile(
+    r"(?:Tokenizer(?:Fast)?|Processor(?:Fast|Pil)?|FeatureExtractor|Scheduler|Guider|Guidance|Backend)$"
+)
 
 
 def components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -51,60 +52,55 @@ def hashed_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
     return sorted({"model_index.json"} | small | weights)
 
 
-def check_components(folder: ModelFolder, index: dict[str, Any], pipeline_class: str, where: str) -> list[Problem]:
+def class_problems(index: dict[str, Any], where: str) -> list[Problem]:
+    """Whether every part is one class of diffusers or transformers that loads itself and nothing more."""
+    libraries = {"diffusers", "transformers", *installed.pipeline_modules().values()}
+    named = (class_problem(*part, libraries, where) for part in components(index))
+    return [problem for problem in [*_entry_problems(index, where), *named] if problem]
+
+
+def check_components(folder: ModelFolder, index: dict[str, Any], where: str) -> list[Problem]:
+    """Whether the folder is whole. To be asked when nothing in it is what `door` keeps out."""
     problems: list[Problem] = []
-    if not index.get("scheduler") or not index["scheduler"][0]:
+    if not any(name == "scheduler" for name, _, _ in components(index)):
         problems.append(Problem(where, f"a scheduler in {folder.root / 'model_index.json'}", "none"))
-    for name, library, class_name in components(index):
-        problems += _check_component(folder, name, library, class_name, where)
-    scripts = sorted(file for file in folder.files if file.endswith(".py"))
-    named = [file for file in scripts if file.split("/")[0] in {name for name, _, _ in components(index)}]
-    if named and not problems:
-        problems.append(Problem(where, "a model without code of its own", ", ".join(named[:3]), NO_CUSTOM_CODE))
+    for name, _, class_name in components(index):
+        problems += _check_component(folder, name, class_name, where)
     return problems
 
 
-def _check_component(folder: ModelFolder, name: str, library: str, class_name: str, where: str) -> list[Problem]:
+def part_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
+    """model_index.json and all files of the parts that it lists, at any depth."""
+    parts = {name for name, _, _ in components(index)}
+    return ["model_index.json", *(file for file in folder.files if "/" in file and file.split("/")[0] in parts)]
+
+
+def _entry_problems(index: dict[str, Any], where: str) -> Iterator[Problem]:
+    """Entries of two are parts, and their folders are named as they are; the rest are numbers and words."""
+    for name, value in index.items():
+        pair = isinstance(value, list) and len(value) == 2
+        words = pair and all(item is None or isinstance(item, str) for item in value)
+        if isinstance(value, list | dict) and not (words and re.fullmatch(r"\w+", name)):
+            expected = "library and class of each part in model_index.json, and its folder's name"
+            yield Problem(where, expected, f"another form at `{name[:80]}`")
+
+
+def _check_component(folder: ModelFolder, name: str, class_name: str, where: str) -> list[Problem]:
     place = folder.root / name
-    if library not in ("diffusers", "transformers") and not _is_diffusers_module(library):
-        return [Problem(where, f"{name} from diffusers or transformers", f"{library}.{class_name}", NO_CUSTOM_CODE)]
     if not folder.names(name):
-        return [Problem(where, f"the part {name} ({class_name})", f"no folder {place}", "The copy is not complete.")]
+        got = f"{place}, a link out of the folder" if place.is_symlink() else f"no folder {place}"
+        return [Problem(where, f"the part {name} ({class_name})", got, "The copy is not complete.")]
     if name == "scheduler" or class_name.endswith("Scheduler"):
         return _check_config(folder, f"{name}/scheduler_config.json", where)
     if WITHOUT_WEIGHTS.search(class_name):
-        return _check_every_json(folder, name, where)
-    problems = _check_config(folder, f"{name}/config.json", where)
-    return problems or _check_weights(folder, name, where)
-
-
-def _is_diffusers_module(library: str) -> bool:
-    """Such as `stable_diffusion` for its safety checker."""
-    return library in set(installed.pipeline_modules().values())
+        return []
+    return _check_config(folder, f"{name}/config.json", where) or _check_weights(folder, name, where)
 
 
 def _check_config(folder: ModelFolder, file: str, where: str) -> list[Problem]:
     if file not in folder.files:
         return [Problem(where, file, f"no such file in {folder.root}", "The copy is not complete.")]
-    return _check_every_json(folder, file.split("/", maxsplit=1)[0], where)
-
-
-def _check_every_json(folder: ModelFolder, name: str, where: str) -> list[Problem]:
-    problems = []
-    for file in sorted(folder.names(name)):
-        path = folder.root / name / file
-        if not file.endswith(".json") or not path.is_file() or file in ("tokenizer.json", "vocab.json"):
-            continue  # Vocabularies of tens of megabytes: their tokenizer will say when they are broken.
-        try:
-            content = read_json(path)
-        except ValueError as error:
-            problems.append(Problem(where, f"JSON in {path}", str(error)))
-        else:
-            if "auto_map" in content:
-                problems.append(
-                    Problem(where, "a model without code of its own", f"`auto_map` in {path}", NO_CUSTOM_CODE)
-                )
-    return problems
+    return []
 
 
 def _check_weights(folder: ModelFolder, name: str, where: str) -> list[Problem]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from promptmill.pipeline.models.catalog.weights import HASHED_SUFFIXES, ModelFolder, list_folder
 from promptmill.schemas.errors import JobError, Problem
 
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-COMMIT = re.compile(r"^[0-9a-f]{40}$")
+HUB_ID = re.compile(r"(?!\.\.?/)[\w.-]+/(?!\.\.?\Z)[\w.-]+\Z")
+COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_REFERENCE = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*\Z")
 
 
 def cache_folder() -> Path:
@@ -22,9 +23,18 @@ def cache_folder() -> Path:
 
 
 def cached_commit(hub_id: str, reference: str) -> str | None:
-    """The commit that a branch or tag had when it was last downloaded here."""
+    """The commit that a branch or tag had when it was last downloaded here.
+
+    None where that is no commit, or the name is a path: what some file of this machine holds is never passed on.
+    """
+    if not _REFERENCE.match(reference):
+        return None
     path = cache_folder() / f"models--{hub_id.replace('/', '--')}" / "refs" / reference
-    return path.read_text().strip() if path.is_file() else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        commit = file.read(64).decode("ascii", "replace").strip()
+    return commit if COMMIT.match(commit) else None
 
 
 def cached_snapshot(hub_id: str, revision: str) -> Path | None:
@@ -50,11 +60,11 @@ def newest_commit(hub_id: str, where: str) -> str:
         return str(HfApi().model_info(hub_id).sha)
 
 
-def download(hub_id: str, commit: str) -> Path:
-    """The folder of a repository's weights and configuration, without anything that could run code."""
+def download(hub_id: str, commit: str, files: Sequence[str] | None = None) -> Path:
+    """The folder of a repository's weights and configuration, or of these `files`; nothing that could run code."""
     from huggingface_hub import snapshot_download
 
-    patterns = [f"*{suffix}" for suffix in HASHED_SUFFIXES]
+    patterns = [f"*{suffix}" for suffix in HASHED_SUFFIXES] if files is None else list(files)
     return Path(snapshot_download(hub_id, revision=commit, allow_patterns=patterns))
 
 

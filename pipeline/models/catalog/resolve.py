@@ -5,15 +5,26 @@ Imports neither torch nor diffusers: `validate` and `plan` answer in under a sec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from math import lcm
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from promptmill.pipeline.models.catalog import installed
-from promptmill.pipeline.models.catalog.components import check_components, component_weights, hashed_files
+from promptmill.pipeline.models.catalog.components import (
+    check_components,
+    class_problems,
+    component_weights,
+    components,
+    hashed_files,
+    part_files,
+)
+from promptmill.pipeline.models.catalog.door import folder_problems
+from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
-from promptmill.pipeline.models.catalog.weights import ModelFolder, hash_files, list_folder, parameter_count, read_json
+from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
+from promptmill.pipeline.models.catalog.weights import ModelFolder, hash_files, list_folder, read_json
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Model
 from promptmill.schemas.plan import ResolvedModel
@@ -40,13 +51,10 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
     Raises JobError with all problems found in the folder.
     """
     folder, is_local = _open(model, where)
-    index = _read_index(folder, model, where)
-    pipeline_class = _pipeline_class(index, where)
-    problems = check_components(folder, index, pipeline_class, where)
-    if problems:
-        raise JobError(*problems)
+    index = check_folder(folder, where)
+    pipeline_class = str(index["_class_name"])
     weights = component_weights(folder, index)
-    width, height, multiple = _sizes(folder, index, pipeline_class)
+    width, height, multiple = _sizes(folder, index, pipeline_class, where)
     builtin = model.path.startswith(BUILTIN)
     return ResolvedModel(
         path=model.path,
@@ -54,7 +62,7 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         revision="local-" + hash_files(folder.root, hashed_files(folder, index)) if is_local else str(model.revision),
         dtype=model.dtype,
         pipeline_class=pipeline_class,
-        scheduler=_read(folder, "scheduler/scheduler_config.json").get("_class_name", index["scheduler"][1]),
+        scheduler=_scheduler(folder, index, where),
         width=width,
         height=height,
         size_multiple=multiple,
@@ -62,6 +70,24 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         weights_bytes=sum(folder.files[name] for name in weights),
         is_local=is_local,
     )
+
+
+def check_folder(folder: ModelFolder, where: str) -> dict[str, Any]:
+    """Of a diffusers folder its model_index.json, if the folder is whole and holds nothing that `door` keeps out.
+
+    Asked when a job is planned, and again by whoever loads the folder. Raises JobError with all problems.
+    """
+    _raise_any(folder_problems(folder, [name for name in ("model_index.json",) if name in folder.files], where))
+    index = _read_index(folder, where)
+    _pipeline_class(index, where)
+    kept_out = [*class_problems(index, where), *folder_problems(folder, part_files(folder, index), where)]
+    _raise_any(kept_out or check_components(folder, index, where))
+    return index
+
+
+def _raise_any(problems: Sequence[Problem]) -> None:
+    if problems:
+        raise JobError(*problems)
 
 
 def check_size(width: int | None, height: int | None, model: ResolvedModel, where: str) -> None:
@@ -101,7 +127,7 @@ def parameters(model: ResolvedModel) -> int:
     if not model.is_local or not root.is_dir():
         return model.weights_bytes // 2
     folder = list_folder(root)
-    return sum(parameter_count(root / name) for name in component_weights(folder, _read(folder, "model_index.json")))
+    return sum(parameter_count(root / name) for name in component_weights(folder, read_json(root / "model_index.json")))
 
 
 def builtin_folder(path: str) -> Path:
@@ -142,7 +168,7 @@ def _open_local(root: Path, where: str, name: str) -> ModelFolder:
     return list_folder(root)
 
 
-def _read_index(folder: ModelFolder, model: Model, where: str) -> dict[str, Any]:
+def _read_index(folder: ModelFolder, where: str) -> dict[str, Any]:
     if "model_index.json" not in folder.files:
         kind = (
             "a single model's folder (config.json)" if "config.json" in folder.files else f"{len(folder.files)} files"
@@ -175,26 +201,40 @@ def _pipeline_class(index: dict[str, Any], where: str) -> str:
     return name
 
 
-def _sizes(folder: ModelFolder, index: dict[str, Any], pipeline_class: str) -> tuple[int, int, int]:
+def _scheduler(folder: ModelFolder, index: dict[str, Any], where: str) -> str:
+    file = "scheduler/scheduler_config.json"
+    return _settings(folder, file, Scheduler, where).class_name or str(index["scheduler"][1])
+
+
+def _sizes(folder: ModelFolder, index: dict[str, Any], pipeline_class: str, where: str) -> tuple[int, int, int]:
     """Default width and height, and what both must be multiples of, in pixels."""
-    denoiser = _config(folder, index, "transformer") or _config(folder, index, "unet")
-    factor = _vae_factor(_config(folder, index, "vae"))
-    sample = denoiser.get("sample_size") or DEFAULT_SAMPLE_SIZE
+    part = next((name for name in ("transformer", "unet") if _has(index, name)), "")
+    denoiser = _settings(folder, f"{part}/config.json", Denoiser, where)
+    factor = _vae_factor(_settings(folder, "vae/config.json", Autoencoder, where)) if _has(index, "vae") else 1
+    sample = denoiser.sample_size or DEFAULT_SAMPLE_SIZE
     height, width = sample if isinstance(sample, list) else (sample, sample)
-    patch = 2 if pipeline_class.startswith(PACKED) else denoiser.get("patch_size", 1)
+    patch = 2 if pipeline_class.startswith(PACKED) else denoiser.patch_size or 1
     patch = patch if isinstance(patch, int) else max(patch)
     return width * factor, height * factor, lcm(8, factor * patch)
 
 
-def _vae_factor(config: dict[str, Any]) -> int:
+def _vae_factor(vae: Autoencoder) -> int:
     """Pixels per latent: a halving between two levels, as diffusers counts them."""
-    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("dim_mult")
-    return int(2 ** (len(levels) - 1)) if levels else 8 if config else 1
+    levels = vae.block_out_channels or vae.encoder_block_out_channels or vae.dim_mult
+    return int(2 ** (len(levels) - 1)) if levels else 8
 
 
-def _config(folder: ModelFolder, index: dict[str, Any], component: str) -> dict[str, Any]:
-    return _read(folder, f"{component}/config.json") if index.get(component, [None])[0] else {}
+def _has(index: dict[str, Any], component: str) -> bool:
+    return any(name == component for name, _, _ in components(index))
 
 
-def _read(folder: ModelFolder, name: str) -> dict[str, Any]:
-    return read_json(folder.root / name) if (folder.root / name).is_file() else {}
+_S = TypeVar("_S", Denoiser, Autoencoder, Scheduler)
+
+
+def _settings(folder: ModelFolder, name: str, kind: type[_S], where: str) -> _S:
+    """Of a part that is there; the defaults where its file is none. Raises JobError naming the keys that are wrong."""
+    path = folder.root / name
+    try:
+        return read_settings(kind, read_json(path) if path.is_file() else {})
+    except ValueError as error:
+        raise JobError(Problem(where, f"settings of a model in {path}", str(error))) from None

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from promptmill.pipeline.models.catalog.headers import MAX_HEADER_BYTES, parameter_count
+from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import Problem
+from promptmill.schemas.json_text import parse_object
 
 WHOLE_FILE_BYTES = 64 * 2**20
 """Larger weights are hashed by size, header and samples: 7 GB take 0.1 s and not 10."""
 SAMPLES, SAMPLE_BYTES = 64, 64 * 2**10
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format itself."""
+MAX_JSON_BYTES = 32 << 20
+"""Of settings; the largest index of a model of today has 0.3 MB. Vocabularies are not read here."""
+MAX_FILES = 100_000
 
 HASHED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx")
@@ -27,6 +29,10 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx")
 _WEIGHTS_NAME = re.compile(
     r"^(?:diffusion_pytorch_model|model)"
     r"(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>\w+))?\.safetensors$"
+)
+
+_INDEX_NAME = re.compile(
+    r"^(?:diffusion_pytorch_model|model)(?:\.(?P<before>\w+))?\.safetensors\.index(?:\.(?P<after>\w+))?\.json$"
 )
 
 
@@ -47,27 +53,37 @@ class ModelFolder:
 
 
 def list_folder(root: Path) -> ModelFolder:
+    """Links are followed, but those to folders only within the root, and each folder is entered once."""
     files: dict[str, int] = {}
+    home = os.path.realpath(root)
+    entered = {home}
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in sorted(subfolders) if _may_enter(Path(folder, name), home, entered)]
         for name in names:
             path = Path(folder, name)
             if path.is_file():
                 files[path.relative_to(root).as_posix()] = path.stat().st_size
+        if len(files) > MAX_FILES:
+            break
     return ModelFolder(root, files)
+
+
+def _may_enter(path: Path, home: str, entered: set[str]) -> bool:
+    real = os.path.realpath(path)
+    if path.name.startswith(".") or real in entered or os.path.commonpath([real, home]) != home:
+        return False
+    entered.add(real)
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError with a text fit for a user when the file holds no JSON object."""
     try:
-        value = json.loads(path.read_bytes())
+        return parse_object(read_regular_file(path, MAX_JSON_BYTES), finite=False)  # diffusers writes -Infinity
     except OSError as error:
         raise ValueError(f"a file that cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"broken JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON of type {type(value).__name__}")  # noqa: TRY004 - one kind of error for all that is wrong
-    return value
 
 
 def select_weights(names: Iterable[str]) -> tuple[str | None, list[str]]:
@@ -83,41 +99,17 @@ def select_weights(names: Iterable[str]) -> tuple[str | None, list[str]]:
 
 
 def missing_shards(folder: ModelFolder, component: str, present: list[str]) -> list[str]:
-    """Weights files that the shard index beside `present` names and that are not there."""
+    """Weights files that the index beside `present` names and that would not be loaded with them.
+
+    That index is of their variant; those of others are not read. `door` has looked at what kind of names it holds.
+    """
+    variant = select_weights(present)[0]
     named: set[str] = set()
     for name in folder.names(component):
-        if name.endswith(".json") and ".safetensors.index" in name and (folder.root / component / name).is_file():
-            named.update(read_json(folder.root / component / name).get("weight_map", {}).values())
-    family = [name for name in named if select_weights([name])[0] == select_weights(present)[0]]
-    return sorted(set(family) - set(present))
-
-
-def parameter_count(path: Path) -> int:
-    """Parameters in a safetensors file, from its header, after checking that the file is as long as the header says.
-
-    Raises ValueError with a text fit for a user when the file is truncated or is none.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if start == b"version " or (size < 200 and b"git-lfs" in start + file.read(192)):
-            raise ValueError("a Git LFS pointer (run `git lfs pull`)")
-        if len(start) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
-            raise ValueError(f"no safetensors header in {size} bytes")
-        if 8 + length > size:
-            raise ValueError(f"a file cut off inside its header ({size} bytes)")
-        file.seek(8)
-        header = file.read(length)
-    try:
-        tensors = [value for key, value in json.loads(header).items() if key != "__metadata__"]
-        needed = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        parameters = sum(int(prod(tensor["shape"])) for tensor in tensors)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError("a broken safetensors header") from error
-    if size != needed:
-        raise ValueError(f"{size:,} bytes where its header says {needed:,}")
-    return parameters
+        match = _INDEX_NAME.match(name)
+        if match and (match["before"] or match["after"]) == variant and (folder.root / component / name).is_file():
+            named.update(read_json(folder.root / component / name)["weight_map"].values())
+    return sorted(named - set(present))
 
 
 def weights_problem(path: Path, where: str) -> Problem | None:

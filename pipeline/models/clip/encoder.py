@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,21 @@ import open_clip
 import torch
 from PIL import Image
 
-from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, HUB, LOCAL, ResolvedClip, builtin_clip_folder
+from promptmill.pipeline.models.catalog.clips import (
+    BUILTIN_CLIPS,
+    HUB,
+    LOCAL,
+    ResolvedClip,
+    builtin_clip_folder,
+    check_clip_folder,
+)
 from promptmill.pipeline.models.catalog.hub import download
+from promptmill.pipeline.models.catalog.weights import list_folder
+from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import describe, guarded, translate
 from promptmill.pipeline.models.diffusion.pipelines import choose_device
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, ModelLoadError, WorkerError
+from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, JobError, ModelLoadError, WorkerError
 
 IMAGES = 32
 """In one pass."""
@@ -127,15 +137,18 @@ def _pair(size: Any) -> tuple[int, int]:
 def load_clip(clip: ResolvedClip, device: torch.device) -> tuple[Any, Any, Any]:
     """Model in evaluation mode, its image transform, its tokenizer."""
     location = clip.location
-    if clip.path in BUILTIN_CLIPS:
-        location = f"{LOCAL}{builtin_clip_folder(clip.path)}"
     try:
-        if location.startswith(HUB):  # by its commit: open_clip would take the branch as it is now, and pickles too
-            location = f"{LOCAL}{download(location.removeprefix(HUB), clip.revision)}"
-        model, transform = open_clip.create_model_from_pretrained(
-            location, clip.tag, precision="fp32", device=device, weights_only=True
-        )
-        tokenizer = open_clip.get_tokenizer(location)
+        if clip.tag is None:
+            root = _look_again(clip)
+            location = f"{LOCAL}{root}"
+        published = clip.tag is not None  # open_clip's own list names the file, a few of them pickles of tensors alone
+        with closed(pickles=published, network=published):
+            model, transform = open_clip.create_model_from_pretrained(
+                location, clip.tag, precision="fp32", device=device, weights_only=True
+            )
+            tokenizer = open_clip.get_tokenizer(location)
+    except JobError as error:
+        raise ModelLoadError(f"{clip.path} is not what it was when the job was planned. {error}") from error
     except Exception as error:
         failure = translate(error, True, "scoring")
         if isinstance(failure, DeviceMemoryError):
@@ -144,3 +157,18 @@ def load_clip(clip: ResolvedClip, device: torch.device) -> tuple[Any, Any, Any]:
             f"{clip.path} does not load. {describe(error)}. Tried: open_clip {location} on {device}"
         ) from error
     return model.eval(), transform, tokenizer
+
+
+def _look_again(clip: ResolvedClip) -> Path:
+    """The folder as it is now; a hub model's by its commit: open_clip would take the branch as it is, and pickles too.
+
+    Raises JobError for what must not be loaded.
+    """
+    if clip.path in BUILTIN_CLIPS:
+        root = builtin_clip_folder(clip.path)
+    elif clip.is_local:
+        root = Path(clip.location.removeprefix(LOCAL))
+    else:
+        root = download(clip.location.removeprefix(HUB), clip.revision)
+    check_clip_folder(list_folder(root), str(root), "score")
+    return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 import transformers
 
 from promptmill.pipeline.models.catalog import installed, weights
-from promptmill.pipeline.models.catalog.components import component_weights
-from promptmill.pipeline.models.catalog.hub import open_hub_model
-from promptmill.pipeline.models.catalog.resolve import BUILTIN, builtin_folder
+from promptmill.pipeline.models.catalog.components import component_weights, components, hashed_files
+from promptmill.pipeline.models.catalog.door import NO_CODE
+from promptmill.pipeline.models.catalog.hub import download, open_hub_model
+from promptmill.pipeline.models.catalog.resolve import BUILTIN, builtin_folder, check_folder
+from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import describe, release_memory, translate
-from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError
+from promptmill.schemas.errors import DeviceMemoryError, JobError, ModelLoadError, Problem
 from promptmill.schemas.plan import ResolvedModel
 
 
@@ -40,17 +43,19 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     transformers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    location = str(builtin_folder(model.path)) if model.path.startswith(BUILTIN) else model.location
     name = model.pipeline_class
     loader = "AutoPipelineForText2Image" if name in installed.text_to_image_classes() else "DiffusionPipeline"
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": model.is_local}
-    if not model.is_local:
-        options["revision"] = model.revision
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     if "add_watermarker" in inspect.signature(getattr(diffusers, name).__init__).parameters:
         options["add_watermarker"] = False
+    location = model.location
     try:
-        options["variant"] = _variant(model, location)
-        pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
+        root, parts = _look_again(model)
+        location, options["variant"] = str(root), _variant(parts)
+        with closed():
+            pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
+    except JobError as error:
+        raise ModelLoadError(f"{model.path} is not what it was when the job was planned. {error}") from error
     except Exception as error:
         failure = translate(error, True, "generation")
         if isinstance(failure, DeviceMemoryError):
@@ -61,11 +66,34 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     return pipe
 
 
-def _variant(model: ResolvedModel, location: str) -> str | None:
+def _look_again(model: ResolvedModel) -> tuple[Path, list[str]]:
+    """The folder as it is now, and its weights; of a hub model the files that count are fetched first.
+
+    Raises JobError for what must not be loaded.
+    """
     if model.is_local:
-        folder = weights.list_folder(builtin_folder(model.path) if model.path.startswith(BUILTIN) else Path(location))
+        root = builtin_folder(model.path) if model.path.startswith(BUILTIN) else Path(model.location)
     else:
-        folder = open_hub_model(model.path, model.revision, "model", "model_index.json")
-    names = component_weights(folder, weights.read_json(folder.root / "model_index.json"))
+        listed = open_hub_model(model.path, model.revision, "model", "model_index.json")
+        root = download(model.path, model.revision, hashed_files(listed, check_folder(listed, "model")))
+    folder = weights.list_folder(root)
+    index = check_folder(folder, "model")
+    _check_classes(index)
+    return root, component_weights(folder, index)
+
+
+def _check_classes(index: dict[str, Any]) -> None:
+    """The names were looked at when the job was planned; here are the classes themselves."""
+    for name, library, class_name in components(index):
+        module = getattr(diffusers.pipelines, library, None) or {"diffusers": diffusers}.get(library, transformers)
+        found = getattr(module, class_name, None)
+        home = getattr(found, "__module__", "").partition(".")[0]
+        if not isinstance(found, type) or home not in ("diffusers", "transformers"):
+            raise JobError(Problem("model", f"{name} of diffusers or transformers", f"{library}.{class_name}", NO_CODE))
+        if issubclass(found, (diffusers.DiffusionPipeline, diffusers.OnnxRuntimeModel)):
+            raise JobError(Problem("model", f"a part that is no pipeline as {name}", class_name, NO_CODE))
+
+
+def _variant(names: Sequence[str]) -> str | None:
     variants = {weights.select_weights([name.split("/")[1]])[0] for name in names}
     return next((variant for variant in sorted(filter(None, variants))), None)
