@@ -32,9 +32,9 @@ def commit_shard(
     fingerprint: str,
 ) -> tuple[Counts, int]:
     """Counts of the data object that stands in the end, ours or that of whoever was first, and the bytes of ours."""
+    check_conservation(asked, outcomes)
     order = {sample: position for position, sample in enumerate(asked)}
     outcomes = sorted(outcomes, key=lambda outcome: order[outcome.sample.sample_id])
-    check_conservation(asked, outcomes)
     kept = [outcome for outcome in outcomes if outcome.error is None and outcome.reason is None]
     rejected = [outcome for outcome in outcomes if outcome.error is None and outcome.reason is not None]
     failed = [outcome for outcome in outcomes if outcome.error is not None]

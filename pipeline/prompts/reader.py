@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from types import MappingProxyType
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -65,7 +66,7 @@ class PromptReader:
         output: Store,
         schema: pa.Schema,
         columns: Columns,
-        helpers: tuple[str, ...] = (),
+        helpers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._output = output
         self._files = files
@@ -142,7 +143,7 @@ class PromptReader:
 
     def _parse(self, table: pa.Table, file: SourceFile, first: int) -> Iterator[Prompt]:
         columns = {role: _values(table, name) for role, name in self._columns.model_dump().items()}
-        extra = {name: table.column(name).to_pylist() for name in self._helpers}
+        extra = {field: table.column(name).to_pylist() for name, field in self._helpers.items()}
         for i in range(table.num_rows):
             given = columns["id"][i]
             prompt_id = derived_prompt_id(file.name, first + i) if given is None else _readable(given)[0]
@@ -158,7 +159,8 @@ class PromptReader:
 RETRY_COLUMNS = Columns(
     prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
 )
-RETRY_HELPERS = ("sample_id", "sample_index", "room")
+RETRY_HELPERS = {"sample_id": "sample_id", "sample_index": "sample_index", "room": "quota"}
+"""Columns of the file that `retry` stages, which datasets hold, and the fields of `Prompt` that they fill."""
 
 
 def retry_reader(files: tuple[SourceFile, ...], output: Store) -> PromptReader:
