@@ -17,7 +17,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
 from promptmill.pipeline.scores.choose import job_metrics, load_scorers
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.worker.recovery import BatchLimits
+from promptmill.pipeline.worker.recovery import BatchLimits, VariantGenerator
 from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError
 from promptmill.schemas.plan import Counts, ResolvedModel, Segment, Shard, ShardStats, Variant
 
@@ -124,20 +124,22 @@ class WorkerContext:
             self._retried[segment] = tuple(prompt.sample_id or "" for prompt in prompts)
         return self._retried[segment]
 
-    def generator(self, variant: Variant) -> Generator:
+    def generator(self, variant: Variant) -> VariantGenerator:
         """Call with the device held."""
         if self._loaded is None or self._loaded[0] != variant.model:
             self._loaded = None  # frees the old weights first: two models need not fit at once
-            threads = self.plan.job.compute.threads_per_worker
-            try:
-                self._loaded = (variant.model, load_generator(variant.model, threads))
-            except DeviceMemoryError as error:
-                needed = memory_needed_bytes(variant.model) / 2**30
-                raise ModelLoadError(
-                    f"{variant.model.path} does not fit the device: it needs about {needed:.1f} GiB. {error}"
-                ) from None
+            self._loaded = (variant.model, self._load(variant.model))
             self.pulse.model_loads += 1
-        return self._loaded[1]
+        return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step)
+
+    def _load(self, model: ResolvedModel) -> Generator:
+        try:
+            return load_generator(model, self.plan.job.compute.threads_per_worker)
+        except DeviceMemoryError as error:
+            needed = memory_needed_bytes(model) / 2**30
+            raise ModelLoadError(
+                f"{model.path} does not fit the device: it needs about {needed:.1f} GiB. {error}"
+            ) from None
 
     def scorers(self) -> list[Scorer]:
         """Call with the device held."""

@@ -10,35 +10,52 @@ from typing import Any
 from promptmill.pipeline.models.interface import Generated, Generator, Pixels, Scorer
 from promptmill.pipeline.scores.interface import Metric, Picture
 from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
-from promptmill.schemas.job import Generation
-from promptmill.schemas.plan import Sample
+from promptmill.schemas.plan import Sample, Variant
 
 BatchLimits = MutableMapping[tuple[str, int | None, int | None], int]
 """Largest batch known to fit the device, by (model, width, height)."""
 
 
-def generate_batch(
-    generator: Generator,
-    samples: Sequence[Sample],
-    settings: Generation,
-    on_step: Callable[[], None],
-    limits: BatchLimits,
-    model: str,
-) -> list[Generated]:
-    """One answer a sample, in order. Raises DeviceLostError when the process must end."""
-    key = (model, settings.width, settings.height)
+@dataclass(frozen=True)
+class VariantGenerator:
+    """A loaded model with the settings of one variant. One bad sample costs only itself."""
 
-    def attempt(batch: Sequence[Sample]) -> list[Generated]:
-        limit = limits.get(key, len(batch))
+    generator: Generator
+    variant: Variant
+    limits: BatchLimits
+    on_step: Callable[[], None]
+
+    @property
+    def scheduler(self) -> str:
+        """Class that runs, such as `DDIMScheduler`."""
+        return self.generator.scheduler_name(self.variant.generation)
+
+    @property
+    def dtype(self) -> str:
+        return self.generator.dtype
+
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Encode each distinct prompt of a shard once; replaces those of the shard before."""
+        self.generator.prepare(samples, self.variant.generation)
+
+    def generate(self, samples: Sequence[Sample]) -> list[Generated]:
+        """One answer a sample, in order. Raises DeviceLostError when the process must end."""
+        return [
+            self._again_in_full_precision(sample) if _not_finite(result) else result
+            for sample, result in zip(samples, self._attempt(samples), strict=True)
+        ]
+
+    def _attempt(self, batch: Sequence[Sample]) -> list[Generated]:
+        limit = self.limits.get(self._size, len(batch))
         if len(batch) > limit:
-            return [made for i in range(0, len(batch), limit) for made in attempt(batch[i : i + limit])]
+            return [made for i in range(0, len(batch), limit) for made in self._attempt(batch[i : i + limit])]
         try:
-            return generator.generate(batch, settings, on_step)
+            return self.generator.generate(batch, self.variant.generation, self.on_step)
         except DeviceMemoryError as error:
             if len(batch) == 1:
                 return [Generated(None, error=SampleError("memory", f"does not fit the device alone: {error}"))]
-            limits[key] = len(batch) // 2
-            return attempt(batch)
+            self.limits[self._size] = len(batch) // 2
+            return self._attempt(batch)
         except SampleError as error:
             if len(batch) == 1:
                 return [Generated(None, error=error)]
@@ -48,13 +65,22 @@ def generate_batch(
             if len(batch) == 1:
                 return [Generated(None, error=SampleError("generation", str(error)))]
         half = len(batch) // 2
-        return attempt(batch[:half]) + attempt(batch[half:])
+        return self._attempt(batch[:half]) + self._attempt(batch[half:])
 
-    made = attempt(samples)
-    return [
-        _again_in_full_precision(generator, sample, settings, on_step) if _not_finite(result) else result
-        for sample, result in zip(samples, made, strict=True)
-    ]
+    @property
+    def _size(self) -> tuple[str, int | None, int | None]:
+        settings = self.variant.generation
+        return self.variant.model.path, settings.width, settings.height
+
+    def _again_in_full_precision(self, sample: Sample) -> Generated:
+        try:
+            (result,) = self.generator.generate([sample], self.variant.generation, self.on_step, full_precision=True)
+        except DeviceMemoryError as error:
+            return Generated(None, error=SampleError("memory", f"in full precision, after not finite values: {error}"))
+        except SampleError as error:
+            return Generated(None, error=error)
+        flags = result.flags if "retried_fp32" in result.flags else (*result.flags, "retried_fp32")
+        return replace(result, flags=flags)
 
 
 @dataclass(frozen=True)
@@ -109,16 +135,3 @@ def measure(metrics: Sequence[Metric], sample: Sample, pixels: Pixels | None, fi
 
 def _not_finite(result: Generated) -> bool:
     return result.error is not None and result.error.kind == "not_finite"
-
-
-def _again_in_full_precision(
-    generator: Generator, sample: Sample, settings: Generation, on_step: Callable[[], None]
-) -> Generated:
-    try:
-        (result,) = generator.generate([sample], settings, on_step, full_precision=True)
-    except DeviceMemoryError as error:
-        return Generated(None, error=SampleError("memory", f"in full precision, after not finite values: {error}"))
-    except SampleError as error:
-        return Generated(None, error=error)
-    flags = result.flags if "retried_fp32" in result.flags else (*result.flags, "retried_fp32")
-    return replace(result, flags=flags)

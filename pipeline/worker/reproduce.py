@@ -19,8 +19,7 @@ from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Entry, Store
 from promptmill.pipeline.worker.context import WorkerContext
-from promptmill.pipeline.worker.recovery import generate_batch
-from promptmill.pipeline.worker.shard import read_work
+from promptmill.pipeline.worker.work import read_work
 from promptmill.schemas.errors import InputError, JobError, Problem, SampleError, StorageError
 from promptmill.schemas.plan import Sample, Shard, Variant
 
@@ -169,9 +168,8 @@ def _generate(
 ) -> tuple[Pixels, Sample, str]:
     place = next(i for i, sample in enumerate(batch) if sample.sample_id == sample_id)
     generator = context.generator(variant)
-    generator.prepare(batch, variant.generation)
-    made = generate_batch(generator, batch, variant.generation, context.pulse.step, context.limits, variant.model.path)
-    pixels = made[place].pixels
-    if pixels is None:
-        raise JobError(Problem(f"sample {sample_id}", "an image", f"{made[place].error}, where there was one before"))
-    return pixels, batch[place], generator.scheduler_name(variant.generation)
+    generator.prepare(batch)
+    made = generator.generate(batch)[place]
+    if made.pixels is None:
+        raise JobError(Problem(f"sample {sample_id}", "an image", f"{made.error}, where there was one before"))
+    return made.pixels, batch[place], generator.scheduler

@@ -327,7 +327,9 @@ def test_status_while_unfinished(cli: Cli, job: MakeJob, tmp_path: Path) -> None
     assert cli("status", tmp_path / "nothing").code == 2
 
 
-@pytest.mark.parametrize(("broken", "left"), [("build.build_report", "card"), ("card.write_card", "report")])
+@pytest.mark.parametrize(
+    ("broken", "left"), [("report.build.build_report", "card"), ("export.card.write_card", "report")]
+)
 def test_report_and_card_do_not_need_each_other(
     cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, left: str
 ) -> None:
@@ -336,7 +338,7 @@ def test_report_and_card_do_not_need_each_other(
     def defect(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(f"promptmill.pipeline.report.{broken}", defect)
+    monkeypatch.setattr(f"promptmill.pipeline.{broken}", defect)
     answer = cli("run", job(generation={"images_per_prompt": 1}), "--in-process")
     assert answer.code == 0, answer
     assert "RuntimeError: a defect" in answer.err and "tries again" in answer.err

@@ -6,7 +6,6 @@ It runs inside the real engine, so that datasets of thousands of images with a k
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import COLOURS, GROUNDS, SHAPES, Claims, Object, Scene
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.job import Generation
-from promptmill.schemas.plan import Sample, Variant
+from promptmill.schemas.plan import ResolvedModel, Sample
 
 PLACES = {"left": (18, 32), "right": (46, 32), "top": (32, 18), "bottom": (32, 46), "center": (32, 32), None: (32, 32)}
 PAIRS = {
@@ -103,9 +102,8 @@ class PainterScorer:
 
 
 class PainterBench(WorkerContext):
-    def generator(self, variant: Variant) -> Painter:
-        self._loaded = (replace(variant.model), Painter())
-        return self._loaded[1]
+    def _load(self, model: ResolvedModel) -> Painter:
+        return Painter()
 
     def scorers(self) -> list[Scorer]:
         return [PainterScorer(*score.names) for score in self.plan.job.score if score.model]

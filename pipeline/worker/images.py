@@ -1,0 +1,120 @@
+"""The images of one shard, while the device is held: generate, score, select, and hand each to an encoder thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import groupby
+
+from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
+from promptmill.pipeline.dataset.records import Outcome
+from promptmill.pipeline.models.interface import Generated, Pixels
+from promptmill.pipeline.worker.context import Clock, WorkerContext
+from promptmill.pipeline.worker.recovery import Measured, VariantGenerator, measure, score_batch
+from promptmill.pipeline.worker.selection import rejection_reasons
+from promptmill.pipeline.worker.work import Work
+from promptmill.schemas.errors import SampleError
+from promptmill.schemas.plan import Sample
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """`scores` come from the device, `measured` from an encoder thread meanwhile."""
+
+    sample: Sample
+    made: Generated
+    scores: Mapping[str, float | None]
+    measured: Future[Measured]
+
+    def score(self, name: str) -> float | None:
+        return self.scores[name] if name in self.scores else self.measured.result().scores.get(name)
+
+
+class ImageMaker:
+    """While batch k + 1 is on the device, the encoders work on what was kept of batch k."""
+
+    def __init__(self, work: Work, context: WorkerContext, clock: Clock) -> None:
+        """Call with the device held: loads the model of the shard's variant."""
+        self._work, self._context, self._clock = work, context, clock
+        self._output = context.plan.job.output
+        loads = context.pulse.model_loads
+        with clock("load"):
+            self._generator: VariantGenerator = context.generator(work.variant)
+        clock.model_loads = context.pulse.model_loads - loads
+        work.writer.add_constants({"scheduler": self._generator.scheduler, "dtype": self._generator.dtype})
+
+    def make(self) -> Iterator[Future[Outcome]]:
+        """One future for each sample that can be tried, in order."""
+        self._prepare()
+        for _, group in groupby(self._generate_and_score(), lambda scored: self._work.group(scored.sample)):
+            yield from self._decide(list(group))
+
+    def _prepare(self) -> None:
+        samples = [sample for sample in self._work.ready if sample is not None]
+        scorers = self._context.scorers()
+        self._context.pulse.step()  # from here on silence counts: text encoders can hang too
+        with self._clock("prepare"):
+            self._generator.prepare(samples)
+            for scorer in scorers:
+                scorer.prepare([sample.caption for sample in samples])
+
+    def _generate_and_score(self) -> Iterator[_Scored]:
+        for batch in self._work.batches():
+            with self._clock("generate"):
+                made = self._generator.generate(batch)
+            scorers = self._context.scorers()
+            with self._clock("score"):
+                columns = {scorer.name: score_batch(scorer, batch, made) for scorer in scorers}
+            self._context.pulse.advance(len(batch))
+            for i, (sample, result) in enumerate(zip(batch, made, strict=True)):
+                scores = {name: column[i] for name, column in columns.items()}
+                error = result.error or next((score.error for score in scores.values() if score.error), None)
+                final = result if error is None else Generated(None, result.flags, error)
+                yield _Scored(
+                    sample, final, {name: s.value for name, s in scores.items()}, self._measure(sample, final)
+                )
+
+    def _measure(self, sample: Sample, result: Generated) -> Future[Measured]:
+        metrics = self._context.metrics
+        fields = self._work.fields(sample.row) if metrics else {}
+        return self._context.encoders.submit(measure, metrics, sample, result.pixels, fields)
+
+    def _decide(self, group: Sequence[_Scored]) -> Iterator[Future[Outcome]]:
+        select = self._context.plan.job.select
+        usable = [scored for scored in group if scored.made.pixels is not None]
+        reasons = rejection_reasons(
+            [scored.score(select.by) if select else None for scored in usable],
+            [scored.made.flags for scored in usable],
+            [scored.sample.sample_index for scored in usable],
+            select,
+            self._work.block.prompts[group[0].sample.row].quota,
+        )
+        reason_of = dict(zip((scored.sample.sample_id for scored in usable), reasons, strict=True))
+        for scored in group:
+            yield self._context.encoders.submit(self._finish, scored, reason_of.get(scored.sample.sample_id))
+
+    def _finish(self, scored: _Scored, reason: str | None) -> Outcome:
+        sample, made, measured = scored.sample, scored.made, scored.measured.result()
+        error, scores = made.error or measured.error, {**scored.scores, **measured.scores}
+        if made.pixels is None or error is not None:
+            error = error or SampleError("generation", "the model returned no image")
+            attempts = 2 if error.kind == "not_finite" else 1
+            return Outcome(sample, scores, made.flags, error=error, attempts=attempts)
+        height, width = made.pixels.shape[:2]
+        outcome = Outcome(sample, scores, made.flags, width, height, reason=reason)
+        if reason is not None and not self._output.keep_rejected_images:
+            return outcome
+        return self._encode(outcome, made.pixels)
+
+    def _encode(self, outcome: Outcome, pixels: Pixels) -> Outcome:
+        sample, variant = outcome.sample, self._work.variant
+        height, width = pixels.shape[:2]
+        settings = (sample, variant.generation, variant.model, self._generator.scheduler, width, height)
+        try:
+            parameters = parameters_text(*settings) if self._output.embed_parameters else None
+            image = encode_image(pixels, parameters, self._output)
+        except (OSError, ValueError) as error:
+            return Outcome(sample, outcome.scores, outcome.flags, error=SampleError("encoding", str(error)))
+        name = f"{sample.sample_id}.{SUFFIX[self._output.image_format]}"
+        return Outcome(sample, outcome.scores, outcome.flags, width, height, image, name, outcome.reason)

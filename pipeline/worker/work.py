@@ -1,0 +1,94 @@
+"""What a shard asks for: its prompts, as samples with ids and seeds, before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from promptmill.pipeline.dataset.records import Outcome, RecordWriter
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.variants import variant_text
+from promptmill.pipeline.prompts.reader import Block, Prompt
+from promptmill.pipeline.worker.context import WorkerContext
+from promptmill.schemas.errors import SampleError
+from promptmill.schemas.identity import sample_id, sample_seed
+from promptmill.schemas.plan import Sample, Shard, Variant
+
+
+@dataclass
+class Work:
+    """A shard's samples in order. `ready` has the place of each sample that can be tried, None for the others."""
+
+    variant: Variant
+    block: Block
+    asked: list[str] = field(default_factory=list)
+    ready: list[Sample | None] = field(default_factory=list)
+    failures: list[Outcome] = field(default_factory=list)
+    writer: RecordWriter = field(init=False)
+
+    def group(self, sample: Sample) -> int | str:
+        """The same for the samples of one prompt, of which the best are kept; a retry has one row a sample."""
+        return sample.row if self.block.prompts[sample.row].sample_index is None else sample.prompt_id
+
+    def batches(self) -> Iterator[list[Sample]]:
+        """A sample keeps its place: one that is not tried leaves a gap, so that its mates meet the batch they had."""
+        size = self.variant.generation.batch_size
+        for start in range(0, len(self.ready), size):
+            batch = [sample for sample in self.ready[start : start + size] if sample is not None]
+            if batch:
+                yield batch
+
+    def fields(self, row: int) -> dict[str, Any]:
+        """What the source has beside the prompt."""
+        values: list[dict[str, Any]] = self.block.passthrough.slice(row, 1).to_pylist()
+        return values[0]
+
+
+def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, SampleError]) -> Work:
+    plan = context.plan
+    work = Work(plan.variant(shard.variant), context.reader(shard.segment).read(shard.start, shard.stop))
+    for row, prompt in enumerate(work.block.prompts):
+        for sample in _samples(plan, work.variant, row, prompt):
+            error = prompt.error or quarantined.get(sample.sample_id)
+            work.asked.append(sample.sample_id)
+            work.ready.append(None if error else sample)
+            if error:
+                attempts = plan.job.compute.max_attempts if prompt.error is None else 1
+                work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
+    clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
+    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, _constants(work.variant), clip)
+    return work
+
+
+def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
+    once = prompt.sample_index is not None
+    indices = [prompt.sample_index or 0] if once else range(variant.generation.images_per_prompt)
+    for index in indices:
+        if prompt.seed is None:
+            seed = sample_seed(plan.job.seed, prompt.prompt_id, index)
+        else:
+            seed = prompt.seed if once else prompt.seed + index
+        yield Sample(
+            sample_id=prompt.sample_id or sample_id(prompt.prompt_id, variant, index),
+            prompt_id=prompt.prompt_id,
+            row=row,
+            sample_index=index,
+            seed=seed,
+            prompt=prompt.prompt,
+            negative_prompt=variant.generation.negative_prompt
+            if prompt.negative_prompt is None
+            else prompt.negative_prompt,
+            caption=prompt.caption or prompt.prompt,
+        )
+
+
+def _constants(variant: Variant) -> dict[str, Any]:
+    return {
+        "variant": variant_text(variant.values),
+        "model": variant.model.path,
+        "model_revision": variant.model.revision,
+        "pipeline_class": variant.model.pipeline_class,
+        "num_inference_steps": variant.generation.num_inference_steps,
+        "guidance_scale": variant.generation.guidance_scale,
+    }
