@@ -97,10 +97,10 @@ class Prompts(StrictModel):
         if self.source is not None and built_in:
             hint = "`suite: shapes` makes its prompts itself."
             wrong.append(broken_rule(("source",), "nothing", repr(self.source), hint, "prompts"))
-        if self.suite is not None and self.columns != Columns():
+        if self.suite is not None and self.columns != type(self.columns)():
             hint = f"`suite: {self.suite}` knows its columns; leave `suite` out to map them yourself."
             wrong.append(broken_rule(("columns",), "nothing", "a mapping", hint, "prompts"))
-        if self.shapes != ShapesSuite() and not built_in:
+        if self.shapes != type(self.shapes)() and not built_in:
             hint = "These are options of `suite: shapes`."
             wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))
         raise_all(wrong)
@@ -220,8 +220,8 @@ class Score(StrictModel):
 
     @model_serializer
     def _in_use(self) -> dict[str, Any]:
-        """Only the fields in use: a kind of score that is added leaves the fingerprint of older jobs as it was."""
-        return {key: value for key, value in self if value}
+        """Only the fields in use, which are those that differ from their defaults."""
+        return {key: value for key, value in self if value != type(self).model_fields[key].default}
 
 
 class Select(StrictModel):

@@ -26,6 +26,8 @@ from promptmill.schemas.rules import StrictModel, broken_rule, raise_all, repeat
 MAX_RANGE = 10_000
 """Values of one range: an axis is held in memory, cells are not."""
 _SHOWN = 8
+_AXIS = "axis"
+"""Marks the fields of a sweep that are axes."""
 
 
 class Range(StrictModel):
@@ -83,9 +85,9 @@ def axis(annotation: Any) -> Any:
     element = TypeAdapter(annotation, config=ConfigDict(strict=True))
     described = element.json_schema()
     if not {"integer", "number"} & {each.get("type") for each in (described, *described.get("anyOf", ()))}:
-        return (listed | None, None)
+        return (Annotated[listed | None, _AXIS], None)
     either = listed | Range | None
-    return (Annotated[listed | None, BeforeValidator(_expander(element), json_schema_input_type=either)], None)
+    return (Annotated[listed | None, BeforeValidator(_expander(element), json_schema_input_type=either), _AXIS], None)
 
 
 def _expander(element: TypeAdapter[Any]) -> Callable[[Any], Any]:
@@ -129,7 +131,8 @@ class SweepAxes(StrictModel):
 
     @cached_property
     def _axes(self) -> dict[str, tuple[Any, ...]]:
-        axes = {name: getattr(self, name) for name in type(self).model_fields if name != "exclude"}
+        fields = type(self).model_fields.items()
+        axes = {name: getattr(self, name) for name, field in fields if name == "settings" or _AXIS in field.metadata}
         if self.settings is not None:
             models = [_comparable(each.given().get("model")) for each in self.settings.values()]
             first = dict(zip(self.settings, map(models.index, models), strict=True))

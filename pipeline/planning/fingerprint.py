@@ -1,25 +1,69 @@
-"""Every field that changes rows, and their hash."""
+"""Every field that changes rows, and their hash.
+
+The rule for fields that come later: those of the first version (`_FIRST`) are always part of it, every other one only
+where it differs from its default. So a field that is added changes no fingerprint of a dataset that is there, and needs
+nothing written here; its default must never change.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+from pydantic import BaseModel
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.prompts.source import Source
 from promptmill.schemas.identity import canonical_json, digest
-from promptmill.schemas.job import SCHEMA_VERSION, Job
+from promptmill.schemas.job import (
+    SCHEMA_VERSION,
+    Columns,
+    Generation,
+    Job,
+    Model,
+    Output,
+    Prompts,
+    Score,
+    Select,
+    ShapesSuite,
+)
 from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.sweep import Partial
+
+_FIRST: Final[Mapping[type[BaseModel], set[str]]] = {
+    Job: {"seed", "prompts", "model", "generation", "sweep", "score", "select", "output"},
+    Prompts: {"suite", "columns", "shapes", "limit"},
+    Columns: {"prompt", "id", "negative_prompt", "seed", "caption", "image", "mask"},
+    ShapesSuite: {"per_category", "seed", "split"},
+    Model: {"path", "revision", "dtype"},
+    Generation: {
+        *("num_inference_steps", "guidance_scale", "negative_prompt", "scheduler"),
+        *("width", "height", "batch_size", "images_per_prompt"),
+    },
+    Score: {"clip", "relative", "distractors", "metric", "name"},
+    Select: {"keep", "by", "min"},
+    Output: {
+        *("image_format", "jpeg_quality", "images_per_shard"),
+        *("embed_parameters", "embed_source_type", "keep_rejected_images"),
+    },
+}
+"""Fields of each section in the first version. Never add to it."""
+
+_NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
+    "name": True,
+    "compute": True,
+    "output": {"url"},
+    "prompts": {"source"},
+}
+"""Fields that change no row. The source is part of the fingerprint by the files it names."""
 
 
 def fingerprint_fields(
     job: Job, models: Sequence[ResolvedModel], clips: Sequence[ResolvedClip], source: Source
 ) -> dict[str, Any]:
     """Every field that changes rows, by its name in the job file."""
-    whole = job.model_dump(
-        mode="json", exclude={"name": True, "compute": True, "output": {"url"}, "prompts": {"source"}}
-    )
+    whole = _without_later_defaults(job, job.model_dump(mode="json", exclude=_NO_ROWS))
     whole["sweep"] = _swept_fields(job, whole["sweep"])
     whole["version"] = SCHEMA_VERSION
     whole["model"]["weights"] = [f"{model.path}@{model.revision}" for model in models]
@@ -34,6 +78,25 @@ def fingerprint_fields(
     return fields
 
 
+def _without_later_defaults(value: Any, dumped: Any) -> Any:
+    """`dumped`, the JSON of `value`, without fields that came after the first version and have their default."""
+    if isinstance(value, BaseModel):
+        kept = {name: item for name, item in dumped.items() if not _is_later_default(value, name)}
+        return {name: _without_later_defaults(getattr(value, name), item) for name, item in kept.items()}
+    if isinstance(value, Mapping):
+        return {name: _without_later_defaults(value[name], item) for name, item in dumped.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_later_defaults(item, its) for item, its in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _is_later_default(section: BaseModel, name: str) -> bool:
+    if isinstance(section, Partial) or any(name in _FIRST.get(kind, ()) for kind in type(section).__mro__):
+        return False  # of named settings and exclusions, all that is written counts
+    field = type(section).model_fields[name]
+    return bool(getattr(section, name) == field.get_default(call_default_factory=True))
+
+
 def _prompt_fields(job: Job, source: Source, dumped: dict[str, Any]) -> dict[str, Any]:
     """Of a suite its name, checksum and options; without one nothing more than before there were suites."""
     options = dumped.pop("shapes")
@@ -44,12 +107,11 @@ def _prompt_fields(job: Job, source: Source, dumped: dict[str, Any]) -> dict[str
     return {**dumped, "suite": {"name": suite, "sha256": source.sha256, **own}}
 
 
-def _swept_fields(job: Job, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    """Axes in use alone, so that an axis that is added to Promptmill changes no fingerprint."""
-    fields = {name: dumped[name] for name in job.sweep.axes()}
-    if job.sweep.settings is not None:  # as a list, because their order numbers the cells
-        fields["settings"] = [{"name": name, **dumped["settings"][name]} for name in job.sweep.settings]
-    return {**fields, "exclude": dumped["exclude"]} if job.sweep.exclude else fields
+def _swept_fields(job: Job, dumped: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is in use. Named settings are a list, because their order numbers the cells."""
+    if job.sweep.settings is None:
+        return dumped
+    return {**dumped, "settings": [{"name": name, **dumped["settings"][name]} for name in job.sweep.settings]}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

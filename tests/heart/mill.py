@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +23,7 @@ from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.job import Generation, Job
-from promptmill.schemas.plan import Sample, ShardStats, Variant
+from promptmill.schemas.plan import ResolvedModel, Sample, ShardStats
 from tests.heart.conftest import YESTERDAY
 
 MODEL, CLIP = YESTERDAY / "model", YESTERDAY / "clip"
@@ -106,9 +105,8 @@ class Redness:
 class TintContext(WorkerContext):
     broken: Iterable[str] = ()
 
-    def generator(self, variant: Variant) -> Tint:
-        self._loaded = (replace(variant.model), Tint(self.broken))
-        return self._loaded[1]  # type: ignore[return-value]
+    def _load(self, model: ResolvedModel) -> Tint:
+        return Tint(self.broken)
 
     def scorers(self) -> list[Any]:
         return [Redness(*score.names) for score in self.plan.job.score if score.model]
