@@ -12,6 +12,7 @@ import typer
 from promptmill.jobs.commands_evaluation import add_commands
 from promptmill.jobs.console import say, say_json, table
 from promptmill.schemas.errors import JobError
+from promptmill.schemas.results import ValidateResult
 
 app = typer.Typer(
     name="promptmill",
@@ -75,8 +76,7 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
     with _loaded(job, set_) as loaded:
         plan = validate(loaded, yes)
     if as_json:
-        shown = {"ok": True, "name": plan.job.name, "fingerprint": plan.fingerprint, "suite": plan.suite}
-        say_json({**shown, "notices": list(plan.notices)})
+        say_json(ValidateResult(True, plan.job.name, plan.fingerprint, plan.suite, list(plan.notices)).as_json())
         return
     for notice in plan.notices:
         say(f"note: {notice}")
@@ -91,7 +91,8 @@ def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = Fal
     from promptmill.pipeline.planning.variants import describe_axes
 
     with _loaded(job, set_) as loaded:
-        planned, shown = plan(loaded, yes)
+        planned, result = plan(loaded, yes)
+    shown = result.as_json()
     if as_json:
         say_json(shown)
         return
@@ -144,9 +145,8 @@ def retry(url: Url, address: Address = None, in_process: InProcess = False, as_j
 
 
 def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool, rows_at_fault: bool = False) -> None:
-    shown = command.as_json(planned, summary)
     if as_json:
-        say_json(shown)
+        say_json(command.result(planned, summary).as_json())
     else:
         made, url = summary.made, planned.job.output.url.rstrip("/")
         images = made.kept + made.rejected
@@ -182,7 +182,7 @@ def status(url: Url, as_json: AsJson = False) -> None:
     """How far a dataset is; from anywhere, while it runs or not."""
     from promptmill.jobs.status import status
 
-    shown = status(url)
+    shown = status(url).as_json()
     say_json(shown) if as_json else table(shown)
 
 
@@ -198,7 +198,7 @@ def verify(
     """Prove that every sample asked for is there exactly once."""
     from promptmill.jobs.status import verify
 
-    shown = verify(url, deep, repair)
+    shown = verify(url, deep, repair).as_json()
     if as_json:
         say_json(shown)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
 
 from promptmill.pipeline.dataset.claim import join
 from promptmill.pipeline.dataset.keys import shard_number
@@ -13,13 +12,14 @@ from promptmill.pipeline.dataset.state import read_counts
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.schemas.job import Job
+from promptmill.schemas.results import PlanResult
 
 # Bytes a pixel of photographs at 1024² (PNG level 1, lossless WebP method 0, JPEG 95); a guess for other subjects.
 _BYTES_A_PIXEL = {"png": 1.7, "webp": 1.2, "jpeg": 0.4}
 _BYTES_A_ROW = 1_000
 
 
-def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, dict[str, Any]]:
+def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, PlanResult]:
     """The plan, and what is printed of it. Raises OutputMismatchError where the output belongs to another job."""
     planned = plan_job(job, allow_large_sweep)
     store = open_output(job.output.url, "output.url")
@@ -32,25 +32,25 @@ def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, dict[str, Any]]:
     return planned, describe(planned, len(done), bytes_done)
 
 
-def describe(planned: Plan, shards_done: int, bytes_done: int) -> dict[str, Any]:
+def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:
     per_shard = bytes_done / shards_done if shards_done else None
     estimated = per_shard * planned.shards if per_shard else _estimate(planned)
-    return {
-        "name": planned.job.name,
-        "output": planned.job.output.url,
-        "fingerprint": planned.fingerprint,
-        "prompts": planned.prompts,
-        "suite": planned.suite,
-        "variants": planned.cells,
-        "samples": planned.samples,
-        "shards": planned.shards,
-        "shards_done": shards_done,
-        "bytes_estimated": math.ceil(estimated),
-        "models": [asdict(model) for model in planned.models],
-        "axes": {name: len(values) for name, values in planned.job.sweep.axes().items()},
-        "variants_excluded": math.prod(planned.job.sweep.grid.sizes) - planned.cells,
-        "notices": list(planned.notices),
-    }
+    return PlanResult(
+        name=planned.job.name,
+        output=planned.job.output.url,
+        fingerprint=planned.fingerprint,
+        prompts=planned.prompts,
+        suite=planned.suite,
+        variants=planned.cells,
+        samples=planned.samples,
+        shards=planned.shards,
+        shards_done=shards_done,
+        bytes_estimated=math.ceil(estimated),
+        models=[asdict(model) for model in planned.models],
+        axes={name: len(values) for name, values in planned.job.sweep.axes().items()},
+        variants_excluded=math.prod(planned.job.sweep.grid.sizes) - planned.cells,
+        notices=list(planned.notices),
+    )
 
 
 def _estimate(planned: Plan) -> float:

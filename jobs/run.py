@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Protocol, Self
 
 import psutil
 
@@ -17,24 +17,37 @@ from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
-from promptmill.pipeline.execution.run import RunSummary, run_job
+from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from promptmill.schemas.job import Job
+from promptmill.schemas.results import MadeCounts, RunResult
 
 SOME_FAILED = 3
 
 
+class Display(RunListener, Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def run(
-    job: Job, *, address: str | None, in_process: bool, extend: bool, allow_large_sweep: bool
+    job: Job,
+    *,
+    address: str | None,
+    in_process: bool,
+    extend: bool,
+    allow_large_sweep: bool,
+    display: Display | None = None,
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_job(job, allow_large_sweep)
     if address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(planned)
-    with new_progress() as progress:
+    with new_progress(display) as progress:
         for notice in planned.notices:
             progress.notice(notice)
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
@@ -42,9 +55,7 @@ def run(
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 
 
-def run_plan(
-    plan: Plan, store: Store, progress: LiveProgress | PlainProgress, *, address: str | None, in_process: bool
-) -> RunSummary:
+def run_plan(plan: Plan, store: Store, progress: RunListener, *, address: str | None, in_process: bool) -> RunSummary:
     """Make what is missing, then write dataset card and report. `interrupted` says that a signal came."""
     stop = Stop()
     with finish_first(stop, progress):
@@ -96,8 +107,8 @@ def _check_memory(plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def new_progress() -> Iterator[LiveProgress | PlainProgress]:
-    progress = LiveProgress(err) if is_terminal() else PlainProgress()
+def new_progress(display: Display | None = None) -> Iterator[RunListener]:
+    progress = display or (LiveProgress(err) if is_terminal() else PlainProgress())
     # A display that goes on drawing would wipe out a command's last words.
     with progress, answering(lambda: progress.__exit__(None, None, None)):
         yield progress
@@ -109,21 +120,21 @@ def exit_code(summary: RunSummary) -> int:
     return SOME_FAILED if summary.counts.failed else 0
 
 
-def as_json(plan: Plan, summary: RunSummary) -> dict[str, Any]:
-    return {
-        "name": plan.job.name,
-        "output": plan.job.output.url,
-        "fingerprint": plan.fingerprint,
-        "suite": plan.suite,
+def result(plan: Plan, summary: RunSummary) -> RunResult:
+    return RunResult(
+        name=plan.job.name,
+        output=plan.job.output.url,
+        fingerprint=plan.fingerprint,
+        suite=plan.suite,
         **asdict(summary.counts),
-        "shards": summary.shards,
-        "shards_done": summary.shards_done,
-        "made": asdict(summary.made),
-        "seconds": round(summary.seconds, 3),
-        "images_per_second": round(summary.images_per_second, 3),
-        "model_loads": summary.model_loads,
-        "interrupted": summary.interrupted,
-    }
+        shards=summary.shards,
+        shards_done=summary.shards_done,
+        made=MadeCounts(**asdict(summary.made)),
+        seconds=round(summary.seconds, 3),
+        images_per_second=round(summary.images_per_second, 3),
+        model_loads=summary.model_loads,
+        interrupted=summary.interrupted,
+    )
 
 
 def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool) -> Dispatcher:

@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 import promptmill.schemas.job
 from promptmill.schemas.job import Job
+from promptmill.schemas.results import RESULTS
 
 SCHEMA_FILE: Final = Path(promptmill.schemas.job.__file__).with_name("job.schema.json")
+RESULTS_FILE: Final = SCHEMA_FILE.with_name("results.schema.json")
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPE_OF_NULL: Final = {"type": "null"}
 
 
@@ -27,14 +32,22 @@ def job_schema() -> str:
         _allow_empty(raw["$defs"]["Prompts"]["properties"][name])
     named = raw["$defs"]["Sweep"]["properties"]["settings"]["anyOf"][0]
     named["additionalProperties"] = {"anyOf": [named["additionalProperties"], _TYPE_OF_NULL]}
-    tidy = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidy(raw), "title": "Promptmill job"}
+    tidy = {"$schema": _DIALECT, **_tidy(raw), "title": "Promptmill job"}
     return json.dumps(tidy, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_schema() -> Path:
-    """Bring the published file up to date: `python -m promptmill.jobs.schema`."""
+def results_schema() -> str:
+    """Pretty JSON: the schema of what each command prints with `--json`, by command."""
+    schemas = {command: TypeAdapter(result).json_schema() for command, result in RESULTS.items()}
+    shared = {name: part for schema in schemas.values() for name, part in schema.pop("$defs", {}).items()}
+    content = {"$schema": _DIALECT, "title": "Promptmill --json", "properties": _tidy(schemas), "$defs": _tidy(shared)}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_schemas() -> None:
+    """Bring the published files up to date: `python -m promptmill.jobs.schema`."""
     SCHEMA_FILE.write_text(job_schema(), encoding="utf-8")
-    return SCHEMA_FILE
+    RESULTS_FILE.write_text(results_schema(), encoding="utf-8")
 
 
 def _allow_empty(section: dict[str, Any]) -> None:
@@ -65,4 +78,4 @@ def _tidy(node: Any) -> Any:
 
 
 if __name__ == "__main__":
-    print(write_schema())
+    write_schemas()

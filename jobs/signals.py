@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,9 @@ def answering(answer: Callable[[], object]) -> Iterator[None]:
             signal.signal(number, before[number])
             signal.raise_signal(number)
 
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set handlers
+        yield
+        return
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield

@@ -1,1 +1,77 @@
-"""Prompts in, a scored image-caption dataset out."""
+"""Prompts in, a scored image-caption dataset out.
+
+>>> import promptmill
+>>> job = promptmill.load_job("job.yaml", ["generation.guidance_scale=2.5"])   # doctest: +SKIP
+>>> promptmill.plan(job).samples                                               # doctest: +SKIP
+256
+>>> result = promptmill.run(job, in_process=True)                              # doctest: +SKIP
+>>> for record in promptmill.open_dataset(job.output.url):                     # doctest: +SKIP
+...     record.image.show()
+
+Every function raises what the command line prints: `PromptmillError` and its kinds, with the same text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from promptmill.api import Progress, load_job, open_dataset, plan, run, status, verify
+    from promptmill.opened import Dataset, Record
+    from promptmill.schemas.errors import (
+        ClusterError,
+        InputError,
+        JobError,
+        OutputMismatchError,
+        Problem,
+        PromptmillError,
+        StorageError,
+    )
+    from promptmill.schemas.job import Job
+    from promptmill.schemas.results import PlanResult, RunResult, StatusResult, VerifyResult
+
+_MODULE_OF = {
+    **dict.fromkeys(("Progress", "load_job", "open_dataset", "plan", "run", "status", "verify"), "promptmill.api"),
+    **dict.fromkeys(("Dataset", "Record"), "promptmill.opened"),
+    **dict.fromkeys(("PlanResult", "RunResult", "StatusResult", "VerifyResult"), "promptmill.schemas.results"),
+    **dict.fromkeys(("ClusterError", "InputError", "JobError", "OutputMismatchError"), "promptmill.schemas.errors"),
+    **dict.fromkeys(("Problem", "PromptmillError", "StorageError"), "promptmill.schemas.errors"),
+    "Job": "promptmill.schemas.job",
+}
+
+__all__ = [
+    "ClusterError",
+    "Dataset",
+    "InputError",
+    "Job",
+    "JobError",
+    "OutputMismatchError",
+    "PlanResult",
+    "Problem",
+    "Progress",
+    "PromptmillError",
+    "Record",
+    "RunResult",
+    "StatusResult",
+    "StorageError",
+    "VerifyResult",
+    "load_job",
+    "open_dataset",
+    "plan",
+    "run",
+    "status",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at the first use: the command line answers signals before the imports, which take a second.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'promptmill' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

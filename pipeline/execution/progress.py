@@ -38,6 +38,12 @@ class ProgressState:
         self._committed = 0
         self._history: list[tuple[float, int]] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The run has ended, also by an error."""
+
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
         self._plan, self.name = plan, plan.job.name
         self.total, self.samples = done, plan.samples
@@ -96,9 +102,6 @@ class PlainProgress(ProgressState):
         self._stream = stream or sys.stderr
         self._every_s = every_s
         self._next = time.monotonic() + every_s
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.samples:

@@ -1,0 +1,151 @@
+"""The functions of `import promptmill`. The command line calls the same ones below."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from promptmill.opened import Dataset
+from promptmill.pipeline.execution.progress import ProgressState
+from promptmill.schemas.job import Job
+from promptmill.schemas.plan import Counts, Shard, ShardStats
+from promptmill.schemas.results import PlanResult, RunResult, StatusResult, VerifyResult
+
+log = logging.getLogger("promptmill")
+
+JobLike = Job | Mapping[str, Any] | str | PathLike[str]
+"""A checked job, its fields as in the job file, or the path of one."""
+
+
+def load_job(job: JobLike, overrides: Sequence[str] = ()) -> Job:
+    """Read and check a job. `overrides` are as for `--set`: `["generation.guidance_scale=2.5"]`.
+
+    Raises JobError with every problem found.
+
+    >>> load_job({"name": "small", "output": {"url": "out"}, "prompts": {"source": "a.txt"}}).name
+    'small'
+    """
+    from promptmill.pipeline.jobfile import reader
+
+    if isinstance(job, Job):
+        return reader.parse_job(_as_text(job.model_dump(mode="json", exclude_unset=True)), "job", overrides)
+    if isinstance(job, Mapping):
+        return reader.parse_job(_as_text(job), "job", overrides)
+    return reader.load_job(Path(job), overrides)
+
+
+def plan(job: JobLike, *, allow_large_sweep: bool = False) -> PlanResult:
+    """What a run would make, and what is there already. Starts and writes nothing.
+
+    Raises JobError where the job or what it names is wrong, OutputMismatchError where the output is another job's.
+    """
+    from promptmill.jobs import plan as command
+
+    return command.plan(load_job(job), allow_large_sweep)[1]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; `samples` counts those of the whole dataset. `eta_s` is None until a rate is known."""
+
+    samples: int
+    done: int
+    kept: int
+    rejected: int
+    failed: int
+    shards: int
+    shards_done: int
+    workers: int
+    images_per_second: float
+    eta_s: float | None
+
+
+def run(
+    job: JobLike,
+    *,
+    in_process: bool = False,
+    address: str | None = None,
+    extend: bool = False,
+    allow_large_sweep: bool = False,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> RunResult:
+    """Make the dataset, or continue where it stopped.
+
+    On Ray: the cluster at `address` or `RAY_ADDRESS`, else one that is started on this machine; `in_process` does
+    without. Ctrl-C once finishes the shards in hand and returns with `interrupted` set, twice raises
+    KeyboardInterrupt; the same call goes on. Notices go to the logger `promptmill`. `on_progress` is called on this
+    thread, at most five times a second.
+
+    Raises JobError before anything is started or written, StorageError and ClusterError later.
+    """
+    from promptmill.jobs import run as command
+
+    progress = _CallbackProgress(on_progress)
+    planned, summary = command.run(
+        load_job(job),
+        address=address,
+        in_process=in_process,
+        extend=extend,
+        allow_large_sweep=allow_large_sweep,
+        display=progress,
+    )
+    return command.result(planned, summary)
+
+
+def status(url: str | PathLike[str]) -> StatusResult:
+    """How far a dataset is; from anywhere, while it runs or not. Raises JobError where there is none."""
+    from promptmill.jobs import status as command
+
+    return command.status(str(url))
+
+
+def verify(url: str | PathLike[str], *, deep: bool = False, repair: bool = False) -> VerifyResult:
+    """Whether every sample asked for is there exactly once. `deep` decodes every image, `repair` tidies up."""
+    from promptmill.jobs import status as command
+
+    return command.verify(str(url), deep, repair)
+
+
+def open_dataset(url: str | PathLike[str]) -> Dataset:
+    """The dataset at a folder or URL as it is now, finished or not. Raises JobError where there is none."""
+    return Dataset(str(url))
+
+
+class _CallbackProgress(ProgressState):
+    def __init__(self, callback: Callable[[Progress], object] | None) -> None:
+        super().__init__()
+        self._callback = callback
+
+    def begin(self, plan: Any, todo: list[Shard], done: Counts) -> None:
+        super().begin(plan, todo, done)
+        self._tell()
+
+    def shard_done(self, receipt: ShardStats) -> None:
+        super().shard_done(receipt)
+        self._tell()
+
+    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+        super().pulse(samples_made, workers, model_loads)
+        self._tell()
+
+    def notice(self, text: str) -> None:
+        log.warning("%s", text)
+
+    def _tell(self) -> None:
+        if self._callback is None:
+            return
+        total, rate = self.total, self.rate
+        eta_s = (self.samples - self.done) / rate if rate > 0 else None
+        shards = (self.shards, self.shards_done)
+        counts = (total.kept, total.rejected, total.failed)
+        self._callback(Progress(self.samples, self.done, *counts, *shards, self.workers, rate, eta_s))
+
+
+def _as_text(fields: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(fields, default=str)

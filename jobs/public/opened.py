@@ -1,0 +1,162 @@
+"""A dataset that lies somewhere, as an object."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.state import DataObject, belongs, dataset_counts, read_data_objects
+from promptmill.schemas.job import Job
+from promptmill.schemas.plan import Counts
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    from PIL import Image
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Record:
+    """A kept sample. `fields` are the columns of its row but the image: `record["prompt"]`, `record["seed"]`."""
+
+    fields: dict[str, Any]
+    _images: _Images = field(repr=False)
+    _row: int = field(repr=False)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    @property
+    def sample_id(self) -> str:
+        return str(self.fields["sample_id"])
+
+    @property
+    def image_bytes(self) -> bytes:
+        """The file as it is stored: PNG, WebP or JPEG. The row group is read at the first use."""
+        return self._images.read(self._row)
+
+    @property
+    def image(self) -> Image.Image:
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.image_bytes))
+
+
+class Dataset:
+    """The objects that a run has committed so far; `refresh` looks again. Iterates over kept samples, shard by shard.
+
+    >>> dataset = promptmill.open_dataset("out/shapes-demo")    # doctest: +SKIP
+    >>> dataset.counts                                          # doctest: +SKIP
+    Counts(samples=256, kept=64, rejected=192, failed=0)
+    >>> next(iter(dataset)).image.size                          # doctest: +SKIP
+    (64, 64)
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Raises JobError where there is no dataset, StorageError where the storage does not answer."""
+        self._plan, self._store = open_dataset(self.url)
+        items = read_data_objects(self._store, self._store.list("data"))
+        self._objects: list[DataObject] = [item for item in items if belongs(self._plan, item)]
+
+    @property
+    def job(self) -> Job:
+        return self._plan.job
+
+    @property
+    def fingerprint(self) -> str:
+        return self._plan.fingerprint
+
+    @property
+    def counts(self) -> Counts:
+        footers = [item.footer for item in self._objects if item.footer is not None]
+        return dataset_counts(self._plan, {footer.shard.number: footer.counts for footer in footers})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is there."""
+        return len(self._objects) == self._plan.shards
+
+    def __len__(self) -> int:
+        return sum(item.rows for item in self._objects)
+
+    def __iter__(self) -> Iterator[Record]:
+        for item in self._objects:
+            with self._store.open(item.entry.name) as file:
+                parquet = pq.ParquetFile(file)
+                names = [name for name in parquet.schema_arrow.names if name != "image"]
+                for group in range(parquet.num_row_groups):
+                    images = _Images(self, item.entry.name, group)
+                    rows = parquet.read_row_group(group, columns=names).to_pylist()
+                    yield from (Record(fields, images, row) for row, fields in enumerate(rows))
+
+    def to_arrow(self, images: bool = True) -> pa.Table:
+        """All kept samples, in memory. Without `images` only what is said of them."""
+        tables = [table for item in self._objects if item.rows for table in [self._table(item, images)]]
+        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({"sample_id": []})
+
+    def to_pandas(self, images: bool = False) -> pd.DataFrame:
+        frame: pd.DataFrame = self.to_arrow(images).to_pandas()
+        return frame
+
+    def to_datasets(self) -> datasets.Dataset:
+        """A Hugging Face dataset whose column `image` is decoded. Needs the package `datasets`."""
+        import datasets
+
+        return datasets.Dataset(self.to_arrow())
+
+    def _table(self, item: DataObject, images: bool) -> pa.Table:
+        with self._store.open(item.entry.name) as file:
+            parquet = pq.ParquetFile(file)
+            names = [name for name in parquet.schema_arrow.names if images or name != "image"]
+            table = parquet.read(columns=names)
+        kept = {b"huggingface": table.schema.metadata[b"huggingface"]} if images else None
+        return table.replace_schema_metadata(kept)
+
+    def read_group(self, key: str, group: int) -> pa.ChunkedArray:
+        """The column `image` of one row group."""
+        with self._store.open(key) as file:
+            return pq.ParquetFile(file).read_row_group(group, columns=["image"]).column(0)
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else f"{len(self._objects)} of {self._plan.shards} shards"
+        return f"<Dataset {self.job.name!r}: {self.counts.kept} kept samples, {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the counts and the first images with their captions."""
+        from promptmill.pipeline.report.thumbs import thumbnail
+
+        figures = []
+        for record, _ in zip(self, range(_SHOWN), strict=False):
+            caption = html.escape(str(record["caption"]))[:300]
+            picture = f"<img src='{thumbnail(record.image_bytes) or ''}' alt='' style='max-width: 128px'>"
+            text = f"<figcaption style='width: 128px; font-size: small'>{caption}</figcaption>"
+            figures.append(f"<figure style='margin: 4px'>{picture}{text}</figure>")
+        head = html.escape(repr(self))
+        return f"<p>{head}</p><div style='display: flex; flex-wrap: wrap'>{''.join(figures)}</div>"
+
+
+class _Images:
+    """The images of one row group, read when the first is asked for."""
+
+    def __init__(self, dataset: Dataset, key: str, group: int) -> None:
+        self._dataset, self._key, self._group = dataset, key, group
+        self._column: pa.ChunkedArray | None = None
+
+    def read(self, row: int) -> bytes:
+        if self._column is None:
+            self._column = self._dataset.read_group(self._key, self._group)
+        data: bytes = self._column[row].as_py()["bytes"]
+        return data

@@ -1,0 +1,123 @@
+"""What commands answer: the objects that `--json` prints and that `import promptmill` returns.
+
+Their JSON Schemas are published in `results.schema.json`. Fields are added, never changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class MadeCounts:
+    samples: int
+    kept: int
+    rejected: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ValidateResult(Result):
+    ok: bool
+    name: str
+    fingerprint: str
+    suite: dict[str, Any] | None
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class PlanResult(Result):
+    """`bytes_estimated` is of all data objects; `axes` are the numbers of values of each sweep axis."""
+
+    name: str
+    output: str
+    fingerprint: str
+    prompts: int
+    suite: dict[str, Any] | None
+    variants: int
+    samples: int
+    shards: int
+    shards_done: int
+    bytes_estimated: int
+    models: list[dict[str, Any]]
+    axes: dict[str, int]
+    variants_excluded: int
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class RunResult(Result):
+    """`samples` to `failed` count the whole dataset, `made`, `seconds` and what follows this run."""
+
+    name: str
+    output: str
+    fingerprint: str
+    suite: dict[str, Any] | None
+    samples: int
+    kept: int
+    rejected: int
+    failed: int
+    shards: int
+    shards_done: int
+    made: MadeCounts
+    seconds: float
+    images_per_second: float
+    model_loads: int
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class StatusResult(Result):
+    """`samples` to `failed` count what is there, `samples_asked_for` what the plan asks for."""
+
+    name: str
+    output: str
+    fingerprint: str
+    samples_asked_for: int
+    samples: int
+    kept: int
+    rejected: int
+    failed: int
+    shards: int
+    shards_done: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class VerifyResult(Result):
+    """`ok` says that nothing is wrong and nothing is missing; after a repair, as it is then."""
+
+    name: str
+    output: str
+    fingerprint: str
+    ok: bool
+    samples_asked_for: int
+    samples: int
+    kept: int
+    rejected: int
+    failed: int
+    shards: int
+    shards_done: int
+    missing_shards: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    images_checked: int = 0
+
+
+RESULTS = {
+    "validate": ValidateResult,
+    "plan": PlanResult,
+    "run": RunResult,
+    "retry": RunResult,
+    "status": StatusResult,
+    "verify": VerifyResult,
+}
+"""By command."""
