@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from promptmill.schemas.inputs import Input, Role
 from promptmill.schemas.job import Generation
 
 STAGED = "staged:"
@@ -94,7 +96,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image that is asked for. `row` is the position of its prompt in the shard, from 0."""
+    """One image that is asked for. `row` is the position of its prompt in the shard, from 0.
+
+    `inputs` are the images it is drawn from, by role; none for a job that draws from text alone.
+    """
 
     sample_id: str
     prompt_id: str
@@ -104,6 +109,7 @@ class Sample:
     prompt: str
     negative_prompt: str
     caption: str
+    inputs: Mapping[Role, Input] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
+from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.storage.urls import check_url
@@ -61,11 +62,22 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
     for model, name in schedulers:
         if model in models and name is not None:
             _collect(problems, lambda m=models[model], name=name: check_scheduler(name, m, places[name]))
+    for model in dict.fromkeys(model for (model,) in variants.combinations(job, "model")):
+        if model in models:
+            _collect(problems, lambda m=models[model]: check_arguments(m, _asked(job)))
     swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
     where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
     for model, width, height in variants.combinations(job, "model", "width", "height"):
         if model in models:
             _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
+
+
+def _asked(job: Job) -> dict[str, str]:
+    """Arguments of the pipeline's call that the job sets itself, each with its place."""
+    default = type(job.generation)()
+    own = {name for name in job.generation.model_fields_set if getattr(job.generation, name) != getattr(default, name)}
+    places = {field: [where for where, _ in job.sweep.values_of(field, None)] for field in CALLED}
+    return {field: where for field, (where, *_) in places.items() if field in own or where.startswith("sweep")}
 
 
 def _collect(problems: list[Problem | str], check: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,15 @@ from promptmill.pipeline.scores.interface import Metric, Picture
 from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
 from promptmill.schemas.plan import Sample, Variant
 
-BatchLimits = MutableMapping[tuple[str, int | None, int | None], int]
-"""Largest batch known to fit the device, by (model, width, height)."""
+BatchLimits = MutableMapping[Hashable, int]
+"""Largest batch known to fit the device, by `batch_size_key`."""
+
+
+def batch_size_key(variant: Variant, samples: Sequence[Sample]) -> Hashable:
+    """All that sizes a batch: weights and number format, size, whether guidance doubles it, and the inputs."""
+    settings = variant.generation
+    inputs = [(role, getattr(each.pixels, "shape", None)) for s in samples for role, each in s.inputs.items()]
+    return variant.model, settings.width, settings.height, settings.guidance_scale > 1, frozenset(inputs)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class VariantGenerator:
         ]
 
     def _attempt(self, batch: Sequence[Sample]) -> list[Generated]:
-        limit = self.limits.get(self._size, len(batch))
+        size = batch_size_key(self.variant, batch)
+        limit = self.limits.get(size, len(batch))
         if len(batch) > limit:
             return [made for i in range(0, len(batch), limit) for made in self._attempt(batch[i : i + limit])]
         try:
@@ -54,7 +62,7 @@ class VariantGenerator:
         except DeviceMemoryError as error:
             if len(batch) == 1:
                 return [Generated(None, error=SampleError("memory", f"does not fit the device alone: {error}"))]
-            self.limits[self._size] = len(batch) // 2
+            self.limits[size] = len(batch) // 2
             return self._attempt(batch)
         except SampleError as error:
             if len(batch) == 1:
@@ -66,11 +74,6 @@ class VariantGenerator:
                 return [Generated(None, error=SampleError("generation", str(error)))]
         half = len(batch) // 2
         return self._attempt(batch[:half]) + self._attempt(batch[half:])
-
-    @property
-    def _size(self) -> tuple[str, int | None, int | None]:
-        settings = self.variant.generation
-        return self.variant.model.path, settings.width, settings.height
 
     def _again_in_full_precision(self, sample: Sample) -> Generated:
         try:

@@ -84,12 +84,18 @@ def pipeline_source(class_name: str) -> Path | None:
     return next((path for path in files if path.is_file() and f"class {class_name}(" in path.read_text("utf-8")), None)
 
 
+@cache
+def call_parameters(class_name: str) -> frozenset[str]:
+    """Names that the call of a pipeline class takes; empty where they cannot be read."""
+    source = pipeline_source(class_name)
+    return (source and _method_parameters(_parse(source), class_name, "__call__")) or frozenset()
+
+
 def makes_images_from_text(class_name: str) -> bool:
     """Conservative: a class is let in when its name and the parameters of its call both say so."""
     if NOT_TEXT_TO_IMAGE.search(class_name):
         return False
-    source = pipeline_source(class_name)
-    parameters = source and _method_parameters(_parse(source), class_name, "__call__")
+    parameters = call_parameters(class_name)
     if not parameters:
         return class_name in text_to_image_classes()
     if parameters & _OTHER_INPUTS or not {"prompt", "height", "width", "num_inference_steps"} <= parameters:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from promptmill.pipeline.models.diffusion.conditioning import (
+    Batch,
+    Conditioner,
+    GuidanceConditioner,
+    TextConditioner,
+    call_arguments,
+    groups,
+)
 from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32
 from promptmill.pipeline.models.diffusion.errors import guarded
 from promptmill.pipeline.models.diffusion.guidance import Guidance
@@ -22,6 +29,10 @@ from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import ResolvedModel, Sample
 
 
+SWITCHED_OFF = {"clean_caption": False, "use_resolution_binning": False}
+"""What some pipelines do to a prompt or a size unless they are told not to."""
+
+
 class Drawn(NamedTuple):
     """What a pipeline made of one sample."""
 
@@ -29,16 +40,6 @@ class Drawn(NamedTuple):
     latents_finite: bool
     pixels_finite: bool
     nsfw: bool
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples that go through the pipeline together, and how."""
-
-    samples: list[Sample]
-    settings: Generation
-    on_step: Callable[[], None]
-    texts: PromptEncoder
 
 
 class DiffusersGenerator:
@@ -51,6 +52,10 @@ class DiffusersGenerator:
         self._scheduler = self._pipe.scheduler
         self._texts = PromptEncoder(self._pipe)
         self._guidance = Guidance(self._pipe)
+        self._conditioners: list[Conditioner] = [
+            TextConditioner(self._device),
+            GuidanceConditioner(self._guidance, self._texts, self._device),
+        ]
         self._call = frozenset(inspect.signature(self._pipe.__call__).parameters)
         self.pipeline_class = type(self._pipe).__name__
         self.dtype = str(dtype).removeprefix("torch.")
@@ -69,7 +74,7 @@ class DiffusersGenerator:
         answers = self._refusals(samples)
         wanted = [sample for sample in samples if sample.sample_id not in answers]
         draw = self._draw_in_float32 if full_precision else self._draw
-        for group in self._guidance.groups(wanted, settings, self._texts):
+        for group in groups(self._conditioners, wanted, settings):
             batch = Batch(group, settings, on_step, self._texts)
             drawn = guarded(lambda batch=batch: draw(batch), len(samples) == 1, "generation")  # type: ignore[misc]
             for sample, image in zip(group, drawn, strict=True):
@@ -123,16 +128,13 @@ class DiffusersGenerator:
         width, height = settings.width or self._model.width, settings.height or self._model.height
         arguments: dict[str, Any] = {
             "num_inference_steps": settings.num_inference_steps,
-            "guidance_scale": settings.guidance_scale,
             "width": width,
             "height": height,
             "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in batch.samples],
             "output_type": "pt",
-            "clean_caption": False,
-            "use_resolution_binning": False,
+            **{name: value for name, value in SWITCHED_OFF.items() if name in self._call},
+            **call_arguments(self._pipe, self._conditioners, batch),
         }
-        arguments = {name: value for name, value in arguments.items() if name in self._call}
-        arguments |= self._guidance.arguments(batch.samples, settings, batch.texts, self._device)
         self._pipe.scheduler = build_scheduler(self._scheduler, settings.scheduler, batch.on_step)
         batch.on_step()
         try:

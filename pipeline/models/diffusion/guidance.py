@@ -34,36 +34,25 @@ class Guidance:
     def is_guided(self, sample: Sample, settings: Generation) -> bool:
         return self.heeds_negative(settings) and (self._always or bool(sample.negative_prompt))
 
-    def groups(self, samples: Sequence[Sample], settings: Generation, texts: PromptEncoder) -> list[list[Sample]]:
-        """Samples that may share a batch without changing what any of them shows.
-
-        Given as text, an empty negative prompt and none at all can differ, so those go apart too.
-        """
-        groups: dict[tuple[bool, bool], list[Sample]] = {}
-        for sample in samples:
-            plain = not texts.gives_tensors and bool(sample.negative_prompt)
-            groups.setdefault((self.is_guided(sample, settings), plain), []).append(sample)
-        return list(groups.values())
-
     def arguments(
         self, group: Sequence[Sample], settings: Generation, texts: PromptEncoder, device: torch.device
     ) -> dict[str, Any]:
-        """Prompts and negative prompts of one group, as the pipeline's call takes them."""
+        """The scale and the negative prompts of one group, as the pipeline's call takes them."""
         guided = self.is_guided(group[0], settings)
-        arguments: dict[str, Any] = {"true_cfg_scale": settings.guidance_scale} if guided and self._true_cfg else {}
+        scale = settings.guidance_scale
+        arguments: dict[str, Any] = {"guidance_scale": scale} if "guidance_scale" in self._call else {}
+        if guided and self._true_cfg:
+            arguments["true_cfg_scale"] = scale
         if not texts.gives_tensors:
-            arguments["prompt"] = [sample.prompt for sample in group]
             if guided and (self._true_cfg or group[0].negative_prompt):
                 arguments["negative_prompt"] = [sample.negative_prompt or " " for sample in group]
-            return arguments
-        arguments |= _stacked([texts.prompt(sample.prompt) for sample in group], "", device)
-        if guided:
-            arguments |= _stacked([texts.negative(sample.negative_prompt) for sample in group], "negative_", device)
-            arguments["negative_prompt"] = (
-                None  # PixArt's default is the empty text, and it refuses text beside tensors
-            )
+        elif guided:
+            arguments |= stacked([texts.negative(sample.negative_prompt) for sample in group], "negative_", device)
+            # PixArt's default is the empty text, and it refuses text beside tensors.
+            arguments["negative_prompt"] = None
         return arguments
 
 
-def _stacked(rows: list[Encoded], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:
+def stacked(rows: list[Encoded], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:
+    """One batch of what was encoded one by one."""
     return {prefix + name: torch.stack([row.tensors[name] for row in rows]).to(device) for name in rows[0].tensors}

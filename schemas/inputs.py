@@ -1,0 +1,47 @@
+"""Images that a prompt is drawn from: roles, references, and the task that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+Role = Literal["image", "mask", "control_image", "reference_image"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+
+TaskName = Literal["text-to-image", "image-to-image", "inpainting"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image of a prompt. `locator` says where its bytes are: a URL, or a row of a Parquet file's column.
+
+    The rest is known once the bytes were read: `sha256` is theirs, `pixels` are uint8 [height, width, 3], or
+    [height, width] for a mask, of the size that the sample is drawn in.
+    """
+
+    locator: str
+    sha256: str | None = None
+    pixels: Any = field(default=None, compare=False, repr=False)
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What kind of pipeline a job needs, and the roles that each of its prompts must fill."""
+
+    name: TaskName
+    roles: frozenset[Role] = frozenset()
+
+    @property
+    def controlled(self) -> bool:
+        return "control_image" in self.roles
+
+
+def task_of(roles: Iterable[Role]) -> Task:
+    """The task of prompts that have images in these roles. Raises ValueError for a mask without an image."""
+    given = frozenset(roles)
+    if "mask" in given and "image" not in given:
+        raise ValueError("a mask needs an image")
+    name: TaskName = "inpainting" if "mask" in given else "image-to-image" if "image" in given else "text-to-image"
+    return Task(name, given)

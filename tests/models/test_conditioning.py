@@ -1,0 +1,77 @@
+"""What conditions an image: nothing that is asked for is dropped, and only what may share a batch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.catalog.tasks import check_arguments
+from promptmill.pipeline.models.diffusion.conditioning import Batch, call_arguments
+from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.pipeline.worker.recovery import batch_size_key
+from promptmill.schemas.errors import JobError, WorkerError
+from promptmill.schemas.inputs import Input, task_of
+from promptmill.schemas.job import Generation, Model
+from promptmill.schemas.plan import ResolvedModel, Sample, Variant
+
+SETTINGS = Generation(num_inference_steps=2)
+SAMPLE = Sample("s", "p", 0, 0, 0, "a red circle", "", "a red circle")
+
+
+class Odd:
+    """A conditioner of a kind that no pipeline knows."""
+
+    def group(self, sample: Sample, settings: Generation) -> object:
+        return sample.seed
+
+    def arguments(self, batch: Batch) -> dict[str, int]:
+        return {"sparkle": 3}
+
+
+def test_what_the_pipeline_does_not_take_is_an_error(generator: Callable[[str], DiffusersGenerator]) -> None:
+    made_by = generator("sd15")
+    batch = Batch([SAMPLE], SETTINGS, lambda: None, made_by._texts)
+    assert "prompt_embeds" in call_arguments(made_by._pipe, made_by._conditioners, batch)
+    with pytest.raises(WorkerError, match="StableDiffusionPipeline does not take sparkle"):
+        call_arguments(made_by._pipe, [*made_by._conditioners, Odd()], batch)
+
+
+def test_validate_refuses_what_a_pipeline_would_be_called_without(folder: Callable[[str], Path]) -> None:
+    model = resolve_model(Model(path=str(folder("sd15"))), "model")
+    asked = {"guidance_scale": "sweep.guidance_scale", "width": "generation.width"}
+    check_arguments(model, asked)
+    with pytest.raises(JobError) as refused:
+        check_arguments(replace(model, pipeline_class="HunyuanImagePipeline"), asked)
+    (problem,) = refused.value.problems
+    assert "sweep.guidance_scale: expected a field that HunyuanImagePipeline takes" in str(problem)
+
+
+def test_a_smaller_batch_is_remembered_for_what_is_as_large(folder: Callable[[str], Path]) -> None:
+    model = resolve_model(Model(path=str(folder("sd15"))), "model")
+
+    def key(samples: list[Sample], changed: ResolvedModel = model, **settings: object) -> object:
+        return batch_size_key(Variant(0, {}, changed, SETTINGS.model_copy(update=settings)), samples)
+
+    assert key([SAMPLE]) == key([replace(SAMPLE, seed=5)] * 2)
+    small, large = (Input("a.png", pixels=np.zeros((side, side, 3), np.uint8)) for side in (8, 16))
+    others = [
+        key([SAMPLE], replace(model, dtype="float16")),
+        key([SAMPLE], guidance_scale=1.0),
+        key([SAMPLE], width=32),
+        *(key([replace(SAMPLE, inputs={"image": each})]) for each in (small, large)),
+    ]
+    assert len({key([SAMPLE]), *others}) == 6
+
+
+def test_the_task_follows_from_the_roles() -> None:
+    assert task_of([]).name == "text-to-image"
+    assert task_of(["image", "control_image"]).name == "image-to-image"
+    assert task_of(["mask", "image"]).name == "inpainting"
+    assert task_of(["control_image"]).controlled
+    with pytest.raises(ValueError, match="a mask needs an image"):
+        task_of(["mask"])
