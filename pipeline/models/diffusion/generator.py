@@ -28,7 +28,6 @@ from promptmill.schemas.errors import SampleError
 from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import ResolvedModel, Sample
 
-
 SWITCHED_OFF = {"clean_caption": False, "use_resolution_binning": False}
 """What some pipelines do to a prompt or a size unless they are told not to."""
 
