@@ -260,7 +260,10 @@ class Compute(StrictModel):
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     """`auto`: 1 where the cluster has GPUs, else 0."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """How often a shard is tried before the samples that break it are singled out."""
+    """How often a shard is tried that ends in an error nobody expects, before the run stops.
+
+    A sample that breaks its worker is found and fails alone. Where workers die ten times as often on one shard and no
+    sample is to blame, the run stops too."""
     step_timeout_s: Annotated[float, Field(gt=0)] = 300
     """Seconds without a denoising step after which a worker counts as hung."""
     max_failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -62,7 +62,8 @@ class InProcessDispatcher:
     def _assign(self, pool: ThreadPoolExecutor) -> None:
         while self._waiting and len(self._in_hand) < SLOTS:
             shard = self._waiting.popleft()
-            self._in_hand[pool.submit(process_shard, shard, self._context)] = shard
+            attempt = self._errors[shard.number] + 1
+            self._in_hand[pool.submit(process_shard, shard, self._context, attempt=attempt)] = shard
 
     def _answer(self, call: Future[ShardStats], listener: Listener) -> None:
         shard, error = self._in_hand.pop(call), call.exception()

@@ -149,7 +149,7 @@ class WorkerContext:
             self._scorers = load_scorers(scores, self.plan.clips, threads)
         return self._scorers
 
-    def receipt(self, shard: Shard, counts: Counts, data_bytes: int, clock: Clock) -> ShardStats:
+    def receipt(self, shard: Shard, counts: Counts, data_bytes: int, clock: Clock, attempts: int) -> ShardStats:
         seconds = {stage: round(spent, 4) for stage, spent in clock.seconds.items()}
         seconds["total"] = round(time.monotonic() - clock.started, 4)
         device = self._loaded[1].device if self._loaded else ""
@@ -159,6 +159,7 @@ class WorkerContext:
             seconds,
             self.worker,
             device,
+            attempts,
             data_bytes=data_bytes,
             model_loads=clock.model_loads,
             began=round(time.time() - seconds["total"], 3),

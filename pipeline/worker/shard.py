@@ -16,10 +16,13 @@ from promptmill.schemas.plan import Shard, ShardStats
 NOTHING: Mapping[str, SampleError] = {}
 
 
-def process_shard(shard: Shard, context: WorkerContext, quarantined: Mapping[str, SampleError] = NOTHING) -> ShardStats:
+def process_shard(
+    shard: Shard, context: WorkerContext, quarantined: Mapping[str, SampleError] = NOTHING, attempt: int = 1
+) -> ShardStats:
     """Make, score, select, encode and commit all samples of a shard; safe to call again at any time, anywhere.
 
-    `quarantined` names samples that broke earlier workers: they end as failures without being tried.
+    `quarantined` names samples that broke earlier workers: they end as failures without being tried. `attempt` counts
+    this run's tries of the shard from 1.
     """
     clock = Clock()
     if (footer := committed_footer(context.store, shard, context.plan.fingerprint)) is not None:
@@ -32,7 +35,7 @@ def process_shard(shard: Shard, context: WorkerContext, quarantined: Mapping[str
         outcomes = [*work.failures, *(future.result() for future in encoding)]
     with clock("write"):
         counts, size = commit_shard(shard, work.asked, outcomes, work.writer, context.store, context.plan.fingerprint)
-    receipt = context.receipt(shard, counts, size, clock)
+    receipt = context.receipt(shard, counts, size, clock, attempt)
     write_receipt(context.store, receipt)
     return receipt
 

@@ -15,6 +15,10 @@ from promptmill.schemas.errors import SampleError
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.plan import Sample, Shard, Variant
 
+TRIES_ALONE = 3
+"""So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
+`compute.max_attempts` is: no row depends on how a job runs."""
+
 
 @dataclass
 class Work:
@@ -54,7 +58,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
             work.asked.append(sample.sample_id)
             work.ready.append(None if error else sample)
             if error:
-                attempts = plan.job.compute.max_attempts if prompt.error is None else 1
+                attempts = TRIES_ALONE if error.kind in ("crash", "hang") else 1
                 work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, _constants(work.variant), clip)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from promptmill.pipeline.execution.fleet.bisect import find_poison_sample
+from promptmill.pipeline.execution.fleet.worker_handle import History
 
 SAMPLES = [f"s{number}" for number in range(13)]
 
@@ -41,3 +42,11 @@ def test_chance_blames_an_innocent_at_most_once_in_64(deadly: float) -> None:
 
     blamed = sum(find_poison_sample(SAMPLES, survives, survives) is not None for _ in range(6400))
     assert blamed <= 100 + 3 * 10
+
+
+def test_what_happened_to_a_shard_is_counted() -> None:
+    history = History()
+    history.add_error()
+    history.add_death()
+    history.add_death(hung=True)
+    assert (history.failed, history.errors, history.deaths, history.hangs) == (3, 1, 2, 1)

@@ -139,4 +139,7 @@ def bad_prompt(bench: Bench, fleet: Fleet, word: str, kind: str | None) -> Row:
     rows = failures(output.files())
     found = sorted((row["prompt"], row["error_kind"]) for row in rows)
     row.check(found == ([(texts[2], kind)] * 2 if kind else []), f"failures: {found}")
+    receipts = [json.loads(content) for key, content in output.files().items() if key.startswith("receipts/")]
+    tries = max(receipt["attempts"] for receipt in receipts)
+    row.check((tries > 1) == (kind in ("crash", "hang")), f"receipts say {tries} tries at most")
     return row

@@ -58,8 +58,8 @@ class ShardActor:
         return Vitals(pulse.samples, pulse.model_loads, pulse.silent_s(), notices)
 
     @ray.method(concurrency_group="shards")
-    def process(self, shard: Shard, quarantined: Mapping[str, SampleError]) -> ShardStats:
-        return process_shard(shard, self._context, quarantined)
+    def process(self, shard: Shard, quarantined: Mapping[str, SampleError], attempt: int) -> ShardStats:
+        return process_shard(shard, self._context, quarantined, attempt)
 
     @ray.method(concurrency_group="shards")
     def sample_ids(self, shard: Shard) -> list[str]:

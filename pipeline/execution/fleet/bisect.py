@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-CONFIRMATIONS = 3
+from promptmill.pipeline.worker.work import TRIES_ALONE
+
+CONFIRMATIONS = TRIES_ALONE
 """Deaths in a row, alone on a worker that has its model loaded, each followed by a blank sample that lives: where
 something else kills every second trial, one innocent in 64 is blamed. Without the blanks 60 kills, one every
 0.5 to 2 s on a busy machine, had one blamed."""

@@ -111,7 +111,8 @@ class RayDispatcher:
                 if room and len(self._waiting) < len(usable):
                     continue
                 shard = self._waiting.popleft()
-                call = worker.handle.process.remote(shard, self._of(shard).quarantined)
+                history = self._of(shard)
+                call = worker.handle.process.remote(shard, history.quarantined, history.failed + 1)
                 worker.in_hand[call] = shard
 
     def _of(self, shard: Shard) -> History:
@@ -176,7 +177,7 @@ class RayDispatcher:
             self._failure = self._failure or error
         else:
             history = self._of(shard)
-            history.errors += 1
+            history.add_error()
             if history.errors >= self._compute.max_attempts:
                 self._failure = self._failure or error
                 return
@@ -226,7 +227,7 @@ class RayDispatcher:
         self._retire(worker)
         if not blameless:
             for shard in worker.suspects:
-                self._of(shard).deaths += 1
+                self._of(shard).add_death()
         self._give_back(worker, blameless)
 
     def _not_started(self, error: RayError) -> None:
@@ -240,8 +241,8 @@ class RayDispatcher:
         worker.in_hand.clear()
         for shard in shards:
             history = self._of(shard)
-            history.deaths += not blameless
-            history.hangs += worker.hung and not blameless
+            if not blameless:
+                history.add_death(worker.hung)
             if len(shards) == 1 and history.deaths >= _DEATHS_BEFORE_SEARCH and not blameless and not self._failure:
                 self._search(shard)
             else:

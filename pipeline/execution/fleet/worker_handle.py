@@ -48,12 +48,22 @@ class WorkerHandle:
 
 @dataclass
 class History:
-    """Losses of nodes are not counted: they are nobody's fault."""
+    """Losses of nodes are not counted: they are nobody's fault. `failed` tries ended in an error or a death."""
 
+    failed: int = 0
     deaths: int = 0
     hangs: int = 0
     errors: int = 0
     quarantined: dict[str, SampleError] = field(default_factory=dict)
+
+    def add_error(self) -> None:
+        self.failed += 1
+        self.errors += 1
+
+    def add_death(self, hung: bool = False) -> None:
+        self.failed += 1
+        self.deaths += 1
+        self.hangs += hung
 
 
 def finished(calls: list[Any]) -> list[Any]:
