@@ -1,4 +1,4 @@
-"""The README says what is true: every field, every command, every option, every file it links to.
+"""The READMEs say what is true: every field, every command, every option, every file it links to.
 
 `python -m tests.test_readme` writes the field table anew.
 """
@@ -20,6 +20,8 @@ from promptmill.pipeline.planning.variants import cell_count
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+JOBS = ROOT / "jobs" / "README.md"
+DOCUMENTS = [README, JOBS, *(ROOT / room / "README.md" for room in ("schemas", "pipeline", "tests", "infra"))]
 _FIELDS = re.compile(r"(<!-- fields:begin -->\n).*?(<!-- fields:end -->)", re.S)
 
 
@@ -32,33 +34,39 @@ def field_table() -> str:
 
 
 def test_field_table_is_current() -> None:
-    found = _FIELDS.search(README.read_text())
+    found = _FIELDS.search(JOBS.read_text())
     assert found
     assert found.group(0) == f"{found.group(1)}{field_table()}{found.group(2)}", "run python -m tests.test_readme"
 
 
 def test_commands_and_options_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for path in (README, ROOT / "CONTRIBUTING.md"):
+    for path in (*DOCUMENTS, ROOT / "CONTRIBUTING.md"):
         for line in re.findall(r"promptmill ([a-z][^`\n|]*)", path.read_text()):
             name, *rest = line.split()
             assert name in commands, f"{path.name}: promptmill {line}"
             known = {option for parameter in commands[name].params for option in parameter.opts}
             for option in (word.rstrip(",.;:") for word in rest if word.startswith("--")):
                 assert option in known, f"{path.name}: promptmill {line}"
-    listed = set(re.findall(r"^\| `promptmill (\w+)", README.read_text(), re.M))
-    assert listed == set(commands), "the README's table of commands"
+    listed = set(re.findall(r"^\| `promptmill ([\w-]+)", JOBS.read_text(), re.M))
+    assert listed == set(commands), "the table of commands in jobs/README.md"
 
 
-def test_jobs_in_the_readme_are_valid() -> None:
-    whole, *parts = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.S)
-    assert yaml.safe_load(whole)["name"] == parse_job(whole, "README.md").name
-    for part in parts:
-        parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(part)}), "README.md")
+def test_the_readme_is_one_page() -> None:
+    shown = re.sub(r"<details>.*?</details>|```.*?```", "", README.read_text(), flags=re.S)
+    assert len(shown.split()) < 1500
+
+
+def test_jobs_in_the_readmes_are_valid() -> None:
+    for path in (README, JOBS):
+        whole, *parts = re.findall(r"```yaml\n(.*?)```", path.read_text(), re.S)
+        assert yaml.safe_load(whole)["name"] == parse_job(whole, path.name).name
+        for part in parts:
+            parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(part)}), path.name)
     assert cell_count(parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(parts[-1])}), "README.md")) == 9
 
 
-@pytest.mark.parametrize("path", [README, ROOT / "CONTRIBUTING.md", ROOT / "infra" / "README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=str)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if "://" not in target:
@@ -67,9 +75,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for name in re.findall(r"`make ([a-z0-9-]+)", README.read_text()):
+    for name in re.findall(r"`make ([a-z0-9-]+)", "".join(path.read_text() for path in DOCUMENTS)):
         assert name in targets, name
 
 
 if __name__ == "__main__":
-    README.write_text(_FIELDS.sub(lambda match: match.group(1) + field_table() + match.group(2), README.read_text()))
+    JOBS.write_text(_FIELDS.sub(lambda match: match.group(1) + field_table() + match.group(2), JOBS.read_text()))
