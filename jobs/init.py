@@ -108,7 +108,7 @@ def job_text(job: Job, schema: str) -> str:
 def _section(values: BaseModel, indent: str) -> Iterator[str]:
     for name, info in type(values).model_fields.items():
         value = getattr(values, name)
-        if "Reserved" in (info.description or "") or name == "shapes":
+        if name == "shapes":
             continue
         if not indent:
             yield ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, create_model, model_serializer, model_validator
 from pydantic_core import InitErrorDetails
 
+from promptmill.schemas.inputs import ROLES, Task, task_of
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.sweep import Partial, SweepAxes, axis
 
@@ -16,6 +17,7 @@ MAX_SEED = 2**53 - 1
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ImageFormat = Literal["png", "webp", "jpeg"]
+Fit = Literal["cover", "contain", "stretch"]
 SCORE_KINDS: Final = ("clip", "relative", "metric")
 SuiteName = Literal["partiprompts", "geneval", "t2i-compbench", "drawbench", "dpg", "shapes"]
 SUITES_WITH_IDS: Final = frozenset({"dpg", "shapes"})
@@ -27,6 +29,8 @@ METRIC_SCORES: Final = {
 LOWER_IS_BETTER: Final = frozenset({"near_black"})
 
 Size = Annotated[int, Field(ge=8, le=16384)]
+INPUT_FIELDS: Final = frozenset({"strength", "fit"})
+"""Fields of `generation` that say something of input images."""
 
 
 class Columns(StrictModel):
@@ -43,9 +47,11 @@ class Columns(StrictModel):
     caption: Text | None = None
     """Text that the image is stored with and scored against; the prompt where absent or null."""
     image: Text | None = None
-    """Input image for image-to-image. Reserved: refused in this version."""
+    """Image to start from: a path relative to the source file's folder, a URL, bytes, or a Hugging Face image."""
     mask: Text | None = None
-    """Mask for inpainting. Reserved: refused in this version."""
+    """What of `image` to draw anew: white. The rest keeps its pixels exactly."""
+    strength: Text | None = None
+    """Number above 0, at most 1; overrides `generation.strength` where not null."""
 
 
 class ShapesSuite(StrictModel):
@@ -135,6 +141,12 @@ class Generation(StrictModel):
     """Images per forward pass. Part of the result: batch size changes last bits."""
     images_per_prompt: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Images for each prompt and sweep cell, each with its own seed."""
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    """How far an input image is left behind: this share of the steps is made. Null is 0.6, with a mask 1."""
+    fit: Fit | None = None
+    """How input images come to `width` × `height`: `cover` cuts, `contain` adds black, `stretch`. Null is `cover`.
+
+    Without `width` and `height` each image keeps its own size, to the nearest that the model can draw."""
 
 
 def _partial(name: str, **more: Any) -> Any:
@@ -337,11 +349,35 @@ class Job(StrictModel):
             )
         return wrong
 
+    @property
+    def task(self) -> Task:
+        """What kind of pipeline the job needs: it follows from the images that its prompts have."""
+        return task_of(role for role in ROLES if getattr(self.prompts.mapped, role, None) is not None)
+
     def _wrong_columns(self) -> list[InitErrorDetails]:
-        given = {"image": self.prompts.columns.image, "mask": self.prompts.columns.mask}
-        hint = "This version makes images from text alone; the column is carried into the records all the same."
+        columns, wrong = self.prompts.columns, []
+        if columns.mask is not None and columns.image is None:
+            hint = "A mask says what of an image is drawn anew: name the column of the images too."
+            fields = "prompts.columns.image prompts.columns.mask"
+            wrong.append(broken_rule(("prompts", "columns", "image"), "a column's name", "null", hint, fields))
+        if columns.image is None:
+            wrong += [self._needs_image(loc) for loc in self._asked_of_images()]
+        return wrong
+
+    def _asked_of_images(self) -> list[tuple[str, ...]]:
+        job = [("generation", field) for field in INPUT_FIELDS if getattr(self.generation, field) is not None]
+        swept = [("sweep", field) for field in INPUT_FIELDS if field in self.sweep.axes()]
+        given = [(name, each.given().keys()) for name, each in (self.sweep.settings or {}).items()]
         return [
-            broken_rule(("prompts", "columns", name), "null", repr(value), hint, f"prompts.columns.{name}")
-            for name, value in given.items()
-            if value is not None
+            *job,
+            *swept,
+            *(("sweep", "settings", name, field) for name, own in given for field in sorted(INPUT_FIELDS & own)),
+            *([("prompts", "columns", "strength")] if self.prompts.columns.strength is not None else []),
         ]
+
+    @staticmethod
+    def _needs_image(loc: tuple[str, ...]) -> InitErrorDetails:
+        hint = "It is about input images: name their column in `prompts.columns.image`."
+        return broken_rule(
+            loc, "nothing without `prompts.columns.image`", f"`{loc[-1]}`", hint, "prompts.columns.image"
+        )

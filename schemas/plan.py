@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import Input, Role
 from promptmill.schemas.job import Generation
 
@@ -16,7 +17,8 @@ STAGED = "staged:"
 class SourceFile:
     """A file of prompts. `name` is its path relative to the source and enters the prompt ids.
 
-    `path` is where it is read; it begins with `STAGED` where that is a Parquet copy below the output.
+    `path` is where it is read; it begins with `STAGED` where that is a Parquet copy below the output. `folder` is then
+    where the original lies, if rows name other files relative to it.
     """
 
     name: str
@@ -24,6 +26,7 @@ class SourceFile:
     size_bytes: int
     rows: int
     etag: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class Shard:
 class Sample:
     """One image that is asked for. `row` is the position of its prompt in the shard, from 0.
 
-    `inputs` are the images it is drawn from, by role; none for a job that draws from text alone.
+    `inputs` are the images it is drawn from, by role; none for a job that draws from text alone. `error` says why they
+    cannot be used.
     """
 
     sample_id: str
@@ -110,6 +114,8 @@ class Sample:
     negative_prompt: str
     caption: str
     inputs: Mapping[Role, Input] = field(default_factory=dict)
+    strength: float | None = None
+    error: SampleError | None = None
 
 
 @dataclass(frozen=True)

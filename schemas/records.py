@@ -8,6 +8,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from promptmill.schemas.inputs import ROLES, Role
+
 RECORD_VERSION: Final = 1
 
 # Hugging Face `datasets` decodes the column only in this form: nullable, bytes before path.
@@ -60,6 +62,23 @@ FAILURE: Final = pa.schema(
     ]
 )
 """A sample that could not be made, with all columns of its input row: `retry` reads this."""
+
+INPUTS: Final = [
+    pa.field("task", pa.string()),
+    pa.field("strength", pa.float64()),  # as wide as the job's: 0.3 as float32 is another number
+    pa.field("input_image_sha256", pa.struct([pa.field(role, pa.string()) for role in ROLES])),
+    *(pa.field(f"input_{role}", pa.string()) for role in ROLES),
+]
+"""What a sample was drawn from, in every kind of object of a job that has input images, and in no other's.
+
+`input_image` and its kin say where the bytes were read, `input_image_sha256` which they were, by role.
+"""
+
+
+def input_column(role: Role) -> str:
+    """The column that says where an input was read."""
+    return f"input_{role}"
+
 
 TAKEN: Final = frozenset({*RECORD.names, *REJECT.names, *FAILURE.names})
 """Names that a passed-through column must avoid, the same in every kind of object."""

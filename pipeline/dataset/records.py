@@ -18,9 +18,11 @@ from promptmill.schemas.plan import CommitRecord, Counts, Sample, Shard
 from promptmill.schemas.records import (
     FAILURE,
     HUGGINGFACE,
+    INPUTS,
     RECORD,
     RECORD_VERSION,
     REJECT,
+    input_column,
     passthrough_name,
     with_scores,
 )
@@ -49,7 +51,8 @@ class Outcome:
 class RecordWriter:
     """Builds the objects of one shard. `constants` are the settings all of its rows share.
 
-    `clip_score` names the score that is repeated in the column of that name.
+    `clip_score` names the score that is repeated in the column of that name; `with_inputs` is for jobs whose prompts
+    have images.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class RecordWriter:
         passthrough: pa.Table,
         constants: Mapping[str, Any],
         clip_score: str | None = None,
+        with_inputs: bool = False,
     ) -> None:
         self._score_names = score_names
         self._clip_score = clip_score
         self._passthrough = passthrough
         self._constants = dict(constants)
+        self._inputs = INPUTS if with_inputs else []
 
     def add_constants(self, constants: Mapping[str, Any]) -> None:
         self._constants.update(constants)
@@ -79,11 +84,12 @@ class RecordWriter:
     def _table(self, schema: pa.Schema, outcomes: Sequence[Outcome]) -> pa.Table:
         if "scores" in schema.names:
             schema = with_scores(schema, self._score_names)
+        schema = pa.schema([*schema, *self._inputs])
         table = pa.Table.from_pylist([self._row(outcome) for outcome in outcomes], schema=schema)
         rows = self._passthrough.take(pa.array([outcome.sample.row for outcome in outcomes], pa.int64()))
-        names = frozenset(rows.column_names)
+        names, own = frozenset(rows.column_names), frozenset(each.name for each in self._inputs)
         for name in rows.column_names:
-            table = table.append_column(passthrough_name(name, names - {name}), rows.column(name))
+            table = table.append_column(passthrough_name(name, names - {name} | own), rows.column(name))
         return table
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
@@ -109,6 +115,9 @@ class RecordWriter:
             "error_kind": None if outcome.error is None else outcome.error.kind,
             "message": None if outcome.error is None else outcome.error.message,
             "attempts": outcome.attempts,
+            "strength": sample.strength,
+            "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},
+            **{input_column(role): each.locator for role, each in sample.inputs.items()},
         }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
-from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments
+from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.storage.urls import check_url
@@ -65,11 +65,25 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
     for model in dict.fromkeys(model for (model,) in variants.combinations(job, "model")):
         if model in models:
             _collect(problems, lambda m=models[model]: check_arguments(m, _asked(job)))
+            if job.task.name != "text-to-image":
+                _collect(problems, lambda m=models[model]: check_task(m, job.task.name, "prompts.columns.image"))
+    _check_strengths(job, models, problems)
     swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
     where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
     for model, width, height in variants.combinations(job, "model", "width", "height"):
         if model in models:
             _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
+
+
+def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
+    if job.task.name == "text-to-image":
+        return
+    places = {value: where for where, value in job.sweep.values_of("strength", job.generation.strength)}
+    task = job.task.name
+    for model, steps, strength in variants.combinations(job, "model", "num_inference_steps", "strength"):
+        if model in models:
+            asked = (models[model], task, steps, strength, places[strength])
+            _collect(problems, lambda asked=asked: check_strength(*asked))
 
 
 def _asked(job: Job) -> dict[str, str]:

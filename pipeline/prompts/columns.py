@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from promptmill.pipeline.prompts.formats import (
     is_parquet,
 )
 from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.inputs import ROLES
 from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
 
@@ -62,6 +63,16 @@ def _meet_as_text(
     return name != columns.seed and not any(is_parquet(opened.file.name) for opened in files)
 
 
+_IMAGES = "paths, URLs, bytes, or a struct of bytes and path"
+WANTED: Mapping[str, str] = {
+    "seed": "an integer column",
+    "id": "a text or integer column",
+    "strength": "a number column",
+    **dict.fromkeys(ROLES, _IMAGES),
+}
+"""What a column must hold, by what it is mapped to; text where it is not here."""
+
+
 def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
     """Raises InputError where a mapped column is missing or has a type that cannot be used."""
     problems = []
@@ -76,7 +87,7 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
             continue
         kind = schema.field(name).type
         if not _fits(role, kind):
-            wanted = {"seed": "an integer column", "id": "a text or integer column"}.get(role, "a text column")
+            wanted = WANTED.get(role, "a text column")
             problems.append(Problem(place, wanted, f"{name!r} of type {kind}"))
     if problems:
         raise InputError(*problems)
@@ -85,8 +96,22 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
 def _fits(role: str, kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_whole = pa.types.is_integer(kind)
     # A whole column with gaps is one of floats to pandas.
     is_number = is_whole or pa.types.is_floating(kind)
-    return bool(is_number if role == "seed" else is_text or is_whole if role == "id" else is_text)
+    if role in ROLES:
+        is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return is_text(kind) or bool(is_bytes or _is_image_struct(kind))
+    return bool(
+        is_number if role in ("seed", "strength") else is_text(kind) or is_whole if role == "id" else is_text(kind)
+    )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    """As Hugging Face `datasets` writes an image: its bytes, and the name of a file."""
+    return bool(pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)})

@@ -6,7 +6,7 @@ import math
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import BinaryIO
@@ -15,13 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.columns import is_text
 from promptmill.pipeline.prompts.formats import as_schema
+from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
+from promptmill.schemas.inputs import ROLES, Input, Role
 from promptmill.schemas.job import MAX_SEED, Columns
 from promptmill.schemas.plan import STAGED, SourceFile
+from promptmill.schemas.records import input_column
 
 MAX_PROMPT_BYTES = 64 << 10
 """Longer texts are no prompts: every text encoder in use reads less than 1 % of this."""
@@ -46,6 +50,8 @@ class Prompt:
     sample_id: str | None = None
     sample_index: int | None = None
     quota: int | None = None
+    inputs: Mapping[Role, Input] = field(default_factory=dict)
+    strength: float | None = None
     error: SampleError | None = None
 
 
@@ -76,6 +82,11 @@ class PromptReader:
         self._helpers = helpers
         mapped = {*columns.model_dump().values(), *helpers}
         self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
+        self._roles = {role: name for role in ROLES if (name := getattr(columns, role, None)) is not None}
+        embedded = {name for name in self._roles.values() if not is_text(schema.field(name).type)}
+        # Images that lie in the source are read where they are needed, a few at a time, and never with the rows.
+        self._schema = pa.schema([each for each in schema if each.name not in embedded])
+        self._read = list(self._schema.names) if embedded else None
         self._lock = threading.Lock()
         self._cached: tuple[tuple[str, int], pa.Table] | None = None
 
@@ -127,33 +138,58 @@ class PromptReader:
             if self._cached is not None and self._cached[0] == (file.path, group):
                 return self._cached[1].slice(offset, rows)
         if parquet.metadata.row_group(group).total_byte_size > _CACHED_GROUP_BYTES or rows > 10_000:
-            return _stream_rows(parquet, group, offset, rows)
+            return _stream_rows(parquet, group, offset, rows, self._read)
         taken: list[pa.RecordBatch] = []
         total = 0
         # Row groups are read in steps: what a footer claims about decoded size is not to be trusted.
-        for batch in parquet.iter_batches(batch_size=4096, row_groups=[group]):
+        for batch in parquet.iter_batches(batch_size=4096, row_groups=[group], columns=self._read):
             taken.append(batch)
             total += batch.nbytes
             if total > _CACHED_GROUP_BYTES:
-                return _stream_rows(parquet, group, offset, rows)
+                return _stream_rows(parquet, group, offset, rows, self._read)
         table = pa.Table.from_batches(taken)
         with self._lock:
             self._cached = ((file.path, group), table)
         return table.slice(offset, rows)
 
     def _parse(self, table: pa.Table, file: SourceFile, first: int) -> Iterator[Prompt]:
-        columns = {role: _values(table, name) for role, name in self._columns.model_dump().items()}
+        dumped = self._columns.model_dump().items()
+        columns = {role: _values(table, name) for role, name in dumped if name is None or name in table.column_names}
         extra = {field: table.column(name).to_pylist() for name, field in self._helpers.items()}
         for i in range(table.num_rows):
             given = columns["id"][i]
             prompt_id = derived_prompt_id(file.name, first + i) if given is None else _readable(given)[0]
+            helped = Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()})
             yield parse_prompt(
-                Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()}),
+                _with_inputs(helped, self._locators(columns, file, first, i), columns["strength"][i]),
                 columns["prompt"][i],
                 columns["negative_prompt"][i],
                 columns["caption"][i],
                 columns["seed"][i],
             )
+
+    def _locators(
+        self, columns: Mapping[str, list[object]], file: SourceFile, first: int, i: int
+    ) -> dict[Role, str | None]:
+        """Where the images of row `i` are; None where the row names none."""
+        found: dict[Role, str | None] = {}
+        for role, name in self._roles.items():
+            cell = columns[role][i] if role in columns else b""
+            value = cell.decode("utf-8", "replace") if isinstance(cell, bytes) and role in columns else cell
+            found[role] = locator(value, file, name, first + i)
+        return found
+
+
+def _with_inputs(prompt: Prompt, found: Mapping[Role, str | None], strength: object) -> Prompt:
+    if isinstance(strength, float) and math.isnan(strength):
+        strength = None
+    missing = [role for role, place in found.items() if not place]
+    error = SampleError("input", f"{missing[0]}: null") if missing else None
+    if strength is not None and not (isinstance(strength, (int, float)) and 0 < strength <= 1):
+        error = SampleError("invalid_strength", f"expected a number above 0, at most 1, got {strength!r}")
+    value = float(strength) if isinstance(strength, (int, float)) and error is None else None
+    inputs = {role: Input(place or "") for role, place in found.items()}
+    return replace(prompt, inputs=inputs, strength=value, error=error)
 
 
 RETRY_COLUMNS = Columns(
@@ -163,11 +199,14 @@ RETRY_HELPERS = {"sample_id": "sample_id", "sample_index": "sample_index", "room
 """Columns of the file that `retry` stages, which datasets hold, and the fields of `Prompt` that they fill."""
 
 
-def retry_reader(files: tuple[SourceFile, ...], output: Store) -> PromptReader:
-    """For the file that `retry` stages: a row is one sample, not one prompt."""
+def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns) -> PromptReader:
+    """For the file that `retry` stages: a row is one sample, not one prompt. `columns` are those of the job."""
     with open_file(files[0], output) as stream:
         schema = pq.read_schema(stream).remove_metadata()
-    return PromptReader(files, output, schema, RETRY_COLUMNS, RETRY_HELPERS)
+    given: dict[str, str] = {role: input_column(role) for role in ROLES if getattr(columns, role, None) is not None}
+    if "image" in given:
+        given["strength"] = "strength"
+    return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), RETRY_HELPERS)
 
 
 def open_file(file: SourceFile, output: Store) -> BinaryIO:
@@ -204,20 +243,20 @@ def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object
         error = SampleError("prompt_too_long", f"over {MAX_PROMPT_BYTES:,} bytes: prompt {len(text.encode()):,} bytes")
     elif seed is not None and number is None:
         error = SampleError("invalid_seed", f"expected an integer from 0 to {MAX_SEED}, got {seed!r}")
-    return replace(parsed, error=error)
+    return replace(parsed, error=error or base.error)
 
 
-def _stream_rows(parquet: pq.ParquetFile, group: int, offset: int, rows: int) -> pa.Table:
+def _stream_rows(parquet: pq.ParquetFile, group: int, offset: int, rows: int, columns: list[str] | None) -> pa.Table:
     kept: list[pa.RecordBatch] = []
     begins = 0
-    for batch in parquet.iter_batches(batch_size=64, row_groups=[group]):
+    for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=columns):
         low, high = max(offset, begins), min(offset + rows, begins + batch.num_rows)
         if low < high:
             kept.append(batch.slice(low - begins, high - low))
         begins += batch.num_rows
         if begins >= offset + rows:
             break
-    return pa.Table.from_batches(kept, parquet.schema_arrow)
+    return pa.Table.from_batches(kept, None if kept else parquet.schema_arrow)
 
 
 def _values(table: pa.Table, name: str | None) -> list[object]:

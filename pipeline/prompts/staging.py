@@ -27,6 +27,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import digest
+from promptmill.schemas.inputs import ROLES
 from promptmill.schemas.job import Columns, Prompts
 from promptmill.schemas.plan import STAGED, SourceFile
 
@@ -44,7 +45,7 @@ def stage(
         return tuple(
             file
             if is_parquet(file.name) and not query
-            else _staged(file, _read_again(file, prompts.columns, query), output, schema)
+            else _staged(_rooted(file, prompts.columns), _read_again(file, prompts.columns, query), output, schema)
             for file in files
         )
     found = {source_file(each): each.table for each in find_suite(prompts, output.url).files}
@@ -52,6 +53,12 @@ def stage(
         if file not in found:
             raise _changed(file)
     return tuple(_staged(file, found[file], output, schema) for file in files)
+
+
+def _rooted(file: SourceFile, columns: Columns) -> SourceFile:
+    """With the folder that its rows name images relative to, where they do."""
+    names_images = any(getattr(columns, role, None) is not None for role in ROLES)
+    return replace(file, folder=file.path.rpartition("/")[0]) if names_images else file
 
 
 def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:

@@ -14,6 +14,7 @@ from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.models.interface import Generator, Scorer
 from promptmill.pipeline.models.load import load_generator
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
 from promptmill.pipeline.scores.choose import job_metrics, load_scorers
 from promptmill.pipeline.storage.store import Store
@@ -78,6 +79,7 @@ class WorkerContext:
     def __post_init__(self) -> None:
         self.metrics = job_metrics(self.plan.job)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self.inputs = InputReader(self.store)
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None
@@ -102,7 +104,7 @@ class WorkerContext:
 
     def _open_reader(self, segment: Segment) -> PromptReader:
         if segment.kind == "retry":
-            return retry_reader(segment.files, self.store)
+            return retry_reader(segment.files, self.store, self.plan.job.prompts.mapped)
         return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.mapped)
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:
@@ -130,7 +132,7 @@ class WorkerContext:
             self._loaded = None  # frees the old weights first: two models need not fit at once
             self._loaded = (variant.model, self._load(variant.model))
             self.pulse.model_loads += 1
-        return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step)
+        return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step, self.inputs)
 
     def _load(self, model: ResolvedModel) -> Generator:
         try:

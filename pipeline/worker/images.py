@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from itertools import groupby
 from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
 from promptmill.pipeline.dataset.records import Outcome
 from promptmill.pipeline.models.interface import Generated, Pixels
+from promptmill.pipeline.prompts.inputs import without_pixels
 from promptmill.pipeline.worker.context import Clock, WorkerContext
 from promptmill.pipeline.worker.recovery import Measured, VariantGenerator, measure, score_batch
 from promptmill.pipeline.worker.selection import rejection_reasons
@@ -60,7 +62,7 @@ class ImageMaker:
                 scorer.prepare([sample.caption for sample in samples])
 
     def _generate_and_score(self) -> Iterator[_Scored]:
-        for batch in self._work.batches():
+        for batch in self._batches():
             with self._clock("generate"):
                 made = self._generator.generate(batch)
             scorers = self._context.scorers()
@@ -69,11 +71,23 @@ class ImageMaker:
             self._context.pulse.advance(len(batch))
             for i, (sample, result) in enumerate(zip(batch, made, strict=True)):
                 scores = {name: column[i] for name, column in columns.items()}
+                values = {name: score.value for name, score in scores.items()}
                 error = result.error or next((score.error for score in scores.values() if score.error), None)
                 final = result if error is None else Generated(None, result.flags, error)
-                yield _Scored(
-                    sample, final, {name: s.value for name, s in scores.items()}, self._measure(sample, final)
-                )
+                yield _Scored(without_pixels(sample), final, values, self._measure(sample, final))
+
+    def _batches(self) -> Iterator[list[Sample]]:
+        """Images of batch k + 1 are fetched and fitted by an encoder thread while batch k is on the device."""
+        batches = self._work.batches()
+        if not self._context.plan.job.task.roles:
+            yield from batches
+            return
+        ready: deque[Future[list[Sample]]] = deque()
+        for batch in batches:
+            ready.append(self._context.encoders.submit(self._generator.with_inputs, batch))
+            if len(ready) == 2:
+                yield ready.popleft().result()
+        yield from (future.result() for future in ready)
 
     def _measure(self, sample: Sample, result: Generated) -> Future[Measured]:
         metrics = self._context.metrics

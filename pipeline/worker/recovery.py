@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from promptmill.pipeline.models.interface import Generated, Generator, Pixels, Scorer
+from promptmill.pipeline.prompts.inputs import InputReader, prepare_all
 from promptmill.pipeline.scores.interface import Metric, Picture
 from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
 from promptmill.schemas.plan import Sample, Variant
@@ -31,6 +32,7 @@ class VariantGenerator:
     variant: Variant
     limits: BatchLimits
     on_step: Callable[[], None]
+    inputs: InputReader
 
     @property
     def scheduler(self) -> str:
@@ -47,10 +49,21 @@ class VariantGenerator:
 
     def generate(self, samples: Sequence[Sample]) -> list[Generated]:
         """One answer a sample, in order. Raises DeviceLostError when the process must end."""
-        return [
-            self._again_in_full_precision(sample) if _not_finite(result) else result
-            for sample, result in zip(samples, self._attempt(samples), strict=True)
-        ]
+        samples = self.with_inputs(samples)
+        usable = [sample for sample in samples if sample.error is None]
+        made = iter(
+            [
+                self._again_in_full_precision(sample) if _not_finite(result) else result
+                for sample, result in zip(usable, self._attempt(usable) if usable else [], strict=True)
+            ]
+        )
+        return [next(made) if sample.error is None else Generated(None, error=sample.error) for sample in samples]
+
+    def with_inputs(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples with the pixels of their images, fetched and fitted, or with the reason why they have none."""
+        if not any(sample.inputs for sample in samples):
+            return list(samples)
+        return prepare_all(samples, self.inputs, self.variant.generation, self.variant.model)
 
     def _attempt(self, batch: Sequence[Sample]) -> list[Generated]:
         size = batch_size_key(self.variant, batch)

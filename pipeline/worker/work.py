@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from promptmill.pipeline.dataset.records import Outcome, RecordWriter
+from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.reader import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.identity import sample_id, sample_seed
+from promptmill.schemas.inputs import Task
 from promptmill.schemas.plan import Sample, Shard, Variant
 
 TRIES_ALONE = 3
@@ -54,14 +56,16 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     work = Work(plan.variant(shard.variant), context.reader(shard.segment).read(shard.start, shard.stop))
     for row, prompt in enumerate(work.block.prompts):
         for sample in _samples(plan, work.variant, row, prompt):
-            error = prompt.error or quarantined.get(sample.sample_id)
+            error = prompt.error or quarantined.get(sample.sample_id) or _no_step(plan, work.variant, sample)
             work.asked.append(sample.sample_id)
             work.ready.append(None if error else sample)
             if error:
                 attempts = TRIES_ALONE if error.kind in ("crash", "hang") else 1
                 work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
-    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, _constants(work.variant), clip)
+    task = plan.job.task
+    constants = _constants(work.variant, task)
+    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, constants, clip, bool(task.roles))
     return work
 
 
@@ -84,15 +88,33 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             if prompt.negative_prompt is None
             else prompt.negative_prompt,
             caption=prompt.caption or prompt.prompt,
+            inputs=prompt.inputs,
+            strength=_strength(plan, variant, prompt),
         )
 
 
-def _constants(variant: Variant) -> dict[str, Any]:
+def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
+    """Why a row's own strength makes nothing; that of the job was looked at before."""
+    steps, task = variant.generation.num_inference_steps, plan.job.task.name
+    if sample.strength is None or steps_made(task, variant.model.pipeline_class, steps, sample.strength) >= 1:
+        return None
+    return SampleError("invalid_strength", f"{sample.strength:g} of {steps} steps leaves none")
+
+
+def _strength(plan: Plan, variant: Variant, prompt: Prompt) -> float | None:
+    """The row's, else the job's, else the task's own; None for a job that draws from text alone."""
+    given = variant.generation.strength if prompt.strength is None else prompt.strength
+    return STRENGTH.get(plan.job.task.name) if given is None else given
+
+
+def _constants(variant: Variant, task: Task) -> dict[str, Any]:
+    base = variant.model.pipeline_class
     return {
+        **({"task": task.name} if task.roles else {}),
         "variant": variant_text(variant.values),
         "model": variant.model.path,
         "model_revision": variant.model.revision,
-        "pipeline_class": variant.model.pipeline_class,
+        "pipeline_class": class_for(task.name, base) or base,
         "num_inference_steps": variant.generation.num_inference_steps,
         "guidance_scale": variant.generation.guidance_scale,
     }

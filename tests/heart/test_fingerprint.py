@@ -26,6 +26,7 @@ from tests.heart.mill import CLIP, MODEL
 CLIP_SCORE = {"clip": f"local-dir:{CLIP}"}
 
 # Of each field: what the job has beside it, and another value.
+WITH_IMAGE: dict[str, Any] = {"prompts": {"columns": {"image": "other"}}}
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "seed": ({}, 1),
     "prompts.suite": ({"prompts": {"suite": "shapes", "source": None}}, None),
@@ -59,6 +60,13 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
         "again",
     ),
     "select.min": ({"score": [CLIP_SCORE], "select": {"keep": 1}}, 0.1),
+    "prompts.columns.image": ({}, "other"),
+    "prompts.columns.mask": (WITH_IMAGE, "other"),
+    "prompts.columns.strength": (WITH_IMAGE, "number"),
+    "generation.strength": (WITH_IMAGE, 0.5),
+    "generation.fit": (WITH_IMAGE, "stretch"),
+    "sweep.strength": (WITH_IMAGE, [0.5]),
+    "sweep.fit": (WITH_IMAGE, ["cover"]),
     "output.image_format": ({}, "webp"),
     "output.jpeg_quality": ({}, 90),
     "output.images_per_shard": ({}, 5),
@@ -89,8 +97,6 @@ NO_CHANGE: dict[str, Any] = {
 }
 TRIED_ELSEWHERE = {
     "prompts.source": "its files are",
-    "prompts.columns.image": "reserved",
-    "prompts.columns.mask": "reserved",
     "model.revision": "of hub models, in tests/models",
 }
 

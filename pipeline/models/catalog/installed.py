@@ -67,11 +67,18 @@ def pipeline_modules() -> dict[str, str]:
 @cache
 def text_to_image_classes() -> frozenset[str]:
     """Classes that `AutoPipelineForText2Image` can choose."""
-    names: set[str] = set()
+    return frozenset(auto_classes("TEXT2IMAGE").values())
+
+
+@cache
+def auto_classes(kind: str) -> dict[str, str]:
+    """Family → class of diffusers' automatic pipelines; `kind` is TEXT2IMAGE, IMAGE2IMAGE or INPAINT."""
+    found: dict[str, str] = {}
     for node in ast.walk(_parse(package_root("diffusers") / "pipelines" / "auto_pipeline.py")):
-        if isinstance(node, ast.Assign) and "AUTO_TEXT2IMAGE_PIPELINES_MAPPING" in ast.unparse(node.targets[0]):
-            names.update(part.id for part in ast.walk(node.value) if isinstance(part, ast.Name))
-    return frozenset(name for name in names if name.endswith("Pipeline"))
+        if isinstance(node, ast.Assign) and f"AUTO_{kind}_PIPELINES_MAPPING" in ast.unparse(node.targets[0]):
+            pairs = (part.elts for part in ast.walk(node.value) if isinstance(part, ast.Tuple) and len(part.elts) == 2)
+            found |= {ast.literal_eval(key): value.id for key, value in pairs if isinstance(value, ast.Name)}
+    return found
 
 
 @cache
@@ -89,6 +96,20 @@ def call_parameters(class_name: str) -> frozenset[str]:
     """Names that the call of a pipeline class takes; empty where they cannot be read."""
     source = pipeline_source(class_name)
     return (source and _method_parameters(_parse(source), class_name, "__call__")) or frozenset()
+
+
+@cache
+def parts(class_name: str) -> frozenset[str]:
+    """What a pipeline class is made of, such as `unet` and `vae`; empty where its source is not found."""
+    source = pipeline_source(class_name)
+    return (source and _method_parameters(_parse(source), class_name, "__init__")) or frozenset()
+
+
+@cache
+def rounds_steps_down(class_name: str) -> bool:
+    """Whether an image-to-image class makes the whole number below steps × strength; the others make one more."""
+    source = pipeline_source(class_name)
+    return source is not None and "int(num_inference_steps * strength)" in source.read_text("utf-8")
 
 
 def makes_images_from_text(class_name: str) -> bool:

@@ -20,11 +20,20 @@ from promptmill.pipeline.models.diffusion.conditioning import (
 from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32
 from promptmill.pipeline.models.diffusion.errors import guarded
 from promptmill.pipeline.models.diffusion.guidance import Guidance
+from promptmill.pipeline.models.diffusion.images import (
+    ImageConditioner,
+    MaskConditioner,
+    paste,
+    sibling,
+    size_of,
+    task_name,
+)
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler, scheduler_class
 from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
+from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import ResolvedModel, Sample
 
@@ -54,8 +63,10 @@ class DiffusersGenerator:
         self._conditioners: list[Conditioner] = [
             TextConditioner(self._device),
             GuidanceConditioner(self._guidance, self._texts, self._device),
+            ImageConditioner(),
+            MaskConditioner(self._pipe),
         ]
-        self._call = frozenset(inspect.signature(self._pipe.__call__).parameters)
+        self._siblings: dict[TaskName, Any] = {}
         self.pipeline_class = type(self._pipe).__name__
         self.dtype = str(dtype).removeprefix("torch.")
         self.device = str(self._device)
@@ -100,7 +111,8 @@ class DiffusersGenerator:
             "nsfw": image.nsfw,
             "retried_fp32": widened,
         }
-        flags = tuple(name for name, is_raised in raised.items() if is_raised)
+        own = dict.fromkeys(flag for each in sample.inputs.values() for flag in each.flags)
+        flags = (*(name for name, is_raised in raised.items() if is_raised), *own)
         if image.latents_finite and image.pixels_finite:
             return Generated(image.pixels, flags)
         what = "pixels" if image.latents_finite else "latents"
@@ -123,26 +135,38 @@ class DiffusersGenerator:
 
     def _draw(self, batch: Batch) -> list[Drawn]:
         """One call of the pipeline, as a user of diffusers would make it with the same generators."""
-        settings = batch.settings
-        width, height = settings.width or self._model.width, settings.height or self._model.height
+        settings, pipe = batch.settings, self._pipe_for(batch)
+        call = inspect.signature(pipe.__call__).parameters
+        own = settings.height or self._model.height, settings.width or self._model.width
+        height, width = size_of(batch.samples[0]) or own
+        # Image-to-image classes of U-Nets know no size: they draw in that of the image, which has the right one.
+        sides = {} if batch.samples[0].inputs and "width" not in call else {"width": width, "height": height}
         arguments: dict[str, Any] = {
             "num_inference_steps": settings.num_inference_steps,
-            "width": width,
-            "height": height,
+            **sides,
             "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in batch.samples],
             "output_type": "pt",
-            **{name: value for name, value in SWITCHED_OFF.items() if name in self._call},
-            **call_arguments(self._pipe, self._conditioners, batch),
+            **{name: value for name, value in SWITCHED_OFF.items() if name in call},
+            **call_arguments(pipe, self._conditioners, batch),
         }
-        self._pipe.scheduler = build_scheduler(self._scheduler, settings.scheduler, batch.on_step)
+        pipe.scheduler = build_scheduler(self._scheduler, settings.scheduler, batch.on_step)
         batch.on_step()
         try:
-            with torch.inference_mode(), WatchedDecode(getattr(self._pipe, "vae", None), width * height) as watched:
-                drawn = _collect(self._pipe(**arguments), watched, (height, width))
+            with torch.inference_mode(), WatchedDecode(getattr(pipe, "vae", None), width * height) as watched:
+                drawn = _collect(pipe(**arguments), watched, (height, width))
         finally:
-            self._pipe.scheduler = self._scheduler
+            pipe.scheduler = self._scheduler
         batch.on_step()
-        return drawn
+        return [
+            image._replace(pixels=paste(sample, image.pixels))
+            for sample, image in zip(batch.samples, drawn, strict=True)
+        ]
+
+    def _pipe_for(self, batch: Batch) -> Any:
+        name = task_name(batch.samples)
+        if name not in self._siblings:
+            self._siblings[name] = sibling(self._pipe, name)
+        return self._siblings[name]
 
     def _modules(self, *names: str) -> list[torch.nn.Module]:
         parts = self._pipe.components

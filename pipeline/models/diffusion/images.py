@@ -1,0 +1,128 @@
+"""Drawing from images: the pipeline that does it, its arguments, and the part of an image that stays as it is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+
+from promptmill.pipeline.models.catalog.tasks import blends, class_for
+from promptmill.pipeline.models.diffusion.conditioning import Batch
+from promptmill.pipeline.models.diffusion.decode import in_float32
+from promptmill.pipeline.models.interface import Pixels
+from promptmill.schemas.errors import WorkerError
+from promptmill.schemas.inputs import TaskName, task_of
+from promptmill.schemas.job import Generation
+from promptmill.schemas.plan import Sample
+
+MASK_LIMIT = 128
+"""From here on a mask is white: drawn anew."""
+_NOISE_SEED = 0x5EED
+"""Added to a sample's seed: the noise over what stays is not that under what is drawn anew."""
+
+
+def sibling(pipe: Any, task: TaskName) -> Any:
+    """The pipeline that does the task with the very parts of `pipe`: weights are held once."""
+    base = type(pipe).__name__
+    name = class_for(task, base)
+    if name is None:
+        raise WorkerError(f"{base} has no pipeline for {task}, which validation lets through to no worker")
+    if name == base:
+        return pipe
+    wanted = inspect.signature(getattr(diffusers, name).__init__).parameters
+    settings = {key: value for key, value in pipe.config.items() if key in wanted}
+    parts = {key: part for key, part in pipe.components.items() if key in wanted}
+    made = getattr(diffusers, name)(**{**settings, **parts})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def task_name(samples: Sequence[Sample]) -> TaskName:
+    return task_of(samples[0].inputs).name
+
+
+def size_of(sample: Sample) -> tuple[int, int] | None:
+    """Height and width of the sample's images; None where it has none."""
+    pixels = next((each.pixels for each in sample.inputs.values()), None)
+    return None if pixels is None else (int(pixels.shape[0]), int(pixels.shape[1]))
+
+
+class ImageConditioner:
+    """The image that a sample starts from, and how far it is left behind, which is one value a call."""
+
+    def group(self, sample: Sample, settings: Generation) -> Hashable:
+        return (sample.strength, size_of(sample)) if sample.inputs else None
+
+    def arguments(self, batch: Batch) -> Mapping[str, Any]:
+        if "image" not in batch.samples[0].inputs:
+            return {}
+        images = [Image.fromarray(sample.inputs["image"].pixels) for sample in batch.samples]
+        return {"image": images, "strength": batch.samples[0].strength}
+
+
+class MaskConditioner:
+    """What of the image is drawn anew: as an argument, or where diffusers insists on other models, after each step."""
+
+    def __init__(self, base: Any) -> None:
+        self._blends = blends(type(base).__name__)
+        self._base = base
+
+    def group(self, sample: Sample, settings: Generation) -> Hashable:
+        return None
+
+    def arguments(self, batch: Batch) -> Mapping[str, Any]:
+        if "mask" not in batch.samples[0].inputs:
+            return {}
+        if not self._blends:
+            return {"mask_image": [Image.fromarray(sample.inputs["mask"].pixels) for sample in batch.samples]}
+        return {"callback_on_step_end": Blend(self._base, batch.samples)}
+
+
+class Blend:
+    """After each step, latents that the mask leaves black are those of the image, with the noise of that step.
+
+    Blended latent diffusion (arXiv:2206.02779). A latent is free where any of its pixels is.
+    """
+
+    tensor_inputs = ("latents",)  # diffusers asks a callback for it
+
+    @torch.inference_mode()
+    def __init__(self, base: Any, samples: Sequence[Sample]) -> None:
+        vae, self._device = base.vae, base._execution_device
+        pixels = np.stack([sample.inputs["image"].pixels for sample in samples])
+        masks = np.stack([sample.inputs["mask"].pixels for sample in samples]) >= MASK_LIMIT
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with in_float32([vae]) if getattr(vae.config, "force_upcast", False) else nullcontext():
+            parts = [vae.encode(part[None].to(self._device, vae.dtype)).latent_dist.mode() for part in scaled]
+        self._clean = torch.cat(parts).float() * vae.config.scaling_factor
+        shape = self._clean.shape[1:]
+        generators = [torch.Generator("cpu").manual_seed((sample.seed + _NOISE_SEED) % 2**63) for sample in samples]
+        noise = [torch.randn(shape, generator=each) for each in generators]
+        self._noise = torch.stack(noise).to(self._device)
+        free = torch.from_numpy(masks).float()[:, None].to(self._device)
+        self._free = torch.nn.functional.adaptive_max_pool2d(free, self._clean.shape[-2:])
+
+    def __call__(self, pipe: Any, step: int, at: Any, given: dict[str, Any]) -> dict[str, Any]:
+        latents = given["latents"]
+        times = pipe.scheduler.timesteps
+        place = len(times) - pipe._num_timesteps + step + 1
+        kept = self._clean
+        if place < len(times):
+            now = times[place].reshape(1).expand(len(kept))
+            kept = pipe.scheduler.add_noise(kept, self._noise, now)
+        return {"latents": (self._free * latents + (1 - self._free) * kept).to(latents.dtype)}
+
+
+def paste(sample: Sample, drawn: Pixels) -> Pixels:
+    """The image's own pixels wherever the mask is black: the decoder alone changes them by up to 108 of 255."""
+    if "mask" not in sample.inputs:
+        return drawn
+    free = sample.inputs["mask"].pixels[..., None] >= MASK_LIMIT
+    pixels: Pixels = np.where(free, drawn, sample.inputs["image"].pixels)
+    return pixels

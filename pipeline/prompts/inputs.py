@@ -1,0 +1,256 @@
+"""Images that prompts name: found, fetched, decoded and fitted, so that no pipeline meets a surprise.
+
+diffusers stretches the second of two sizes in a batch, reads four channels as latents and rounds sizes down, all in
+silence. What leaves here is uint8 sRGB of exactly the size that the sample is drawn in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.storage.urls import absolute_url, is_remote
+from promptmill.schemas.errors import SampleError, StorageError
+from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.job import Fit, Generation
+from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
+
+MAX_INPUT_BYTES = 256 << 20
+MAX_INPUT_PIXELS = 100_000_000
+"""Read from the header, before anything is decoded: a photo of 100 megapixels takes 300 MB."""
+MIN_SIDE = 8
+FETCH_PATIENCE_S = 60.0
+EMBEDDED = "row:"
+"""Begins the locator of an image that lies in a column: `row:<file>#<column>:<row>`."""
+_ROWS_AT_ONCE = 16
+_STORES_KEPT = 64
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def locator(value: object, file: SourceFile, column: str, row: int) -> str | None:
+    """Where the bytes of a cell are: a path relative to the folder of the file it stands in, a URL, or the cell."""
+    if isinstance(value, str):
+        folder = file.folder or file.path.rpartition("/")[0]
+        place = value if "://" in value or value.startswith("/") else f"{folder}/{value}"
+        return place if is_remote(place) else absolute_url(place)
+    return None if value is None else f"{EMBEDDED}{file.path}#{column}:{row}"
+
+
+class InputReader:
+    """Fetches by locator. Safe to use from several threads; keeps a few rows of one column, and no image."""
+
+    def __init__(self, output: Store) -> None:
+        self._output = output
+        self._lock = threading.Lock()
+        self._stores: dict[str, Store] = {}
+        self._rows: tuple[str, int, list[object]] | None = None
+
+    def read(self, place: str) -> bytes:
+        """Raises SampleError where nothing usable is there, after a patience of a minute."""
+        try:
+            data = self._embedded(place) if place.startswith(EMBEDDED) else self._fetch(place)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise SampleError("input", f"no file at {place} ({type(error).__name__})") from None
+        except (StorageError, OSError, ValueError, pa.ArrowException) as error:
+            raise SampleError("input", f"{place} cannot be read: {error}"[:500]) from None
+        if not data:
+            raise SampleError("input", f"{place} is empty")
+        return data
+
+    def _fetch(self, place: str) -> bytes:
+        folder, _, name = place.rpartition("/")
+        with self._lock:
+            if len(self._stores) > _STORES_KEPT:
+                self._stores.clear()
+            store = self._stores.setdefault(folder, Store(folder, patience_s=FETCH_PATIENCE_S))
+        entry = store.entry(name)
+        if entry is None:
+            raise FileNotFoundError(place)
+        if entry.size_bytes > MAX_INPUT_BYTES:
+            raise ValueError(f"{entry.size_bytes:,} bytes, more than {MAX_INPUT_BYTES:,}")
+        return store.read(name)
+
+    def _embedded(self, place: str) -> bytes:
+        path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")
+        column, _, number = cell.rpartition(":")
+        first, offset = divmod(int(number), _ROWS_AT_ONCE)
+        with self._lock:
+            if self._rows is None or self._rows[:2] != (f"{path}#{column}", first):
+                self._rows = (f"{path}#{column}", first, self._read_rows(path, column, first * _ROWS_AT_ONCE))
+            value = self._rows[2][offset]
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None and isinstance(value, dict) and value.get("path"):
+            folder = path.rpartition("/")[0]
+            return self._fetch(value["path"] if "/" in value["path"] else f"{folder}/{value['path']}")
+        return bytes(data) if isinstance(data, (bytes, bytearray)) else b""
+
+    def _read_rows(self, path: str, column: str, start: int) -> list[object]:
+        """Some rows of one column, without holding the rest of it."""
+        found: list[object] = []
+        begins = 0
+        with open_parquet(path, self._output) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                size = parquet.metadata.row_group(group).num_rows
+                if begins + size > start and len(found) < _ROWS_AT_ONCE:
+                    for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+                        skip = max(0, start - begins)
+                        if skip < batch.num_rows:
+                            found += batch.column(0).slice(skip, _ROWS_AT_ONCE - len(found)).to_pylist()
+                        begins += batch.num_rows
+                        if len(found) == _ROWS_AT_ONCE:
+                            return found
+                else:
+                    begins += size
+        return found
+
+
+def open_parquet(path: str, output: Store) -> pq.ParquetFile:
+    if path.startswith(STAGED):
+        return pq.ParquetFile(output.open(path.removeprefix(STAGED)))
+    folder, _, name = path.rpartition("/")
+    return pq.ParquetFile(Store(folder).open(name))
+
+
+def decode(data: bytes, role: Role) -> tuple[Pixels, tuple[str, ...]]:
+    """Pixels upright: uint8 [h, w, 3] in sRGB, for a mask [h, w]; and flags. Raises SampleError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        page = data[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+        raise SampleError("input", f"{role}: {'a web page' if page else 'no image that Pillow knows'}") from None
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise SampleError("input", f"{role}: {error}"[:500]) from None
+    width, height = image.size
+    if width * height > MAX_INPUT_PIXELS:
+        raise SampleError("input", f"{role}: {width}×{height}, more than {MAX_INPUT_PIXELS:,} pixels")
+    if min(width, height) < MIN_SIDE:
+        raise SampleError("input", f"{role}: {width}×{height}; the least side is {MIN_SIDE} pixels")
+    flags = ("animated_input",) if getattr(image, "is_animated", False) else ()
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image) or image
+        pixels = _flat(upright, "black" if role == "mask" else "white")
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise SampleError("input", f"{role}: broken or cut off ({error})"[:500]) from None
+    return (np.asarray(Image.fromarray(pixels).convert("L")) if role == "mask" else pixels), flags
+
+
+def _flat(image: Image.Image, ground: str) -> Pixels:
+    """Eight bits a channel, RGB, transparency laid over a plain ground."""
+    if image.mode.startswith(("I", "F")):
+        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layers = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layers.size, ground), layers)
+    return np.array(image.convert("RGB"), np.uint8)
+
+
+def _eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
+    """16 bits by division, where Pillow would clip them; floats from 0 to 1."""
+    numbers = np.nan_to_num(values.astype(np.float64))
+    top = 1.0 if numbers.max(initial=0) <= 1 and values.dtype.kind == "f" else 255.0
+    top = 65535.0 if numbers.max(initial=0) > 255 or values.dtype == np.uint16 else top
+    return np.rint(np.clip(numbers / top, 0, 1) * 255).astype(np.uint8)
+
+
+def fit(pixels: Pixels, width: int, height: int, how: Fit) -> Pixels:
+    """To exactly this size: `cover` cuts what is over, `contain` adds black, `stretch` changes the shape."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    image, size = Image.fromarray(pixels), (width, height)
+    method = Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.LANCZOS
+    if how == "stretch":
+        return np.asarray(image.resize(size, method))
+    if how == "contain":
+        return np.asarray(ImageOps.pad(image, size, method))
+    return np.asarray(ImageOps.fit(image, size, method))
+
+
+def drawn_size(found: Mapping[Role, Pixels], settings: Generation, model: ResolvedModel) -> tuple[int, int]:
+    """Width and height: the job's; else the image's own, to the nearest multiple; else the model's.
+
+    Raises SampleError for an image that is larger than the model's largest.
+    """
+    if settings.width is not None or settings.height is not None or "image" not in found:
+        return settings.width or model.width, settings.height or model.height
+    height, width = found["image"].shape[:2]
+    step = model.size_multiple
+    own = tuple(max(step, round(side / step) * step) for side in (width, height))
+    if model.max_size is not None and max(own) > model.max_size:
+        largest = f"{model.path} draws at most {model.max_size}; set generation.width and height"
+        raise SampleError("input", f"image: {width}×{height}, and {largest}")
+    return own[0], own[1]
+
+
+def prepare(sample: Sample, reader: InputReader, settings: Generation, model: ResolvedModel) -> Sample:
+    """The sample with the pixels and hashes of its inputs. Raises SampleError, with the role, for the first bad one."""
+    found: dict[Role, Pixels] = {}
+    known: dict[Role, Input] = {}
+    for role, given in sample.inputs.items():
+        data = reader.read(given.locator)
+        found[role], flags = decode(data, role)
+        known[role] = replace(given, sha256=hashlib.sha256(data).hexdigest(), flags=flags)
+    if "mask" in found:
+        found["mask"] = _fitting_mask(found["mask"], found["image"])
+    width, height = drawn_size(found, settings, model)
+    inputs = {
+        role: replace(known[role], pixels=fit(pixels, width, height, settings.fit or "cover"))
+        for role, pixels in found.items()
+    }
+    if "mask" in inputs and not (inputs["mask"].pixels >= MASK_LIMIT).any():
+        raise SampleError("input", "mask: black all over (white is drawn anew, so nothing would be)")
+    return replace(sample, inputs=inputs)
+
+
+def prepare_all(
+    samples: Sequence[Sample], reader: InputReader, settings: Generation, model: ResolvedModel
+) -> list[Sample]:
+    """Each with its pixels, or with its error; samples of one prompt share them."""
+    known: dict[tuple[str, ...], Sample] = {}
+    out: list[Sample] = []
+    for sample in samples:
+        if sample.error is not None or all(each.pixels is not None for each in sample.inputs.values()):
+            out.append(sample)
+            continue
+        places = tuple(each.locator for each in sample.inputs.values())
+        if places not in known:
+            try:
+                known[places] = prepare(sample, reader, settings, model)
+            except SampleError as error:
+                known[places] = replace(sample, error=error)
+        out.append(replace(sample, inputs=known[places].inputs, error=known[places].error))
+    return out
+
+
+def without_pixels(sample: Sample) -> Sample:
+    """What is left of a sample once it is drawn: where its images were, and their hashes."""
+    if not sample.inputs:
+        return sample
+    return replace(sample, inputs={role: replace(each, pixels=None) for role, each in sample.inputs.items()})
+
+
+MASK_LIMIT = 128
+"""From here on a mask is white."""
+
+
+def _fitting_mask(mask: Pixels, image: Pixels) -> Pixels:
+    """The mask at the image's size, where it has its shape."""
+    (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape[:2]
+    if abs(mask_width * height - mask_height * width) > max(width, height, mask_width, mask_height):
+        raise SampleError("input", f"mask: {mask_width}×{mask_height} for an image of {width}×{height}")
+    hard = np.where(mask >= MASK_LIMIT, 255, 0).astype(np.uint8)
+    return fit(hard, width, height, "stretch")

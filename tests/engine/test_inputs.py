@@ -1,0 +1,212 @@
+"""Images of prompts: decoded with care, a bad one costs its sample, and what the mask leaves black stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from promptmill.pipeline.prompts.inputs import MAX_INPUT_PIXELS, decode, fit
+from promptmill.schemas.errors import SampleError
+from tests.engine.conftest import Answer, records
+
+Cli = Callable[..., Answer]
+Job = Callable[..., Path]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def picture(number: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    rng = np.random.default_rng(number)
+    return Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+
+
+GREY = np.full((16, 16), 30_000, np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("data", "colour"),
+    [
+        (encoded(Image.new("L", (16, 16), 100)), (100, 100, 100)),
+        (encoded(Image.new("P", (16, 16), 0)), (0, 0, 0)),
+        (encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG"), (0, 255, 255)),
+        (encoded(Image.fromarray(GREY)), (117, 117, 117)),  # Pillow's own conversion says 255
+        (encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0))), (255, 255, 255)),
+        (encoded(Image.new("1", (16, 16), 1)), (255, 255, 255)),
+    ],
+    ids=["grey", "palette", "cmyk", "16 bits", "transparent", "1 bit"],
+)
+def test_every_kind_of_pixel_becomes_rgb(data: bytes, colour: tuple[int, int, int]) -> None:
+    pixels, flags = decode(data, "image")
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels.reshape(-1, 3).astype(int) - colour).max() <= 2
+    assert flags == ()
+
+
+def test_a_photo_stands_upright_and_a_film_gives_its_first_frame() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    pixels, _ = decode(encoded(picture(size=(20, 10)), "JPEG", exif=exif), "image")
+    assert pixels.shape == (20, 10, 3)
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    pixels, flags = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), "image")
+    assert tuple(pixels[0, 0]) == (255, 0, 0)
+    assert flags == ("animated_input",)
+
+
+def bomb() -> bytes:
+    """A header that says 30,000 × 30,000, and little behind it."""
+    data = bytearray(encoded(Image.new("RGB", (16, 16))))
+    data[16:24] = (30_000).to_bytes(4, "big") * 2
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"<!DOCTYPE html><html>not here</html>", "a web page"),
+        (b"hello", "no image that Pillow knows"),
+        (encoded(picture(size=(64, 64)), "JPEG")[:900], "broken or cut off"),
+        (encoded(Image.new("RGB", (1, 1))), "1×1; the least side is 8"),
+        (bomb(), "pixels|decompression bomb"),
+    ],
+    ids=["html", "text", "truncated", "1x1", "bomb"],
+)
+def test_what_is_no_image_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(SampleError, match=reason) as refused:
+        decode(data, "image")
+    assert refused.value.kind == "input"
+    assert MAX_INPUT_PIXELS < 30_000 * 30_000
+
+
+def test_fitting_cuts_adds_or_stretches() -> None:
+    wide = np.zeros((10, 20, 3), np.uint8)
+    wide[:, 5:15] = 200
+    assert fit(wide, 10, 10, "cover").min() == 200
+    contained = fit(wide, 20, 20, "contain")
+    assert contained.shape == (20, 20, 3) and contained[:4].max() == 0
+    assert fit(wide, 10, 10, "stretch")[:, 0].max() < 50
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A JSON Lines file beside a folder of images: two that are fine, one of another size, and bad ones."""
+    folder = tmp_path / "in" / "images"
+    folder.mkdir(parents=True)
+    for number, size in enumerate([(64, 64), (64, 64), (80, 48)]):
+        picture(number, size).save(folder / f"{number}.png")
+    (folder / "empty.png").write_bytes(b"")
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (16, 16, 48, 48))
+    mask.save(folder / "mask.png")
+    Image.new("L", (64, 64), 0).save(folder / "black.png")
+    return tmp_path / "in"
+
+
+def write(photos: Path, rows: list[dict[str, Any]]) -> str:
+    path = photos / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_images_from_images_and_a_bad_one_costs_itself(cli: Cli, job: Job, photos: Path, tmp_path: Path) -> None:
+    names = ["images/0.png", "images/1.png", "images/2.png", "images/none.png", "images/empty.png", None]
+    rows = [{"prompt": "a red circle", "photo": name, "tag": i} for i, name in enumerate(names)]
+    source = write(photos, rows)
+    given = {"source": source, "columns": {"image": "photo"}}
+    path = job(prompts=given, generation={"strength": 0.5, "images_per_prompt": 2, "num_inference_steps": 4})
+    answer = cli("run", path, "--in-process", "--json")
+    assert answer.code == 3, answer.err
+    assert (answer.json["kept"], answer.json["failed"]) == (6, 6)
+    kept = records(tmp_path / "out")
+    assert {(row["width"], row["height"]) for row in kept} == {(64, 64), (80, 48)}
+    assert {row["task"] for row in kept} == {"image-to-image"}
+    assert {row["strength"] for row in kept} == {0.5}
+    assert {row["pipeline_class"] for row in kept} == {"StableDiffusionImg2ImgPipeline"}
+    assert all(len(row["input_image_sha256"]["image"]) == 64 and row["input_image"].endswith(".png") for row in kept)
+    failed = records(tmp_path / "out", "failures")
+    assert {row["error_kind"] for row in failed} == {"input"}
+    assert sorted({row["message"].split(" ")[0] for row in failed}) == [
+        str(photos / "images/empty.png"),
+        "image:",
+        "no",
+    ]
+    picture(7).save(photos / "images" / "none.png")
+    retried = cli("retry", tmp_path / "out", "--in-process", "--json")
+    assert retried.code == 3, retried.err
+    assert len(records(tmp_path / "out")) == 8
+
+
+def test_outside_the_mask_nothing_changes(cli: Cli, job: Job, photos: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a blue square", "image": "images/0.png", "mask": "images/mask.png"},
+        {"prompt": "a star", "image": "images/1.png", "mask": "images/mask.png"},
+        {"prompt": "a star", "image": "images/1.png", "mask": "images/black.png"},
+    ]
+    columns = {"image": "image", "mask": "mask"}
+    path = job(prompts={"source": write(photos, rows), "columns": columns}, generation={"images_per_prompt": 1})
+    assert cli("run", path, "--in-process").code == 3
+    kept = records(tmp_path / "out")
+    assert len(kept) == 2
+    for row, number in zip(kept, (0, 1), strict=True):
+        made, given = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))), np.asarray(picture(number))
+        outside = np.ones((64, 64), bool)
+        outside[16:48, 16:48] = False
+        assert np.array_equal(made[outside], given[outside])
+        assert not np.array_equal(made[~outside], given[~outside])
+        assert row["task"] == "inpainting" and row["strength"] == 1.0
+    (failed,) = records(tmp_path / "out", "failures")
+    assert "black all over" in failed["message"]
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct"])
+def test_images_that_lie_in_the_source_are_read_where_they_are(cli: Cli, job: Job, tmp_path: Path, form: str) -> None:
+    data = [encoded(picture(number)) for number in range(40)]
+    cells = pa.array(data) if form == "bytes" else pa.array([{"bytes": each, "path": None} for each in data])
+    source = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"prompt": ["a star"] * 40, "picture": cells}), source, row_group_size=25)
+    prompts = {"source": str(source), "columns": {"image": "picture"}, "limit": 30}
+    path = job(prompts=prompts, generation={"images_per_prompt": 1}, output={"images_per_shard": 7}, score=None)
+    assert cli("run", path, "--in-process").code == 0
+    rows = records(tmp_path / "out")
+    assert "picture" not in rows[0]
+    assert [row["input_image_sha256"]["image"] for row in rows] == [hashlib.sha256(d).hexdigest() for d in data[:30]]
+    assert cli("reproduce", tmp_path / "out", rows[9]["sample_id"]).code == 0
+
+
+def test_the_row_says_how_far_to_go(cli: Cli, job: Job, photos: Path, tmp_path: Path) -> None:
+    values = [0.3, None, 1.5, 0.01]
+    rows = [{"prompt": "a star", "image": "images/0.png", "how_far": value} for value in values]
+    columns = {"image": "image", "strength": "how_far"}
+    generation = {"images_per_prompt": 1, "num_inference_steps": 4, "strength": 0.7}
+    path = job(prompts={"source": write(photos, rows), "columns": columns}, generation=generation)
+    assert cli("run", path, "--in-process").code == 3
+    assert [row["strength"] for row in records(tmp_path / "out")] == [0.3, 0.7]
+    failed = records(tmp_path / "out", "failures")
+    assert [row["error_kind"] for row in failed] == ["invalid_strength"] * 2
+    assert "leaves none" in failed[1]["message"]
+
+
+def test_what_cannot_work_is_refused_before_anything_is_loaded(cli: Cli, job: Job, photos: Path, models: Path) -> None:
+    source = write(photos, [{"prompt": "a star", "image": "images/0.png"}])
+    columns = {"image": "image"}
+    answer = cli("validate", job(prompts={"source": source, "columns": columns}, generation={"strength": 0.2}))
+    assert answer.code == 2
+    assert "generation.strength: expected at least 0.5 with 2 steps" in answer.err
+    answer = cli("validate", job(generation={"strength": 0.5}))
+    assert "strength" in answer.err and "prompts.columns.image" in answer.err and answer.code == 2
+    answer = cli("validate", job(prompts={"source": source, "columns": {"mask": "image"}}))
+    assert "prompts.columns.image" in answer.err and answer.code == 2
