@@ -5,6 +5,7 @@ PromptmillError                 1   something unexpected
 │   ├── InputError              2   the prompts cannot be read as described
 │   └── OutputMismatchError     2   the output belongs to another job
 ├── StorageError                4   object storage or disk refused, after retries
+│   └── MissingObjectError      4   what is to be read is not there, or not there any more
 ├── ClusterError                5   Ray cannot give what was asked for
 │   └── WorkerHungError         5   a worker without a process of its own hangs, and nobody can end it
 └── WorkerError                     raised on a worker, answered by the engine, seldom seen by users
@@ -63,6 +64,10 @@ class OutputMismatchError(JobError):
 
 class StorageError(PromptmillError):
     exit_code = 4
+
+
+class MissingObjectError(StorageError):
+    pass
 
 
 class ClusterError(PromptmillError):

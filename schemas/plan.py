@@ -139,13 +139,27 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Sidecar:
+    """A side object as its shard's proof describes it; in the proofs of older versions by its name alone."""
+
+    name: str
+    rows: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class CommitRecord:
     """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done."""
 
     fingerprint: str
     shard: Shard
     counts: Counts
-    side_objects: tuple[str, ...]
+    sidecars: tuple[Sidecar, ...] = ()
+
+    @property
+    def side_objects(self) -> tuple[str, ...]:
+        return tuple(sidecar.name for sidecar in self.sidecars)
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,21 @@ the object there and is done, and a reply that was lost on the way looks the sam
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-
-import pyarrow as pa
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.dataset.keys import side_object_key
-from promptmill.pipeline.dataset.records import Outcome, RecordWriter, read_footer, to_parquet
+from promptmill.pipeline.dataset.records import Outcome, RecordWriter, to_parquet
+from promptmill.pipeline.dataset.state import MAKE_AGAIN, gone_sidecars, read_data_object
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import OutputMismatchError, Problem, PromptmillError
-from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats
+from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats, Sidecar
 
-_TRIES = 3
-"""A `verify --repair` may remove a damaged object between the refusal and the look at it."""
+_TRIES = 5
+"""Others may remove at the same time what they take for damaged or for left over; each of them only once."""
 
 
 def commit_shard(
@@ -39,26 +39,60 @@ def commit_shard(
     rejected = [outcome for outcome in outcomes if outcome.error is None and outcome.reason is not None]
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     reached("before-side-objects")
-    side_objects = []
+    contents: dict[str, bytes] = {}
+    sidecars: list[Sidecar] = []
     for folder, table in (("rejects", writer.rejected(rejected)), ("failures", writer.failed(failed))):
         if table.num_rows:
             content = to_parquet(table)
-            side_objects.append(side_object_key(folder, shard, content))
-            store.put(side_objects[-1], content)
-            reached(f"after-{folder}")
+            name = side_object_key(folder, shard, content)
+            contents[name] = content
+            sidecars.append(Sidecar(name, table.num_rows, len(content), hashlib.sha256(content).hexdigest()))
     counts = Counts(len(asked), len(kept), len(rejected), len(failed))
-    data = to_parquet(writer.kept(kept), CommitRecord(fingerprint, shard, counts, tuple(side_objects)))
-    reached("before-data")
+    record = CommitRecord(fingerprint, shard, counts, tuple(sidecars))
+    data = to_parquet(writer.kept(kept), record)
+    return _committed(record, contents, data, store).counts, len(data)
+
+
+def _committed(record: CommitRecord, contents: Mapping[str, bytes], data: bytes, store: Store) -> CommitRecord:
+    """The proof that stands in the end, with all that it names.
+
+    Side objects are written right before the proof, where `verify --repair` spares them for their age, and are looked
+    for after it: what a repair removed before it could see the proof is put back. After it no repair removes them.
+    """
+    shard = record.shard
     for _ in range(_TRIES):
+        for name, content in contents.items():
+            store.put(name, content)
+            reached(f"after-{name.partition('/')[0]}")
+        reached("before-data")
         if store.create(shard.data_key, data):
             reached("after-data")
-            return counts, len(data)
-        footer = committed_footer(store, shard, fingerprint)
-        if footer is not None:
-            return footer.counts, len(data)
+        standing = committed_footer(store, shard, record.fingerprint)
+        if standing is not None and _whole(standing, contents, store):
+            return standing
     raise PromptmillError(
         f"{store.url}/{shard.data_key} was there and is gone: something else deletes from this output"
     )
+
+
+def _whole(record: CommitRecord, contents: Mapping[str, bytes], store: Store) -> bool:
+    """Whether all side objects are there, put back where need be. Raises OutputMismatchError where one cannot be."""
+    for _ in range(_TRIES):
+        gone = gone_sidecars(store, record)
+        if not gone:
+            return True
+        for sidecar in gone:
+            if sidecar.name not in contents:
+                where = f"{store.url}/{sidecar.name}"
+                raise OutputMismatchError(Problem(where, f"what {record.shard.data_key} names", "nothing", MAKE_AGAIN))
+            store.put(sidecar.name, contents[sidecar.name])
+    return False
+
+
+def proven(store: Store, shard: Shard, fingerprint: str) -> CommitRecord | None:
+    """The proof that the shard is done, with all that it names; None where it has to be made. As `committed_footer`."""
+    record = committed_footer(store, shard, fingerprint)
+    return None if record is None or gone_sidecars(store, record) else record
 
 
 def write_receipt(store: Store, receipt: ShardStats) -> None:
@@ -78,29 +112,22 @@ def check_conservation(asked: Sequence[str], outcomes: Sequence[Outcome]) -> Non
 
 
 def committed_footer(store: Store, shard: Shard, fingerprint: str) -> CommitRecord | None:
-    """Proof that the shard is done, None where it is not. Raises OutputMismatchError for an object of another job."""
-    entry = store.entry(shard.data_key)
-    if entry is None:
+    """Proof that the shard is done, None where it is not. Raises OutputMismatchError for what is no proof of it."""
+    item = read_data_object(store, store.entry(shard.data_key))
+    if item is None:
         return None
-    where = f"{store.url}/{shard.data_key}"
-    try:
-        footer = read_footer(store.parquet_metadata(entry))
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise OutputMismatchError(
-            Problem(
-                where,
-                "a whole Parquet object",
-                str(error).splitlines()[0][:200],
-                "`promptmill verify --repair` removes it so that it is made again",
-            )
-        ) from None
-    if footer is None or footer.fingerprint != fingerprint:
-        raise OutputMismatchError(
-            Problem(
-                where,
-                f"an object of job {fingerprint[:12]}",
-                f"one of {footer.fingerprint[:12] if footer else 'another program'}",
-                "Choose another output.url",
-            )
-        )
-    return footer
+    record, expected = item.footer, f"an object of job {fingerprint[:12]}"
+    got, hint = f"one of {record.fingerprint[:12] if record else 'another program'}", "Choose another output.url"
+    if item.damaged:
+        expected, got = "a whole Parquet object", item.problem or ""
+        hint = "`promptmill verify --repair` removes it so that it is made again"
+    elif record is not None and record.fingerprint == fingerprint:
+        if record.shard == shard:
+            return record
+        expected, got = _rows_of(shard), _rows_of(record.shard)
+        hint = MAKE_AGAIN
+    raise OutputMismatchError(Problem(f"{store.url}/{shard.data_key}", expected, got, hint))
+
+
+def _rows_of(shard: Shard) -> str:
+    return f"rows {shard.start}–{shard.stop} as {shard.part}"

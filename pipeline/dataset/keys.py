@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from promptmill.schemas.plan import Shard
 
@@ -14,14 +15,31 @@ SOURCE_FIELD = ("prompts", "source")
 
 SIDE_FOLDERS = ("rejects", "failures")
 
+OWN_FOLDERS = (*("data", *SIDE_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "report", ".tmp"),)
+"""All that a dataset's folder or bucket has of folders that Promptmill writes to."""
+
+_SIDE_OBJECT = re.compile(r"(?:rejects|failures)/(part-[0-9]{6,})-([0-9a-f]{12})\.parquet")
+
 
 def shard_number(key: str) -> int | None:
-    """7 for `data/part-000007.parquet`; None for any other name."""
+    """7 for `data/part-000007.parquet`; None for any other name, such as the `part-0.parquet` of other programs."""
     name = key.rpartition("/")[2]
     digits = name.removeprefix("part-").removesuffix(".parquet")
-    return int(digits) if name == f"part-{digits}.parquet" and digits.isdecimal() else None
+    return int(digits) if re.fullmatch("[0-9]{6,18}", digits) and name == f"part-{int(digits):06d}.parquet" else None
 
 
 def side_object_key(folder: str, shard: Shard, data: bytes) -> str:
     """Named by content: a second attempt writes the same name or leaves an orphan that no footer names."""
     return f"{folder}/{shard.part}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
+
+
+def data_key_of(side_object: str) -> str | None:
+    """The data object whose footer would name it; None for a name that `side_object_key` does not give."""
+    match = _SIDE_OBJECT.fullmatch(side_object)
+    return f"data/{match[1]}.parquet" if match else None
+
+
+def hash_in_name(side_object: str) -> str:
+    """What `side_object_key` put into it: the first twelve digits of the content's SHA-256."""
+    match = _SIDE_OBJECT.fullmatch(side_object)
+    return match[2] if match else ""

@@ -93,7 +93,7 @@ def _vouched_for(objects: Iterable[DataObject], there: Container[str]) -> tuple[
 
 
 def _read_all(store: Store, keys: Sequence[str]) -> Iterable[pa.Table | str]:
-    from promptmill.pipeline.storage.store import Entry
+    from promptmill.pipeline.storage.entry import Entry
 
     return store.map(lambda entry: _read_one(store, entry.name), [Entry(key, 0) for key in keys])
 

@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, shard_number
 from promptmill.pipeline.dataset.records import read_footer
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.storage.store import Entry, Store
-from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats, Sidecar
 
+_LOOKS = 3
 MAKE_AGAIN = "`promptmill verify --repair` and then `promptmill run` make that shard again"
 
 
@@ -36,26 +39,68 @@ def done_shards(store: Store) -> set[int]:
 
 @dataclass(frozen=True)
 class DataObject:
-    """An object below `data/`. `footer` is None where it is damaged or not ours, and `problem` says why."""
+    """An object below `data/`. `footer` is None where it is damaged or not ours, and `problem` says why.
+
+    `damaged` says that it is beyond reading: no Parquet file, or with a footer of ours that nobody can read.
+    """
 
     entry: Entry
     footer: CommitRecord | None
     rows: int = 0
     problem: str | None = None
+    damaged: bool = False
 
 
 def read_data_objects(store: Store, entries: Sequence[Entry]) -> list[DataObject]:
-    return list(store.map(lambda entry: _data_object(store, entry), entries))
+    """Without those that are gone by now: `verify --repair` may be at work."""
+    found = store.map(lambda entry: read_data_object(store, entry), entries)
+    return [item for item in found if item is not None]
 
 
-def _data_object(store: Store, entry: Entry) -> DataObject:
+def read_data_object(store: Store, entry: Entry | None) -> DataObject | None:
+    """None where it is gone. What looks damaged is looked at again, since it may be replaced after the listing."""
+    item = None
+    for _ in range(_LOOKS):
+        if entry is None:
+            return None
+        item = _data_object(store, entry)
+        if item is not None and not item.damaged:
+            return item
+        there = store.entry(entry.name)
+        if item is not None and there is not None and there.version == entry.version:
+            return item
+        entry = there
+    return item
+
+
+def _data_object(store: Store, entry: Entry) -> DataObject | None:
     try:
         metadata = store.parquet_metadata(entry)
+    except MissingObjectError:
+        return None
+    except (pa.ArrowException, ValueError) as error:
+        return DataObject(entry, None, problem=f"no whole Parquet file: {_first_line(error)}", damaged=True)
+    try:
         footer = read_footer(metadata)
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        return DataObject(entry, None, problem=f"no whole Parquet file: {str(error).splitlines()[0][:200]}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        unread = f"its footer of Promptmill cannot be read: {type(error).__name__}: {_first_line(error)}"
+        return DataObject(entry, None, metadata.num_rows, unread, damaged=True)
     problem = None if footer is not None else "not written by Promptmill"
     return DataObject(entry, footer, metadata.num_rows, problem)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]
+
+
+def gone_sidecars(store: Store, record: CommitRecord) -> list[Sidecar]:
+    """Side objects that the proof names and that are not there now, or have another size."""
+    there = {sidecar.name: store.entry(sidecar.name) for sidecar in record.sidecars}
+    return [sidecar for sidecar in record.sidecars if not fits(sidecar, there[sidecar.name])]
+
+
+def fits(sidecar: Sidecar, entry: Entry | None) -> bool:
+    return entry is not None and sidecar.size_bytes in (None, entry.size_bytes)
 
 
 def dataset_counts(plan: Plan, by_shard: Mapping[int, Counts]) -> Counts:
@@ -112,8 +157,9 @@ def read_receipts(store: Store) -> list[ShardStats]:
 def commonest_failure(store: Store) -> str:
     """Kind and message, from the failures written last; empty where there are none."""
     entries = store.list("failures")
-    if not entries:
+    content = store.read_if_exists(entries[-1].name) if entries else None
+    if content is None:
         return ""
-    table = pq.read_table(pa.BufferReader(store.read(entries[-1].name)), columns=["error_kind", "message"])
+    table = pq.read_table(pa.BufferReader(content), columns=["error_kind", "message"])
     rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
     return rows.most_common(1)[0][0][:300]

@@ -12,7 +12,8 @@ import xxhash
 
 from promptmill.pipeline.prompts.formats import file_suffix, is_parquet, read_text_format, read_unpacked
 from promptmill.pipeline.prompts.unicode import mend
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.job import Prompts
 from promptmill.schemas.plan import SourceFile

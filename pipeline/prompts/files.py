@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from promptmill.pipeline.prompts.formats import PARQUET_FORMATS, TEXT_FORMATS, file_suffix
+from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote, split_query
 from promptmill.schemas.errors import InputError, Problem
 

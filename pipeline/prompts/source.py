@@ -18,7 +18,8 @@ from promptmill.pipeline.prompts.formats import (
     read_unpacked,
 )
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, split_query
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.job import Columns, Prompts

@@ -22,7 +22,8 @@ from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.scores.interface import Metric, Picture
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
 
 FOLDER = "scores"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import is_remote, split_query
 
 

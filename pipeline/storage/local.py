@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
 import os
 import stat
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from fsspec.implementations.local import LocalFileSystem
 
 from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.storage.entry import Entry, described
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp"
+_TRIES = 3
 
 
 @functools.cache
@@ -23,6 +31,20 @@ def warn_of_races(where: str, lacking: str) -> None:
     log.warning("%s has no %s: two writers at the same instant could both think they were first", where, lacking)
 
 
+def _again_where_it_vanished(write: Callable[[Path, str, bytes], T]) -> Callable[[Path, str, bytes], T]:
+    """A writer that was stopped for long may find that `verify --repair` took its temporary file for a left-over."""
+
+    @functools.wraps(write)
+    def patient(root: Path, key: str, data: bytes) -> T:
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                return write(root, key, data)
+        return write(root, key, data)
+
+    return patient
+
+
+@_again_where_it_vanished
 def create_file(root: Path, key: str, data: bytes) -> bool:
     target = root / key
     temporary = _write_temporary(root, data)
@@ -47,6 +69,7 @@ def create_file(root: Path, key: str, data: bytes) -> bool:
     return True
 
 
+@_again_where_it_vanished
 def replace_file(root: Path, key: str, data: bytes) -> None:
     target = root / key
     temporary = _write_temporary(root, data)
@@ -78,6 +101,38 @@ def refuse_irregular(file: int | str) -> None:
 
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
+
+def remove_file(root: Path, entry: Entry) -> bool:
+    """Taken away in one step and then looked at: what is not the file that was meant is put back."""
+    target, taken = root / entry.name, root / TEMPORARY / uuid.uuid4().hex
+    taken.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.rename(taken)
+    except FileNotFoundError:
+        return False
+    reached("taken-away")
+    if _described(taken).version != entry.version:
+        _put_back(taken, target)
+        return False
+    taken.unlink()
+    _sync_folder(target.parent)
+    return True
+
+
+def _put_back(taken: Path, target: Path) -> None:
+    try:
+        os.link(taken, target)
+    except FileExistsError:  # made anew meanwhile
+        pass
+    except OSError:
+        if not target.exists():
+            taken.rename(target)
+    taken.unlink(missing_ok=True)
+
+
+def _described(path: Path) -> Entry:
+    return described(path.name, LocalFileSystem().info(str(path)))
 
 
 def _write_temporary(root: Path, data: bytes) -> Path:

@@ -4,17 +4,60 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import fsspec.asyn
 
 from promptmill.pipeline.display import redact
+from promptmill.pipeline.storage.faults import error_code
+from promptmill.pipeline.storage.local import warn_of_races
 from promptmill.pipeline.storage.urls import absolute_url, check_url
 
 if TYPE_CHECKING:
     from promptmill.pipeline.storage.store import Store
+
+CALL_TIMEOUT_S = 120.0  # a server that accepts and stays silent would block a PUT for ever
+_SLOWEST_BYTES_PER_S = 1 << 20
+_CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+}
+"""Without one a browser downloads the report from a bucket instead of showing it."""
+
+_CONDITIONAL = ("s3://", "s3a://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
+"""Where `mode="create"` is a condition that the server checks; elsewhere fsspec looks first and then writes."""
+
+
+def create_object(fs: Any, url: str, path: str, data: bytes) -> bool:
+    """False where the key is taken."""
+    if not url.startswith(_CONDITIONAL):
+        warn_of_races(redact(url), "conditional writes")
+    try:
+        put_object(fs, url, path, data, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # Some servers' 412 reaches us as EINVAL with the client's error as its cause.
+        if error_code(error) in {"PreconditionFailed", "412"}:
+            return False
+        raise
+    return True
+
+
+def put_object(fs: Any, url: str, path: str, data: bytes, **options: Any) -> None:
+    if isinstance(fs, fsspec.asyn.AsyncFileSystem):
+        if url.startswith(("s3://", "s3a://")):
+            # One PUT whatever the size (S3 takes 5 GiB): not every server honours the condition on several parts.
+            options["chunksize"] = len(data) + 1
+            if kind := _CONTENT_TYPES.get(path.rpartition(".")[2]):
+                options["ContentType"] = kind
+        timeout = CALL_TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S
+        fsspec.asyn.sync(fs.loop, fs._pipe_file, path, data, timeout=timeout, **options)
+    else:
+        fs.pipe_file(path, data, **options)
 
 
 class RemoteFile(io.RawIOBase):
@@ -44,11 +87,6 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._at = stop
         return len(data)
-
-
-def is_file(info: dict[str, Any]) -> bool:
-    # fsspec lists a link on disk as "other": caches, DVC and Kubernetes mounts are made of links.
-    return info["type"] == "file" or (info.get("islink", False) and Path(info["name"]).is_file())
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:

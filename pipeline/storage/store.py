@@ -1,4 +1,4 @@
-"""Objects under one root, on disk or in object storage. The only file that imports fsspec."""
+"""Objects under one root, on disk or in object storage."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import io
 import logging
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -23,42 +23,25 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.storage.faults import advice, describe, error_code, is_storage_fault, is_transient
-from promptmill.pipeline.storage.local import create_file, replace_file, warn_of_races
-from promptmill.pipeline.storage.remote import RemoteFile, is_file, open_filesystem
-from promptmill.schemas.errors import StorageError
+from promptmill.pipeline.storage.entry import Entry, described, is_file, left_behind
+from promptmill.pipeline.storage.faults import advice, describe, is_storage_fault, is_transient
+from promptmill.pipeline.storage.local import TEMPORARY, create_file, remove_file, replace_file
+from promptmill.pipeline.storage.remote import RemoteFile, create_object, open_filesystem, put_object
+from promptmill.schemas.errors import MissingObjectError, StorageError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 DEFAULT_PATIENCE_S = 300.0
-CALL_TIMEOUT_S = 120.0  # a server that accepts and stays silent would block a PUT for ever
-_SLOWEST_BYTES_PER_S = 1 << 20
 FOOTER_BYTES = 1 << 16
 _IO_THREADS = 16
-_CONTENT_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "json": "application/json",
-    "md": "text/markdown; charset=utf-8",
-}
-"""Without one a browser downloads the report from a bucket instead of showing it."""
-
 _LONGEST_WAIT_S = 20.0
-_CONDITIONAL = ("s3://", "s3a://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
-"""Where `mode="create"` is a condition that the server checks; elsewhere fsspec looks first and then writes."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """`name` is relative to the root of the store."""
-
-    name: str
-    size_bytes: int
 
 
 class Store:
     """Raises StorageError when a call fails for good; transient faults are retried for `patience_s` seconds.
+
+    MissingObjectError, a StorageError, where what is to be read is not there.
 
     Credentials come from the environment, profile or instance role of the process that opens the store: nothing
     secret is pickled or written.
@@ -105,7 +88,7 @@ class Store:
         if self.is_local:
             created = self._call(f"create {key}", lambda: create_file(Path(self.root), key, data))
         else:
-            created = self._call(f"create {key}", lambda: self._create_remote(key, data))
+            created = self._call(f"create {key}", lambda: create_object(self.fs, self.url, self.path(key), data))
         reached("after-write")
         return created
 
@@ -115,7 +98,7 @@ class Store:
         if self.is_local:
             self._call(f"put {key}", lambda: replace_file(Path(self.root), key, data))
         else:
-            self._call(f"put {key}", lambda: self._pipe(key, data))
+            self._call(f"put {key}", lambda: put_object(self.fs, self.url, self.path(key), data))
         reached("after-write")
 
     def read(self, key: str) -> bytes:
@@ -137,12 +120,16 @@ class Store:
             found = self.fs.glob(self.path(glob), detail=True) if glob else self.fs.find(self.root, detail=True)
             root = self.root.rstrip("/") + "/"
             files = ((path.removeprefix(root), info) for path, info in found.items() if is_file(info))
-            return sorted((Entry(name, int(info["size"] or 0)) for name, info in files), key=lambda entry: entry.name)
+            entries = (described(name, info) for name, info in files if not left_behind(name))
+            return sorted(entries, key=lambda entry: entry.name)
 
         return self._call(f"list {glob or 'all'}", attempt)
 
     def list(self, folder: str) -> list[Entry]:
-        """Objects directly in the folder, sorted by name; empty where the folder is missing."""
+        """Objects directly in the folder, sorted by name; empty where the folder is missing.
+
+        Without the folder's own marker, and without names that begin with a dot: nothing of ours does.
+        """
 
         def attempt() -> list[Entry]:
             try:
@@ -151,9 +138,14 @@ class Store:
                 if self.is_local and Path(self.path(folder)).is_dir():
                     raise BlockingIOError(errno.EAGAIN, "a file went away while the folder was listed") from None
                 return []
-            names = ((f"{folder}/{entry['name'].rsplit('/', 1)[-1]}", entry) for entry in found)
+            own = self.path(folder).rstrip("/")
+            names = (
+                (entry["name"].rsplit("/", 1)[-1], entry)
+                for entry in found
+                if is_file(entry) and entry["name"].rstrip("/") != own
+            )
             return sorted(
-                (Entry(name, int(entry["size"] or 0)) for name, entry in names if is_file(entry)),
+                (described(f"{folder}/{n}", e) for n, e in names if not n.startswith(".") and not left_behind(n)),
                 key=lambda entry: entry.name,
             )
 
@@ -172,15 +164,43 @@ class Store:
         return self._call("look", attempt)
 
     def entry(self, key: str) -> Entry | None:
-        """None where there is no such object."""
+        """None where there is no such object; a folder of that name is none."""
 
         def attempt() -> Entry | None:
             try:
-                return Entry(key, int(self._fresh.info(self.path(key))["size"] or 0))
+                info = self._fresh.info(self.path(key))
             except FileNotFoundError:
                 return None
+            if self.is_local and info["type"] == "directory":
+                raise IsADirectoryError(errno.EISDIR, "a folder", key)
+            return described(key, info) if is_file(info) else None
 
         return self._call(f"look for {key}", attempt)
+
+    def now(self) -> float | None:
+        """Seconds since 1970 by the store's own clock, from an object written for that; None where it does not say."""
+        key = f"{TEMPORARY}/clock-{uuid.uuid4().hex}"
+        self.put(key, b"clock")
+        entry = self.entry(key)
+        self.delete(key)
+        return None if entry is None else entry.modified
+
+    def remove(self, entry: Entry) -> bool:
+        """Delete what `entry` describes. False, and nothing is lost, where it is gone or something else lies there now.
+
+        On disk that holds whatever others do meanwhile; in object storage another write may come in between the look
+        and the deletion, which is a round trip.
+        """
+        reached("before-remove")
+        if self.is_local:
+            removed = self._call(f"remove {entry.name}", lambda: remove_file(Path(self.root), entry))
+        else:
+            there = self.entry(entry.name)
+            removed = there is not None and (there.version, there.modified) == (entry.version, entry.modified)
+            if removed:
+                self.delete(entry.name)
+        reached("after-remove")
+        return removed
 
     def delete(self, key: str) -> None:
         def attempt() -> None:
@@ -212,7 +232,7 @@ class Store:
         return self._call(f"read {key}", attempt)
 
     def parquet_metadata(self, entry: Entry) -> pq.FileMetaData:
-        """CommitRecord in one ranged read. Raises pyarrow.ArrowInvalid where the object is no whole Parquet file."""
+        """Of the footer, in one ranged read. Raises pyarrow.ArrowInvalid where the object is no whole Parquet file."""
         window = FOOTER_BYTES
         while True:
             start = max(0, entry.size_bytes - window)
@@ -229,32 +249,6 @@ class Store:
         """Apply to many objects at once, in order; object storage answers slowly but in parallel."""
         with ThreadPoolExecutor(_IO_THREADS) as pool:
             yield from pool.map(function, entries)
-
-    def _create_remote(self, key: str, data: bytes) -> bool:
-        if not self.url.startswith(_CONDITIONAL):
-            warn_of_races(redact(self.url), "conditional writes")
-        try:
-            self._pipe(key, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            # Some servers' 412 reaches us as EINVAL with the client's error as its cause.
-            if error_code(error) in {"PreconditionFailed", "412"}:
-                return False
-            raise
-        return True
-
-    def _pipe(self, key: str, data: bytes, **options: Any) -> None:
-        if isinstance(self.fs, fsspec.asyn.AsyncFileSystem):
-            if self.url.startswith(("s3://", "s3a://")):
-                # One PUT whatever the size (S3 takes 5 GiB): not every server honours the condition on several parts.
-                options["chunksize"] = len(data) + 1
-                if kind := _CONTENT_TYPES.get(key.rpartition(".")[2]):
-                    options["ContentType"] = kind
-            timeout = CALL_TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S
-            fsspec.asyn.sync(self.fs.loop, self.fs._pipe_file, self.path(key), data, timeout=timeout, **options)
-        else:
-            self.fs.pipe_file(self.path(key), data, **options)
 
     def _call(self, what: str, attempt: Callable[[], T]) -> T:
         def announce(state: RetryCallState) -> None:
@@ -278,7 +272,8 @@ class Store:
         except Exception as error:
             if not is_storage_fault(error):
                 raise
-            raise StorageError(
+            kind = MissingObjectError if isinstance(error, FileNotFoundError) else StorageError
+            raise kind(
                 self._without_secrets(f"cannot {what} in {self.url}: {describe(error)}. {advice(error)}")
             ) from None
 

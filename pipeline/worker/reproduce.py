@@ -17,7 +17,8 @@ from promptmill.pipeline.dataset.images import decode, read_images
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
 from promptmill.schemas.errors import InputError, JobError, Problem, SampleError, StorageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from promptmill.pipeline.dataset.commit import commit_shard, committed_footer, write_receipt
+from promptmill.pipeline.dataset.commit import commit_shard, proven, write_receipt
 from promptmill.pipeline.worker.context import Clock, WorkerContext
 from promptmill.pipeline.worker.images import ImageMaker
 from promptmill.pipeline.worker.recovery import score_batch
@@ -25,7 +25,7 @@ def process_shard(
     this run's tries of the shard from 1.
     """
     clock = Clock()
-    if (footer := committed_footer(context.store, shard, context.plan.fingerprint)) is not None:
+    if (footer := proven(context.store, shard, context.plan.fingerprint)) is not None:
         return ShardStats(shard.number, footer.counts, already_done=True)
     with clock("read"):
         work = read_work(shard, context, {**context.answered_later(shard), **quarantined})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import MissingObjectError
 
 
 def test_stores_without_conditional_writes_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -33,3 +34,76 @@ def test_a_disk_without_hard_links_says_so_once(
     assert store.create("data/a", b"1") and store.create("data/b", b"2") and not store.create("data/a", b"3")
     (record,) = caplog.records
     assert str(tmp_path) in record.getMessage() and "hard links" in record.getMessage()
+
+
+def test_what_finder_programs_leave_is_no_object(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for name in ("part", ".DS_Store", "._part", "Thumbs.db", "desktop.ini", ".nfs0001", "sub_$folder$"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"x")
+    assert [entry.name for entry in store.list("data")] == ["data/part"]
+    assert [entry.name for entry in store.find()] == ["data/._part", "data/.nfs0001", "data/part"]
+
+
+@pytest.mark.slow
+def test_folder_markers_of_a_bucket_are_no_objects(s3_bucket: str, s3_env: dict[str, str]) -> None:
+    """A `segments/` that a console had made was read as a segment: no command worked any more."""
+    store = Store(f"s3://{s3_bucket}/a")
+    for key in ("data/", "data", "job.json/", "data/sub/", "inputs_$folder$"):
+        store.fs.call_s3("put_object", Bucket=s3_bucket, Key=f"a/{key}", Body=b"")
+    assert store.entry("job.json") is None
+    assert store.read_if_exists("job.json") is None
+    assert store.list("data") == []
+    store.put("data/part", b"x")
+    assert [entry.name for entry in store.list("data")] == ["data/part"]
+    assert {entry.name for entry in store.find()} - {"data"} == {"data/part"}
+
+
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "disk":
+        return Store(str(tmp_path))
+    request.getfixturevalue("s3_env")
+    return Store(f"s3://{request.getfixturevalue('s3_bucket')}/dataset")
+
+
+def test_remove_takes_only_what_was_looked_at(store: Store) -> None:
+    store.put("data/a", b"old")
+    old = store.entry("data/a")
+    assert old is not None
+    store.put("data/a", b"newer")
+    assert not store.remove(old)
+    assert store.read("data/a") == b"newer"
+    there = store.entry("data/a")
+    assert there is not None and store.remove(there) and not store.remove(there)
+    assert store.entry("data/a") is None
+    assert store.list(".tmp") == []
+
+
+def test_age_is_told_by_the_clock_of_the_store(store: Store) -> None:
+    store.put("a", b"x")
+    entry, now = store.entry("a"), store.now()
+    assert entry is not None and entry.modified is not None and now is not None
+    assert -1 <= now - entry.modified < 60
+    assert [listed.modified for listed in store.list("")][:1] == [entry.modified]
+
+
+def test_a_temporary_file_that_is_taken_for_a_left_over_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that was stopped for an hour, with `verify --repair` at work meanwhile, ended with 4."""
+    link, store = os.link, Store(str(tmp_path))
+
+    def after_a_repair(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        Path(source).unlink()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", after_a_repair)
+    assert store.create("data/a", b"1")
+    assert store.read("data/a") == b"1"
+
+
+def test_what_is_not_there_is_told_from_a_store_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(MissingObjectError):
+        Store(str(tmp_path)).read("data/a")
