@@ -193,12 +193,15 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove orphans and damaged objects, so that `run` makes them again.")
     ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for which --repair leaves orphans: a run may be about to name them.")
+    ] = 3600.0,
     as_json: AsJson = False,
 ) -> None:
     """Prove that every sample asked for is there exactly once."""
     from promptmill.jobs.status import verify
 
-    shown = verify(url, deep, repair).as_json()
+    shown = verify(url, deep, repair, grace).as_json()
     if as_json:
         say_json(shown)
     else:
@@ -207,9 +210,10 @@ def verify(
             f"{shown['samples']:,} of {shown['samples_asked_for']:,} samples = {kinds}, "
             f"in {shown['shards_done']:,} of {shown['shards']:,} shards"
         )
-        for name in ("problems", "orphans", "removed"):
+        words = {"problems": "problem", "orphans": "orphan", "removed": "removed", "strangers": "not Promptmill's"}
+        for name, word in {**words, "spared": f"left, since it may be younger than {grace:.0f} s"}.items():
             for entry in shown[name][:20]:
-                say(f"{name[:-1] if name != 'removed' else 'removed'}: {entry}")
+                say(f"{word}: {entry}")
         missing = shown["missing_shards"]
         if missing:
             say(f"missing: {len(missing):,} shards, the first is {missing[0]}. `promptmill run` makes them")

@@ -150,16 +150,16 @@ class Sidecar:
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done."""
+    """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done.
+
+    `sidecars` are the `side_objects`, described.
+    """
 
     fingerprint: str
     shard: Shard
     counts: Counts
-    sidecars: tuple[Sidecar, ...] = ()
-
-    @property
-    def side_objects(self) -> tuple[str, ...]:
-        return tuple(sidecar.name for sidecar in self.sidecars)
+    side_objects: tuple[str, ...]
+    sidecars: tuple[Sidecar, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,10 @@ class StatusResult(Result):
 
 @dataclass(frozen=True)
 class VerifyResult(Result):
-    """`ok` says that nothing is wrong and nothing is missing; after a repair, as it is then."""
+    """`ok` says that nothing is wrong and nothing is missing; after a repair, as it is then.
+
+    `spared` are orphans that a repair left since they are young; `strangers` are not Promptmill's and were left as well.
+    """
 
     name: str
     output: str
@@ -109,6 +112,8 @@ class VerifyResult(Result):
     problems: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    spared: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
     images_checked: int = 0
 
 

@@ -19,7 +19,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import OutputMismatchError, Problem, PromptmillError
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats, Sidecar
 
-_TRIES = 5
+_TRIES = 3
 """Others may remove at the same time what they take for damaged or for left over; each of them only once."""
 
 
@@ -48,7 +48,7 @@ def commit_shard(
             contents[name] = content
             sidecars.append(Sidecar(name, table.num_rows, len(content), hashlib.sha256(content).hexdigest()))
     counts = Counts(len(asked), len(kept), len(rejected), len(failed))
-    record = CommitRecord(fingerprint, shard, counts, tuple(sidecars))
+    record = CommitRecord(fingerprint, shard, counts, tuple(contents), tuple(sidecars))
     data = to_parquet(writer.kept(kept), record)
     return _committed(record, contents, data, store).counts, len(data)
 

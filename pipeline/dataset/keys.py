@@ -43,3 +43,8 @@ def hash_in_name(side_object: str) -> str:
     """What `side_object_key` put into it: the first twelve digits of the content's SHA-256."""
     match = _SIDE_OBJECT.fullmatch(side_object)
     return match[2] if match else ""
+
+
+def is_temporary(key: str) -> bool:
+    """Whether the store gave that name to an object of its own below `.tmp/`."""
+    return re.fullmatch(r"(?:clock-)?[0-9a-f]{32}", key.rpartition("/")[2]) is not None

@@ -72,6 +72,17 @@ def read_plan(store: Store) -> Plan | None:
     return plan
 
 
+def newest_plan(plan: Plan, store: Store) -> Plan:
+    """With what `run --extend` and `retry` have added since `plan` was read; how to run stays as it was.
+
+    Read after a listing of `data/`, it has every shard of that listing: segments come before their shards.
+    """
+    stored = read_plan(store)
+    if stored is None or stored.segments == plan.segments:
+        return plan
+    return replace(stored, job=plan.job, notices=plan.notices)
+
+
 def require_plan(store: Store) -> Plan:
     """Raises JobError where there is no dataset."""
     plan = read_plan(store)

@@ -127,8 +127,7 @@ def to_parquet(table: pa.Table, footer: CommitRecord | None = None) -> bytes:
     A table without rows becomes a file without row groups: `datasets` stumbles over an empty group.
     """
     if footer is not None:
-        proof = {"version": RECORD_VERSION, **asdict(footer), "side_objects": footer.side_objects}
-        own = {FOOTER_KEY: json.dumps(proof, sort_keys=True).encode()}
+        own = {FOOTER_KEY: json.dumps({"version": RECORD_VERSION, **asdict(footer)}, sort_keys=True).encode()}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, version=_WRITER_VERSION, **_column_options(table.schema)) as writer:
@@ -179,5 +178,6 @@ def read_footer(metadata: pq.FileMetaData) -> CommitRecord | None:
         return None
     content = json.loads(data)
     described = {sidecar["name"]: Sidecar(**sidecar) for sidecar in content.get("sidecars", ())}
-    sidecars = tuple(described.get(name, Sidecar(name)) for name in content["side_objects"])
-    return CommitRecord(content["fingerprint"], Shard(**content["shard"]), Counts(**content["counts"]), sidecars)
+    names = tuple(content["side_objects"])
+    sidecars = tuple(described.get(name, Sidecar(name)) for name in names)
+    return CommitRecord(content["fingerprint"], Shard(**content["shard"]), Counts(**content["counts"]), names, sidecars)

@@ -2,87 +2,157 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
-from promptmill.pipeline.dataset.keys import shard_number
-from promptmill.pipeline.dataset.state import DataObject, dataset_counts, read_data_objects, side_objects
+from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, data_key_of, is_temporary, shard_number
+from promptmill.pipeline.dataset.look import look_at_everything
+from promptmill.pipeline.dataset.open import newest_plan
+from promptmill.pipeline.dataset.state import DataObject, dataset_counts, fits, read_data_objects
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.local import TEMPORARY
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.plan import Counts
+from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.plan import CommitRecord, Counts, Sidecar
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A data object that is wrong and ours to remove. `gone` says that side objects are missing, and nothing else."""
+
+    item: DataObject
+    gone: bool = False
 
 
 @dataclass
 class Verification:
     """`problems` make the dataset wrong; `missing` shards only make it unfinished; `orphans` harm nothing.
 
-    `damaged` are data objects; their side objects count as orphans.
+    `plan` is the one that holds for what was listed. `damaged` are data objects that a repair may remove; their side
+    objects count as orphans. `strangers` are not Promptmill's, and no tool that reads Parquet takes them for data.
     """
 
+    plan: Plan
     counts: Counts = field(default_factory=Counts)
-    shards: int = 0
     shards_done: int = 0
     missing: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
+    damaged: list[Suspect] = field(default_factory=list)
+    orphans: list[Entry] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
     images_checked: int = 0
 
     @property
     def complete(self) -> bool:
         return not self.problems and not self.missing
 
+    def blame(self, item: DataObject, problems: Sequence[str], gone: bool = False) -> None:
+        self.problems += problems
+        if may_remove(self.plan, item):
+            self.damaged.append(Suspect(item, gone))
+
 
 def verify_dataset(plan: Plan, store: Store, deep: bool = False) -> Verification:
-    """Reads each footer once; `deep` also decodes every image, checks its hash, and looks for ids that come twice.
+    """Reads the footer of each object once; `deep` also reads all side objects, decodes every image, checks every hash,
+    and looks for ids that come twice.
 
     From the footers: every shard of the plan there, of this job, over the rows the plan gives it, and samples asked
-    for = kept + rejected + failed, where a shard's kept are the rows it has. Shards cover disjoint rows and prompt ids
+    for = kept + rejected + failed, each of them as many rows as there are. Shards cover disjoint rows and prompt ids
     are unique (checked when planned), so no sample can be in two shards.
     """
-    result = Verification(shards=plan.shards)
-    objects = read_data_objects(store, store.list("data"))
+    entries = store.list("data")
+    plan = newest_plan(plan, store)  # after the listing: the segment of a shard is there before the shard
+    result = Verification(plan)
+    objects = read_data_objects(store, entries)
+    sides = {entry.name: entry for folder in SIDE_FOLDERS for entry in store.list(folder)}
     good: dict[int, DataObject] = {}
-    there = side_objects(store)
-    for item in objects:
-        problem = _problem(plan, item, there)
-        if problem is None and item.footer is not None:
+    for item, found in zip(objects, store.map(lambda item: _look(plan, store, item, sides), objects), strict=True):
+        if item.footer is not None and found is None:
             good[item.footer.shard.number] = item
+        elif found is not None and item.entry.name.endswith(".parquet"):
+            result.blame(item, [f"{item.entry.name}: {found.text}"], found.gone)
         else:
-            result.problems.append(f"{item.entry.name}: {problem}")
-            result.damaged.append(item.entry.name)
+            result.strangers.append(item.entry.name)
     result.missing = [shard.number for shard in plan.all_shards() if shard.number not in good]
     result.shards_done = len(good)
     result.counts = dataset_counts(plan, {number: item.footer.counts for number, item in good.items() if item.footer})
     if not result.missing and result.counts.samples != plan.samples:
         result.problems.append(f"the plan asks for {plan.samples} samples, the shards hold {result.counts.samples}")
     if deep:
-        _look_at_everything(store, good, result)
-    whole = [item for item in good.values() if item.entry.name not in result.damaged]
-    named = {key for item in whole if item.footer for key in item.footer.side_objects}
-    result.orphans = sorted(there - named) + [entry.name for entry in store.list(TEMPORARY)]
+        look_at_everything(store, good, result)
+    _tell_orphans(store, objects, sides, result)
     return result
 
 
-def repair(result: Verification, store: Store) -> list[str]:
-    """Remove orphans and damaged data objects, so that `run` makes those shards again; what was removed.
+def _tell_orphans(
+    store: Store, objects: Sequence[DataObject], sides: Mapping[str, Entry], result: Verification
+) -> None:
+    """What no whole proof names, of whatever job: the side objects of another job are its own."""
+    damaged = {suspect.item.entry.name for suspect in result.damaged}
+    whole = [item.footer for item in objects if item.footer and item.entry.name not in damaged]
+    named = {name for footer in whole for name in footer.side_objects}
+    for name, entry in sides.items():
+        if data_key_of(name) is None:
+            result.strangers.append(name)
+        elif name not in named:
+            result.orphans.append(entry)
+    result.orphans += [entry for entry in store.list(TEMPORARY) if is_temporary(entry.name)]
 
-    Only while no run is going on: an orphan may be the side object of a shard that is being committed.
+
+def may_remove(plan: Plan, item: DataObject) -> bool:
+    """Only what carries our footer and this fingerprint, or is beyond reading under a name that we alone give.
+
+    An object of a shard that no segment has is left: somebody may bring the segment back.
     """
-    removed = [*result.orphans, *result.damaged]
-    for key in removed:
-        store.delete(key)
-    return removed
+    number = shard_number(item.entry.name)
+    if item.footer is None:
+        return item.damaged and number is not None
+    beyond = item.footer.shard.number >= plan.shards and item.footer.shard.number == number
+    return item.footer.fingerprint == plan.fingerprint and not beyond
 
 
-def _problem(plan: Plan, item: DataObject, there: set[str]) -> str | None:
+@dataclass(frozen=True)
+class _Fault:
+    text: str
+    gone: bool = False
+
+
+def _look(plan: Plan, store: Store, item: DataObject, sides: Mapping[str, Entry]) -> _Fault | None:
+    problem = _problem(plan, item)
+    if problem is not None or item.footer is None:
+        return _Fault(problem or "")
+    record = item.footer
+    for sidecar in record.sidecars:
+        entry = sides.get(sidecar.name) or store.entry(sidecar.name)  # a repair may just have put it back
+        if entry is None:
+            return _Fault(f"names {sidecar.name}, which is not there", gone=True)
+        problem = _side_problem(store, record, sidecar, entry)
+        if problem is not None:
+            return _Fault(f"names {sidecar.name}, {problem}")
+    return None
+
+
+def _side_problem(store: Store, record: CommitRecord, sidecar: Sidecar, entry: Entry) -> str | None:
+    if not fits(sidecar, entry):
+        return f"which has {entry.size_bytes} bytes, not {sidecar.size_bytes}"
+    try:
+        rows = store.parquet_metadata(entry).num_rows
+    except MissingObjectError:
+        return "which is not there"
+    except (pa.ArrowException, ValueError) as error:
+        return f"which is no whole Parquet file: {(str(error).splitlines() or [''])[0][:200]}"
+    expected = rows_of_side(record, sidecar.name)
+    return None if rows == expected else f"which has {rows} rows, not {expected}"
+
+
+def rows_of_side(record: CommitRecord, name: str) -> int:
+    return record.counts.rejected if name.startswith("rejects/") else record.counts.failed
+
+
+def _problem(plan: Plan, item: DataObject) -> str | None:
     footer = item.footer
     if footer is None:
         return item.problem
@@ -94,7 +164,7 @@ def _problem(plan: Plan, item: DataObject, there: set[str]) -> str | None:
     try:
         shard = plan.shard(footer.shard.number)
     except IndexError:
-        return f"the plan has {plan.shards} shards only"
+        return f"the plan has {plan.shards} shards only. Is an object below segments/ gone?"
     if shard != footer.shard:
         return f"covers rows {footer.shard.start}–{footer.shard.stop}, the plan says {shard.start}–{shard.stop}"
     counts = footer.counts
@@ -103,78 +173,14 @@ def _problem(plan: Plan, item: DataObject, there: set[str]) -> str | None:
         return f"{asked} samples asked for, {counts.kept} kept + {counts.rejected} rejected + {counts.failed} failed"
     if item.rows != counts.kept:
         return f"has {item.rows} rows, its footer says {counts.kept}"
-    lost = [key for key in footer.side_objects if key not in there]
-    return f"names {lost[0]}, which is not there" if lost else None
+    return _wrong_names(footer)
 
 
-def _look_at_everything(store: Store, good: dict[int, DataObject], result: Verification) -> None:
-    seen: dict[bytes, str] = {}
-    for item in good.values():
-        assert item.footer is not None
-        problems = [
-            *_check_rows(store, item.entry.name, item.footer.counts.kept, seen, result),
-            *(problem for key in item.footer.side_objects for problem in _check_side(store, key, seen, result)),
-        ]
-        if problems:
-            result.damaged.append(item.entry.name)
-            result.problems.extend(problems)
-
-
-def _check_side(store: Store, key: str, seen: dict[bytes, str], result: Verification) -> Iterator[str]:
-    if key.startswith("rejects/"):
-        yield from _check_rows(store, key, None, seen, result)
-        return
-    try:
-        ids = pq.read_table(_whole(store, key), page_checksum_verification=True).column("sample_id").to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        yield f"{key}: cannot be read: {error}"
-        return
-    if len(set(ids)) < len(ids):
-        yield f"{key}: a sample_id comes twice"
-
-
-def _whole(store: Store, key: str) -> pa.BufferReader:
-    """Read first and parsed afterwards, so that an error of the storage is never taken for damage."""
-    return pa.BufferReader(store.read(key))
-
-
-def _check_rows(
-    store: Store, key: str, rows: int | None, seen: dict[bytes, str], result: Verification
-) -> Iterator[str]:
-    found = 0
-    try:
-        columns = ["sample_id", "image", "image_sha256", "width", "height"]
-        file = pq.ParquetFile(_whole(store, key), page_checksum_verification=True)
-        for batch in file.iter_batches(batch_size=64):
-            for row in batch.select(columns).to_pylist():
-                found += 1
-                short = hashlib.blake2b(row["sample_id"].encode(), digest_size=16).digest()
-                if short in seen:
-                    yield f"{key}: sample {row['sample_id']} is in {seen[short]} too"
-                seen[short] = key
-                yield from _check_image(key, row)
-                result.images_checked += row["image"] is not None
-    except (pa.ArrowException, OSError) as error:
-        yield f"{key}: cannot be read: {str(error).splitlines()[0][:200]}"
-        return
-    if rows is not None and found != rows:
-        yield f"{key}: {found} rows can be read, its footer says {rows}"
-
-
-def _check_image(key: str, row: dict[str, object]) -> Iterator[str]:
-    image = row["image"]
-    if not isinstance(image, dict):
-        return
-    data = image["bytes"]
-    if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
-        yield f"{key}: the image of sample {row['sample_id']} does not have its hash"
-        return
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            size = picture.size
-    except (OSError, SyntaxError, ValueError) as error:
-        yield f"{key}: the image of sample {row['sample_id']} does not decode: {error}"
-        return
-    if size != (row["width"], row["height"]):
-        yield f"{key}: the image of sample {row['sample_id']} is {size[0]}×{size[1]}, its row says otherwise"
+def _wrong_names(footer: CommitRecord) -> str | None:
+    """One side object in each folder that has rows, under the shard's own name."""
+    counts = {"rejects": footer.counts.rejected, "failures": footer.counts.failed}
+    folders = sorted(name.partition("/")[0] for name in footer.side_objects)
+    if folders != sorted(folder for folder, count in counts.items() if count):
+        return f"{counts['rejects']} rejected and {counts['failures']} failed, but it names {footer.side_objects}"
+    other = [name for name in footer.side_objects if data_key_of(name) != footer.shard.data_key]
+    return f"names {other[0]}, which is not of this shard" if other else None

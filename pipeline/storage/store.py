@@ -29,6 +29,7 @@ from promptmill.pipeline.storage.local import TEMPORARY, create_file, remove_fil
 from promptmill.pipeline.storage.remote import RemoteFile, create_object, open_filesystem, put_object
 from promptmill.schemas.errors import MissingObjectError, StorageError
 
+S = TypeVar("S")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -245,10 +246,10 @@ class Store:
                     raise pa.ArrowInvalid(str(error)) from None
             window = needed
 
-    def map(self, function: Callable[[Entry], T], entries: Iterable[Entry]) -> Iterable[T]:
+    def map(self, function: Callable[[S], T], things: Iterable[S]) -> Iterable[T]:
         """Apply to many objects at once, in order; object storage answers slowly but in parallel."""
         with ThreadPoolExecutor(_IO_THREADS) as pool:
-            yield from pool.map(function, entries)
+            yield from pool.map(function, things)
 
     def _call(self, what: str, attempt: Callable[[], T]) -> T:
         def announce(state: RetryCallState) -> None:
