@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from promptmill.pipeline.dataset.open import open_dataset, open_output
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.targets import open_target
 from promptmill.pipeline.report.compare import compare_datasets
 
 
@@ -13,4 +14,5 @@ def compare(url_a: str, url_b: str, out: str = "compare") -> dict[str, Any]:
 
     Raises JobError where one of them is no dataset, or no prompt is in both.
     """
-    return compare_datasets(open_dataset(url_a), open_dataset(url_b), open_output(out))
+    target = open_target(out, "--out", page=True)
+    return compare_datasets(open_dataset(url_a), open_dataset(url_b), target)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from promptmill.jobs.schema import SCHEMA_FILE
+from promptmill.pipeline.dataset.targets import refuse_dataset
 from promptmill.pipeline.jobfile.document import printable
 from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.jobfile.yaml_reader import read_value
@@ -65,6 +66,7 @@ def init(path: Path) -> list[Path]:
     """
     job_file = path if path.suffix in (".yaml", ".yml") else path / "job.yaml"
     folder = job_file.parent
+    refuse_dataset(str(folder), "PATH")
     found = sorted(each for each in folder.glob("prompts.*") if each.suffix in SUFFIXES)
     prompts = found[0] if found else folder / "prompts.txt"
     name = printable(folder.resolve().name, 100) or "my-job"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.targets import refuse_dataset
 from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.schemas.errors import JobError, Problem
 
@@ -15,6 +16,7 @@ def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any
 
     Raises JobError for an id that does not exist, ModelLoadError where the model is not here any more.
     """
+    refuse_dataset(str(Path(out).parent if out else Path()), "--out")
     made = reproduce_sample(*open_dataset(url), sample_id)
     path = Path(out or f"{made.sample_id}.{made.suffix}")
     try:

@@ -13,7 +13,9 @@ import psutil
 from promptmill.jobs.console import err, is_terminal
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
 from promptmill.pipeline.dataset.claim import claim_output
-from promptmill.pipeline.dataset.open import open_output
+from promptmill.pipeline.dataset.open import newest_plan, open_output
+from promptmill.pipeline.dataset.state import dataset_counts, read_counts
+from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
@@ -51,6 +53,7 @@ def run(
         for notice in planned.notices:
             progress.notice(notice)
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
+        refuse_inside(job.output.url, "output.url")
         planned = claim_output(planned, store, extend)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 
@@ -69,8 +72,11 @@ def run_plan(plan: Plan, store: Store, progress: RunListener, *, address: str | 
 def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
     from promptmill.pipeline.export.card import write_card
 
-    if summary.shards_done == summary.shards:
-        write_card(plan, store, summary.counts)
+    newest = newest_plan(plan, store)  # another `run --extend` may have written the card of more
+    by_shard = read_counts(newest, store) if newest is not plan else {}
+    counts = dataset_counts(newest, by_shard) if by_shard else summary.counts
+    if (len(by_shard) or summary.shards_done) == newest.shards:
+        write_card(newest, store, counts)
 
 
 def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:

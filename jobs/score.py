@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmill.pipeline.dataset.open import open_output, read_plan
+from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.evaluation.fid import check_installed
 from promptmill.pipeline.evaluation.reference import compare_with_reference
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
@@ -36,6 +37,7 @@ def score(
     clip = _features(reference, features)
     metrics = [] if clip and not metric else choose_metrics(metric, _captions(distractors), threads)
     store = open_output(url)
+    refuse_inside(url, "URL")
     shown: dict[str, Any] = {"url": url}
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))

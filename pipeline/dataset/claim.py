@@ -77,21 +77,27 @@ def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: 
 
 
 def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
+    """With all files of `plan`. Whoever adds to the same state first wins, and we add to that what it still lacks."""
+    while added := _new_files(plan, stored):
+        if plan.job.prompts.limit is not None:
+            got, hint = f"{plan.job.prompts.limit}", "Extend a job without a limit"
+            raise JobError(Problem("prompts.limit", "null for a job that is extended", got, hint))
+        grown = _extended(plan, stored, store, added)
+        if grown.shards == stored.shards:
+            raise StorageError(f"{store.url}/segments/ does not show what was written there. Does something delete?")
+        stored = grown
+    return stored
+
+
+def _new_files(plan: Plan, stored: Plan) -> dict[str, Any]:
     ours, theirs = (each.fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]] for each in (plan, stored))
-    added = {name: file for name, file in ours.items() if name not in theirs}
-    if not added:
-        return stored
-    if plan.job.prompts.limit is not None:
-        raise JobError(
-            Problem(
-                "prompts.limit",
-                "null for a job that is extended",
-                f"{plan.job.prompts.limit}",
-                "Extend a job without a limit",
-            )
-        )
+    return {name: file for name, file in ours.items() if name not in theirs}
+
+
+def _extended(plan: Plan, stored: Plan, store: Store, added: Mapping[str, Any]) -> Plan:
+    ours = plan.fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]]
     without = json.loads(json.dumps(plan.fields))
-    without[SOURCE_FIELD[0]][SOURCE_FIELD[1]] = {name: file for name, file in ours.items() if name in theirs}
+    without[SOURCE_FIELD[0]][SOURCE_FIELD[1]] = {name: file for name, file in ours.items() if name not in added}
     refuse_other_job(replace(plan, fields=without), stored, store.url)
     files = stage(
         [file for file in plan.segments[0].files if file.name in added], plan.job.prompts, store, stored.source_schema

@@ -47,4 +47,4 @@ def hash_in_name(side_object: str) -> str:
 
 def is_temporary(key: str) -> bool:
     """Whether the store gave that name to an object of its own below `.tmp/`."""
-    return re.fullmatch(r"(?:clock-)?[0-9a-f]{32}", key.rpartition("/")[2]) is not None
+    return re.fullmatch(r"(?:clock-|taken-)?[0-9a-f]{32}", key.rpartition("/")[2]) is not None

@@ -14,6 +14,7 @@ from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import gone_sidecars, read_data_object
 from promptmill.pipeline.dataset.verify import Suspect, Verification, may_remove
 from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.local import TAKEN
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
 
@@ -44,7 +45,9 @@ def repair(result: Verification, store: Store, grace_s: float = GRACE_S) -> Repa
         entry = store.entry(orphan.name)
         if entry is None:
             continue
-        if entry.modified is None or now is None or now - entry.modified < grace_s:
+        # What another repair has taken away it may have to put back, whatever is said of writers.
+        least_s = max(grace_s, GRACE_S) if TAKEN in entry.name else grace_s
+        if entry.modified is None or now is None or now - entry.modified < least_s:
             done.spared.append(entry.name)
         elif _remove_orphan(entry, store):
             done.removed.append(entry.name)

@@ -23,7 +23,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import INPUT_FAILURES, JobError, Problem
+from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import Segment, SourceFile
 from promptmill.schemas.records import FAILURE
@@ -41,26 +41,34 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
 
     Raises JobError while the dataset itself is unfinished.
     """
+    while True:
+        try:
+            segments = _segments(plan, store)
+        except MissingObjectError as error:
+            expected = "a dataset of which nothing is removed meanwhile"
+            raise JobError(Problem(store.url, expected, str(error), MAKE_AGAIN)) from None
+        grown = add_segments(plan, store, segments, {})
+        added = grown.segments[len(plan.segments) :]
+        if not segments or any(segment.kind == "retry" for segment in added):
+            return grown
+        plan = grown  # extended by somebody before our segments were there
+
+
+def _segments(plan: Plan, store: Store) -> list[Segment]:
     missing = missing_shards(plan, store)
     unfinished = {plan.segments[shard.segment].kind for shard in missing}
     if unfinished - {"retry"}:
-        raise JobError(
-            Problem(
-                store.url,
-                "a finished dataset",
-                f"{len(missing)} shards missing",
-                "`promptmill run` makes them; then retry",
-            )
-        )
+        got, hint = f"{len(missing)} shards missing", "`promptmill run` makes them; then retry"
+        raise JobError(Problem(store.url, "a finished dataset", got, hint))
     if missing:
-        return plan
+        return []
     objects = sorted(
         (item for item in read_data_objects(store, store.list("data")) if belongs(plan, item)),
         key=lambda item: item.footer.shard.number if item.footer else 0,
     )
     failures = _latest_failures(plan, store, objects)
     if failures is None or not failures.num_rows:
-        return plan
+        return []
     numbers = {variant_text(plan.variant(i).values): i for i in range(plan.cells)}
     segments: list[Segment] = []
     first = plan.shards
@@ -72,7 +80,7 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
         ends = _shard_ends(rows.column("prompt_id").to_pylist(), plan.job.output.images_per_shard)
         segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
         first += len(ends)
-    return add_segments(plan, store, segments, {})
+    return segments
 
 
 def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> pa.Table | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import (
     MAKE_AGAIN,
     DataObject,
+    belongs,
     read_data_objects,
     read_receipts,
     side_objects,
 )
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts, ShardStats
 
 KEPT, REJECTED, FAILED = "kept", "rejected", "failed"
@@ -58,10 +63,31 @@ class Samples:
         return [str(value) if value is not None else "" for value in self.table.column(name).to_pylist()]
 
 
+def read_dataset(plan: Plan, store: Store) -> tuple[Plan, Samples]:
+    """All samples of this job, and the plan that holds for them: with what has been added since `plan` was read."""
+    entries = _listed(store)
+    plan = newest_plan(plan, store)
+    objects = _read_objects(store, entries)
+    foreign = [item.entry.name for item in objects if item.footer is not None and not belongs(plan, item)]
+    samples = _samples(store, [item for item in objects if item.entry.name not in foreign])
+    problems = (f"{name}: left out, since it is not an object of this job's plan" for name in foreign)
+    return plan, replace(samples, problems=(*samples.problems, *problems))
+
+
 def read_samples(store: Store) -> Samples:
     """Reads every object that a footer vouches for; orphans are passed over. Works while a run is going on."""
-    entries = [entry for entry in store.list("data") if shard_number(entry.name) is not None]
-    objects = sorted(read_data_objects(store, entries), key=lambda item: item.entry.name)
+    return _samples(store, _read_objects(store, _listed(store)))
+
+
+def _listed(store: Store) -> list[Entry]:
+    return [entry for entry in store.list("data") if shard_number(entry.name) is not None]
+
+
+def _read_objects(store: Store, entries: Sequence[Entry]) -> list[DataObject]:
+    return sorted(read_data_objects(store, entries), key=lambda item: item.entry.name)
+
+
+def _samples(store: Store, objects: Sequence[DataObject]) -> Samples:
     keys, problems = _vouched_for(objects, side_objects(store))
     tables = []
     for key, table in zip(keys, _read_all(store, keys), strict=True):
@@ -93,9 +119,7 @@ def _vouched_for(objects: Iterable[DataObject], there: Container[str]) -> tuple[
 
 
 def _read_all(store: Store, keys: Sequence[str]) -> Iterable[pa.Table | str]:
-    from promptmill.pipeline.storage.entry import Entry
-
-    return store.map(lambda entry: _read_one(store, entry.name), [Entry(key, 0) for key in keys])
+    return store.map(lambda key: _read_one(store, key), keys)
 
 
 def _read_one(store: Store, key: str) -> pa.Table | str:
@@ -104,6 +128,8 @@ def _read_one(store: Store, key: str) -> pa.Table | str:
             parquet = pq.ParquetFile(file)
             names = [name for name in parquet.schema_arrow.names if name != "image"]
             table = parquet.read(columns=names)
+    except MissingObjectError:
+        return "removed while it was to be read"
     except (pa.ArrowException, OSError) as error:
         return str(error).splitlines()[0][:200]
     rows = table.num_rows
@@ -160,6 +186,8 @@ def _read_all_scores(store: Store, keys: Sequence[str]) -> Iterator[pa.Table | s
     for key in keys:
         try:
             yield pq.read_table(io.BytesIO(store.read(key)))
+        except MissingObjectError:
+            yield "removed while it was to be read"
         except (pa.ArrowException, OSError) as error:
             yield str(error).splitlines()[0][:200]
 

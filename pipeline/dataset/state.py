@@ -33,6 +33,19 @@ def missing_shards(plan: Plan, store: Store) -> list[Shard]:
     return [shard for shard in plan.all_shards() if shard.number not in done]
 
 
+def unproven_shards(plan: Plan, store: Store, shards: Sequence[Shard]) -> list[Shard]:
+    """Of these the ones whose data object, or a side object that it names, is not there now."""
+    entries = {entry.name: entry for entry in store.list("data")}
+    items = read_data_objects(store, [entries[shard.data_key] for shard in shards if shard.data_key in entries])
+    there = side_objects(store)
+    proven = {
+        item.footer.shard.number
+        for item in items
+        if item.footer is not None and belongs(plan, item) and there.issuperset(item.footer.side_objects)
+    }
+    return [shard for shard in shards if shard.number not in proven]
+
+
 def done_shards(store: Store) -> set[int]:
     return {number for entry in store.list("data") if (number := shard_number(entry.name)) is not None}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import defaultdict
@@ -24,7 +25,7 @@ from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.scores.score_dataset import FOLDER, Unit, check_columns, find_units, read_pictures
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SIDES = ("rejects/", "failures/", "scores/")
@@ -109,7 +110,8 @@ def dataset_images(store: Store) -> Iterator[tuple[str, Pixels | None]]:
     units = find_units(store)
     check_columns(store, units, ())
     for unit in units:
-        yield from _parquet_images(store, unit.keys[0])
+        with contextlib.suppress(MissingObjectError):
+            yield from _parquet_images(store, unit.keys[0])
 
 
 def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:

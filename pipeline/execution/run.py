@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from promptmill.pipeline.crashpoints import reached
-from promptmill.pipeline.dataset.state import commonest_failure, dataset_counts, missing_shards, read_counts
+from promptmill.pipeline.dataset.state import (
+    commonest_failure,
+    dataset_counts,
+    missing_shards,
+    read_counts,
+    unproven_shards,
+)
 from promptmill.pipeline.execution.dispatch import Dispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError
+from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
 from promptmill.schemas.plan import Counts, Shard, ShardStats
+
+_ROUNDS = 3
 
 SAMPLES_BEFORE_JUDGING = 100
 """Fewer say little about a job: `compute.max_failure_share` is looked at after so many."""
@@ -84,18 +92,14 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
     """
     started = time.monotonic()
     todo = missing_shards(plan, store)
-    missing = {shard.number for shard in todo}
     by_shard = read_counts(plan, store)
-    _refuse_foreign(set(range(plan.shards)) - missing - by_shard.keys(), store)
+    taken = set(range(plan.shards)) - {shard.number for shard in todo} - by_shard.keys()
+    todo += _gone(plan, taken, store)
+    _refuse_foreign(taken - {shard.number for shard in todo}, store)
     tally = _Tally(listener, stop, plan.job.compute.max_failure_share)
     listener.begin(plan, todo, dataset_counts(plan, by_shard))
     reached("driver-before-dispatch")
-    if todo:
-        dispatcher.run(todo, tally, stop)
-    if tally.broken:
-        raise _too_many_failures(plan, tally.made, store)
-    if not stop.requested and (lost := missing - tally.receipts.keys()):
-        raise PromptmillError(f"{len(lost)} shards were neither done nor reported, the first is {min(lost)}")
+    _make(plan, todo, dispatcher, tally, stop, store)
     by_shard.update({number: receipt.counts for number, receipt in tally.receipts.items()})
     reached("driver-dispatched")
     return RunSummary(
@@ -106,6 +110,28 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
         seconds=time.monotonic() - started,
         interrupted=stop.requested,
         model_loads=tally.model_loads,
+    )
+
+
+def _gone(plan: Plan, numbers: set[int], store: Store) -> list[Shard]:
+    """Shards that were listed and that a `verify --repair` has removed before their footers were read."""
+    shards = [plan.shard(number) for number in sorted(numbers)]
+    return [shard for shard in shards if store.entry(shard.data_key) is None]
+
+
+def _make(plan: Plan, todo: list[Shard], dispatcher: Dispatcher, tally: _Tally, stop: Stop, store: Store) -> None:
+    """Until the store itself shows every shard of `todo` with all that its proof names."""
+    for _ in range(_ROUNDS):
+        if todo:
+            dispatcher.run(todo, tally, stop)
+        if tally.broken:
+            raise _too_many_failures(plan, tally.made, store)
+        if stop.requested or not (todo := unproven_shards(plan, store, todo)):
+            return
+        tally.notice(f"{len(todo)} shards were reported done and are not there: {todo[0].data_key}. Made again")
+    raise StorageError(
+        f"{store.url}/{todo[0].data_key} was reported done and is not there ({len(todo)} such shards). Do all workers "
+        "see the same storage, or does something remove objects?"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Collection
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import jinja2
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import read_samples
+from promptmill.pipeline.dataset.samples import read_dataset
 from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import Plan
@@ -29,6 +31,8 @@ from promptmill.pipeline.report.summary import summarize
 from promptmill.pipeline.storage.store import Store
 
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
+PIECES = ("data", "thumbs", "assets")
+PIECES_KEPT_S = 3600.0
 APP = tuple(f"app/{name}.js" for name in ("core", "answer", "plots", "grid", "gallery", "detail", "start"))
 
 
@@ -40,19 +44,20 @@ def build_report(
     `seconds` is the wall time of the run that just ended, `price_per_hour` what a device costs. Works on a dataset
     that is unfinished, empty or all failed.
     """
-    samples = read_samples(store)
+    plan, samples = read_dataset(plan, store)
     summary = summarize(plan, samples, store.url, seconds, price_per_hour)
     frame = make_frame(plan, samples)
     analysis = {**analyse(frame), "url": redact(store.url)}
     summary["metrics"] = {name: result["all"] for name, result in analysis["results"].items()}
     summary["correlations"] = analysis["correlations"]
     summary["references"] = references = reference_tables(store)
-    content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    store.put("report/summary.json", content.encode("utf-8", "backslashreplace"))
     sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
     rows = choose_rows(plan, samples, sizes)
 
+    written: set[str] = set()
+
     def put(key: str, data: bytes) -> None:
+        written.add(f"report/{key}")
         store.put(f"report/{key}", data)
 
     write_page(
@@ -65,7 +70,20 @@ def build_report(
         price=price_per_hour,
         references=references,
     )
+    content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+    put("summary.json", content.encode("utf-8", "backslashreplace"))
+    _remove_old_pieces(store, written)
     return summary
+
+
+def _remove_old_pieces(store: Store, written: Collection[str]) -> None:
+    """Those of earlier reports. A report that is being written now has put its own a moment ago."""
+    listed = [entry for folder in PIECES for entry in store.list(f"report/{folder}")]
+    old = [entry for entry in listed if entry.name not in written and entry.name.endswith(".js")]
+    now = store.now() if old else None
+    for entry in old:
+        if now is not None and entry.modified is not None and now - entry.modified > PIECES_KEPT_S:
+            store.remove(entry)
 
 
 def reference_tables(store: Store) -> list[dict[str, Any]]:
@@ -82,15 +100,26 @@ def reference_tables(store: Store) -> list[dict[str, Any]]:
 def write_page(
     frame: Frame, analysis: dict[str, Any], rows: Integers, read: ReadImages, put: Put, **facts: Any
 ) -> None:
-    """Everything the page loads, then `index.html`. `rows` are those in the gallery, `facts` go to the template."""
-    thumbs = write_thumbnails(frame.samples, rows, read, put)
+    """Everything the page loads, then `index.html`. `rows` are those in the gallery, `facts` go to the template.
+
+    Pieces are named by their content, so that of two reports at once each page loads its own.
+    """
+    names: dict[str, str] = {}
+
+    def put_piece(key: str, content: bytes) -> None:
+        stem, _, ending = key.rpartition(".")
+        names[key] = f"{stem}.{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
+        put(names[key], content)
+
+    thumbs = write_thumbnails(frame.samples, rows, read, put_piece)
+    analysis = {**analysis, "thumb_files": list(names.values())}
     pieces = [("data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows)]
     pieces += sample_pieces(frame, rows, analysis["cell_texts"], thumbs)
     assets = [(f"assets/{name.rpartition('/')[2]}", page_file(name).encode()) for name in (*VENDORED, *APP)]
     for key, content in (*pieces, *assets):
-        put(key, content)
+        put_piece(key, content)
     # The last script starts the page, when all data is there.
-    order = [key for key, _ in (*assets[:-1], *pieces, assets[-1])]
+    order = [names[key] for key, _ in (*assets[:-1], *pieces, assets[-1])]
     total = frame.samples.table.num_rows
     defaults = {"differences": [], "price": None, "references": [], "shown": len(rows), "total": total}
     page = environment().get_template("index.html.j2")

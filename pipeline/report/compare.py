@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import Samples, plain, read_samples
+from promptmill.pipeline.dataset.samples import Samples, plain, read_dataset
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning.fingerprint import differing_fields
 from promptmill.pipeline.planning.plan import Plan
@@ -46,13 +46,18 @@ class Side:
     samples: Samples
 
 
+def _side(label: str, plan: Plan, store: Store) -> Side:
+    plan, samples = read_dataset(plan, store)
+    return Side(label, plan, store, samples)
+
+
 def compare_datasets(first: tuple[Plan, Store], second: tuple[Plan, Store], out: Store) -> dict[str, Any]:
     """Writes `index.html`, `summary.json` and what the page loads to `out`; returns the summary.
 
     Prompts are matched by their text. Raises JobError where the two have none in common.
     """
     labels = _labels(first[1].url, second[1].url)
-    a, b = (Side(label, p, s, read_samples(s)) for label, (p, s) in zip(labels, (first, second), strict=True))
+    a, b = (_side(label, *one) for label, one in zip(labels, (first, second), strict=True))
     shared = set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))
     if not shared:
         hint = (

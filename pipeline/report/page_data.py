@@ -1,13 +1,14 @@
 """What the page loads: scripts that hand over data, since a page opened from disk may not fetch files.
 
-data/analysis.js       cells, metrics, estimates
-data/prompts-000.js    texts and kinds of 2,000 prompts
-data/samples-000.js    2,500 samples, column by column
-thumbs/000.js          64 thumbnails, loaded when one of them comes into view
+data/analysis.<hash>.js       cells, metrics, estimates, names of the thumbnails' files
+data/prompts-000.<hash>.js    texts and kinds of 2,000 prompts
+data/samples-000.<hash>.js    2,500 samples, column by column
+thumbs/000.<hash>.js          64 thumbnails, loaded when one of them comes into view
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.report.analysis import Frame
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.schemas.errors import MissingObjectError
 
 MAX_SHOWN = 20_000
 """Samples in the gallery; numbers and plots are of all."""
@@ -175,8 +177,9 @@ def _pictures(
     for row in rows:
         by_object.setdefault(objects[row], {})[int(places[row])] = int(row)
     for key, wanted in by_object.items():
-        # A failure has no picture.
-        found = list(read(key, list(wanted))) if "failures/" not in key else []
+        found: list[tuple[int, bytes]] = []
+        with contextlib.suppress(MissingObjectError):  # `verify --repair` is at work
+            found += read(key, list(wanted)) if "failures/" not in key else ()  # a failure has no picture
         for (place, _), picture in zip(found, pool.map(lambda pair: thumbnail(pair[1]), found), strict=True):
             if picture is not None:
                 yield wanted[place], picture

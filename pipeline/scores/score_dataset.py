@@ -6,6 +6,7 @@ crash; `again` makes them anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.scores.interface import Metric, Picture
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 FOLDER = "scores"
 _READ_ROWS = 64
@@ -75,11 +76,12 @@ def score_dataset(
         todo = [metric for metric in metrics if again or _key(metric, unit) not in there]
         done_before += len(metrics) - len(todo)
         if todo:
-            pictures, broken = read_pictures(store, unit)
-            images, left_out = images + len(pictures), left_out + broken
-            for metric in todo:
-                for name, column in _write(store, metric, unit, pictures).items():
-                    values[name].append(column)
+            with contextlib.suppress(MissingObjectError):  # a shard that is to be made again has no scores yet
+                pictures, broken = read_pictures(store, unit)
+                images, left_out = images + len(pictures), left_out + broken
+                for metric in todo:
+                    for name, column in _write(store, metric, unit, pictures).items():
+                        values[name].append(column)
         on_unit(number + 1, len(units))
     means = {name: _mean(parts) for name, parts in values.items()}
     return ScoreSummary(images, left_out, len(units), done_before, means)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp"
+TAKEN = "taken-"
 _TRIES = 3
 
 
@@ -105,17 +106,19 @@ _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 def remove_file(root: Path, entry: Entry) -> bool:
     """Taken away in one step and then looked at: what is not the file that was meant is put back."""
-    target, taken = root / entry.name, root / TEMPORARY / uuid.uuid4().hex
+    target, taken = root / entry.name, root / TEMPORARY / f"{TAKEN}{uuid.uuid4().hex}"
     taken.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.rename(taken)
     except FileNotFoundError:
         return False
+    version = _described(taken).version
+    os.utime(taken)  # young again, so that no other repair takes it for a left-over
     reached("taken-away")
-    if _described(taken).version != entry.version:
+    if version != entry.version:
         _put_back(taken, target)
         return False
-    taken.unlink()
+    taken.unlink(missing_ok=True)
     _sync_folder(target.parent)
     return True
 

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
 from promptmill.pipeline.dataset.images import decode, read_images
 from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
-from promptmill.schemas.errors import InputError, JobError, Problem, SampleError, StorageError
+from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
 from promptmill.schemas.plan import Sample, Shard, Variant
 
 SHORTEST_ID = 6
@@ -61,6 +62,7 @@ def reproduce_sample(plan: Plan, store: Store, sample_id: str, context: WorkerCo
     """`sample_id` may be shortened to what is unique. Raises JobError where there is no such image."""
     key, row = find_sample(store, sample_id)
     fields = _read_row(store, key, row)
+    plan = newest_plan(plan, store)
     shard = plan.shard(shard_number(f"data/{key.rpartition('/')[2][:11]}.parquet") or 0)
     context = context or WorkerContext(plan, store)
     try:
@@ -123,7 +125,7 @@ def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]
     try:
         with store.open(entry.name) as file:
             ids = pq.read_table(file, columns=["sample_id"]).column(0)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, MissingObjectError):
         return []
     rows = pc.indices_nonzero(pc.starts_with(ids, sample_id)).to_pylist()
     return [(row, ids[row].as_py()) for row in rows]

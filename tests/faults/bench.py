@@ -120,7 +120,8 @@ class Bench:
         return self.start(job, output, *options, **env).wait()
 
     def command(self, name: str, output: Output, *options: str, **env: str) -> Ended:
-        """`verify`, `retry` or `status` of an output."""
+        """`verify`, `retry` or `status` of an output. A repair waits for no left-over to grow old."""
+        options = (*options, "--grace", "0") if "--repair" in options else options
         return self.forks.run(name, output.url, "--json", *options, env={**output.env, **env})
 
     def reference(self, job: Path, **env: str) -> Files:

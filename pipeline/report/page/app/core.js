@@ -79,7 +79,7 @@ function withThumb(number, show) {
   if (pm.thumbs.has(piece)) return ready();
   if (pm.waiting.has(piece)) return void pm.waiting.get(piece).push(ready);
   pm.waiting.set(piece, [ready]);
-  const source = `thumbs/${String(piece).padStart(3, "0")}.js`;
+  const source = pm.analysis.thumb_files[piece];
   const fail = () => {
     const waiting = pm.waiting.get(piece) || [];
     pm.thumbs.set(piece, []);
