@@ -94,7 +94,7 @@ class StatusResult(Result):
 class VerifyResult(Result):
     """`ok` says that nothing is wrong and nothing is missing; after a repair, as it is then.
 
-    `spared` are orphans that a repair left since they are young; `strangers` are not Promptmill's and were left as well.
+    `spared` are orphans that a repair left since they are young, `strangers` what is not Promptmill's and was left too.
     """
 
     name: str

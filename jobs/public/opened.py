@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.open import newest_plan, open_dataset
 from promptmill.pipeline.dataset.state import DataObject, belongs, dataset_counts, read_data_objects
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
@@ -68,7 +68,9 @@ class Dataset:
     def refresh(self) -> None:
         """Raises JobError where there is no dataset, StorageError where the storage does not answer."""
         self._plan, self._store = open_dataset(self.url)
-        items = read_data_objects(self._store, self._store.list("data"))
+        entries = self._store.list("data")
+        self._plan = newest_plan(self._plan, self._store)  # after the listing, so that it has all of its shards
+        items = read_data_objects(self._store, entries)
         self._objects: list[DataObject] = [item for item in items if belongs(self._plan, item)]
 
     @property

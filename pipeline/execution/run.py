@@ -18,7 +18,7 @@ from promptmill.pipeline.execution.dispatch import Dispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
+from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError, StorageError
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 
 _ROUNDS = 3
@@ -126,7 +126,11 @@ def _make(plan: Plan, todo: list[Shard], dispatcher: Dispatcher, tally: _Tally, 
             dispatcher.run(todo, tally, stop)
         if tally.broken:
             raise _too_many_failures(plan, tally.made, store)
-        if stop.requested or not (todo := unproven_shards(plan, store, todo)):
+        if stop.requested:
+            return
+        if lost := {shard.number for shard in todo} - tally.receipts.keys():
+            raise PromptmillError(f"{len(lost)} shards were neither done nor reported, the first is {min(lost)}")
+        if not (todo := unproven_shards(plan, store, todo)):
             return
         tally.notice(f"{len(todo)} shards were reported done and are not there: {todo[0].data_key}. Made again")
     raise StorageError(
