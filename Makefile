@@ -8,7 +8,7 @@ SEED ?= 0
 READY := $(VENV)/.promptmill-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-s3 test test-fast check format faults bench clean
+.PHONY: help install demo demo-s3 test test-fast check format faults bench mutants clean
 
 help:  ## This list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,5 +50,8 @@ faults: $(READY)  ## Break everything that can break and count what was lost; SE
 bench: $(READY)  ## The benchmark table of the README
 	$(BIN)/python -m tests.benchmarks
 
+mutants: $(READY)  ## One-line mutants of the heart against its fast tests; EVERY=n tries each n-th
+	$(BIN)/python -m tests.mutants --every $(or $(EVERY),1)
+
 clean:  ## Remove what the targets above made, out/ excepted
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .mutants .mypy_cache .ruff_cache .pytest_cache

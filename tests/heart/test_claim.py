@@ -86,6 +86,13 @@ def test_another_job_is_refused_with_every_field(tmp_path: Path) -> None:
     ]
 
 
+def test_values_are_shown_as_they_are_written(tmp_path: Path) -> None:
+    store = memory()
+    claim_output(small_plan(tmp_path), store)
+    with pytest.raises(OutputMismatchError, match='got "é"'):
+        claim_output(small_plan(tmp_path, generation={"negative_prompt": "é"}), store)
+
+
 def test_long_values_are_cut(tmp_path: Path) -> None:
     store = memory()
     claim_output(small_plan(tmp_path), store)

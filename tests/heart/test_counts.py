@@ -159,7 +159,8 @@ def test_receipts() -> None:
     store.put("receipts/part-000006.json", b"{")
     store.put("receipts/part-000007.json", b"{}")
     store.put("receipts/part-000008.json", b'{"counts": {}, "shard": 8, "of a later version": 1}')
-    assert read_receipts(store) == [written]
+    write_receipt(store, replace(written, shard=9))
+    assert read_receipts(store) == [written, replace(written, shard=9)]
 
 
 def test_commonest_failure() -> None:
@@ -170,3 +171,6 @@ def test_commonest_failure() -> None:
     store.put("failures/part-000000-0.parquet", to_parquet(pa.table({"error_kind": ["old"], "message": ["older"]})))
     store.put("failures/part-000001-0.parquet", to_parquet(pa.table({"error_kind": kinds, "message": messages})))
     assert commonest_failure(store) == f"generation: {'x' * 400}"[:300]
+    last = {"error_kind": ["crash"], "message": ["it died"]}
+    store.put("failures/part-000002-0.parquet", to_parquet(pa.table(last)))
+    assert commonest_failure(store) == "crash: it died"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -264,6 +265,7 @@ def grown(section: type[BaseModel], **more: Any) -> Any:
     return create_model(section.__name__, __base__=section, later=(int, 7), parts=(_Nested, _Nested()), **more)
 
 
+@functools.cache
 def later_job() -> type[Job]:
     # A column that most sources lack can have no other default than null.
     columns = create_model("Columns", __base__=schema.Columns, later=(str | None, None))

@@ -9,7 +9,7 @@ import pytest
 
 from promptmill.pipeline.planning.plan import Plan, blocks, plan_job, rows_per_shard
 from promptmill.pipeline.planning.plan_json import from_json, segment_from_json, to_json
-from promptmill.pipeline.planning.variants import variant_text
+from promptmill.pipeline.planning.variants import cell_name, describe_axes, variant_text
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.plan import Segment, Shard
 from tests.heart.mill import job, small_plan, write_prompts
@@ -76,6 +76,17 @@ def test_shards_of_a_sweep(tmp_path: Path) -> None:
     assert variant.generation.images_per_prompt == 2
     with pytest.raises(IndexError):
         plan.variant(6)
+
+
+def test_axes_and_variants_for_people(tmp_path: Path) -> None:
+    assert describe_axes(small_plan(tmp_path).job) == ""
+    swept = small_plan(tmp_path, sweep={**SWEEP, "exclude": [{"guidance_scale": 1.0}]})
+    assert describe_axes(swept.job) == "num_inference_steps 3 × guidance_scale 2, 3 excluded"
+    assert describe_axes(small_plan(tmp_path, sweep=SWEEP).job) == "num_inference_steps 3 × guidance_scale 2"
+    assert cell_name({}) == "all samples"
+    values = {"guidance_scale": 5.0, "settings": "fast", "scheduler": None, "model": {"path": "org/x", "dtype": "auto"}}
+    assert cell_name(values) == "settings fast · guidance_scale 5.0 · scheduler default · model org/x"
+    assert cell_name({"model": {"dtype": "auto"}}) == "model {'dtype': 'auto'}"
 
 
 def test_without_a_sweep_the_variant_is_empty(tmp_path: Path) -> None:

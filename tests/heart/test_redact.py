@@ -62,6 +62,7 @@ def test_user_info() -> None:
 
 def test_printable() -> None:
     assert printable("a\x1b[31mé\n\tb\u202e\x07") == "a\\x1b[31mé\n\tb\\u202e\\x07"
+    assert printable("X\xa0X") == "X\\xa0X"
 
 
 @pytest.mark.parametrize(
