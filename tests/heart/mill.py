@@ -63,7 +63,8 @@ def small_plan(folder: Path, prompts: Sequence[str | None] = PROMPTS, **sections
 
 
 class Tint:
-    """`broken` are words on which the pipeline raises; `nsfw` in a prompt makes a flag."""
+    """`broken` are words on which the pipeline raises, prompts with `#` and a sample index, or with `@` and a guidance
+    scale; `nsfw` in a prompt makes a flag."""
 
     pipeline_class, dtype, device = "Tint", "float32", "cpu"
 
@@ -79,10 +80,11 @@ class Tint:
     def generate(
         self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
     ) -> list[Generated]:
-        return [self._one(sample) for sample in samples]
+        return [self._one(sample, settings.guidance_scale) for sample in samples]
 
-    def _one(self, sample: Sample) -> Generated:
-        words = {*sample.prompt.split(), f"{sample.prompt}#{sample.sample_index}"}
+    def _one(self, sample: Sample, guidance_scale: float) -> Generated:
+        prompt = sample.prompt
+        words = {*prompt.split(), f"{prompt}#{sample.sample_index}", f"{prompt}@{guidance_scale}"}
         if words & self._broken:
             return Generated(None, error=SampleError("generation", "a broken word"))
         colour = np.frombuffer(sample.seed.to_bytes(8, "little"), np.uint8)[:3]

@@ -12,7 +12,7 @@ from promptmill.pipeline.dataset.claim import add_segments, claim_output, join
 from promptmill.pipeline.dataset.open import open_dataset, read_plan, require_plan
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, OutputMismatchError, StorageError
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, StorageError
 from promptmill.schemas.plan import Segment
 from tests.heart.mill import job, make_missing, memory, rows, run_small, small_plan, write_prompts
 
@@ -251,6 +251,26 @@ def test_text_sources_are_copied_and_come_back(tmp_path: Path) -> None:
     assert store.read(key) == before
     make_missing(claimed, store)
     assert [(row["prompt_id"], row["tag"]) for row in rows(store)][::2] == [("a.csv:0", "x"), ("a.csv:1", "y")]
+
+
+def test_text_that_does_not_fit_is_no_extension(tmp_path: Path) -> None:
+    """A column of numbers in the dataset, and of words in the file that came later."""
+    store = memory()
+    (tmp_path / "a.csv").write_text("prompt,n\na red circle,1\n")
+    claimed = claim_output(plan_job(job(tmp_path)), store)
+    (tmp_path / "b.csv").write_text("prompt,n\na blue circle,2\n")
+    grown = claim_output(plan_job(job(tmp_path)), store, extend=True)
+    (file,) = grown.segments[1].files
+    assert [entry.name for entry in store.list("inputs")] == sorted(
+        each.path.removeprefix("staged:") for each in (file, *claimed.segments[0].files)
+    )
+    (tmp_path / "c.csv").write_text("prompt,n\na star,many\n")
+    with pytest.raises(InputError) as caught:
+        claim_output(plan_job(job(tmp_path)), store, extend=True)
+    assert "prompts.source: c.csv: expected values of the types that the columns of the dataset have" in str(
+        caught.value
+    )
+    assert len(store.list("segments")) == 1
 
 
 def test_joining_reads_nothing(tmp_path: Path) -> None:

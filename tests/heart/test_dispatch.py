@@ -27,11 +27,11 @@ class Faulty(Tint):
 
     faults = 0
 
-    def _one(self, sample: Sample) -> Any:
+    def _one(self, sample: Sample, guidance_scale: float) -> Any:
         if "star" in sample.prompt and Faulty.faults > 0:
             Faulty.faults -= 1
             raise AttributeError("no such thing")
-        return super()._one(sample)
+        return super()._one(sample, guidance_scale)
 
 
 class FaultyContext(TintContext):

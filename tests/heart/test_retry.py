@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ KEEP_ONE = {"select": {"keep": 1, "by": "clip"}}
 
 def staged(store: Store, segment: Segment) -> list[dict[str, Any]]:
     (file,) = segment.files
+    assert re.fullmatch("retry-[0-9a-f]{16}", file.name)  # a source that holds the output leaves such names out
     assert file.path == f"staged:inputs/{file.name}.parquet"
     table = pq.read_table(io.BytesIO(store.read(f"inputs/{file.name}.parquet")))
     assert (file.rows, segment.prompts) == (table.num_rows, table.num_rows)
@@ -239,6 +241,18 @@ def test_only_the_same_prompt_and_variant_count(tmp_path: Path) -> None:
     make_missing(grown, store)
     kept = [(row["prompt"], row["variant"]) for row in rows(store)]
     assert len(set(kept)) == len(kept) == 8
+
+
+def test_what_another_variant_kept_does_not_count(tmp_path: Path) -> None:
+    """`square` came out at one guidance scale and is kept there; at the other nothing of it is, so one still may be."""
+    store = memory()
+    sections = {**KEEP_ONE, "sweep": {"guidance_scale": [1.0, 5.0]}}
+    plan = run_small(tmp_path, store, broken=["a blue square@5.0"], **sections)
+    grown = plan_retry(plan, store)
+    assert [row["room"] for row in staged(store, grown.segments[1])] == [1, 1]
+    make_missing(grown, store)
+    kept = [(row["prompt"], row["guidance_scale"]) for row in rows(store)]
+    assert sorted(kept) == sorted((prompt, scale) for prompt in PROMPTS if prompt for scale in (1.0, 5.0))
 
 
 def test_without_select_there_is_no_bound(tmp_path: Path) -> None:

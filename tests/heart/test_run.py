@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from promptmill.pipeline.dataset import claim, commit
 from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.dataset.retry import plan_retry
+from promptmill.pipeline.execution import run as run_module
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.run import RunSummary, run_job
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.storage import store as store_module
+from promptmill.pipeline.storage.store import Entry, Store
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import JobError, OutputMismatchError, PromptmillError
 from promptmill.schemas.plan import Counts, Shard, ShardStats
-from tests.heart.mill import TintContext, memory, small_plan
+from tests.heart.mill import TintContext, make_missing, memory, small_plan
 
 
 class Notes:
@@ -138,6 +142,39 @@ def test_what_is_no_proof_is_refused(tmp_path: Path, spoil: Callable[[bytes], by
         f"{store.url}/data/part-000001.parquet: expected a whole object of this job, got something else (2 such "
         "objects). `promptmill verify --repair` removes them so that they are made again"
     )
+
+
+def test_places_where_the_fault_suite_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, for one shard with rejects and failures: a point that nobody passes breaks nothing any more."""
+    passed: list[str] = []
+    for module in (claim, commit, run_module, store_module):
+        monkeypatch.setattr(module, "reached", passed.append)
+    store = memory()
+    sections = {"select": {"keep": 1, "by": "clip"}}
+    plan = claim_output(small_plan(tmp_path, ["a red circle", "a broken one"], **sections), store)
+    run(plan, store, ["broken"])
+    make_missing(plan_retry(plan, store), store)
+    written = ["before-write", "after-write"]
+    side = [*written, "after-rejects", *written, "after-failures"]
+    data, receipt = ["before-data", *written, "after-data"], [*written, "after-receipt"]
+    retried = [*written, *written, "driver-after-segment", "before-side-objects", *written, "after-rejects", *data]
+    assert passed == [
+        *(*written, "driver-after-claim", "driver-before-dispatch"),
+        *("before-side-objects", *side, *data, *receipt),
+        *("driver-shard-done", "driver-dispatched"),
+        *(*retried, *receipt),
+    ]
+
+
+def test_failures_that_are_gone_are_not_named(tmp_path: Path) -> None:
+    class Forgetful(Store):
+        def list(self, folder: str) -> list[Entry]:
+            return [] if folder == "failures" else super().list(folder)
+
+    store = Forgetful(memory().url)
+    plan = claim_output(many(tmp_path, 60, 100), store)
+    with pytest.raises(JobError, match=r"got 60 of the first 100\. What is done stays\."):
+        run(plan, store, ["broken"])
 
 
 def many(folder: Path, failing: int, of: int, share: float | None = None) -> Plan:
