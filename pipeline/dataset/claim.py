@@ -22,7 +22,7 @@ from promptmill.pipeline.planning.plan_json import to_json
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
-from promptmill.schemas.plan import STAGED, Segment
+from promptmill.schemas.plan import STAGED, Segment, SourceFile
 
 
 def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
@@ -48,8 +48,28 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
 def join(plan: Plan, stored: Plan, url: str) -> Plan:
     """The plan of the dataset at `url`, to be run as `plan` says. Raises OutputMismatchError as `claim_output`."""
     refuse_other_job(plan, stored, url)
-    # How to run is today's choice, what to make is the claim's.
-    return replace(stored, job=stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output}))
+    # How to run and where things lie is today's choice, what to make is the claim's.
+    job = stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output})
+    return replace(_where_things_lie(plan, stored), job=job)
+
+
+def _where_things_lie(plan: Plan, stored: Plan) -> Plan:
+    """The stored plan with the places of today: its project may have moved, or it is joined from another machine."""
+    models = {(model.path, model.revision): model.location for model in plan.models}
+    clips = {(clip.path, clip.revision): clip.location for clip in plan.clips}
+    paths = {(file.name, file.etag): file.path for segment in plan.segments for file in segment.files}
+    return replace(
+        stored,
+        models=tuple(replace(m, location=models.get((m.path, m.revision), m.location)) for m in stored.models),
+        clips=tuple(replace(c, location=clips.get((c.path, c.revision), c.location)) for c in stored.clips),
+        segments=tuple(
+            replace(segment, files=tuple(_found(file, paths) for file in segment.files)) for segment in stored.segments
+        ),
+    )
+
+
+def _found(file: SourceFile, paths: Mapping[tuple[str, str | None], str]) -> SourceFile:
+    return file if file.path.startswith(STAGED) else replace(file, path=paths.get((file.name, file.etag), file.path))
 
 
 def _stage_again(plan: Plan, stored: Plan, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, StorageError
 from promptmill.schemas.plan import Segment
-from tests.heart.mill import job, make_missing, memory, rows, run_small, small_plan, write_prompts
+from tests.heart.mill import CLIP, MODEL, job, make_missing, memory, rows, run_small, small_plan, write_prompts
 
 
 def with_new_file(folder: Path, **sections: object) -> Plan:
@@ -271,6 +272,41 @@ def test_text_that_does_not_fit_is_no_extension(tmp_path: Path) -> None:
         caught.value
     )
     assert len(store.list("segments")) == 1
+
+
+def test_a_project_that_has_moved_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All paths of the job are relative; what the claim holds of them was absolute then."""
+
+    def relative() -> Plan:
+        sections = {"model": {"path": "model"}, "score": [{"clip": "local-dir:clip"}]}
+        return plan_job(job(Path("prompts"), **sections))
+
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    shutil.copytree(MODEL, there / "model")
+    shutil.copytree(CLIP, there / "clip")
+    (there / "prompts").mkdir()
+    write_prompts(there / "prompts" / "a.parquet", ["a red circle"])
+    (there / "prompts" / "b.csv").write_text("prompt\na blue circle\n")
+    monkeypatch.chdir(there)
+    store = memory()
+    claimed = claim_output(relative(), store)
+    there.rename(here)
+    monkeypatch.chdir(here)
+    joined = claim_output(relative(), store)
+    assert (joined.models[0].location, joined.clips[0].location) == (f"{here}/model", f"local-dir:{here}/clip")
+    parquet, text = joined.segments[0].files
+    assert parquet.path == f"{here}/prompts/a.parquet"
+    assert text == claimed.segments[0].files[1]  # the copy in the output
+    assert joined.fingerprint == claimed.fingerprint
+    make_missing(joined, store)
+    assert [row["prompt"] for row in rows(store)] == ["a red circle"] * 2 + ["a blue circle"] * 2
+
+
+def test_a_hub_model_s_commit_is_the_claim_s(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path)
+    claimed = replace(plan, clips=(replace(plan.clips[0], revision="0" * 40, location="hf-hub:org/x"),))
+    assert join(plan, claimed, "somewhere").clips == claimed.clips
 
 
 def test_joining_reads_nothing(tmp_path: Path) -> None:
