@@ -8,8 +8,15 @@ from typing import Any
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.targets import open_target
 from promptmill.pipeline.export.suites import Layout, export_dataset
+from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 
 def export(url: str, layout: Layout, out: str, rejected: bool = False) -> dict[str, Any]:
     """`out` is a folder or URL. Raises JobError where the dataset lacks what the layout holds."""
-    return {"out": out, **asdict(export_dataset(*open_dataset(url), open_target(out, "OUT"), layout, rejected))}
+    target = open_target(out, "OUT")
+    try:
+        return {"out": out, **asdict(export_dataset(*open_dataset(url), target, layout, rejected))}
+    except MissingObjectError as error:
+        expected = "a dataset of which nothing is removed meanwhile"
+        hint = "`verify --repair` is at work: export again when it is done"
+        raise JobError(Problem(url, expected, str(error), hint)) from None

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, read_samples
+from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, read_dataset
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
@@ -38,7 +38,7 @@ class ExportSummary:
 
 def export_dataset(plan: Plan, store: Store, out: Store, layout: Layout, rejected: bool = False) -> ExportSummary:
     """Kept images, and stored rejected ones where asked for. Raises JobError where the layout cannot be filled."""
-    samples = read_samples(store)
+    _, samples = read_dataset(plan, store)
     wanted = (KEPT, REJECTED) if rejected else (KEPT,)
     rows = [row for row, status in enumerate(samples.texts("status")) if status in wanted]
     if not rows:

@@ -17,12 +17,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults import deaths, fleet, storage
+from tests.faults import deaths, fleet, pairs, storage
 from tests.faults.bench import Bench
 from tests.faults.cluster import Fleet
 from tests.faults.forks import Forks
@@ -33,6 +34,8 @@ from tests.servers.s3 import start_s3
 
 Scenario = Callable[[], Row]
 SMALL_DISK_BYTES = 1 << 20
+LONG = 12
+"""So often as much of each; of storage that stumbles five times that, since it is what costs the least time a fault."""
 
 
 def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scenario]:
@@ -44,7 +47,7 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
     def by_proxy(kind: str) -> Row:
         with proxy(bench, seed) as broken:
             if kind in storage.TRANSIENT:
-                return storage.survived(bench, broken, kind, more)
+                return storage.survived(bench, broken, kind, more if more == 1 else 5 * more)
             if kind in storage.LASTING:
                 return storage.stopped(bench, broken, kind)
             return storage.killed_in_upload(bench, broken, 2 * more, chance(kind))
@@ -63,6 +66,14 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
         yield lambda place=place, retries=retries: deaths.crash_in_retry(bench, place, retries)
     for kind in (*storage.TRANSIENT, *storage.LASTING, "killed in mid-upload"):
         yield lambda kind=kind: by_proxy(kind)
+    scene = cache(lambda: pairs.Scene(bench))
+    for place in bench.places:
+        for part in range(more):
+            for first in pairs.COMMANDS:
+                some = [pair for pair in pairs.PAIRS if pair[0] == first]
+                yield lambda place=place, some=some, part=part, first=first: pairs.at_once(
+                    scene(), place, some, chance(f"{place}{part}{first}"), kill=part % 2 == 1
+                )
     yield lambda: on_a_small_disk(bench, folder)
 
 
@@ -172,7 +183,7 @@ def as_table(rows: list[Row]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="another sequence of faults")
-    parser.add_argument("--long", action="store_true", help="over 1,000 faults instead of over 300")
+    parser.add_argument("--long", action="store_true", help="twelve times as many faults, which takes hours")
     parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="scenarios beside each other")
     parser.add_argument("--only", choices=["all", "local", "ray"], default="all", help="without Ray, or nothing but")
     options = parser.parse_args()
@@ -180,7 +191,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     found: list[Row] = []
     try:
-        work(found, options.seed, 5 if options.long else 1, options.at_once, options.only)
+        work(found, options.seed, LONG if options.long else 1, options.at_once, options.only)
     except KeyboardInterrupt:
         print("interrupted: this is what was found so far", file=sys.stderr)
         found.append(Row("interrupted", problems=["not all scenarios were tried"]))

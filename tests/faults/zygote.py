@@ -40,6 +40,16 @@ def import_everything() -> None:
     import torch
     from tqdm import tqdm  # type: ignore[import-untyped]
 
+    import promptmill.jobs.cli
+    import promptmill.jobs.commands
+    import promptmill.jobs.export
+    import promptmill.jobs.report
+    import promptmill.jobs.retry
+    import promptmill.jobs.run
+    import promptmill.jobs.score
+    import promptmill.jobs.status
+    import promptmill.pipeline.models.clip.encoder
+    import promptmill.pipeline.models.diffusion.generator  # noqa: F401
     import tests.models.tiny  # noqa: F401
 
     torch.set_num_threads(1)
