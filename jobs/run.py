@@ -14,6 +14,7 @@ from promptmill.jobs.console import err, is_terminal
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.open import newest_plan, open_output
+from promptmill.pipeline.dataset.retry import stage_again
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
@@ -55,6 +56,7 @@ def run(
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         refuse_inside(job.output.url, "output.url")
         planned = claim_output(planned, store, extend)
+        stage_again(planned, store)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 
 

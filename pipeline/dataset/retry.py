@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import pyarrow as pa
@@ -25,7 +27,7 @@ from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
-from promptmill.schemas.plan import Segment, SourceFile
+from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import FAILURE
 
 _KEPT_COLUMNS = ("prompt_id", "sample_id", "sample_index", "prompt", "negative_prompt", "caption", "seed")
@@ -41,6 +43,7 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
 
     Raises JobError while the dataset itself is unfinished.
     """
+    stage_again(plan, store)
     while True:
         try:
             segments = _segments(plan, store)
@@ -52,6 +55,20 @@ def plan_retry(plan: Plan, store: Store) -> Plan:
         if not segments or any(segment.kind == "retry" for segment in added):
             return grown
         plan = grown  # extended by somebody before our segments were there
+
+
+def stage_again(plan: Plan, store: Store) -> None:
+    """Bring back what unfinished retries read, where somebody deleted it: the failures are there still."""
+    missing = {shard.segment for shard in missing_shards(plan, store)}
+    there = {f"{STAGED}{entry.name}" for entry in store.list("inputs")} if missing else set()
+    for position in sorted(missing):
+        segment = plan.segments[position]
+        if segment.kind == "retry" and segment.files[0].path not in there:
+            for start in range(position, -1, -1):  # segments of one retry were planned together
+                if plan.segments[start].kind != "retry":
+                    break
+                with contextlib.suppress(JobError, MissingObjectError):
+                    _segments(replace(plan, segments=plan.segments[:start]), store)
 
 
 def _segments(plan: Plan, store: Store) -> list[Segment]:

@@ -10,6 +10,7 @@ from typing import Any
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 _VERSIONS = ("ETag", "etag", "md5Hash")
+_SECONDS_APART = 2.0
 _LEFT_BEHIND = frozenset({"", ".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r"})
 
 
@@ -33,7 +34,15 @@ def described(name: str, info: Mapping[str, Any]) -> Entry:
     seconds = modified.timestamp() if isinstance(modified, datetime) else modified
     version = next((str(info[word]) for word in _VERSIONS if info.get(word)), f"{info.get('ino', '')} {modified}")
     known = float(seconds) if isinstance(seconds, (int, float)) else None
-    return Entry(name, int(info["size"] or 0), known, f"{version} {info['size']}")
+    # Listings and single looks quote an ETag each in their own way.
+    return Entry(name, int(info["size"] or 0), known, " ".join((version.strip('"'), str(info["size"]))))
+
+
+def same_write(one: Entry, other: Entry) -> bool:
+    """As far as a store can say: listings tell parts of a second, and a look at one object whole ones."""
+    times = one.modified, other.modified
+    near = None in times or abs((times[0] or 0.0) - (times[1] or 0.0)) < _SECONDS_APART
+    return one.version == other.version and near
 
 
 def is_file(info: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.storage.entry import Entry, described, is_file, left_behind
+from promptmill.pipeline.storage.entry import Entry, described, is_file, left_behind, same_write
 from promptmill.pipeline.storage.faults import advice, describe, is_storage_fault, is_transient
 from promptmill.pipeline.storage.local import TEMPORARY, create_file, remove_file, replace_file
 from promptmill.pipeline.storage.remote import RemoteFile, create_object, open_filesystem, put_object
@@ -197,7 +197,7 @@ class Store:
             removed = self._call(f"remove {entry.name}", lambda: remove_file(Path(self.root), entry))
         else:
             there = self.entry(entry.name)
-            removed = there is not None and (there.version, there.modified) == (entry.version, entry.modified)
+            removed = there is not None and same_write(there, entry)
             if removed:
                 self.delete(entry.name)
         reached("after-remove")

@@ -27,6 +27,7 @@ from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage import local
 from promptmill.pipeline.storage import store as store_module
+from promptmill.pipeline.storage.entry import Entry, same_write
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, SampleError
 from promptmill.schemas.job import Job
@@ -392,3 +393,22 @@ def test_what_the_proof_says_of_side_objects(plan: Plan, tmp_path: Path) -> None
         assert verify_dataset(plan, store).problems, change
         path.write_bytes(whole)
     assert verify_dataset(plan, store, deep=True).complete
+
+
+def test_what_a_retry_reads_is_brought_back(plan: Plan, tmp_path: Path) -> None:
+    """Deleted as left-overs before the retry was finished, it could not go on any more."""
+    store = claimed(plan, str(tmp_path))
+    make_shard(plan, store)
+    grown = retry.plan_retry(plan, store)
+    (entry,) = store.list("inputs")
+    content = store.read(entry.name)
+    store.delete(entry.name)
+    assert retry.plan_retry(grown, store) is grown
+    assert store.read(entry.name) == content
+
+
+def test_a_store_whose_listings_know_parts_of_a_second() -> None:
+    listed, looked_at = Entry("a", 1, 1000.7, "x 1"), Entry("a", 1, 1000.0, "x 1")
+    assert same_write(listed, looked_at)
+    assert not same_write(listed, replace(looked_at, modified=1004.0))
+    assert not same_write(listed, replace(looked_at, version="y 1"))

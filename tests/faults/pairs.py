@@ -121,7 +121,7 @@ def _one(scene: Scene, place: str, pair: tuple[str, str], chance: random.Random,
         if end.code == -signal.SIGKILL:
             continue
         said = _ALLOWED[command].get(end.code)
-        if command in ("run", "extend") and "repair" in pair and end.code == 2:
+        if command in ("run", "extend", "retry") and "repair" in pair and end.code == 2:
             said = "verify --repair"  # it met what the repair had yet to remove
         row.check(said is not None and said in end.printed, f"{name}: {command}: {end.code}: {end.printed[-1500:]}")
         if command in ("run", "extend") and end.code in FINISHED and not kill:
