@@ -57,7 +57,7 @@ def test_shards_of_the_source(tmp_path: Path) -> None:
     assert spans(plan) == [(0, 0, 0, 0, 2), (1, 0, 0, 2, 4), (2, 0, 0, 4, 5)]
     assert [plan.samples_in(shard) for shard in plan.all_shards()] == [4, 4, 2]
     for beyond in (3, -1):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=f"^{beyond}$"):
             plan.shard(beyond)
 
 
@@ -112,7 +112,7 @@ def grown(plan: Plan) -> Plan:
     later = (
         Segment("retry", files, 7, 6, 3, 1, (3, 4, 7)),
         Segment("extend", files, 3, 9, 4),
-        Segment("retry", files, 6, 13, 2, 0),
+        Segment("retry", files, 6, 13, 2, 1),
     )
     return replace(plan, segments=(*plan.segments, *later))
 
@@ -128,8 +128,8 @@ def test_shards_that_came_later(tmp_path: Path) -> None:
         (10, 2, 0, 2, 3),
         (11, 2, 1, 0, 2),
         (12, 2, 1, 2, 3),
-        (13, 3, 0, 0, 4),
-        (14, 3, 0, 4, 6),
+        (13, 3, 1, 0, 4),
+        (14, 3, 1, 4, 6),
     ]
     assert [plan.samples_in(plan.shard(n)) for n in (6, 7, 8, 9, 10, 13, 14)] == [3, 1, 3, 4, 2, 4, 2]
     assert [plan.shard(n) for n in range(15)] == list(plan.all_shards())
