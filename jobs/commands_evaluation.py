@@ -82,9 +82,10 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Make one image again from its row, and say how it differs."""
-    from promptmill.jobs.reproduce import reproduce
+    from promptmill.jobs.reproduce import in_text, reproduce
 
-    _show(reproduce(url, sample_id, out), as_json)
+    made = reproduce(url, sample_id, out)
+    _show(made if as_json else in_text(made), as_json)
 
 
 def export(

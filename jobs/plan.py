@@ -46,7 +46,7 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:
         shards=planned.shards,
         shards_done=shards_done,
         bytes_estimated=math.ceil(estimated),
-        models=[asdict(model) for model in planned.models],
+        models=[{**asdict(model), "files": len(model.files)} for model in planned.models],
         axes={name: len(values) for name, values in planned.job.sweep.axes().items()},
         variants_excluded=math.prod(planned.job.sweep.grid.sizes) - planned.cells,
         notices=list(planned.notices),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.targets import refuse_dataset
+from promptmill.pipeline.models.catalog.versions import in_words
 from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.schemas.errors import JobError, Problem
 
@@ -17,7 +18,8 @@ def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any
     Raises JobError for an id that does not exist, ModelLoadError where the model is not here any more.
     """
     refuse_dataset(str(Path(out).parent if out else Path()), "--out")
-    made = reproduce_sample(*open_dataset(url), sample_id)
+    plan, store = open_dataset(url)
+    made = reproduce_sample(located(plan, store), store, sample_id)
     path = Path(out or f"{made.sample_id}.{made.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,4 +36,15 @@ def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any
         "max_difference": made.max_difference,
         "psnr_db": made.psnr_db,
         "with_mates": made.with_mates,
+        "versions": dict(made.versions),
+        "versions_then": dict(made.versions_then),
+        "other_versions": {name: {"then": then, "now": now} for name, (then, now) in made.other_versions.items()},
     }
+
+
+def in_text(made: dict[str, Any]) -> dict[str, Any]:
+    """As a person reads it: of all versions only those that differ."""
+    others = {name: (each["then"], each["now"]) for name, each in made["other_versions"].items()}
+    said = in_words(others) or ("none" if made["versions_then"] else "not known: the dataset does not say its own")
+    left_out = ("versions", "versions_then")
+    return {name: value for name, value in made.items() if name not in left_out} | {"other_versions": said}

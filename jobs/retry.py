@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from promptmill.jobs.run import new_progress, run_plan
-from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.retry import plan_retry
 from promptmill.pipeline.execution.run import RunSummary
 from promptmill.pipeline.planning.plan import Plan
@@ -15,7 +15,7 @@ def retry(url: str, *, address: str | None, in_process: bool) -> tuple[Plan, Run
     """Exactly once as well: stopped half-way, the same command continues. Raises JobError while `run` is unfinished."""
     with new_progress() as progress:
         plan, store = open_dataset(url, on_wait=progress.notice)
-        plan = plan_retry(plan, store)
+        plan = located(plan_retry(plan, store), store)
         output = plan.job.output.model_copy(update={"url": url})
         plan = replace(plan, job=plan.job.model_copy(update={"output": output}))
         return plan, run_plan(plan, store, progress, address=address, in_process=in_process)

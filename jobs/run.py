@@ -78,7 +78,7 @@ def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
     by_shard = read_counts(newest, store) if newest is not plan else {}
     counts = dataset_counts(newest, by_shard) if by_shard else summary.counts
     if (len(by_shard) or summary.shards_done) == newest.shards:
-        write_card(newest, store, counts)
+        write_card(newest, store, counts, summary.versions)
 
 
 def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:

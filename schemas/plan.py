@@ -18,7 +18,9 @@ class SourceFile:
     """A file of prompts. `name` is its path relative to the source and enters the prompt ids.
 
     `path` is where it is read; it begins with `STAGED` where that is a Parquet copy below the output. `folder` is then
-    where the original lies, if rows name other files relative to it.
+    where the original lies, if rows name other files relative to it. `etag` is a hash of what was read to plan: a text
+    whole, of Parquet the footer. `digest` is over every byte at `path`, None for a remote object, of which `version` is
+    what its store says. Plans of older versions have neither.
     """
 
     name: str
@@ -27,13 +29,16 @@ class SourceFile:
     rows: int
     etag: str | None = None
     folder: str | None = None
+    digest: str | None = None
+    version: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
     """A model that is known to exist, read from its configuration files alone.
 
-    `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights.
+    `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights. `files`
+    are the hashes of each file of a folder that is loaded, by name; empty for a hub model, and in older plans.
     """
 
     path: str
@@ -48,6 +53,7 @@ class ResolvedModel:
     max_size: int | None
     weights_bytes: int
     is_local: bool
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Sidecar:
 class CommitRecord:
     """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done.
 
-    `sidecars` are the `side_objects`, described.
+    `sidecars` are the `side_objects`, described. `versions` are those that acted, by name; empty in older objects.
     """
 
     fingerprint: str
@@ -160,6 +166,7 @@ class CommitRecord:
     counts: Counts
     side_objects: tuple[str, ...]
     sidecars: tuple[Sidecar, ...] = field(default=(), compare=False)
+    versions: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -176,3 +183,4 @@ class ShardStats:
     already_done: bool = False
     model_loads: int = 0
     began: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -15,14 +15,17 @@ from typing import Any
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
 from promptmill.pipeline.dataset.open import read_plan, require_plan
+from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning import variants
-from promptmill.pipeline.planning.fingerprint import differing_fields
+from promptmill.pipeline.planning.places import recorded, recorded_later, relocated
 from promptmill.pipeline.planning.plan import Plan, blocks
 from promptmill.pipeline.planning.plan_json import to_json
+from promptmill.pipeline.planning.same import differences
+from promptmill.pipeline.prompts.held import held_copy
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
-from promptmill.schemas.plan import STAGED, Segment, SourceFile
+from promptmill.schemas.plan import STAGED, Segment
 
 
 def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
@@ -33,52 +36,45 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
     """
     stored = read_plan(store)
     if stored is None:
-        store.create(JOB_KEY, to_json(_staged(plan, store)))
+        store.create(JOB_KEY, to_json(recorded(_staged(plan, store), _folder(store))))
         reached("driver-after-claim")
         stored = read_plan(store)
         if stored is None:
             raise StorageError(f"{store.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
     if extend:
         stored = _extend(plan, stored, store)
-    joined = join(plan, stored, store.url)
-    _stage_again(plan, joined, store)
-    return joined
+    return _with_copies(plan, join(plan, stored, store.url), store)
 
 
 def join(plan: Plan, stored: Plan, url: str) -> Plan:
     """The plan of the dataset at `url`, to be run as `plan` says. Raises OutputMismatchError as `claim_output`."""
     refuse_other_job(plan, stored, url)
-    # How to run and where things lie is today's choice, what to make is the claim's.
+    # How to run, and where the files lie, is today's choice; what to make is the claim's.
     job = stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output})
-    return replace(_where_things_lie(plan, stored), job=job)
+    return replace(relocated(plan, stored), job=job)
 
 
-def _where_things_lie(plan: Plan, stored: Plan) -> Plan:
-    """The stored plan with the places of today: its project may have moved, or it is joined from another machine."""
-    models = {(model.path, model.revision): model.location for model in plan.models}
-    clips = {(clip.path, clip.revision): clip.location for clip in plan.clips}
-    paths = {(file.name, file.etag): file.path for segment in plan.segments for file in segment.files}
-    return replace(
-        stored,
-        models=tuple(replace(m, location=models.get((m.path, m.revision), m.location)) for m in stored.models),
-        clips=tuple(replace(c, location=clips.get((c.path, c.revision), c.location)) for c in stored.clips),
-        segments=tuple(
-            replace(segment, files=tuple(_found(file, paths) for file in segment.files)) for segment in stored.segments
-        ),
-    )
+def _with_copies(plan: Plan, joined: Plan, store: Store) -> Plan:
+    """Bring back copies that someone deleted or changed: the source is the same, else `join` would have refused."""
+    staged = [
+        file
+        for segment in joined.segments
+        for file in segment.files
+        if segment.kind != "retry" and file.path.startswith(STAGED)
+    ]
+    copies = {file.name: held_copy(file, store) for file in staged}
+    again = [file for file in plan.segments[0].files if file.name in copies and copies[file.name] is None]
+    good = {file.name: file for file in (*copies.values(), *stage(again, plan.job.prompts, store)) if file is not None}
+
+    def copied(segment: Segment) -> Segment:
+        files = (good.get(file.name, file) if file.path.startswith(STAGED) else file for file in segment.files)
+        return segment if segment.kind == "retry" else replace(segment, files=tuple(files))
+
+    return replace(joined, segments=tuple(copied(segment) for segment in joined.segments))
 
 
-def _found(file: SourceFile, paths: Mapping[tuple[str, str | None], str]) -> SourceFile:
-    return file if file.path.startswith(STAGED) else replace(file, path=paths.get((file.name, file.etag), file.path))
-
-
-def _stage_again(plan: Plan, stored: Plan, store: Store) -> None:
-    """Bring back copies that someone deleted: the source has not changed, else `plan` would not have been let in."""
-    there = {f"{STAGED}{entry.name}" for entry in store.list("inputs")}
-    files = (file for segment in stored.segments if segment.kind != "retry" for file in segment.files)
-    gone = {file.name for file in files if file.path.startswith(STAGED) and file.path not in there}
-    if gone:
-        stage([file for file in plan.segments[0].files if file.name in gone], plan.job.prompts, store)
+def _folder(store: Store) -> str | None:
+    return store.root if store.is_local else None
 
 
 def _staged(plan: Plan, store: Store) -> Plan:
@@ -90,7 +86,9 @@ def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: 
     """The plan with these segments, or with those that another driver added to the same state before."""
     if not segments:
         return plan
-    content = {"segments": [asdict(segment) for segment in segments], "source": dict(source)}
+    kept = recorded_later(segments, plan, _folder(store))
+    content: dict[str, Any] = {"segments": [asdict(segment) for segment in kept], "source": dict(source)}
+    content["versions"] = dict(library_versions())
     store.create(f"segments/{plan.shards:09d}.json", json.dumps(content, indent=2).encode())
     reached("driver-after-segment")
     return require_plan(store)
@@ -129,7 +127,7 @@ def _extended(plan: Plan, stored: Plan, store: Store, added: Mapping[str, Any]) 
 
 def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
     """Raises OutputMismatchError that names every field in which the two differ."""
-    different = differing_fields(plan.fields, stored.fields)
+    different = differences(plan, stored)
     if not different:
         return
     only_source = all(name.startswith("prompts.source.") for name, _, _ in different)

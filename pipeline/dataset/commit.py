@@ -19,6 +19,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import OutputMismatchError, Problem, PromptmillError
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats, Sidecar
 
+NOT_SAID: Mapping[str, str] = {}
 _TRIES = 3
 """Others may remove at the same time what they take for damaged or for left over; each of them only once."""
 
@@ -30,8 +31,12 @@ def commit_shard(
     writer: RecordWriter,
     store: Store,
     fingerprint: str,
+    versions: Mapping[str, str] = NOT_SAID,
 ) -> tuple[Counts, int]:
-    """Counts of the data object that stands in the end, ours or that of whoever was first, and the bytes of ours."""
+    """Counts of the data object that stands in the end, ours or that of whoever was first, and the bytes of ours.
+
+    `versions` that acted become part of the proof: on the same ones the bytes are the same.
+    """
     check_conservation(asked, outcomes)
     order = {sample: position for position, sample in enumerate(asked)}
     outcomes = sorted(outcomes, key=lambda outcome: order[outcome.sample.sample_id])
@@ -48,7 +53,7 @@ def commit_shard(
             contents[name] = content
             sidecars.append(Sidecar(name, table.num_rows, len(content), hashlib.sha256(content).hexdigest()))
     counts = Counts(len(asked), len(kept), len(rejected), len(failed))
-    record = CommitRecord(fingerprint, shard, counts, tuple(contents), tuple(sidecars))
+    record = CommitRecord(fingerprint, shard, counts, tuple(contents), tuple(sidecars), versions)
     data = to_parquet(writer.kept(kept), record)
     return _committed(record, contents, data, store).counts, len(data)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
 from promptmill.pipeline.display import redact
+from promptmill.pipeline.planning.places import found
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import from_json, segment_from_json
 from promptmill.pipeline.storage.store import Store
@@ -51,8 +52,16 @@ def open_dataset(url: str, **options: Any) -> tuple[Plan, Store]:
     return require_plan(store), store
 
 
+def located(plan: Plan, store: Store) -> Plan:
+    """The plan with absolute paths to prompts and models, for a command that reads them and is given no job file."""
+    return found(plan, store.root if store.is_local else None)
+
+
 def read_plan(store: Store) -> Plan | None:
-    """None where there is no dataset. Raises OutputMismatchError for a job.json that is not Promptmill's."""
+    """With paths as recorded, see `located`; None where there is no dataset.
+
+    Raises OutputMismatchError for a job.json that is not Promptmill's.
+    """
     data = store.read_if_exists(JOB_KEY)
     if data is None:
         return None
@@ -78,9 +87,10 @@ def newest_plan(plan: Plan, store: Store) -> Plan:
     Read after a listing of `data/`, it has every shard of that listing: segments come before their shards.
     """
     stored = read_plan(store)
-    if stored is None or stored.segments == plan.segments:
+    if stored is None or len(stored.segments) == len(plan.segments):
         return plan
-    return replace(stored, job=plan.job, notices=plan.notices)
+    segments = (*plan.segments, *stored.segments[len(plan.segments) :])  # those of `plan` may say where files lie now
+    return replace(stored, job=plan.job, notices=plan.notices, models=plan.models, clips=plan.clips, segments=segments)
 
 
 def require_plan(store: Store) -> Plan:

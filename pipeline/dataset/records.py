@@ -180,4 +180,6 @@ def read_footer(metadata: pq.FileMetaData) -> CommitRecord | None:
     described = {sidecar["name"]: Sidecar(**sidecar) for sidecar in content.get("sidecars", ())}
     names = tuple(content["side_objects"])
     sidecars = tuple(described.get(name, Sidecar(name)) for name in names)
-    return CommitRecord(content["fingerprint"], Shard(**content["shard"]), Counts(**content["counts"]), names, sidecars)
+    versions = {str(name): str(value) for name, value in content.get("versions", {}).items()}
+    counts = Counts(**content["counts"])
+    return CommitRecord(content["fingerprint"], Shard(**content["shard"]), counts, names, sidecars, versions)

@@ -93,7 +93,7 @@ def _segments(plan: Plan, store: Store) -> list[Segment]:
         rows = _by_prompt(failures.filter(pc.equal(failures.column("variant"), text)))
         rows = _with_room(rows, plan, store, objects)
         name = f"retry-{digest([first, rows.column('sample_id').to_pylist()])[:16]}"
-        file = SourceFile(name, stage_table(rows, name, store), rows.nbytes, rows.num_rows)
+        file = stage_table(rows, SourceFile(name, name, rows.nbytes, rows.num_rows), name, store)
         ends = _shard_ends(rows.column("prompt_id").to_pylist(), plan.job.output.images_per_shard)
         segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
         first += len(ends)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -137,12 +137,18 @@ def counted(plan: Plan, shard: int, counts: Counts) -> Counts:
 
 def read_counts(plan: Plan, store: Store) -> dict[int, Counts]:
     """Counts by shard number, from the footers of this plan's objects; whatever else lies in `data/` is left out."""
+    return {number: footer.counts for number, footer in read_footers(plan, store).items()}
+
+
+def read_footers(plan: Plan, store: Store) -> dict[int, CommitRecord]:
+    """Of this plan's objects by shard number; whatever else lies in `data/` is left out."""
     entries = [e for e in store.list("data") if (n := shard_number(e.name)) is not None and n < plan.shards]
-    return {
-        o.footer.shard.number: o.footer.counts
-        for o in read_data_objects(store, entries)
-        if o.footer and belongs(plan, o)
-    }
+    return {o.footer.shard.number: o.footer for o in read_data_objects(store, entries) if o.footer and belongs(plan, o)}
+
+
+def distinct_versions(said: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Each once, in order; without those that say nothing."""
+    return list({tuple(sorted(versions.items())): versions for versions in said if versions}.values())
 
 
 def belongs(plan: Plan, item: DataObject) -> bool:

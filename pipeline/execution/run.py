@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,12 +11,14 @@ from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.dataset.state import (
     commonest_failure,
     dataset_counts,
+    distinct_versions,
     missing_shards,
-    read_counts,
+    read_footers,
     unproven_shards,
 )
 from promptmill.pipeline.execution.dispatch import Dispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.models.catalog.versions import differing, in_words, library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError, StorageError
@@ -31,7 +34,7 @@ SAMPLES_BEFORE_JUDGING = 100
 class RunSummary:
     """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run.
 
-    `reported` says that the report was written after it.
+    `reported` says that the report was written after it, `versions` which ones made the dataset's shards.
     """
 
     counts: Counts
@@ -42,6 +45,7 @@ class RunSummary:
     interrupted: bool
     model_loads: int = 0
     reported: bool = False
+    versions: tuple[Mapping[str, str], ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -53,11 +57,33 @@ class RunListener(Listener, Protocol):
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None: ...
 
 
+class _Versions:
+    """Says once of each version that acts where others acted before, in earlier runs or on another node of this one."""
+
+    def __init__(self, claimed: Mapping[str, str], acted: Iterable[Mapping[str, str]], listener: Listener) -> None:
+        self.acted = distinct_versions(acted)
+        self._known = [claimed, *self.acted]
+        self._listener = listener
+
+    def look(self, now: Mapping[str, str]) -> None:
+        if different := differing(self._known, now):
+            self._listener.notice(
+                f"this dataset was begun under other versions: {in_words(different)}. The same samples are made; their "
+                "images may differ in last bits"
+            )
+        self._known = distinct_versions([*self._known, now])
+
+    def made(self, stats: ShardStats) -> None:
+        self.look(stats.versions)
+        self.acted = distinct_versions([*self.acted, stats.versions])
+
+
 class _Tally:
     """Hands everything on to the listener, keeps the receipts of this run, and stops one that is plainly wrong."""
 
-    def __init__(self, listener: Listener, stop: Stop, max_failure_share: float) -> None:
+    def __init__(self, listener: Listener, stop: Stop, max_failure_share: float, versions: _Versions) -> None:
         self._listener = listener
+        self._versions = versions
         self._stop = stop
         self._max_failure_share = max_failure_share
         self.receipts: dict[int, ShardStats] = {}
@@ -70,6 +96,7 @@ class _Tally:
         if not receipt.already_done:
             self.made = self.made + receipt.counts
             self.model_loads += receipt.model_loads
+            self._versions.made(receipt)
         self._listener.shard_done(receipt)
         reached("driver-shard-done")
         made = self.made
@@ -92,13 +119,17 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
     """
     started = time.monotonic()
     todo = missing_shards(plan, store)
-    by_shard = read_counts(plan, store)
+    footers = read_footers(plan, store)
+    by_shard = {number: footer.counts for number, footer in footers.items()}
     taken = set(range(plan.shards)) - {shard.number for shard in todo} - by_shard.keys()
     todo += _gone(plan, taken, store)
     _refuse_foreign(taken - {shard.number for shard in todo}, store)
-    tally = _Tally(listener, stop, plan.job.compute.max_failure_share)
+    versions = _Versions(plan.versions, (footer.versions for footer in footers.values()), listener)
+    tally = _Tally(listener, stop, plan.job.compute.max_failure_share, versions)
     listener.begin(plan, todo, dataset_counts(plan, by_shard))
     reached("driver-before-dispatch")
+    if todo:
+        versions.look(library_versions())
     _make(plan, todo, dispatcher, tally, stop, store)
     by_shard.update({number: receipt.counts for number, receipt in tally.receipts.items()})
     reached("driver-dispatched")
@@ -110,6 +141,7 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
         seconds=time.monotonic() - started,
         interrupted=stop.requested,
         model_loads=tally.model_loads,
+        versions=tuple(versions.acted),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import yaml
 from promptmill.pipeline.dataset.records import FOOTER_KEY
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.export.croissant import MEANING, croissant_metadata
+from promptmill.pipeline.models.catalog.versions import one_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.prompts.reader import PromptReader
@@ -25,10 +27,10 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 _CELLS_SHOWN = 20
 
 
-def write_card(plan: Plan, store: Store, counts: Counts) -> None:
-    """Replaces both objects. `counts` are of the whole dataset."""
+def write_card(plan: Plan, store: Store, counts: Counts, versions: Sequence[Mapping[str, str]] = ()) -> None:
+    """Replaces both objects. `counts` are of the whole dataset, `versions` those that acted on its shards."""
     schema = _data_schema(plan, store)
-    store.put(CARD_KEY, card_text(plan, counts, schema).encode("utf-8", "replace"))
+    store.put(CARD_KEY, card_text(plan, counts, schema, versions).encode("utf-8", "replace"))
     croissant = json.dumps(croissant_metadata(plan, schema), indent=2, ensure_ascii=False)
     store.put(CROISSANT_KEY, croissant.encode("utf-8", "replace"))
 
@@ -50,7 +52,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
     return schema
 
 
-def card_text(plan: Plan, counts: Counts, schema: pa.Schema) -> str:
+def card_text(plan: Plan, counts: Counts, schema: pa.Schema, versions: Sequence[Mapping[str, str]] = ()) -> str:
     header = {
         "pretty_name": plan.job.name,
         "license": "other",
@@ -66,6 +68,7 @@ def card_text(plan: Plan, counts: Counts, schema: pa.Schema) -> str:
             f"# {markdown(plan.job.name)}",
             "",
             *_about(plan, counts),
+            *(f"- Versions that acted: {code(one_line(each))}" for each in versions),
             *_settings(plan),
             *_columns(schema),
             *_loading(plan),

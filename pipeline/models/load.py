@@ -36,6 +36,13 @@ def load_features(clip: ResolvedClip, threads: int, device: str = "auto") -> Fea
     return ClipFeatures(clip, device)
 
 
+def acting_device(device: str) -> dict[str, str]:
+    """What a shard's proof says of the device that a generator is on: its name, and of a GPU CUDA and driver."""
+    from promptmill.pipeline.models.diffusion.device import device_facts
+
+    return device_facts(device)
+
+
 def prepare_process(threads: int) -> None:
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

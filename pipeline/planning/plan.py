@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,9 @@ from promptmill.schemas.plan import ResolvedModel, Segment, Shard, Variant
 class Plan:
     """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of.
 
-    `clips` are the open_clip models of those scores that need one, in the order of the job.
+    `clips` are the open_clip models of those scores that need one, in the order of the job. `folder` is what
+    relative paths in `job.json` are relative to: where the command was started that claimed it, seen from the output.
+    `versions` are those of the driver that did.
     """
 
     job: Job
@@ -37,6 +39,8 @@ class Plan:
     source_schema: pa.Schema
     segments: tuple[Segment, ...]
     notices: tuple[str, ...] = ()
+    folder: str | None = field(default=None, compare=False)
+    versions: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def cells(self) -> int:

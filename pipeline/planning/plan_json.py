@@ -26,11 +26,13 @@ def to_json(plan: Plan) -> bytes:
         "fingerprint": plan.fingerprint,
         "job": job,
         "fields": plan.fields,
+        "versions": dict(plan.versions),
         "plan": {
             "prompts": plan.prompts,
             "variants": plan.cells,
             "samples": plan.samples,
             "shards": plan.shards,
+            "folder": plan.folder,
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "segments": [asdict(segment) for segment in plan.segments],
@@ -54,6 +56,8 @@ def from_json(data: bytes) -> Plan:
         clips=tuple(ResolvedClip(**clip) for clip in inner["clips"]),
         source_schema=schema,
         segments=tuple(segment_from_json(segment) for segment in inner["segments"]),
+        folder=inner.get("folder"),
+        versions=content.get("versions", {}),
     )
 
 

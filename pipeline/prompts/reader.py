@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.prompts.checks import whole_parquet
 from promptmill.pipeline.prompts.columns import is_text
 from promptmill.pipeline.prompts.formats import as_schema
+from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.store import Store
@@ -24,7 +24,7 @@ from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
 from promptmill.schemas.inputs import ROLES, Input, Role
 from promptmill.schemas.job import MAX_SEED, Columns
-from promptmill.schemas.plan import STAGED, SourceFile
+from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.records import input_column
 
 MAX_PROMPT_BYTES = 64 << 10
@@ -74,7 +74,7 @@ class PromptReader:
         columns: Columns,
         helpers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._output = output
+        self._held = HeldFiles(output)
         self._files = files
         self._schema = schema
         self._columns = columns
@@ -113,7 +113,7 @@ class PromptReader:
 
     def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
         parts: list[pa.Table] = []
-        with whole_parquet(file.name), open_file(file, self._output) as stream:
+        with self._held.open(file) as stream, whole_parquet(file.name):
             parquet = pq.ParquetFile(stream)
             if parquet.metadata.num_rows != file.rows:
                 raise InputError(
@@ -201,19 +201,12 @@ RETRY_HELPERS = {"sample_id": "sample_id", "sample_index": "sample_index", "room
 
 def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns) -> PromptReader:
     """For the file that `retry` stages: a row is one sample, not one prompt. `columns` are those of the job."""
-    with open_file(files[0], output) as stream:
+    with HeldFiles(output).open(files[0]) as stream:
         schema = pq.read_schema(stream).remove_metadata()
     given: dict[str, str] = {role: input_column(role) for role in ROLES if getattr(columns, role, None) is not None}
     if "image" in given:
         given["strength"] = "strength"
     return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), RETRY_HELPERS)
-
-
-def open_file(file: SourceFile, output: Store) -> BinaryIO:
-    if file.path.startswith(STAGED):
-        return output.open(file.path.removeprefix(STAGED))
-    folder, _, name = file.path.rpartition("/")
-    return Store(folder).open(name)
 
 
 def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:

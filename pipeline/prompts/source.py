@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptmill.pipeline.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.prompts.checks import check_no_bomb, check_unique_ids, whole_parquet
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
@@ -18,7 +22,8 @@ from promptmill.pipeline.prompts.formats import (
     read_unpacked,
 )
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
-from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.entry import Entry, content_version
+from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, split_query
 from promptmill.schemas.errors import InputError, Problem
@@ -111,8 +116,10 @@ def _try_open(store: Store, entry: Entry, columns: Columns) -> OpenedFile | Inpu
 
 def _open_parquet(store: Store, entry: Entry) -> OpenedFile:
     where = f"prompts.source: {entry.name}"
-    with whole_parquet(entry.name):
-        metadata = store.parquet_metadata(entry)
+    version = None if store.is_local else content_version(entry)
+    with whole_parquet(entry.name), _unchanged(where):
+        digest = file_digest(Path(store.path(entry.name))) if store.is_local else None
+        metadata = store.parquet_metadata(entry, version)
         schema = metadata.schema.to_arrow_schema().remove_metadata()
         names = schema.names
     if len(set(names)) < len(names):
@@ -124,7 +131,20 @@ def _open_parquet(store: Store, entry: Entry) -> OpenedFile:
             )
     check_no_bomb(store, entry, metadata)
     etag = hash_of_footer(metadata)
-    return OpenedFile(SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag), schema)
+    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag)
+    file = replace(file, digest=digest, version=version)
+    return OpenedFile(file, schema)
+
+
+@contextmanager
+def _unchanged(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (ChangedMeanwhileError, ObjectChangedError):
+        hint = "Something writes there. Run again when it has ended"
+        raise InputError(
+            Problem(where, "a file that stays as it is", "one that changed while it was read", hint)
+        ) from None
 
 
 def _open_text(store: Store, entry: Entry, columns: Columns) -> OpenedFile:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptmill.pipeline.digests import digest_of
 from promptmill.pipeline.prompts.checks import whole_parquet
 from promptmill.pipeline.prompts.formats import (
     as_schema,
@@ -17,12 +18,14 @@ from promptmill.pipeline.prompts.formats import (
     read_text_format,
     read_unpacked,
 )
+from promptmill.pipeline.prompts.held import changed
 from promptmill.pipeline.prompts.source import (
     find_suite,
     hash_of,
     hash_of_footer,
     source_file,
 )
+from promptmill.pipeline.storage.entry import content_version
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.errors import InputError, Problem
@@ -51,7 +54,7 @@ def stage(
     found = {source_file(each): each.table for each in find_suite(prompts, output.url).files}
     for file in files:
         if file not in found:
-            raise _changed(file)
+            raise changed(file)
     return tuple(_staged(file, found[file], output, schema) for file in files)
 
 
@@ -63,21 +66,20 @@ def _rooted(file: SourceFile, columns: Columns) -> SourceFile:
 
 def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
     folder, _, name = file.path.rpartition("/")
-    data = read_unpacked(Store(folder, query=query), name)
+    store = Store(folder, query=query)
+    data = read_unpacked(store, name)
     if not is_parquet(file.name):
         if hash_of(data) != file.etag:
-            raise _changed(file)
+            raise changed(file)
         return read_text_format(data, file_suffix(file.name), file.name, columns)[0]
     with whole_parquet(file.name):
         parquet = pq.ParquetFile(pa.BufferReader(data))
         if hash_of_footer(parquet.metadata) != file.etag:
-            raise _changed(file)
+            raise changed(file)
+        entry = store.entry(name)
+        if content_version(entry) != file.version:
+            raise changed(file)
         return parquet.read()
-
-
-def _changed(file: SourceFile) -> InputError:
-    hint = "It was changed a moment ago: run again"
-    return InputError(Problem(f"prompts.source: {file.name}", "the file as it was planned", "another", hint))
 
 
 def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema | None) -> SourceFile:
@@ -89,14 +91,32 @@ def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema 
             hint = "Give these prompts a job and an output of their own"
             raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", hint)) from None
     name = digest([file.name, file.etag, str(table.schema)])[:16]  # types may be told apart in another way one day
-    return replace(file, path=stage_table(table, name, output))
+    return stage_table(table, file, name, output)
 
 
-def stage_table(table: pa.Table, name: str, output: Store) -> str:
-    """Path of the copy for `SourceFile`; the same name must mean the same content."""
+def stage_table(table: pa.Table, file: SourceFile, name: str, output: Store) -> SourceFile:
+    """The file as it is read from the copy; the same `name` must mean the same content.
+
+    A copy that is there and holds something else is written anew: two versions of Arrow pack the same rows into other
+    bytes, so the rows are what is compared.
+    """
     key = f"inputs/{name}.parquet"
-    if output.entry(key) is None:
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd", row_group_size=50_000)
-        output.create(key, sink.getvalue())
-    return f"{STAGED}{key}"
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=50_000)
+    data = sink.getvalue()
+    if not output.create(key, data):
+        there = output.read(key)
+        if there != data and _holds(there, table):
+            data = there
+        elif there != data:
+            output.put(key, data)
+    digest = digest_of(lambda: io.BytesIO(data), len(data))
+    version = None if output.is_local else content_version(output.entry(key))
+    return replace(file, path=f"{STAGED}{key}", digest=digest, version=version)
+
+
+def _holds(data: bytes, table: pa.Table) -> bool:
+    try:
+        return bool(pq.read_table(pa.BufferReader(data)).equals(table))
+    except (pa.ArrowException, OSError):
+        return False

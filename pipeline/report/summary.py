@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, plain
-from promptmill.pipeline.dataset.state import dataset_counts
+from promptmill.pipeline.dataset.state import dataset_counts, distinct_versions
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan
@@ -160,6 +160,7 @@ def run_facts(
         devices |= {receipt.device} - {""}
     total = stages.pop("total", 0.0)
     busy = sum(held.values())
+    facts["versions"] = distinct_versions(receipt.versions for receipt in made)
     facts |= {"workers": len(held), "devices": sorted(devices), "stage_seconds": dict(stages), "shard_seconds": total}
     facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
     in_hand = _seconds_in_hand(made)

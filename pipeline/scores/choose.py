@@ -13,6 +13,7 @@ from promptmill.pipeline.scores.image import ImageStatistics
 from promptmill.pipeline.scores.interface import Metric
 from promptmill.pipeline.scores.shapes import Verified
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.identity import digest
 from promptmill.schemas.job import Job, Score
 
 PLAIN = ("image", "verified")
@@ -33,9 +34,11 @@ def choose_metrics(words: Sequence[str], distractors: Sequence[str] = (), thread
     if problems:
         raise JobError(*problems)
 
+    clip = cache(lambda model: resolve_clip(model, "metric"))
+
     @cache
     def features(model: str) -> Features:
-        return load_features(resolve_clip(model, "metric"), threads)
+        return load_features(clip(model), threads)
 
     metrics: list[Metric] = []
     for word in dict.fromkeys(words):
@@ -45,11 +48,13 @@ def choose_metrics(words: Sequence[str], distractors: Sequence[str] = (), thread
         elif kind == "verified":
             metrics.append(Verified())
         elif kind == "clip":
-            metrics.append(ClipScore(features(model), name or "clip"))
+            metrics.append(ClipScore(features(model), name or "clip", clip(model).revision))
         elif kind == "diversity":
-            metrics.append(Diversity(features(model)))
+            metrics.append(Diversity(features(model), clip(model).revision))
         else:
-            metrics.append(Relative(features(model), distractors))
+            metrics.append(
+                Relative(features(model), distractors, digest([clip(model).revision, list(distractors)])[:32])
+            )
     return metrics
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class ClipScore:
     needs = ("caption",)
 
-    def __init__(self, features: Features, name: str = "clip") -> None:
+    def __init__(self, features: Features, name: str = "clip", made_by: str = "") -> None:
         self.name = name
+        self.made_by = made_by
         self.columns = (name,)
         self._features = features
 
@@ -38,8 +39,9 @@ class Relative:
     columns = ("relative",)
     needs = ("caption",)
 
-    def __init__(self, features: Features, distractors: Sequence[str]) -> None:
+    def __init__(self, features: Features, distractors: Sequence[str], made_by: str = "") -> None:
         self._features = features
+        self.made_by = made_by
         self._distractors = list(dict.fromkeys(distractors))
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
@@ -56,8 +58,9 @@ class Diversity:
     columns = ("diversity",)
     needs: tuple[str, ...] = ()
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features, made_by: str = "") -> None:
         self._features = features
+        self.made_by = made_by
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         images = self._features.images([picture.pixels for picture in pictures])

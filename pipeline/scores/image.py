@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float32]
 class ImageStatistics:
     name = "image"
     columns = METRIC_SCORES["image"]
+    made_by = ""
     needs: tuple[str, ...] = ()
 
     def score(self, pictures: Sequence[Picture]) -> Scores:

@@ -39,5 +39,9 @@ class Metric(Protocol):
     def needs(self) -> tuple[str, ...]:
         """Columns that a dataset must have beside `image`."""
 
+    @property
+    def made_by(self) -> str:
+        """Tells apart what gives other scores under the same name: the CLIP's weights, the distractors; else empty."""
+
     def score(self, pictures: Sequence[Picture]) -> Scores:
         """Of all images of a shard at once, so that those of one prompt can be held against each other."""

@@ -28,6 +28,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 FOLDER = "scores"
+_MADE_BY = b"promptmill-made-by"
 _READ_ROWS = 64
 _COLUMNS = ("sample_id", "caption", "prompt", "text", "prompt_id", "variant", "truth")
 
@@ -69,7 +70,9 @@ def score_dataset(
     """
     units = find_units(store)
     check_columns(store, units, metrics)
-    there = {entry.name for entry in store.list(FOLDER)}
+    there = {entry.name: entry for entry in store.list(FOLDER)}
+    if not again:
+        _check_made_by(store, there, [(metric, unit) for metric in metrics for unit in units])
     values: dict[str, list[Floats]] = defaultdict(list)
     images = left_out = done_before = 0
     for number, unit in enumerate(units):
@@ -87,6 +90,25 @@ def score_dataset(
     return ScoreSummary(images, left_out, len(units), done_before, means)
 
 
+def _check_made_by(store: Store, there: Mapping[str, Entry], pairs: Sequence[tuple[Metric, Unit]]) -> None:
+    """Raises JobError for scores of another CLIP or among other distractors: half of either would be one column."""
+    expected = {_key(metric, unit): metric.made_by for metric, unit in pairs if metric.made_by}
+    entries = [entry for key, entry in there.items() if key in expected]
+    for entry, found in zip(entries, store.map(lambda entry: _made_by(store, entry), entries), strict=True):
+        if found not in ("", expected[entry.name]):
+            hint = "`--again` makes all of them anew; another name (`clip:name=…`) keeps both"
+            wanted = "scores of the same model, among the same distractors"
+            raise JobError(Problem(f"{store.url}/{entry.name}", wanted, "those of others", hint))
+
+
+def _made_by(store: Store, entry: Entry) -> str:
+    """Empty where an older version, or somebody else, wrote it."""
+    try:
+        return ((store.parquet_metadata(entry).metadata or {}).get(_MADE_BY) or b"").decode(errors="replace")
+    except pa.ArrowException:
+        return ""
+
+
 def _mean(parts: Sequence[Floats]) -> float | None:
     whole = np.concatenate(parts).astype(np.float64)
     finite = whole[np.isfinite(whole)]
@@ -102,7 +124,8 @@ def _write(store: Store, metric: Metric, unit: Unit, pictures: Sequence[Picture]
     scores = dict(metric.score(pictures)) if pictures else empty
     columns: dict[str, pa.Array[Any]] = {"sample_id": pa.array([p.sample_id for p in pictures], pa.string())}
     columns |= {name: pa.array(scores[name], pa.float32()) for name in metric.columns}
-    store.put(_key(metric, unit), to_parquet(pa.table(columns)))
+    table = pa.table(columns).replace_schema_metadata({_MADE_BY: metric.made_by} if metric.made_by else None)
+    store.put(_key(metric, unit), to_parquet(table))
     return scores
 
 

@@ -20,6 +20,7 @@ class Verified:
 
     name = "verified"
     columns = METRIC_SCORES["verified"]
+    made_by = ""
     needs = ("caption",)
 
     def score(self, pictures: Sequence[Picture]) -> Scores:

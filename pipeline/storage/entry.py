@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,6 +44,17 @@ def same_write(one: Entry, other: Entry) -> bool:
     times = one.modified, other.modified
     near = None in times or abs((times[0] or 0.0) - (times[1] or 0.0)) < _SECONDS_APART
     return one.version == other.version and near
+
+
+def etag_of(version: str | None) -> str | None:
+    """The etag in an entry's version, with its quotation marks; None where it holds none."""
+    found = re.match(r'"[^"]+"(?= )', version or "")
+    return found[0] if found else None
+
+
+def content_version(entry: Entry | None) -> str | None:
+    """Of a remote object its version where that is of its content; None where the store says no more than a time."""
+    return None if entry is None or not entry.version or entry.version.startswith(" ") else entry.version
 
 
 def is_file(info: Mapping[str, Any]) -> bool:

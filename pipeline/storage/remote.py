@@ -63,8 +63,8 @@ def put_object(fs: Any, url: str, path: str, data: bytes, **options: Any) -> Non
 class RemoteFile(io.RawIOBase):
     """One object as a file of `size_bytes`, without any cache: Parquet readers ask for whole column chunks."""
 
-    def __init__(self, store: Store, key: str, size_bytes: int) -> None:
-        self._store, self._key, self._size, self._at = store, key, size_bytes, 0
+    def __init__(self, store: Store, key: str, size_bytes: int, version: str | None = None) -> None:
+        self._store, self._key, self._size, self._at, self._version = store, key, size_bytes, 0, version
 
     def readable(self) -> bool:
         return True
@@ -83,10 +83,34 @@ class RemoteFile(io.RawIOBase):
         stop = min(self._size, self._at + len(buffer))
         if stop <= self._at:
             return 0
-        data = self._store.read_range(self._key, self._at, stop)
+        data = self._store.read_range(self._key, self._at, stop, self._version)
         buffer[: len(data)] = data
         self._at = stop
         return len(data)
+
+
+class ObjectChangedError(Exception):
+    """The object is not the one any more whose version was asked for."""
+
+
+def read_if_match(fs: Any, path: str, start: int, stop: int, etag: str) -> bytes:
+    """Raises ObjectChangedError; s3fs has no word for the condition."""
+    bucket, key, _ = fs.split_path(path)
+    condition = {"IfMatch": etag, "Range": f"bytes={start}-{stop - 1}"}
+
+    async def read() -> bytes:
+        reply = await fs._call_s3("get_object", Bucket=bucket, Key=key, **condition)
+        async with reply["Body"] as body:
+            data: bytes = await body.read()
+        return data
+
+    try:
+        found: bytes = fsspec.asyn.sync(fs.loop, read)
+    except Exception as error:
+        if error_code(error) in {"PreconditionFailed", "412"}:
+            raise ObjectChangedError(path) from None
+        raise
+    return found
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:

@@ -23,10 +23,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.storage.entry import Entry, described, is_file, left_behind, same_write
+from promptmill.pipeline.storage.entry import Entry, described, etag_of, is_file, left_behind, same_write
 from promptmill.pipeline.storage.faults import advice, describe, is_storage_fault, is_transient
 from promptmill.pipeline.storage.local import TEMPORARY, create_file, remove_file, replace_file
-from promptmill.pipeline.storage.remote import RemoteFile, create_object, open_filesystem, put_object
+from promptmill.pipeline.storage.remote import (
+    RemoteFile,
+    create_object,
+    open_filesystem,
+    put_object,
+    read_if_match,
+)
 from promptmill.schemas.errors import MissingObjectError, StorageError
 
 S = TypeVar("S")
@@ -210,20 +216,26 @@ class Store:
 
         self._call(f"delete {key}", attempt)
 
-    def open(self, key: str) -> BinaryIO:
-        """For reading with seeks. Each read of a remote object is a request of its own, as patient as every call."""
+    def open(self, key: str, version: str | None = None) -> BinaryIO:
+        """For reading with seeks. Each read of a remote object is a request of its own, as patient as every call.
+
+        With a `version`, reads from S3 raise ObjectChangedError once the object is another; elsewhere look afterwards.
+        """
         if not isinstance(self.fs, fsspec.asyn.AsyncFileSystem):
             return self._call(f"open {key}", lambda: cast(BinaryIO, self.fs.open(self.path(key), "rb")))
         info = self._call(f"open {key}", lambda: self._fresh.info(self.path(key)))
         if info["size"] is None:  # an HTTP server that does not say: no seeking then
             return io.BytesIO(self.read(key))
-        return cast(BinaryIO, io.BufferedReader(RemoteFile(self, key, int(info["size"])), FOOTER_BYTES))
+        return cast(BinaryIO, io.BufferedReader(RemoteFile(self, key, int(info["size"]), version), FOOTER_BYTES))
 
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Raises StorageError where fewer bytes come."""
+    def read_range(self, key: str, start: int, stop: int, version: str | None = None) -> bytes:
+        """Raises StorageError where fewer bytes come, and ObjectChangedError as a file from `open` does."""
 
         def attempt() -> bytes:
-            data = cast(bytes, self.fs.cat_file(self.path(key), start=start, end=stop))
+            if (etag := etag_of(version)) and self.url.startswith(("s3://", "s3a://")):
+                data = read_if_match(self.fs, self.path(key), start, stop, etag)
+            else:
+                data = cast(bytes, self.fs.cat_file(self.path(key), start=start, end=stop))
             if len(data) > stop - start:  # an HTTP server that knows no ranges sends the whole
                 data = data[start:stop]
             if len(data) != stop - start:
@@ -232,12 +244,12 @@ class Store:
 
         return self._call(f"read {key}", attempt)
 
-    def parquet_metadata(self, entry: Entry) -> pq.FileMetaData:
+    def parquet_metadata(self, entry: Entry, version: str | None = None) -> pq.FileMetaData:
         """Of the footer, in one ranged read. Raises pyarrow.ArrowInvalid where the object is no whole Parquet file."""
         window = FOOTER_BYTES
         while True:
             start = max(0, entry.size_bytes - window)
-            tail = self.read_range(entry.name, start, entry.size_bytes) if entry.size_bytes else b""
+            tail = self.read_range(entry.name, start, entry.size_bytes, version) if entry.size_bytes else b""
             needed = int.from_bytes(tail[-8:-4], "little") + 8
             if needed <= len(tail) or start == 0 or tail[-4:] != b"PAR1":
                 try:

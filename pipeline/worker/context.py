@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
+from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.models.interface import Generator, Scorer
-from promptmill.pipeline.models.load import load_generator
+from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
@@ -150,6 +151,12 @@ class WorkerContext:
             threads = self.plan.job.compute.threads_per_worker
             self._scorers = load_scorers(scores, self.plan.clips, threads)
         return self._scorers
+
+    def versions(self, tried: bool) -> dict[str, str]:
+        """Those that acted on a shard. `tried` is whether anything of it was: no device acts on rows that are at fault,
+        whatever this worker holds by chance."""
+        device = acting_device(self._loaded[1].device) if tried and self._loaded else {}
+        return {**library_versions(), **device}
 
     def receipt(self, shard: Shard, counts: Counts, data_bytes: int, clock: Clock, attempts: int) -> ShardStats:
         seconds = {stage: round(spent, 4) for stage, spent in clock.seconds.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_
 from promptmill.pipeline.dataset.images import decode, read_images
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.open import newest_plan
+from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
@@ -34,7 +36,7 @@ class Reproduction:
     """`identical` compares the stored bytes, `max_difference` (0 to 255) and `psnr_db` the pixels.
 
     All three are None where no image is stored; PSNR is None for equal pixels. `with_mates` says whether the image was
-    made in its batch of then: alone, last bits differ.
+    made in its batch of then: alone, last bits differ. `versions_then` are empty in datasets of older versions.
     """
 
     sample_id: str
@@ -46,6 +48,13 @@ class Reproduction:
     identical: bool | None = None
     max_difference: int | None = None
     psnr_db: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    versions_then: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def other_versions(self) -> dict[str, tuple[str, str]]:
+        """Name → (then, now) of each version that differs."""
+        return differing([self.versions_then], self.versions)
 
     @property
     def verdict(self) -> str:
@@ -80,8 +89,22 @@ def reproduce_sample(plan: Plan, store: Store, sample_id: str, context: WorkerCo
     stored = next((data for _, data in read_images(store, key, [row])), None)
     difference = compare_images(made.data, stored) if stored is not None else {}
     return Reproduction(
-        sample.sample_id, sample.prompt, sample.seed, made.data, SUFFIX[output.image_format], with_mates, **difference
+        sample.sample_id,
+        sample.prompt,
+        sample.seed,
+        made.data,
+        SUFFIX[output.image_format],
+        with_mates,
+        versions=context.versions(tried=True),
+        versions_then=_versions_then(store, shard),
+        **difference,
     )
+
+
+def _versions_then(store: Store, shard: Shard) -> Mapping[str, str]:
+    entry = store.entry(shard.data_key)
+    footers = [item.footer for item in read_data_objects(store, [] if entry is None else [entry])]
+    return next((footer.versions for footer in footers if footer is not None), {})
 
 
 def compare_images(ours: bytes, theirs: bytes) -> dict[str, Any]:

@@ -34,8 +34,10 @@ def process_shard(
     with clock("encode"):
         outcomes = [*work.failures, *(future.result() for future in encoding)]
     with clock("write"):
-        counts, size = commit_shard(shard, work.asked, outcomes, work.writer, context.store, context.plan.fingerprint)
-    receipt = context.receipt(shard, counts, size, clock, attempt)
+        versions = context.versions(tried=any(work.ready))
+        fingerprint = context.plan.fingerprint
+        counts, size = commit_shard(shard, work.asked, outcomes, work.writer, context.store, fingerprint, versions)
+    receipt = replace(context.receipt(shard, counts, size, clock, attempt), versions=versions)
     write_receipt(context.store, receipt)
     return receipt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from promptmill.jobs.score import score
 from promptmill.pipeline.dataset.samples import read_samples
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError
 from promptmill.schemas.job import METRIC_SCORES
 from tests.engine.conftest import Answer, records
 
@@ -101,3 +103,26 @@ def test_a_metric_that_breaks_costs_only_its_image(
     assert {(row["prompt"], row["error_kind"], row["message"]) for row in rows} == {
         ("a blue square", "scoring", "RuntimeError: odd image")
     }
+
+
+def test_scores_of_two_models_or_lists_never_meet_in_one_column(
+    cli: Cli, job: MakeJob, tmp_path: Path, models: Path
+) -> None:
+    """What was interrupted went on with another CLIP, or among other captions, and half of the column was of each."""
+    run(cli, job(score=None))
+    url, clip = str(tmp_path / "out"), f"local-dir:{models / 'clip'}"
+    text = tmp_path / "distractors.txt"
+    text.write_text("\n".join(DISTRACTORS))
+    metrics = [f"clip={clip}", f"relative={clip}"]
+    score(url, metrics, str(text))
+    (tmp_path / "out" / "scores" / "relative-part-000001.parquet").unlink()
+    text.write_text("\n".join([*DISTRACTORS, "a cat"]))
+    with pytest.raises(JobError, match=r"relative-part-000000.*the same distractors.*--again"):
+        score(url, metrics, str(text))
+    assert score(url, metrics[:1], str(text))["done_before"] == 2
+    other = Path(shutil.copytree(models / "clip", tmp_path / "other"))
+    (other / "open_clip_config.json").write_text((other / "open_clip_config.json").read_text() + "\n")
+    with pytest.raises(JobError, match=r"clip-part-000000.*the same model"):
+        score(url, [f"clip=local-dir:{other}"])
+    assert score(url, [f"clip=local-dir:{other}"], again=True)["done_before"] == 0
+    assert score(url, metrics[1:], str(text), again=True)["done_before"] == 0

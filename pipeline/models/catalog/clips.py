@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -13,11 +14,13 @@ from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, newest_commit, open_hub_model
 from promptmill.pipeline.models.catalog.settings import ClipSettings, read_settings
 from promptmill.pipeline.models.catalog.weights import (
+    BY_HASH,
     PICKLES,
     ModelFolder,
     hash_files,
     list_folder,
     read_json,
+    small_files,
     weights_problem,
 )
 from promptmill.schemas.errors import JobError, Problem
@@ -48,6 +51,8 @@ class ResolvedClip:
     tag: str | None
     revision: str
     weights_bytes: int
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Hashes of a folder's files by name, as in ResolvedModel."""
 
     @property
     def is_local(self) -> bool:
@@ -73,6 +78,11 @@ def resolve_clip(spec: str, where: str) -> ResolvedClip:
     if spec.startswith(HUB):
         return _resolve_hub(spec, where)
     return _resolve_published(spec, where)
+
+
+def clip_folder(clip: ResolvedClip) -> Path:
+    """Of a local one: where it lies here."""
+    return builtin_clip_folder(clip.path) if clip.path in BUILTIN_CLIPS else Path(clip.location.removeprefix(LOCAL))
 
 
 def builtin_clip_folder(spec: str) -> Path:
@@ -132,9 +142,20 @@ def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
     folder = list_folder(root)
     check_clip_folder(folder, str(root), where)
     weights = _weights(folder)
-    names = [name for name in folder.files if name in weights or name.endswith((".json", ".txt", ".model"))]
     size = sum(folder.files[name] for name in weights)
-    return ResolvedClip(spec, f"{LOCAL}{root}", None, "local-" + hash_files(root, names), size)
+    whole, files = hash_files(root, clip_files(folder))
+    return ResolvedClip(spec, f"{LOCAL}{root}", None, f"{BY_HASH}{whole}", size, files)
+
+
+def clip_files(folder: ModelFolder) -> list[str]:
+    """What scores depend on."""
+    return sorted({*small_files(folder), *_weights(folder)})
+
+
+def old_clip_files(folder: ModelFolder) -> list[str]:
+    """What older versions hashed."""
+    weights = _weights(folder)
+    return [name for name in folder.files if name in weights or name.endswith((".json", ".txt", ".model"))]
 
 
 def check_clip_folder(folder: ModelFolder, place: str, where: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 from promptmill.pipeline.models.catalog import installed
 from promptmill.pipeline.models.catalog.door import class_problem
 from promptmill.pipeline.models.catalog.weights import (
-    HASHED_SUFFIXES,
     PICKLES,
     ModelFolder,
     missing_shards,
     select_weights,
+    small_files,
     weights_problem,
 )
 from promptmill.schemas.errors import Problem
@@ -42,14 +42,9 @@ def component_weights(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
 
 def hashed_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
     """What the images depend on: configuration, tokenizers and the weights that will be loaded."""
-    weights = set(component_weights(folder, index))
     names = {name for name, _, _ in components(index)}
-    small = {
-        file
-        for file in folder.files
-        if file.split("/")[0] in names and file.endswith(HASHED_SUFFIXES) and not file.endswith(".safetensors")
-    }
-    return sorted({"model_index.json"} | small | weights)
+    below = (name for name in small_files(folder, names) if "/" in name)
+    return sorted({"model_index.json", *below, *component_weights(folder, index)})
 
 
 def class_problems(index: dict[str, Any], where: str) -> list[Problem]:

@@ -11,6 +11,7 @@ from math import lcm
 from pathlib import Path
 from typing import Any, TypeVar
 
+from promptmill.pipeline.digests import ChangedMeanwhileError
 from promptmill.pipeline.models.catalog import installed
 from promptmill.pipeline.models.catalog.components import (
     check_components,
@@ -24,7 +25,7 @@ from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
-from promptmill.pipeline.models.catalog.weights import ModelFolder, hash_files, list_folder, read_json
+from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, hash_files, list_folder, read_json
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Model
 from promptmill.schemas.plan import ResolvedModel
@@ -56,10 +57,13 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
     weights = component_weights(folder, index)
     width, height, multiple = _sizes(folder, index, pipeline_class, where)
     builtin = model.path.startswith(BUILTIN)
+    revision, files = str(model.revision), dict[str, str]()
+    if is_local:
+        revision, files = _hashed(folder, index, where)
     return ResolvedModel(
         path=model.path,
         location=str(folder.root) if is_local else model.path,
-        revision="local-" + hash_files(folder.root, hashed_files(folder, index)) if is_local else str(model.revision),
+        revision=revision,
         dtype=model.dtype,
         pipeline_class=pipeline_class,
         scheduler=_scheduler(folder, index, where),
@@ -69,7 +73,16 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         max_size=BUILTIN_MAX_SIZE if builtin else None,
         weights_bytes=sum(folder.files[name] for name in weights),
         is_local=is_local,
+        files=files,
     )
+
+
+def _hashed(folder: ModelFolder, index: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
+    try:
+        whole, files = hash_files(folder.root, hashed_files(folder, index))
+    except (OSError, ChangedMeanwhileError) as error:
+        raise JobError(Problem(where, f"files in {folder.root} that can be read", str(error))) from None
+    return f"{BY_HASH}{whole}", files
 
 
 def check_folder(folder: ModelFolder, where: str) -> dict[str, Any]:
@@ -128,6 +141,11 @@ def parameters(model: ResolvedModel) -> int:
         return model.weights_bytes // 2
     folder = list_folder(root)
     return sum(parameter_count(root / name) for name in component_weights(folder, read_json(root / "model_index.json")))
+
+
+def model_folder(model: ResolvedModel) -> Path:
+    """Of a local one: where it lies here. That of a built-in model is another on each machine."""
+    return builtin_folder(model.path) if model.path.startswith(BUILTIN) else Path(model.location)
 
 
 def builtin_folder(path: str) -> Path:

@@ -11,19 +11,22 @@ from typing import Any
 
 import xxhash
 
+from promptmill.pipeline.digests import PIECE_BYTES, file_digest, read_blocks
 from promptmill.pipeline.models.catalog.headers import MAX_HEADER_BYTES, parameter_count
 from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import Problem
 from promptmill.schemas.json_text import parse_object
 
-WHOLE_FILE_BYTES = 64 * 2**20
-"""Larger weights are hashed by size, header and samples: 7 GB take 0.1 s and not 10."""
 SAMPLES, SAMPLE_BYTES = 64, 64 * 2**10
 MAX_JSON_BYTES = 32 << 20
 """Of settings; the largest index of a model of today has 0.3 MB. Vocabularies are not read here."""
 MAX_FILES = 100_000
 
+BY_HASH = "local-"
+"""Begins the revision of a folder, which is a hash of what is in it."""
+
 HASHED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors")
+NEVER_LOADED = (".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx")
 
 _WEIGHTS_NAME = re.compile(
@@ -76,6 +79,21 @@ def _may_enter(path: Path, home: str, entered: set[str]) -> bool:
     return True
 
 
+def small_files(folder: ModelFolder, below: Iterable[str] | None = None) -> list[str]:
+    """Everything that a loader might read beside weights: not hidden files, documents and pictures.
+
+    `below` are folders directly in the root; None means the whole folder.
+    """
+    tops = None if below is None else set(below)
+    return [
+        name
+        for name in folder.files
+        if (tops is None or name.split("/")[0] in tops)
+        and not name.rpartition("/")[2].startswith(".")
+        and not name.lower().endswith((".safetensors", *PICKLES, *NEVER_LOADED))
+    ]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ValueError with a text fit for a user when the file holds no JSON object."""
     try:
@@ -120,24 +138,48 @@ def weights_problem(path: Path, where: str) -> Problem | None:
     return None
 
 
-def hash_files(root: Path, names: Iterable[str]) -> str:
-    """32 hex digits over relative paths, sizes and content (of weights over 64 MiB: header and samples)."""
+def hash_files(root: Path, names: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """A hash over relative paths, sizes and every byte, and that of each file by its name; 32 hex digits each.
+
+    A file of more than 64 MiB goes into the first by its own hash, which is remembered. Raises OSError, and
+    ChangedMeanwhileError where somebody writes there.
+    """
+    whole = xxhash.xxh3_128()
+    files: dict[str, str] = {}
+    for name in sorted(names):
+        path = root / name
+        size = path.stat().st_size
+        whole.update(_head(name, size))
+        if size > PIECE_BYTES:
+            files[name] = file_digest(path)
+            whole.update(bytes.fromhex(files[name]))
+        else:
+            own = xxhash.xxh3_128()
+            for block in read_blocks(path):
+                whole.update(block)
+                own.update(block)
+            files[name] = own.hexdigest()
+    return whole.hexdigest(), files
+
+
+def sampled_hash(root: Path, names: Iterable[str]) -> str:
+    """As older versions hashed, which of large weights took header and samples: for the plans that they wrote."""
     digest = xxhash.xxh3_128()
     for name in sorted(names):
         path = root / name
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        for block in _blocks(path):
+        digest.update(_head(name, path.stat().st_size))
+        for block in _samples(path) if path.stat().st_size > PIECE_BYTES else read_blocks(path):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _head(name: str, size_bytes: int) -> bytes:
+    return f"{name}\0{size_bytes}\0".encode("utf-8", "surrogateescape")
+
+
+def _samples(path: Path) -> Iterator[bytes]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        if size <= WHOLE_FILE_BYTES:
-            while block := file.read(2**20):
-                yield block
-            return
         length = int.from_bytes(file.read(8), "little")
         file.seek(0)
         yield file.read(min(8 + length, MAX_HEADER_BYTES))

@@ -12,14 +12,8 @@ import open_clip
 import torch
 from PIL import Image
 
-from promptmill.pipeline.models.catalog.clips import (
-    BUILTIN_CLIPS,
-    HUB,
-    LOCAL,
-    ResolvedClip,
-    builtin_clip_folder,
-    check_clip_folder,
-)
+from promptmill.pipeline.models.catalog.clips import HUB, LOCAL, ResolvedClip, check_clip_folder, clip_folder
+from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download
 from promptmill.pipeline.models.catalog.weights import list_folder
 from promptmill.pipeline.models.diffusion.closed import closed
@@ -138,15 +132,15 @@ def load_clip(clip: ResolvedClip, device: torch.device) -> tuple[Any, Any, Any]:
     """Model in evaluation mode, its image transform, its tokenizer."""
     location = clip.location
     try:
-        if clip.tag is None:
-            root = _look_again(clip)
-            location = f"{LOCAL}{root}"
         published = clip.tag is not None  # open_clip's own list names the file, a few of them pickles of tensors alone
-        with closed(pickles=published, network=published):
-            model, transform = open_clip.create_model_from_pretrained(
-                location, clip.tag, precision="fp32", device=device, weights_only=True
-            )
-            tokenizer = open_clip.get_tokenizer(location)
+        with held(clip):
+            if not published:
+                location = f"{LOCAL}{_look_again(clip)}"
+            with closed(pickles=published, network=published):
+                model, transform = open_clip.create_model_from_pretrained(
+                    location, clip.tag, precision="fp32", device=device, weights_only=True
+                )
+                tokenizer = open_clip.get_tokenizer(location)
     except JobError as error:
         raise ModelLoadError(f"{clip.path} is not what it was when the job was planned. {error}") from error
     except Exception as error:
@@ -164,11 +158,6 @@ def _look_again(clip: ResolvedClip) -> Path:
 
     Raises JobError for what must not be loaded.
     """
-    if clip.path in BUILTIN_CLIPS:
-        root = builtin_clip_folder(clip.path)
-    elif clip.is_local:
-        root = Path(clip.location.removeprefix(LOCAL))
-    else:
-        root = download(clip.location.removeprefix(HUB), clip.revision)
+    root = clip_folder(clip) if clip.is_local else download(clip.location.removeprefix(HUB), clip.revision)
     check_clip_folder(list_folder(root), str(root), "score")
     return root

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 
@@ -19,3 +23,33 @@ def describe_device() -> dict[str, Any]:
         "gpus": [{"name": p.name, "memory_bytes": p.total_memory} for p in properties],
         "bfloat16": torch.cuda.is_bf16_supported(),
     }
+
+
+def device_facts(device: str) -> dict[str, str]:
+    """Name, CUDA and driver of the device that acts, `cpu` or as in `cuda:0`."""
+    if not device.startswith("cuda"):
+        return {"device": _processor()}
+    import torch
+
+    facts = {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": _driver()}
+    return {name: value for name, value in facts.items() if value}
+
+
+@cache
+def _processor() -> str:
+    """Which vector units it has decides over last bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+@cache
+def _driver() -> str | None:
+    try:
+        found = re.search(r"Module(?: for \S+)?\s+(\d[\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

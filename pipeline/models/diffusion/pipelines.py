@@ -14,8 +14,9 @@ import transformers
 from promptmill.pipeline.models.catalog import installed, weights
 from promptmill.pipeline.models.catalog.components import component_weights, components, hashed_files
 from promptmill.pipeline.models.catalog.door import NO_CODE
+from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download, open_hub_model
-from promptmill.pipeline.models.catalog.resolve import BUILTIN, builtin_folder, check_folder
+from promptmill.pipeline.models.catalog.resolve import check_folder, model_folder
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import describe, release_memory, translate
 from promptmill.schemas.errors import DeviceMemoryError, JobError, ModelLoadError, Problem
@@ -50,10 +51,11 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
         options["add_watermarker"] = False
     location = model.location
     try:
-        root, parts = _look_again(model)
-        location, options["variant"] = str(root), _variant(parts)
-        with closed():
-            pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
+        with held(model):
+            root, parts = _look_again(model)
+            location, options["variant"] = str(root), _variant(parts)
+            with closed():
+                pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
     except JobError as error:
         raise ModelLoadError(f"{model.path} is not what it was when the job was planned. {error}") from error
     except Exception as error:
@@ -72,7 +74,7 @@ def _look_again(model: ResolvedModel) -> tuple[Path, list[str]]:
     Raises JobError for what must not be loaded.
     """
     if model.is_local:
-        root = builtin_folder(model.path) if model.path.startswith(BUILTIN) else Path(model.location)
+        root = model_folder(model)
     else:
         listed = open_hub_model(model.path, model.revision, "model", "model_index.json")
         root = download(model.path, model.revision, hashed_files(listed, check_folder(listed, "model")))
