@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,7 +32,9 @@ def described(name: str, info: Mapping[str, Any]) -> Entry:
     """From what fsspec says of an object; each file system has its own words."""
     modified = next((info[word] for word in _TIMES if info.get(word)), None)
     seconds = modified.timestamp() if isinstance(modified, datetime) else modified
-    version = next((str(info[word]) for word in _VERSIONS if info.get(word)), f"{info.get('ino', '')} {modified}")
+    version = next(
+        (str(info[word]).strip('"') for word in _VERSIONS if info.get(word)), f"{info.get('ino', '')} {modified}"
+    )
     known = float(seconds) if isinstance(seconds, (int, float)) else None
     # Listings and single looks quote an ETag each in their own way.
     return Entry(name, int(info["size"] or 0), known, " ".join((version.strip('"'), str(info["size"]))))
@@ -47,9 +48,8 @@ def same_write(one: Entry, other: Entry) -> bool:
 
 
 def etag_of(version: str | None) -> str | None:
-    """The etag in an entry's version, with its quotation marks; None where it holds none."""
-    found = re.match(r'"[^"]+"(?= )', version or "")
-    return found[0] if found else None
+    """The etag in the version of a remote object, without quotation marks; None where it holds none."""
+    return None if not version or version.startswith(" ") else version.rpartition(" ")[0]
 
 
 def content_version(entry: Entry | None) -> str | None:

@@ -96,7 +96,7 @@ class ObjectChangedError(Exception):
 def read_if_match(fs: Any, path: str, start: int, stop: int, etag: str) -> bytes:
     """Raises ObjectChangedError; s3fs has no word for the condition."""
     bucket, key, _ = fs.split_path(path)
-    condition = {"IfMatch": etag, "Range": f"bytes={start}-{stop - 1}"}
+    condition = {"IfMatch": f'"{etag}"', "Range": f"bytes={start}-{stop - 1}"}
 
     async def read() -> bytes:
         reply = await fs._call_s3("get_object", Bucket=bucket, Key=key, **condition)
