@@ -10,6 +10,7 @@ import pytest
 from promptmill.pipeline.dataset import claim, commit
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.retry import plan_retry
+from promptmill.pipeline.dataset.state import unproven_shards
 from promptmill.pipeline.execution import run as run_module
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.run import RunSummary, run_job
@@ -17,7 +18,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage import store as store_module
 from promptmill.pipeline.storage.store import Entry, Store
 from promptmill.pipeline.worker.shard import process_shard
-from promptmill.schemas.errors import JobError, OutputMismatchError, PromptmillError
+from promptmill.schemas.errors import JobError, OutputMismatchError, PromptmillError, StorageError
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 from tests.heart.mill import TintContext, make_missing, memory, small_plan
 
@@ -206,3 +207,30 @@ def test_too_many_failures_stop_the_run(
         "and run again, then `promptmill retry` makes the failed ones; or raise compute.max_failure_share"
     )
     assert len(store.list("data")) == 10
+
+
+@pytest.mark.parametrize("folder", ["data", "failures"])
+def test_what_is_reported_done_and_is_not_there_is_made_again(tmp_path: Path, folder: str) -> None:
+    """A run on a path that its workers did not share said done, and a third of the samples was nowhere."""
+    store = memory()
+    plan = claim_output(small_plan(tmp_path), store)
+
+    class Losing(InTurn):
+        rounds = 0
+
+        def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
+            super().run(shards, listener, stop)
+            self.rounds += 1
+            if self.rounds < losses:
+                store.delete(store.list(folder)[0].name)
+
+    losses = 2
+    dispatcher = Losing(plan, store, ["square"])
+    summary = run_job(plan, store, dispatcher, Notes(), Stop())
+    assert (dispatcher.rounds, summary.shards_done) == (2, plan.shards)
+    assert unproven_shards(plan, store, list(plan.all_shards())) == []
+    losses = 99
+    store.delete(store.list(folder)[0].name)
+    store.delete(store.list("data")[0].name)
+    with pytest.raises(StorageError, match="see the same storage"):
+        run_job(plan, store, Losing(plan, store, ["square"]), Notes(), Stop())
