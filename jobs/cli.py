@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import atexit
-import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
+from promptmill.jobs.outlets import catch_all_words, open_outlets, traceback_lines, unsaid
 from promptmill.jobs.signals import INTERRUPTED, leave, on_signals
-from promptmill.schemas.errors import JobError, PromptmillError, WorkerHungError
+from promptmill.schemas.errors import JobError, PromptmillError, StorageError, WorkerHungError
 
 
 def main() -> None:
     as_json = "--json" in sys.argv
     on_signals(lambda: leave(as_json))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # "×" on a terminal of ASCII is no reason to fail
+    open_outlets()
+    catch_all_words()
     atexit.register(on_signals, None)  # called last: the interpreter then drops all handlers and closes for a second
-    code = guarded(_command, as_json)
+    code = _told(guarded(_command, as_json))
     on_signals(lambda: os._exit(code))  # the answer is out
     sys.exit(code)
+
+
+def _told(code: int) -> int:
+    """The exit code, or that of storage where all went well and standard output did not take the answer."""
+    if (failure := unsaid()) is None or code:
+        return code
+    print(f"error: standard output does not take the answer: {failure.strerror}. All else is done", file=sys.stderr)
+    return StorageError.exit_code
 
 
 def _command() -> Any:
@@ -36,7 +43,7 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     import typer
     from typer.exceptions import TyperException
 
-    from promptmill.jobs.console import err, report_error, say_error
+    from promptmill.jobs.console import report_error, say_on_stderr
 
     try:
         code = command()
@@ -50,29 +57,39 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # which typer takes for Ctrl-D at a question
             return _unexpected(error.__cause__, as_json)
-        err.print("interrupted. Run the same command again to continue.")
+        say_on_stderr("interrupted. Run the same command again to continue.")
         return INTERRUPTED
     except typer.Exit as error:
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except TyperException as error:
-        wrong_usage: Any = error  # of an option or argument; the class with its methods is private
-        wrong_usage.show()
-        if as_json:
-            say_error(error, wrong_usage.format_message(), JobError.exit_code)
-        return JobError.exit_code
+        return _wrong_usage(error, as_json)
     except Exception as error:
         return _unexpected(error, as_json)
 
 
-def _unexpected(error: BaseException, as_json: bool) -> int:
-    from promptmill.jobs.console import err, say_error
-    from promptmill.pipeline.display import redact
+def _wrong_usage(error: Any, as_json: bool) -> int:
+    """Of an option or argument: what typer says, and how the command is called."""
+    from promptmill.jobs.console import say_error, say_on_stderr
 
-    err.print(redact("".join(traceback.format_exception(error))), end="")
-    err.print("This is a defect of Promptmill, or of a library under it. Finished shards stay; run again to continue.")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return JobError.exit_code
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    say_on_stderr(f"error: {message}")
+    if context is not None:
+        say_on_stderr(f"{context.get_usage()}. `{context.command_path} -h` says more")
+    if as_json:
+        say_error(error, message, JobError.exit_code)
+    return JobError.exit_code
+
+
+def _unexpected(error: BaseException, as_json: bool) -> int:
+    from promptmill.jobs.console import say_error, say_on_stderr
+
+    say_on_stderr(*traceback_lines(error))
+    say_on_stderr(
+        "This is a defect of Promptmill, or of a library under it. Finished shards stay; run again to continue."
+    )
     if as_json:
         say_error(error, str(error), PromptmillError.exit_code)
     return PromptmillError.exit_code

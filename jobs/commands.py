@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from promptmill.jobs.arguments import Commands
 from promptmill.jobs.commands_evaluation import add_commands
 from promptmill.jobs.console import say, say_json, table
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.results import ValidateResult
 
 app = typer.Typer(
+    cls=Commands,
     name="promptmill",
     help="Prompts in, a scored image-caption dataset out.",
     no_args_is_help=True,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from promptmill.pipeline.display import printable, redact
+from promptmill.pipeline.display import letters, redact, shown
 from promptmill.schemas.errors import JobError, Problem, PromptmillError
 
 out = Console(soft_wrap=True, highlight=False, markup=False)
@@ -20,21 +20,34 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 def say(text: str) -> None:
     """Untrusted text may be part of it: control characters are shown, markup is not interpreted."""
-    out.print(Text(printable(redact(text))))
+    out.print(Text(shown(text)))
+
+
+def say_on_stderr(*texts: str) -> None:
+    for text in texts:
+        err.print(Text(shown(text)))
 
 
 def say_json(content: Mapping[str, Any]) -> None:
-    print(json.dumps(content, ensure_ascii=True, allow_nan=False, default=str), flush=True)
+    print(json.dumps(_redacted(content), ensure_ascii=True, allow_nan=False, default=str), flush=True)
+
+
+def _redacted(content: Any) -> Any:
+    if isinstance(content, str):
+        return redact(content)
+    if isinstance(content, Mapping):
+        return {key: _redacted(value) for key, value in content.items()}
+    return [_redacted(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def table(rows: Mapping[str, object]) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        grid.add_row(Text(name, style="bold"), Text(printable(redact(_shown(name, value)))))
+        grid.add_row(Text(name, style="bold"), Text(shown(_value(name, value))))
     out.print(grid)
 
 
-def _shown(name: str, value: object) -> str:
+def _value(name: str, value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -52,21 +65,23 @@ def report_error(error: PromptmillError, as_json: bool) -> int:
     """Prints to stderr, and to stdout as an object where JSON was asked for; the exit code."""
     if as_json:
         say_error(error, str(error), error.exit_code, error.problems if isinstance(error, JobError) else ())
-    text = redact(printable(str(error)))
-    err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
+    first, *others = letters(error)
+    err.print(Text("error: ", style="bold red").append(Text(first, style="not bold default")))
+    for letter in others:
+        err.print(Text(letter))
     return error.exit_code
 
 
 def say_error(error: BaseException, message: str, exit_code: int, problems: Sequence[Problem | str] = ()) -> None:
     """The one object of `--json` where a command fails."""
-    shown = [_as_dict(problem) for problem in problems]
-    say_json({"error": type(error).__name__, "message": redact(message), "problems": shown, "exit_code": exit_code})
+    told = [_as_dict(problem) for problem in problems]
+    say_json({"error": type(error).__name__, "message": message, "problems": told, "exit_code": exit_code})
 
 
 def _as_dict(problem: Problem | str) -> dict[str, str]:
     if isinstance(problem, str):
-        return {"hint": redact(problem)}
-    return {name: redact(value) for name, value in vars(problem).items()}
+        return {"hint": problem}
+    return dict(vars(problem))
 
 
 def is_terminal() -> bool:

@@ -13,6 +13,7 @@ import psutil
 
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.models.diffusion.device import describe_device
+from promptmill.pipeline.storage.store import default_patience_s
 from promptmill.schemas.errors import StorageError
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "ray", "pyarrow", "fsspec", "s3fs")
@@ -48,7 +49,7 @@ def doctor(url: str | None) -> dict[str, Any]:
 
 
 def _try_storage(url: str, problems: list[str]) -> str:
-    store = open_output(url, patience_s=5)
+    store = open_output(url, patience_s=min(5, default_patience_s()))
     key = f".promptmill-doctor-{os.getpid()}"
     try:
         if not store.create(key, b"doctor") or store.create(key, b"again"):

@@ -17,14 +17,18 @@ _PREFIX: Final = re.compile(r"(?:[\w.\-\[\]]+=)*(?:(?:local-dir|hf-hub|builtin|p
 _HTTP: Final = frozenset({"http", "https"})
 _LOCAL: Final = frozenset({"file", "local", "memory", "local-dir", "staged"})
 _NAMES_USERS: Final = frozenset(
-    "abfs abfss adl az ftp gcs gs hdfs oci scp sftp smb ssh viewfs wasb wasbs webhdfs webhdfss".split()
+    ("abfs", "abfss", "adl", "az", "ftp", "gcs", "gs", "hdfs", "oci", "scp", "sftp", "smb", "ssh")
+    + ("viewfs", "wasb", "wasbs", "webhdfs", "webhdfss")
 )
 """Where what stands before `@` is a user, a container or a bucket, and a secret only behind a colon."""
 
+_SHORTEST_GUESS: Final = 6
+"""Of what only looks like a password: `12:30@home.parquet` is a file."""
 _HOST_AND_PORT: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|localhost|[^:@]*\.[^:@]*):\d{1,5}")
 _NAMED: Final = re.compile(
-    r"(?i)((?:signature|credential|token|secret|password|passwd|passphrase|key|sig)=)([^&#\s'\"]+)"
+    r"(?i)((?<![/\w-])[\w-]*(?:signature|credential|token|secret|password|passwd|passphrase|key|sig)=)([^&#\s'\"]+)"
 )
+"""Not behind a slash: `s3://bucket/key=1/` is a folder."""
 
 
 def chain(url: str) -> list[str]:
@@ -51,13 +55,18 @@ def split_query(url: str) -> tuple[str, str]:
 
 def holds_password(url: str) -> bool:
     """Whether a URL says who it is for the server, so that it must not be written down anywhere."""
-    return any(_user(link)[1] for link in chain(url))
+    return any(_user(link)[1] for link in chain(url[_prefix_length(url) :]))
+
+
+def names_secret(url: str) -> bool:
+    """Whether a URL of something else than HTTP has a token behind `?` or `#`, which no file system sends on."""
+    links = [link for link in chain(url) if scheme_of(link) and scheme_of(link) not in _HTTP | _LOCAL]
+    return any(_NAMED.search(part) for link in links for part in re.split(r"[?#]", link)[1:])
 
 
 def without_secrets(url: str) -> str:
     """The whole of a path or URL as it may be shown."""
-    prefix = _PREFIX.match(url)
-    start = prefix.end() if prefix else 0
+    start = _prefix_length(url)
     return url[:start] + "::".join(_shown(link) for link in chain(url[start:]))
 
 
@@ -66,13 +75,19 @@ def hide_in(text: str) -> str:
     return _NAMED.sub(rf"\1{HIDDEN}", _IN_TEXT.sub(lambda found: without_secrets(found[0]), text))
 
 
+def secrets_in(text: str) -> set[str]:
+    """Those of a URL or path, or of each URL in a text."""
+    return secrets_of(text).union(*(secrets_of(url) for url in _IN_TEXT.findall(text)))
+
+
 def secrets_of(url: str) -> set[str]:
     """What a URL or path holds that no message may repeat, also as libraries write it again."""
     found: set[str] = set()
     for link in chain(url[_prefix_length(url) :]):
         user, secret = _user(link)
-        if secret or (not scheme_of(link) and ":" in user):
-            found |= {user, user.partition(":")[2] or user}
+        password = user.partition(":")[2] or user
+        if secret or (not scheme_of(link) and ":" in user and len(password) >= _SHORTEST_GUESS):
+            found |= {user, password}
         found |= set(_told_by_http(link)) | {value for _, value in _NAMED.findall(link)}
     return {form for each in found for form in (each, unquote(each), re.sub(r"/+", "/", each)) if form}
 
@@ -108,7 +123,7 @@ def _user(link: str) -> tuple[str, bool]:
     a path (`me:word@host:/folder`) it is a guess.
     """
     scheme = scheme_of(link)
-    if scheme in _LOCAL or (scheme == "file"):
+    if scheme in _LOCAL:
         return "", False
     found = _SCHEME.match(link)
     rest = link[found.end() :] if found else link.lstrip("/")

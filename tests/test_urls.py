@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.urls import chain, hide_in, holds_password, secrets_of, split_query, without_secrets
+from promptmill.schemas.urls import chain, hide_in, holds_password, secrets_of, split_query, without_secrets
 
 SECRET = "S3CRETS3CRET"
 
@@ -46,6 +46,7 @@ HARMLESS = [
     "s3://bucket/a:b@c/x",
     "s3://bucket/what?.parquet",
     "s3://bucket/brackets[1]#2.parquet",
+    "s3://bucket/key=1/token=2/x",
     "https://host.example:8080/models/sd@main/x.parquet",
     "https://localhost:8080/a@b",
     "abfss://container@account.dfs.core.windows.net/x",

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.encode import EncodedImage
+from promptmill.pipeline.display import redact
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.plan import CommitRecord, Counts, Sample, Shard, Sidecar
 from promptmill.schemas.records import (
@@ -113,7 +114,7 @@ class RecordWriter:
             "flags": list(outcome.flags),
             "reason": outcome.reason,
             "error_kind": None if outcome.error is None else outcome.error.kind,
-            "message": None if outcome.error is None else outcome.error.message,
+            "message": None if outcome.error is None else redact(outcome.error.message),
             "attempts": outcome.attempts,
             "strength": sample.strength,
             "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},

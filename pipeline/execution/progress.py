@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from promptmill.pipeline.dataset.state import counted
-from promptmill.pipeline.display import format_duration, printable
+from promptmill.pipeline.display import format_duration, shown
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 
@@ -118,10 +118,10 @@ class PlainProgress(ProgressState):
             self._print(self.line())
 
     def notice(self, text: str) -> None:
-        self._print(printable(text))
+        self._print(text)
 
     def _print(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=self._stream, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {shown(text)}", file=self._stream, flush=True)
 
 
 class LiveProgress(ProgressState):
@@ -151,9 +151,9 @@ class LiveProgress(ProgressState):
         self._task = self._bar.add_task("images", total=self.samples)
 
     def notice(self, text: str) -> None:
-        self._notices = [*self._notices, f"{time.strftime('%H:%M:%S')} {printable(text)}"][-_NOTICES_SHOWN:]
+        self._notices = [*self._notices, f"{time.strftime('%H:%M:%S')} {shown(text)}"][-_NOTICES_SHOWN:]
 
     def _draw(self) -> Group:
         if self._task is not None:
             self._bar.update(self._task, completed=self.done)
-        return Group(self._bar, Text(self.line()), *(Text(notice, style="yellow") for notice in self._notices))
+        return Group(self._bar, Text(shown(self.line())), *(Text(notice, style="yellow") for notice in self._notices))

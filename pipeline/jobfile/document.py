@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from promptmill.pipeline import display
 from promptmill.pipeline.display import redact
 from promptmill.schemas.errors import Problem
 
@@ -93,4 +94,4 @@ def printable(text: str, limit: int = 60) -> str:
     text = redact(text)
     if len(text) > limit:
         text = text[: limit - 1] + "…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return display.printable(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from promptmill.pipeline.display import keep_secrets, shown
 from promptmill.pipeline.jobfile import fields as job_fields
 from promptmill.pipeline.jobfile.document import Document, FieldPath, Finding, printable
 from promptmill.pipeline.jobfile.overrides import apply_override
@@ -23,9 +24,12 @@ from promptmill.pipeline.jobfile.text import read_text
 from promptmill.pipeline.jobfile.yaml_reader import read_document
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
+from promptmill.schemas.urls import holds_password
 
 MAX_PROBLEMS: Final = 50
 """Shown at once; the rest is counted."""
+_FREE_TEXT: Final = frozenset({"name", "negative_prompt", "distractors"})
+"""Fields whose text is never opened."""
 MAX_ERRORS: Final = 1000
 """Looked at: a megabyte of nonsense must not take half a minute to refuse."""
 
@@ -40,6 +44,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Job, Document]:
     """As `load_job`, with the document, which `located` needs."""
+    keep_secrets([str(path)])
     name = "standard input" if str(path) == "-" else printable(str(path), 200)
     return _parse(read_text(path, name), name, overrides)
 
@@ -66,7 +71,9 @@ def _located(problem: Problem | str, document: Document) -> Problem | str:
 
 
 def _parse(text: str, name: str, overrides: Sequence[str]) -> tuple[Job, Document]:
+    keep_secrets(overrides)
     document = read_document(text, name)
+    keep_secrets(text for _, text in _texts(document.data))
     if not document.readable or () in document.broken:
         raise _error(document.findings)
     if document.data is None:
@@ -77,6 +84,7 @@ def _parse(text: str, name: str, overrides: Sequence[str]) -> tuple[Job, Documen
         raise _error([Finding(place, (), "a mapping of fields at the top level", document.shown(()), hint)])
     for order, override in enumerate(overrides, 1):
         apply_override(document, override, order)
+    document.findings += _passwords(document)
     _fill_sections(document.data, ())
     try:
         job = Job.model_validate(document.data)
@@ -85,6 +93,24 @@ def _parse(text: str, name: str, overrides: Sequence[str]) -> tuple[Job, Documen
     if document.findings:
         raise _error(document.findings)
     return job, document
+
+
+def _texts(data: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
+    if isinstance(data, str):
+        yield path, data
+    elif isinstance(data, (dict, list)):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _texts(value, (*path, key))
+
+
+def _passwords(document: Document) -> list[Finding]:
+    """A job is copied into its output, into reports and cards: it says where things are, and not how to get in."""
+    hint = "Give credentials in the environment."
+    return [
+        Finding(document.place(path), path, "a URL without user and password", shown(text), hint)
+        for path, text in _texts(document.data)
+        if holds_password(text) and not _FREE_TEXT & set(map(str, path))
+    ]
 
 
 def _error(findings: Iterable[Finding]) -> JobError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import is_remote, split_query
+from promptmill.pipeline.storage.urls import absolute_url, is_remote, split_query
 
 
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
@@ -24,7 +25,7 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
         entry = store.entry(name)
         return store, [] if entry is None else [entry]
     wild = re.search(r"[*?\[]", source)
-    if wild is None or (not is_remote(source) and Path(source).exists()):
+    if wild is None or _exists(source):
         store = Store(source)
         info = store.root_info()
         if info is None:
@@ -37,7 +38,21 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
     store = Store(base or ("/" if source.startswith("/") else "."))
     pattern = source[len(base) :].lstrip("/")
     says_dot = any(part.startswith(".") for part in pattern.split("/"))
-    return store, _without(store.find(pattern), () if says_dot else (".",))
+    entries = store.find(pattern) or store.find(_with_literal_folders(pattern))
+    return store, _without(entries, () if says_dot else (".",))
+
+
+def _exists(source: str) -> bool:
+    """Whether a name that looks like a glob is one of a file or folder: `brackets[1]`, `what?.csv`."""
+    if is_remote(source):
+        return "*" not in source and Store(source).root_info() is not None
+    return Path(absolute_url(source)).exists()
+
+
+def _with_literal_folders(pattern: str) -> str:
+    """Brackets of a part without `*` or `?` are part of its name: `brackets[1]/*.csv`."""
+    parts = (part if re.search("[*?]", part) else glob.escape(part) for part in pattern.split("/"))
+    return "/".join(parts)
 
 
 def _without(entries: Iterable[Entry], hidden: tuple[str, ...]) -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import fsspec
 import fsspec.asyn
 
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.storage.faults import error_code
+from promptmill.pipeline.storage.faults import describe, error_code, is_storage_fault, settings_advice
 from promptmill.pipeline.storage.local import warn_of_races
-from promptmill.pipeline.storage.urls import absolute_url, check_url
+from promptmill.pipeline.storage.urls import absolute_url
+from promptmill.schemas.errors import StorageError
+from promptmill.schemas.urls import scheme_of
 
 if TYPE_CHECKING:
     from promptmill.pipeline.storage.store import Store
@@ -57,6 +60,7 @@ def put_object(fs: Any, url: str, path: str, data: bytes, **options: Any) -> Non
         timeout = CALL_TIMEOUT_S + len(data) / _SLOWEST_BYTES_PER_S
         fsspec.asyn.sync(fs.loop, fs._pipe_file, path, data, timeout=timeout, **options)
     else:
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         fs.pipe_file(path, data, **options)
 
 
@@ -113,18 +117,38 @@ def read_if_match(fs: Any, path: str, start: int, stop: int, etag: str) -> bytes
     return found
 
 
+_TALKATIVE = ("paramiko", "gcsfs", "azure", "fsspec", "s3fs")
+"""They log tracebacks of what our own patience tells in a line."""
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """What makes one call one try, and shows what others wrote meanwhile."""
+    if scheme in ("s3", "s3a"):
+        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+        return {"use_listings_cache": False, "default_fill_cache": False, "config_kwargs": config}
+    if scheme in ("az", "abfs", "abfss"):
+        return {"connection_timeout": 10, "read_timeout": 60, "use_listings_cache": False}
+    if scheme in ("gs", "gcs"):
+        # Else each call first asks for the kind of its bucket, in vain where credentials are not Google's.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        return {"use_listings_cache": False}
+    return {"timeout": 10, "skip_instance_cache": True} if scheme in ("sftp", "ssh") else {}
+
+
 def open_filesystem(url: str) -> tuple[Any, str]:
-    options: dict[str, Any] = {}
-    if url.startswith(("s3://", "s3a://")):
-        options = {
-            "use_listings_cache": False,
-            "default_fill_cache": False,
-            "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
-        }
-    check_url(url, redact(url))
-    fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
-    if url.startswith(("s3://", "s3a://")):
-        _make_patient(fs)
+    """Raises StorageError for settings that no try can help."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    options = _options(scheme_of(url))
+    try:
+        fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
+        if url.startswith(("s3://", "s3a://")):
+            _make_patient(fs)
+        _stop_own_retries(fs)
+    except Exception as error:  # clients complain of their settings with errors of every kind
+        if is_storage_fault(error):
+            raise
+        raise StorageError(f"cannot open {redact(url)}: {describe(error)}. {settings_advice(url)}") from None
     return fs, root
 
 
@@ -135,3 +159,13 @@ def _make_patient(fs: Any) -> None:
     fs.retries = 1
     # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
     fs.s3.meta.events.unregister("before-call.s3", add_expect_header)
+
+
+def _stop_own_retries(fs: Any) -> None:
+    """Azure's client tries four times, Google's six, over half a minute: the patience is ours."""
+    for policy in getattr(getattr(getattr(fs, "service_client", None), "_pipeline", None), "_impl_policies", ()):
+        if hasattr(policy, "total_retries"):
+            policy.total_retries = 0
+    once = getattr(getattr(type(fs), "_request", None), "__wrapped__", None)
+    if once is not None and "gcsfs" in type(fs).__module__:
+        fs._request = once.__get__(fs)

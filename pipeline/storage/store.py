@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import logging
+import math
 import os
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
-import fsspec.asyn
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from promptmill.pipeline.crashpoints import reached
-from promptmill.pipeline.display import redact
+from promptmill.pipeline.display import keep_secrets, redact, shown
 from promptmill.pipeline.storage.entry import Entry, described, etag_of, is_file, left_behind, same_write
-from promptmill.pipeline.storage.faults import advice, describe, is_storage_fault, is_transient
+from promptmill.pipeline.storage.faults import (
+    MISSING_PLACES,
+    advice,
+    describe,
+    error_code,
+    is_storage_fault,
+    is_transient,
+)
 from promptmill.pipeline.storage.local import TEMPORARY, create_file, remove_file, replace_file
 from promptmill.pipeline.storage.remote import (
     RemoteFile,
@@ -33,7 +41,10 @@ from promptmill.pipeline.storage.remote import (
     put_object,
     read_if_match,
 )
-from promptmill.schemas.errors import MissingObjectError, StorageError
+from promptmill.pipeline.storage.sftp import create_over_sftp, replace_over_sftp
+from promptmill.pipeline.storage.urls import check_url, split_query
+from promptmill.schemas.errors import JobError, MissingObjectError, Problem, StorageError
+from promptmill.schemas.urls import scheme_of
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -43,6 +54,21 @@ DEFAULT_PATIENCE_S = 300.0
 FOOTER_BYTES = 1 << 16
 _IO_THREADS = 16
 _LONGEST_WAIT_S = 20.0
+
+
+_PATIENCE = "PROMPTMILL_STORAGE_PATIENCE_S"
+
+
+def default_patience_s() -> float:
+    """Raises JobError where the environment says something else than seconds."""
+    text = os.environ.get(_PATIENCE, "").strip() or str(DEFAULT_PATIENCE_S)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise JobError(Problem(f"the variable {_PATIENCE}", "seconds from 0", shown(text), "Correct it, or unset it"))
+    return seconds
 
 
 class Store:
@@ -61,20 +87,34 @@ class Store:
         on_wait: Callable[[str], None] | None = None,
         query: str = "",
     ) -> None:
-        """`query` goes with every request and into no message: that of a presigned URL is a secret."""
-        self.url = url
-        self._suffix = f"?{query}" if query else ""
-        self.patience_s = (
-            patience_s
-            if patience_s is not None
-            else float(os.environ.get("PROMPTMILL_STORAGE_PATIENCE_S", DEFAULT_PATIENCE_S))
-        )
+        """`query`, else that of the URL, goes with every request and into no message: it may be a secret."""
+        keep_secrets([url, f"https://host/?{query}"])
+        self.url, own_query = split_query(url)
+        self._suffix = f"?{query or own_query}" if query or own_query else ""
+        self.patience_s = default_patience_s() if patience_s is None else patience_s
         self.on_wait = on_wait or (lambda message: log.warning("%s", message))
-        self.fs, self.root = open_filesystem(url)
+        check_url(self.url, redact(self.url))
+        self._threads = threading.local()
+        self.root: str = self._call("open it", lambda: self._open()[1])
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     def __repr__(self) -> str:
         return f"Store({redact(self.url)!r})"
+
+    @property
+    def fs(self) -> Any:
+        """One for all threads, but for SFTP: paramiko loses answers where two threads share a connection."""
+        return self._open()[0] if self._is_sftp else self._opened[0]
+
+    @property
+    def _is_sftp(self) -> bool:
+        return scheme_of(self.url) in ("sftp", "ssh")
+
+    def _open(self) -> tuple[Any, str]:
+        opened: tuple[Any, str] | None = getattr(self._threads, "opened", None)
+        if opened is None:
+            opened = self._threads.opened = self._opened = open_filesystem(self.url)
+        return opened
 
     def path(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}{self._suffix}" if key else self.root
@@ -94,6 +134,8 @@ class Store:
         reached("before-write")
         if self.is_local:
             created = self._call(f"create {key}", lambda: create_file(Path(self.root), key, data))
+        elif self._is_sftp:
+            created = self._call(f"create {key}", lambda: create_over_sftp(self.fs, self.url, self.root, key, data))
         else:
             created = self._call(f"create {key}", lambda: create_object(self.fs, self.url, self.path(key), data))
         reached("after-write")
@@ -104,6 +146,8 @@ class Store:
         reached("before-write")
         if self.is_local:
             self._call(f"put {key}", lambda: replace_file(Path(self.root), key, data))
+        elif self._is_sftp:
+            self._call(f"put {key}", lambda: replace_over_sftp(self.fs, self.root, key, data))
         else:
             self._call(f"put {key}", lambda: put_object(self.fs, self.url, self.path(key), data))
         reached("after-write")
@@ -115,22 +159,27 @@ class Store:
         def attempt() -> bytes | None:
             try:
                 return cast(bytes, self.fs.cat_file(self.path(key)))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if error_code(error) in MISSING_PLACES:
+                    raise
                 return None
 
         return self._call(f"read {key}", attempt)
 
-    def find(self, glob: str = "") -> list[Entry]:
+    def find(self, pattern: str = "") -> list[Entry]:
         """Objects at any depth, or those that a glob names, sorted by name. Links to files are files."""
 
         def attempt() -> list[Entry]:
-            found = self.fs.glob(self.path(glob), detail=True) if glob else self.fs.find(self.root, detail=True)
+            if pattern:  # the root is no pattern, whatever is in its name
+                found = self.fs.glob(f"{glob.escape(self.root.rstrip('/'))}/{pattern}", detail=True)
+            else:
+                found = self.fs.find(self.root, detail=True)
             root = self.root.rstrip("/") + "/"
             files = ((path.removeprefix(root), info) for path, info in found.items() if is_file(info))
             entries = (described(name, info) for name, info in files if not left_behind(name))
             return sorted(entries, key=lambda entry: entry.name)
 
-        return self._call(f"list {glob or 'all'}", attempt)
+        return self._call(f"list {pattern or 'all'}", attempt)
 
     def list(self, folder: str) -> list[Entry]:
         """Objects directly in the folder, sorted by name; empty where the folder is missing.
@@ -221,7 +270,7 @@ class Store:
 
         With a `version`, reads from S3 raise ObjectChangedError once the object is another; elsewhere look afterwards.
         """
-        if not isinstance(self.fs, fsspec.asyn.AsyncFileSystem):
+        if self.is_local:
             return self._call(f"open {key}", lambda: cast(BinaryIO, self.fs.open(self.path(key), "rb")))
         info = self._call(f"open {key}", lambda: self._fresh.info(self.path(key)))
         if info["size"] is None:  # an HTTP server that does not say: no seeking then
@@ -266,6 +315,8 @@ class Store:
     def _call(self, what: str, attempt: Callable[[], T]) -> T:
         def announce(state: RetryCallState) -> None:
             wait_s = state.next_action.sleep if state.next_action else 0.0
+            if self._is_sftp:
+                self._threads.opened = None  # a connection that broke does not heal
             error = state.outcome.exception() if state.outcome else None
             self.on_wait(
                 self._without_secrets(

@@ -1,0 +1,32 @@
+"""The command line before anything is done with it: what is secret in it is known, and passwords are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from typer.core import TyperGroup
+
+from promptmill.pipeline.display import keep_secrets, shown
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.urls import holds_password
+
+
+class Commands(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        check_arguments(args)
+        return super().parse_args(ctx, args)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises JobError for URLs that hold a password; those of `--set` are the job file's, which has texts too."""
+    keep_secrets(arguments)
+    overrides = {index + 1 for index, each in enumerate(arguments) if each == "--set"}
+    hint = "A command line is seen by everybody on this machine: give credentials in the environment"
+    problems = [
+        Problem(shown(each), "a URL without user and password", "one that holds them", hint)
+        for index, each in enumerate(arguments)
+        if index not in overrides and not each.startswith("--set=") and holds_password(each)
+    ]
+    if problems:
+        raise JobError(*problems)
