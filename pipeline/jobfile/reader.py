@@ -84,14 +84,13 @@ def _parse(text: str, name: str, overrides: Sequence[str]) -> tuple[Job, Documen
         raise _error([Finding(place, (), "a mapping of fields at the top level", document.shown(()), hint)])
     for order, override in enumerate(overrides, 1):
         apply_override(document, override, order)
-    document.findings += _passwords(document)
     _fill_sections(document.data, ())
     try:
         job = Job.model_validate(document.data)
     except ValidationError as error:
-        raise _error([*document.findings, *_findings(error, document)]) from None
-    if document.findings:
-        raise _error(document.findings)
+        raise _error(_with_passwords([*document.findings, *_findings(error, document)], document)) from None
+    if found := _with_passwords(document.findings, document):
+        raise _error(found)
     return job, document
 
 
@@ -101,6 +100,11 @@ def _texts(data: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
     elif isinstance(data, (dict, list)):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):
             yield from _texts(value, (*path, key))
+
+
+def _with_passwords(findings: list[Finding], document: Document) -> list[Finding]:
+    told = {finding.path for finding in findings}
+    return [*findings, *(each for each in _passwords(document) if each.path not in told)]
 
 
 def _passwords(document: Document) -> list[Finding]:
