@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from promptmill.pipeline.display import format_duration, has_user_info, printable, redact
+from promptmill.pipeline.display import format_duration, printable, redact
+from promptmill.schemas.urls import holds_password
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_the_shortest_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("s3://user:pass@host/x and http://key@host", "s3://***@host/x and http://***@host"),
         ("mail me@home, s3://bucket/a@b", "mail me@home, s3://bucket/a@b"),
-        ("https://h/x?X-Amz-Signature=abc&y=1", "https://h/x?X-Amz-Signature=***&y=1"),
+        ("https://h/x?X-Amz-Signature=abc&y=1", "https://h/x?***"),
         ("SIG=abc 'token=x' \"password=y\"", "SIG=*** 'token=***' \"password=***\""),
         ("credential=a secret=b passwd=c key=d", "credential=*** secret=*** passwd=*** key=***"),
         ("seed=5 guidance_scale=2", "seed=5 guidance_scale=2"),
@@ -55,13 +56,13 @@ def test_urls(text: str, shown: str) -> None:
 
 
 def test_user_info() -> None:
-    assert has_user_info("s3://user:pass@bucket")
-    assert not has_user_info("s3://bucket/a@b")
-    assert not has_user_info("bucket@x")
+    assert holds_password("s3://user:pass@bucket")
+    assert not holds_password("s3://bucket/a@b")
+    assert not holds_password("bucket@x")
 
 
 def test_printable() -> None:
-    assert printable("a\x1b[31mé\n\tb\u202e\x07") == "a\\x1b[31mé\n\tb\\u202e\\x07"
+    assert printable("a\x1b[31mé\n\tb\u202e\x07") == "a\\x1b[31mé\\n\\tb\\u202e\\x07"
     assert printable("X\xa0X") == "X\\xa0X"
 
 
