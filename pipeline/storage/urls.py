@@ -27,7 +27,8 @@ def check_url(url: str, where: str) -> None:
     keep_secrets([url])
     links = chain(url)
     if holds_password(url):
-        hint = "Give credentials in the environment (for SFTP: FSSPEC_SFTP_PASSWORD, or a key)"
+        over_ssh = scheme_of(links[-1]) in ("sftp", "ssh")
+        hint = "Give credentials in the environment" + (": FSSPEC_SFTP_PASSWORD, or a key" if over_ssh else "")
         raise InputError(Problem(where, "a URL without user and password", "one that holds them", hint))
     if names_secret(url) or (len(links) > 1 and split_query(url) != (url, "")):
         hint = "Give it in the environment, or download the file first"
