@@ -34,3 +34,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept_secret() -> None:
+    """What one test's URLs hold is an ordinary word in the next."""
+    from promptmill.pipeline import display
+
+    display._known.clear()
