@@ -35,7 +35,9 @@ def redact(text: str) -> str:
 
 def _without(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted((secret for secret in secrets if secret in text), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        # A short one hides whole words alone: the password `pass` is no reason to blank `password`.
+        pattern = re.escape(secret)
+        text = re.sub(pattern if len(secret) >= _SHORTEST_SECRET else rf"(?<!\w){pattern}(?!\w)", HIDDEN, text)
     return text
 
 

@@ -93,11 +93,20 @@ def with_scores(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
     return schema.set(schema.get_field_index("scores"), pa.field("scores", pa.struct(fields)))
 
 
-def passthrough_name(name: str, others: frozenset[str] = frozenset()) -> str:
-    """Name under which a source column is written; `others` are the remaining names of the source."""
-    while name in TAKEN or name in others:
-        name = f"input_{name}"
-    return name
+def passthrough_names(names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
+    """Names under which the columns of a source are written: their own, with `input_` before it where one is taken.
+
+    `own` are columns that the record of this job has besides. A name is taken in whatever case: Spark and DuckDB read
+    `Seed` and `seed` as one column.
+    """
+    taken, written = {name.lower() for name in (*TAKEN, *own)}, []
+    for name in names:
+        candidate = name
+        while candidate.lower() in taken or (candidate != name and candidate in names):
+            candidate = f"input_{candidate}"
+        taken.add(candidate.lower())
+        written.append(candidate)
+    return written
 
 
 # Naming the image alone is enough: `datasets` derives the type of every column it does not find here.

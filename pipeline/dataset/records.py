@@ -24,12 +24,13 @@ from promptmill.schemas.records import (
     RECORD_VERSION,
     REJECT,
     input_column,
-    passthrough_name,
+    passthrough_names,
     with_scores,
 )
 
 FOOTER_KEY = b"promptmill"
 _ROW_GROUP_BYTES = 64 << 20
+_TAKE_BYTES = 1 << 30
 _WRITER_VERSION = "2.6"
 
 
@@ -87,10 +88,10 @@ class RecordWriter:
             schema = with_scores(schema, self._score_names)
         schema = pa.schema([*schema, *self._inputs])
         table = pa.Table.from_pylist([self._row(outcome) for outcome in outcomes], schema=schema)
-        rows = self._passthrough.take(pa.array([outcome.sample.row for outcome in outcomes], pa.int64()))
-        names, own = frozenset(rows.column_names), frozenset(each.name for each in self._inputs)
-        for name in rows.column_names:
-            table = table.append_column(passthrough_name(name, names - {name} | own), rows.column(name))
+        rows = _taken(self._passthrough, [outcome.sample.row for outcome in outcomes])
+        names = passthrough_names(rows.column_names, [each.name for each in self._inputs])
+        for name, column in zip(names, rows.columns, strict=True):
+            table = table.append_column(name, column)
         return table
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
@@ -158,12 +159,22 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return [parquet_schema.column(i).path for i in range(len(parquet_schema.names))]
 
 
+def _taken(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """`take` counts the bytes of a column in 32 bits; slices share them and are as long as a row."""
+    if table.nbytes * max(1, len(rows) / max(1, table.num_rows)) < _TAKE_BYTES or not rows:
+        return table.take(pa.array(rows, pa.int64()))
+    return pa.concat_tables([table.slice(row, 1) for row in rows])
+
+
 def _row_groups(table: pa.Table) -> list[tuple[int, int]]:
     groups, start, size = [], 0, 0
     sizes = [0] * table.num_rows
     if "image" in table.column_names:
         images = pc.struct_field(table.column("image"), "bytes")
         sizes = pc.binary_length(images).fill_null(0).to_pylist()
+    others = table.drop_columns(["image"]) if "image" in table.column_names else table
+    if others.nbytes > _ROW_GROUP_BYTES:  # large columns of the source
+        sizes = [image + others.slice(i, 1).nbytes for i, image in enumerate(sizes)]
     for i, here in enumerate(sizes):
         if i > start and size + here > _ROW_GROUP_BYTES:
             groups.append((start, i))

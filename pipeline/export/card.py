@@ -20,7 +20,7 @@ from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.job import Score
 from promptmill.schemas.plan import Counts
-from promptmill.schemas.records import RECORD, passthrough_name, with_scores
+from promptmill.schemas.records import RECORD, passthrough_names, with_scores
 
 CARD_KEY, CROISSANT_KEY = "README.md", "croissant.json"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -46,9 +46,9 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
             return schema
     schema = with_scores(RECORD, plan.job.score_names)
     reader = PromptReader((), store, plan.source_schema, plan.job.prompts.mapped)
-    names = frozenset(reader.passthrough_schema.names)
-    for field in reader.passthrough_schema:
-        schema = schema.append(field.with_name(passthrough_name(field.name, names - {field.name})))
+    passed = reader.passthrough_schema
+    for field, name in zip(passed, passthrough_names(passed.names), strict=True):
+        schema = schema.append(field.with_name(name))
     return schema
 
 

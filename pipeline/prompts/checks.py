@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from promptmill.pipeline.prompts.formats import file_suffix, is_parquet, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.formats import as_schema, file_suffix, is_parquet, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.kinds import carried
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -136,7 +137,9 @@ def _id_tables(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[pa.
     if is_parquet(file.name):
         with whole_parquet(file.name), store.open(file.name) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
-                yield pa.Table.from_batches([batch])
+                table = pa.Table.from_batches([batch])
+                plain = pa.schema([field.with_type(carried(field.type)) for field in table.schema])
+                yield as_schema(table, plain)
     else:
         data = read_unpacked(store, file.name)
         table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts.columns)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from promptmill.pipeline.prompts.formats import (
-    is_parquet,
-)
+from promptmill.pipeline.prompts.formats import is_parquet
+from promptmill.pipeline.prompts.kinds import common, is_text
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.inputs import ROLES
 from promptmill.schemas.job import Columns
@@ -39,6 +38,9 @@ def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
                 continue
             if mine is not None and their is not None and pa.types.is_null(mine):
                 fields[name] = their
+                continue
+            if mine is not None and their is not None and (shared := common(mine, their)) is not None:
+                fields[name] = shared
                 continue
             if mine is not None and their is not None and _meet_as_text(name, mine, their, (first, other), columns):
                 fields[name] = pa.string()
@@ -105,11 +107,6 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     return bool(
         is_number if role in ("seed", "strength") else is_text(kind) or is_whole if role == "id" else is_text(kind)
     )
-
-
-def is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from promptmill.pipeline.prompts.kinds import as_kind, carried
 from promptmill.pipeline.prompts.separated import read_separated
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
@@ -187,9 +188,9 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    ours = column.type
+    ours = carried(column.type)
     if kind != pa.string() or not (pa.types.is_floating(ours) or pa.types.is_nested(ours)):
-        return column.cast(kind)
+        return as_kind(column, kind)
     values = column.to_pylist()
     texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
     return pa.chunked_array([pa.array(texts, pa.string())])

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.checks import whole_parquet
-from promptmill.pipeline.prompts.columns import is_text
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.inputs import locator
+from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError

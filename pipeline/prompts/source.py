@@ -21,6 +21,7 @@ from promptmill.pipeline.prompts.formats import (
     read_text_format,
     read_unpacked,
 )
+from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from promptmill.pipeline.storage.entry import Entry, content_version
 from promptmill.pipeline.storage.remote import ObjectChangedError
@@ -124,16 +125,14 @@ def _open_parquet(store: Store, entry: Entry) -> OpenedFile:
         names = schema.names
     if len(set(names)) < len(names):
         raise InputError(Problem(where, "each column name once", f"columns {names}"))
-    for field in schema:
-        if isinstance(field.type, pa.BaseExtensionType):
-            raise InputError(
-                Problem(f"{where}: column {field.name}", "a plain Arrow type", f"extension type {field.type}")
-            )
     check_no_bomb(store, entry, metadata)
     etag = hash_of_footer(metadata)
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag)
     file = replace(file, digest=digest, version=version)
-    return OpenedFile(file, schema)
+    maps = [field.name for field in schema if has_map(field.type)]
+    notices = [f"{where}: column {name!r} is a map; it is carried as a list of key and value" for name in maps]
+    plain = pa.schema([field.with_type(carried(field.type)) for field in schema])
+    return OpenedFile(file, plain, tuple(notices))
 
 
 @contextmanager
