@@ -57,7 +57,7 @@ def refused(cli: Cli, job: Path, *words: str, code: int = 2) -> Answer:
         ({"prompts": {"columns": {"prompt": "text"}}}, ["'text'", "'prompt'", "'tag'"]),
         ({"prompts": {"columns": {"prompt": "tag"}}}, ["tag", "text column", "int64"]),
         ({"prompts": {"columns": {"prompt": "promt"}}}, ["Did you mean 'prompt'?"]),
-        ({"prompts": {"columns": {"image": "tag"}}}, ["image", "text alone"]),
+        ({"prompts": {"columns": {"image": "tag"}}}, ["image", "paths, URLs, bytes", "'tag' of type int64"]),
         ({"model": {"path": "/nowhere/at/all"}}, ["/nowhere/at/all"]),
         ({"model": {"path": "org/model"}}, ["org/model", "revision"]),
         ({"model": {"path": "builtin:cats"}}, ["builtin:cats", "builtin:shapes"]),
