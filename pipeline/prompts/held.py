@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from promptmill.pipeline.digests import ChangedMeanwhileError, Stamp, file_digest, stamp
-from promptmill.pipeline.digests import digest_of as digest_of_pieces
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, file_digest, stamp
+from promptmill.pipeline.storage.digests import digest_of as digest_of_pieces
 from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem

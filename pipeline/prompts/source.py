@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.prompts.checks import check_no_bomb, check_unique_ids, whole_parquet
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
@@ -23,6 +22,7 @@ from promptmill.pipeline.prompts.formats import (
 )
 from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.storage.entry import Entry, content_version
 from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store

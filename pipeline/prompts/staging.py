@@ -9,7 +9,6 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.digests import digest_of
 from promptmill.pipeline.prompts.checks import whole_parquet
 from promptmill.pipeline.prompts.formats import (
     as_schema,
@@ -25,6 +24,7 @@ from promptmill.pipeline.prompts.source import (
     hash_of_footer,
     source_file,
 )
+from promptmill.pipeline.storage.digests import digest_of
 from promptmill.pipeline.storage.entry import content_version
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import split_query

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from promptmill.pipeline.digests import ChangedMeanwhileError, Stamp, stamp
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, clip_files, clip_folder, old_clip_files
 from promptmill.pipeline.models.catalog.components import hashed_files
 from promptmill.pipeline.models.catalog.resolve import model_folder
@@ -23,6 +22,7 @@ from promptmill.pipeline.models.catalog.weights import (
     read_json,
     sampled_hash,
 )
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, stamp
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedModel
 

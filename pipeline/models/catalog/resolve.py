@@ -11,7 +11,6 @@ from math import lcm
 from pathlib import Path
 from typing import Any, TypeVar
 
-from promptmill.pipeline.digests import ChangedMeanwhileError
 from promptmill.pipeline.models.catalog import installed
 from promptmill.pipeline.models.catalog.components import (
     check_components,
@@ -26,6 +25,7 @@ from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, hash_files, list_folder, read_json
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Model
 from promptmill.schemas.plan import ResolvedModel

@@ -11,8 +11,8 @@ from typing import Any
 
 import xxhash
 
-from promptmill.pipeline.digests import PIECE_BYTES, file_digest, read_blocks
 from promptmill.pipeline.models.catalog.headers import MAX_HEADER_BYTES, parameter_count
+from promptmill.pipeline.storage.digests import PIECE_BYTES, file_digest, read_blocks
 from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import Problem
 from promptmill.schemas.json_text import parse_object
