@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def bomb() -> bytes:
     """A header that says 30,000 × 30,000, and little behind it."""
     data = bytearray(encoded(Image.new("RGB", (16, 16))))
     data[16:24] = (30_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")  # of the header, without which it is no PNG
     return bytes(data)
 
 
