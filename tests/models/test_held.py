@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from promptmill.pipeline import digests
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, clip_folder, old_clip_files, resolve_clip
 from promptmill.pipeline.models.catalog.held import held, is_same, lies_at
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.weights import BY_HASH, hash_files, list_folder, sampled_hash
+from promptmill.pipeline.storage import digests
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.job import Model
 from promptmill.schemas.plan import ResolvedModel
