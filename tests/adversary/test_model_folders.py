@@ -183,8 +183,8 @@ def test_ordinary_folders_pass(copied: Copied) -> None:
     folders.edit(sd / "unet/config.json", _name_or_path="../unet", sample_size=8)
     folders.edit(
         sd / "tokenizer/tokenizer_config.json",
-        name_or_path="/root/.cache/x",
-        special_tokens_map_file="/root/special_tokens_map.json",
+        name_or_path="/elsewhere/x",
+        special_tokens_map_file="/elsewhere/special_tokens_map.json",
         chat_template="/{% for m in messages %}{{ m }}{% endfor %}",
         added_tokens_decoder={"0": {"content": "/", "special": True}, "1": {"content": "../"}},
         pad_token="/pad",
