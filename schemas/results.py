@@ -53,19 +53,25 @@ class PlanResult(Result):
 
 
 @dataclass(frozen=True)
-class RunResult(Result):
-    """`samples` to `failed` count the whole dataset, `made`, `seconds` and what follows this run."""
+class DatasetResult(Result):
+    """`samples` to `failed` count all that is there."""
 
     name: str
     output: str
     fingerprint: str
-    suite: dict[str, Any] | None
     samples: int
     kept: int
     rejected: int
     failed: int
     shards: int
     shards_done: int
+
+
+@dataclass(frozen=True)
+class RunResult(DatasetResult):
+    """`made`, `seconds` and what follows are of this run alone."""
+
+    suite: dict[str, Any] | None
     made: MadeCounts
     seconds: float
     images_per_second: float
@@ -74,40 +80,22 @@ class RunResult(Result):
 
 
 @dataclass(frozen=True)
-class StatusResult(Result):
-    """`samples` to `failed` count what is there, `samples_asked_for` what the plan asks for."""
+class StatusResult(DatasetResult):
+    """`samples_asked_for` is what the plan asks for."""
 
-    name: str
-    output: str
-    fingerprint: str
     samples_asked_for: int
-    samples: int
-    kept: int
-    rejected: int
-    failed: int
-    shards: int
-    shards_done: int
     complete: bool
 
 
 @dataclass(frozen=True)
-class VerifyResult(Result):
+class VerifyResult(DatasetResult):
     """`ok` says that nothing is wrong and nothing is missing; after a repair, as it is then.
 
     `spared` are orphans that a repair left since they are young, `strangers` what is not Promptmill's and was left too.
     """
 
-    name: str
-    output: str
-    fingerprint: str
     ok: bool
     samples_asked_for: int
-    samples: int
-    kept: int
-    rejected: int
-    failed: int
-    shards: int
-    shards_done: int
     missing_shards: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
