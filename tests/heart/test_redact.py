@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from promptmill.pipeline.display import format_duration, printable, redact
+from promptmill.pipeline.display import format_duration, keep_secrets, printable, redact
 from promptmill.schemas.urls import holds_password
 
 
@@ -19,6 +19,9 @@ from promptmill.schemas.urls import holds_password
         "OPENAI_API_KEY",
         "x_apikey",
         "S3_ACCESSKEY",
+        "MY_SECRET",
+        "KEY_PASSPHRASE",
+        "AZURE_ACCOUNT_KEY",
     ],
 )
 def test_values_of_secret_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +56,12 @@ def test_the_shortest_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_urls(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_a_short_password_hides_whole_words_alone() -> None:
+    """Messages said `a URL without user and ***word` where the password was `pass`."""
+    keep_secrets(["https://user:pass@host", "https://user:long-one@host"])
+    assert redact("pass the password, /pass/x or xlong-oney") == "*** the password, /***/x or x***y"
 
 
 def test_user_info() -> None:
