@@ -35,12 +35,13 @@ _REFUSED_NAMES = {"AuthenticationException", "BadAuthenticationType", "ClientAut
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "azure", "google.auth", "google.api_core", "gcsfs", "paramiko")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None, led_to: bool = True) -> Iterator[BaseException]:
+    """The error and what it was raised from; with `led_to` also what was being answered when it came."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (error.__context__ if led_to else None)
 
 
 def error_code(error: BaseException | None) -> str:
@@ -55,8 +56,14 @@ def error_code(error: BaseException | None) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """Of the server's answer; None where there was none."""
-    for each in _causes(error):
+    """Of the server's answer; None where there was none.
+
+    Not that of a call before, whose failure led to this one; nor the 400 that aiohttp's parser gives an answer that
+    was cut short, which no server said.
+    """
+    for each in _causes(error, led_to=False):
+        if type(each).__module__ == "aiohttp.http_exceptions":
+            continue
         response = getattr(each, "response", None)
         if isinstance(response, dict):
             found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

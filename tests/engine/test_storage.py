@@ -7,8 +7,12 @@ import os
 import uuid
 from pathlib import Path
 
+import aiohttp
+import aiohttp.http_exceptions
 import pytest
+from botocore.exceptions import ClientError
 
+from promptmill.pipeline.storage.faults import is_transient
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
 
@@ -107,3 +111,22 @@ def test_a_temporary_file_that_is_taken_for_a_left_over_is_written_again(
 def test_what_is_not_there_is_told_from_a_store_that_fails(tmp_path: Path) -> None:
     with pytest.raises(MissingObjectError):
         Store(str(tmp_path)).read("data/a")
+
+
+@pytest.mark.parametrize(
+    "cause", [aiohttp.http_exceptions.TransferEncodingError, aiohttp.http_exceptions.ContentLengthError]
+)
+def test_an_answer_that_is_cut_short_is_asked_for_again(cause: type[Exception]) -> None:
+    """aiohttp's parser calls it a 400, and the run ended with "Trying again does not change that"."""
+    error = aiohttp.ClientPayloadError("Response payload is not completed")
+    error.__cause__ = cause("cut")
+    assert is_transient(error)
+
+
+@pytest.mark.parametrize(("status", "waits"), [(400, False), (403, False), (404, False), (409, True), (503, True)])
+def test_a_status_counts_where_it_is_the_cause_and_not_where_it_came_before(status: int, waits: bool) -> None:
+    answer = ClientError({"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {}}, "PutObject")
+    raised, later = OSError(errno.EIO, "the server said no"), ConnectionResetError("reset by peer")
+    raised.__cause__, later.__context__ = answer, answer
+    assert is_transient(raised) == waits
+    assert is_transient(later)

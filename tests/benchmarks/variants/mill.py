@@ -66,9 +66,10 @@ def run(setting: Setting, in_process: bool) -> None:
         pace.quicken("promptmill.pipeline.execution.fleet.dispatch")
         pace.quicken("promptmill.pipeline.execution.fleet.worker_handle")
     watch = Watch(pace.restore)
-    command.new_progress = lambda: watch
     job = Job.model_validate(job_of(setting))
-    _, summary = command.run(job, address=None, in_process=in_process, extend=False, allow_large_sweep=False)
+    _, summary = command.run(
+        job, address=None, in_process=in_process, extend=False, allow_large_sweep=False, display=watch
+    )
     if summary.counts.kept != setting.images:
         raise SystemExit(f"asked for {setting.images} images, got {summary.counts}")
     stages: dict[str, float] = {}
