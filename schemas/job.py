@@ -113,6 +113,17 @@ class Prompts(StrictModel):
         return self
 
 
+class Adapter(StrictModel):
+    """A LoRA."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    """What records call it."""
+    path: Text
+    """A .safetensors file as diffusers or kohya write it, a folder with one."""
+    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    """How strongly it acts; 0 is without it."""
+
+
 class Model(StrictModel):
     path: Text = "builtin:shapes"
     """A diffusers folder, a hub id such as `stabilityai/sdxl-turbo`, or `builtin:shapes`. Safetensors only."""
@@ -120,6 +131,19 @@ class Model(StrictModel):
     """Commit of a hub id; required for hub ids, so that a resumed job cannot meet other weights."""
     dtype: Dtype = "auto"
     """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
+    adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
+    """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        hint = "Give each adapter a name of its own."
+        found = repeats(each.name for each in self.adapters)
+        names = [(index, self.adapters[index].name) for index, _ in found]
+        fields = "model.adapters"
+        raise_all(
+            [broken_rule(("adapters", i, "name"), "names that differ", f"{n!r} twice", hint, fields) for i, n in names]
+        )
+        return self
 
 
 class Generation(StrictModel):

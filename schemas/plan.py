@@ -34,11 +34,24 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class ResolvedAdapter:
+    """A LoRA file that fits its base. `sha` is of the file, `modules` how many modules of the base it changes."""
+
+    name: str
+    path: str
+    location: str
+    sha: str
+    weight: float
+    modules: int
+
+
+@dataclass(frozen=True)
 class ResolvedModel:
     """A model that is known to exist, read from its configuration files alone.
 
     `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights. `files`
     are the hashes of each file of a folder that is loaded, by name; empty for a hub model, and in older plans.
+    Models that differ in `adapters` alone are equal: those are switched on weights that are loaded once.
     """
 
     path: str
@@ -54,6 +67,7 @@ class ResolvedModel:
     weights_bytes: int
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    adapters: tuple[ResolvedAdapter, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,15 @@ INPUTS: Final = [
 """
 
 
+ADAPTERS: Final = [
+    pa.field(
+        "adapters",
+        pa.list_(pa.struct([("name", pa.string()), ("sha", pa.string()), ("weight", pa.float64())])),
+    )
+]
+"""LoRA adapters that a sample was drawn with, in every kind of object of a job that has any."""
+
+
 def input_column(role: Role) -> str:
     """The column that says where an input was read."""
     return f"input_{role}"

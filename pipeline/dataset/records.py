@@ -19,7 +19,6 @@ from promptmill.schemas.plan import CommitRecord, Counts, Sample, Shard, Sidecar
 from promptmill.schemas.records import (
     FAILURE,
     HUGGINGFACE,
-    INPUTS,
     RECORD,
     RECORD_VERSION,
     REJECT,
@@ -53,8 +52,8 @@ class Outcome:
 class RecordWriter:
     """Builds the objects of one shard. `constants` are the settings all of its rows share.
 
-    `clip_score` names the score that is repeated in the column of that name; `with_inputs` is for jobs whose prompts
-    have images.
+    `clip_score` names the score that is repeated in the column of that name; `more` are columns
+    that not every job has: INPUTS and ADAPTERS.
     """
 
     def __init__(
@@ -63,13 +62,13 @@ class RecordWriter:
         passthrough: pa.Table,
         constants: Mapping[str, Any],
         clip_score: str | None = None,
-        with_inputs: bool = False,
+        more: Sequence[pa.Field] = (),
     ) -> None:
         self._score_names = score_names
         self._clip_score = clip_score
         self._passthrough = passthrough
         self._constants = dict(constants)
-        self._inputs = INPUTS if with_inputs else []
+        self._more = list(more)
 
     def add_constants(self, constants: Mapping[str, Any]) -> None:
         self._constants.update(constants)
@@ -86,10 +85,10 @@ class RecordWriter:
     def _table(self, schema: pa.Schema, outcomes: Sequence[Outcome]) -> pa.Table:
         if "scores" in schema.names:
             schema = with_scores(schema, self._score_names)
-        schema = pa.schema([*schema, *self._inputs])
+        schema = pa.schema([*schema, *self._more])
         table = pa.Table.from_pylist([self._row(outcome) for outcome in outcomes], schema=schema)
         rows = _taken(self._passthrough, [outcome.sample.row for outcome in outcomes])
-        names = passthrough_names(rows.column_names, [each.name for each in self._inputs])
+        names = passthrough_names(rows.column_names, [each.name for each in self._more])
         for name, column in zip(names, rows.columns, strict=True):
             table = table.append_column(name, column)
         return table

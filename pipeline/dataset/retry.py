@@ -32,7 +32,7 @@ from promptmill.schemas.records import FAILURE
 
 _KEPT_COLUMNS = ("prompt_id", "sample_id", "sample_index", "prompt", "negative_prompt", "caption", "seed")
 _DROPPED = frozenset(FAILURE.names) - frozenset(_KEPT_COLUMNS)
-_DROPPED_WITH_INPUTS = _DROPPED | {"task", "input_image_sha256"}
+_OF_INPUTS = frozenset({"task", "input_image_sha256"})
 
 
 def plan_retry(plan: Plan, store: Store) -> Plan:
@@ -166,7 +166,8 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
                 ids = _column(store, item.entry.name, "prompt_id", ("variant", variant))
                 kept.update(prompt for prompt in ids if prompt in wanted)
         quota = [max(0, keep - kept[prompt]) for prompt in rows.column("prompt_id").to_pylist()]
-    dropped = _DROPPED_WITH_INPUTS if plan.job.task.roles else _DROPPED
+    dropped = _DROPPED | (_OF_INPUTS if plan.job.task.roles else frozenset())
+    dropped |= {"adapters"} if any(model.adapters for model in plan.models) else frozenset()
     return rows.drop_columns([name for name in rows.column_names if name in dropped]).append_column(
         "room", pa.array(quota, pa.int32())
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
@@ -29,7 +31,7 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
     for model, where in _named_models(job):
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
         if resolved is not None:
-            models[model] = resolved
+            models[model] = _with_adapters(model, resolved, where, problems)
     _check_settings(job, models, problems)
     clips = [
         _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
@@ -38,6 +40,12 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
     if problems:
         raise JobError(*dict.fromkeys(problems))
     return tuple(models.values()), tuple(clip for clip in clips if clip is not None)
+
+
+def _with_adapters(model: Model, resolved: ResolvedModel, where: str, problems: list[Problem | str]) -> ResolvedModel:
+    places = [(each, f"{where}.adapters[{i}]") for i, each in enumerate(model.adapters)]
+    found = [_collect(problems, lambda each=each, at=at: resolve_adapter(each, resolved, at)) for each, at in places]
+    return replace(resolved, adapters=tuple(each for each in found if each is not None))
 
 
 def _score_models(job: Job) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.job import SCHEMA_VERSION, Job
-from promptmill.schemas.plan import ResolvedModel, Segment, SourceFile
+from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Segment, SourceFile
 
 
 def to_json(plan: Plan) -> bytes:
@@ -52,13 +52,18 @@ def from_json(data: bytes) -> Plan:
         job=Job.model_validate(content["job"]),
         fingerprint=content["fingerprint"],
         fields=content["fields"],
-        models=tuple(ResolvedModel(**model) for model in inner["models"]),
+        models=tuple(_model(model) for model in inner["models"]),
         clips=tuple(ResolvedClip(**clip) for clip in inner["clips"]),
         source_schema=schema,
         segments=tuple(segment_from_json(segment) for segment in inner["segments"]),
         folder=inner.get("folder"),
         versions=content.get("versions", {}),
     )
+
+
+def _model(content: Mapping[str, Any]) -> ResolvedModel:
+    adapters = tuple(ResolvedAdapter(**each) for each in content.get("adapters", ()))
+    return ResolvedModel(**{**content, "adapters": adapters})
 
 
 def segment_from_json(content: Mapping[str, Any]) -> Segment:

@@ -84,6 +84,7 @@ class WorkerContext:
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None
+        self._adapted = False
         self._scorers: list[Scorer] | None = None
         self._retried: dict[int, tuple[str, ...]] = {}
 
@@ -131,8 +132,11 @@ class WorkerContext:
         """Call with the device held."""
         if self._loaded is None or self._loaded[0] != variant.model:
             self._loaded = None  # frees the old weights first: two models need not fit at once
-            self._loaded = (variant.model, self._load(variant.model))
+            self._loaded, self._adapted = (variant.model, self._load(variant.model)), False
             self.pulse.model_loads += 1
+        if variant.model.adapters or self._adapted:
+            self._loaded[1].use(variant.model.adapters)
+            self._adapted = bool(variant.model.adapters)
         return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step, self.inputs)
 
     def _load(self, model: ResolvedModel) -> Generator:

@@ -21,7 +21,8 @@ def batch_size_key(variant: Variant, samples: Sequence[Sample]) -> Hashable:
     """All that sizes a batch: weights and number format, size, whether guidance doubles it, and the inputs."""
     settings = variant.generation
     inputs = [(role, getattr(each.pixels, "shape", None)) for s in samples for role, each in s.inputs.items()]
-    return variant.model, settings.width, settings.height, settings.guidance_scale > 1, frozenset(inputs)
+    guided = settings.guidance_scale > 1
+    return variant.model, variant.model.adapters, settings.width, settings.height, guided, frozenset(inputs)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from promptmill.pipeline.dataset.records import Outcome, RecordWriter
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made
 from promptmill.pipeline.planning.plan import Plan
@@ -16,6 +18,7 @@ from promptmill.schemas.errors import SampleError
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task
 from promptmill.schemas.plan import Sample, Shard, Variant
+from promptmill.schemas.records import ADAPTERS, INPUTS
 
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
@@ -65,8 +68,14 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     task = plan.job.task
     constants = _constants(work.variant, task)
-    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, constants, clip, bool(task.roles))
+    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, constants, clip, _more_columns(plan))
     return work
+
+
+def _more_columns(plan: Plan) -> list[pa.Field]:
+    """What the records of this job have beside those of every job."""
+    with_adapters = any(model.adapters for model in plan.models)
+    return [*(INPUTS if plan.job.task.roles else ()), *(ADAPTERS if with_adapters else ())]
 
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
@@ -111,6 +120,7 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
     base = variant.model.pipeline_class
     return {
         **({"task": task.name} if task.roles else {}),
+        "adapters": [{"name": a.name, "sha": a.sha, "weight": a.weight} for a in variant.model.adapters],
         "variant": variant_text(variant.values),
         "model": variant.model.path,
         "model_revision": variant.model.revision,

@@ -99,6 +99,7 @@ NO_CHANGE: dict[str, Any] = {
 TRIED_ELSEWHERE = {
     "prompts.source": "its files are",
     "model.revision": "of hub models, in tests/models",
+    "model.adapters": "they need a file, in tests/engine/test_adapters.py",
 }
 
 

@@ -26,6 +26,16 @@ def parameter_count(path: Path) -> int:
 
     Raises ValueError with a text fit for a user when the file is truncated or is none.
     """
+    return sum(parameters for parameters, _ in map(_tensor, _entries(path).values()))
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of each tensor. Raises ValueError as `parameter_count` does."""
+    return {name: tuple(_counts(entry.get("shape"))) for name, entry in _entries(path).items()}
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    """The header's tensors, of a file that is whole."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -39,13 +49,14 @@ def parameter_count(path: Path) -> int:
         file.seek(8)
         header = file.read(length)
     try:
-        tensors = [_tensor(value) for key, value in parse_object(header).items() if key != "__metadata__"]
+        entries = {key: value for key, value in parse_object(header).items() if key != "__metadata__"}
+        tensors = [_tensor(value) for value in entries.values()]
     except ValueError as error:
         raise ValueError(f"a broken safetensors header ({error})") from None
     needed = 8 + length + max((end for _, end in tensors), default=0)
     if size != needed:
         raise ValueError(f"{size:,} bytes where its header says {needed:,}")
-    return sum(parameters for parameters, _ in tensors)
+    return entries
 
 
 def _tensor(entry: Any) -> tuple[int, int]:

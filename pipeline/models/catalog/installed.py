@@ -106,6 +106,14 @@ def parts(class_name: str) -> frozenset[str]:
 
 
 @cache
+def loads_lora(class_name: str) -> bool:
+    """Whether a pipeline class has diffusers' loader of LoRA adapters."""
+    source = pipeline_source(class_name)
+    classes = (node for node in (_parse(source).body if source else ()) if isinstance(node, ast.ClassDef))
+    return any("Lora" in ast.unparse(base) for node in classes if node.name == class_name for base in node.bases)
+
+
+@cache
 def rounds_steps_down(class_name: str) -> bool:
     """Whether an image-to-image class makes the whole number below steps × strength; the others make one more."""
     source = pipeline_source(class_name)

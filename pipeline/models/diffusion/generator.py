@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from promptmill.pipeline.models.diffusion.adapters import Adapters
 from promptmill.pipeline.models.diffusion.conditioning import (
     Batch,
     Conditioner,
@@ -35,7 +36,7 @@ from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.job import Generation
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Sample
 
 SWITCHED_OFF = {"clean_caption": False, "use_resolution_binning": False}
 """What some pipelines do to a prompt or a size unless they are told not to."""
@@ -67,12 +68,18 @@ class DiffusersGenerator:
             MaskConditioner(self._pipe),
         ]
         self._siblings: dict[TaskName, Any] = {}
+        self._adapters = Adapters(self._pipe)
         self.pipeline_class = type(self._pipe).__name__
         self.dtype = str(dtype).removeprefix("torch.")
         self.device = str(self._device)
 
     def scheduler_name(self, settings: Generation) -> str:
         return scheduler_class(self._scheduler, settings.scheduler)
+
+    def use(self, adapters: Sequence[ResolvedAdapter]) -> None:
+        """Raises ModelLoadError. Prompts are encoded anew after a change: an adapter may be on the text encoder too."""
+        if self._adapters.use(adapters):
+            self._texts = PromptEncoder(self._pipe)
 
     def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
         """Those of the shard before stay too, for a worker that has two in hand."""

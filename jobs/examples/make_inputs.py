@@ -1,0 +1,47 @@
+"""Writes `jobs/examples/inputs/`: images to draw from, for the examples: `python jobs/examples/make_inputs.py`.
+
+`figures.parquet` has one figure an image, of which the prompt wants another colour and shape; `pairs.parquet` two, and
+a mask over the one that is to change.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from promptmill.pipeline.shapes.edits import Edit, sample_edits
+from promptmill.schemas.records import IMAGE
+
+FOLDER: Final = Path(__file__).with_name("inputs")
+COUNT: Final = 24
+SEED: Final = 3
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, figures in (("figures", 1), ("pairs", 2)):
+        rows = [_row(edit, f"{name}-{i}", figures == 2) for i, edit in enumerate(sample_edits(COUNT, SEED, figures))]
+        images = [("image", IMAGE), *([("mask", IMAGE)] if figures == 2 else [])]
+        texts = [("id", pa.string()), ("prompt", pa.string())]
+        table = pa.Table.from_pylist(rows, schema=pa.schema([*texts, *images]))
+        pq.write_table(table, FOLDER / f"{name}.parquet", compression="zstd")
+
+
+def _row(edit: Edit, name: str, with_mask: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": name, "prompt": edit.caption, "image": _png(Image.fromarray(edit.image), name)}
+    return {**row, "mask": _png(Image.fromarray(edit.mask), f"{name}-mask")} if with_mask else row
+
+
+def _png(image: Image.Image, name: str) -> dict[str, Any]:
+    sink = io.BytesIO()
+    image.save(sink, "PNG", optimize=True)
+    return {"bytes": sink.getvalue(), "path": f"{name}.png"}
+
+
+if __name__ == "__main__":
+    main()

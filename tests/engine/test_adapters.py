@@ -1,0 +1,57 @@
+"""Adapters in a job: an axis of the sweep on weights that are loaded once, and named in every record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Answer, records
+from tests.models.test_adapters import write_lora
+
+Cli = Callable[..., Answer]
+
+
+def test_a_sweep_of_adapters_loads_the_model_once(
+    cli: Cli, job: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    file = write_lora(models / "sd", tmp_path / "lora", 1)
+    base = str(models / "sd")
+    cells = [{"path": base}] + [
+        {"path": base, "adapters": [{"name": "bold", "path": str(file), "weight": weight}]} for weight in (0.5, 1.0)
+    ]
+    path = job(sweep={"model": cells}, generation={"images_per_prompt": 1})
+    answer = cli("run", path, "--in-process", "--json")
+    assert answer.code == 0, answer.err
+    rows = records(tmp_path / "out")
+    assert [[each["weight"] for each in row["adapters"]] for row in rows] == [[]] * 4 + [[0.5]] * 4 + [[1.0]] * 4
+    assert {each["name"] for row in rows for each in row["adapters"]} == {"bold"}
+    assert len({row["image_sha256"] for row in rows}) == 12
+    assert len({row["sample_id"] for row in rows}) == 12
+    loads = [json.loads(each.read_text())["model_loads"] for each in (tmp_path / "out" / "receipts").glob("*.json")]
+    assert sum(loads) == 1
+
+
+def test_another_file_of_the_same_name_is_another_job(
+    cli: Cli, job: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    file = write_lora(models / "sd", tmp_path / "lora", 1)
+    path = job(model={"adapters": [{"name": "bold", "path": str(file)}]}, generation={"images_per_prompt": 1})
+    assert cli("run", path, "--in-process").code == 0
+    file.write_bytes(write_lora(models / "sd", tmp_path / "other", 2).read_bytes())
+    answer = cli("run", path, "--in-process")
+    assert answer.code == 2
+    assert "model.adapter_weights" in answer.err
+
+
+@pytest.mark.parametrize(("adapters", "said"), [([{"name": "a", "path": "x.safetensors"}], "nothing at")])
+def test_validate_names_what_is_wrong(
+    cli: Cli, job: Callable[..., Path], adapters: list[dict[str, str]], said: str
+) -> None:
+    answer = cli("validate", job(model={"adapters": adapters}))
+    assert answer.code == 2
+    assert "model.adapters.0.path" in answer.err and said in answer.err
+    answer = cli("validate", job(model={"adapters": adapters * 2}))
+    assert "names that differ" in answer.err
