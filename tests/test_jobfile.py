@@ -101,7 +101,7 @@ _GUIDANCE = "a number from 0 to 1000"
         ("sweep: {width: []}", "sweep.width", _WIDTHS, "an empty list", ""),
         ("sweep: {width: 64}", "sweep.width", _WIDTHS, "64", "Write it as a list: [ … ]."),
         ("sweep: {guidance_scale: [1, q]}", "sweep.guidance_scale.1", _GUIDANCE, "the string 'q'", ""),
-        ("sweep: {model: [1]}", "sweep.model.0", "a non-empty string or a mapping (path, revision, dtype)", "1", None),
+        ("sweep: {model: [1]}", "sweep.model.0", "a non-empty string or a mapping (path, revision, dtype, adapters)", "1", None),
         ("sweep: {model: [x, {path: ''}]}", "sweep.model.1.path", "a non-empty string", "an empty string", ""),
         ("prompts: {source: p, columns: {mask: m}}", "prompts.columns.image", "a column's name", "null", None),
         ("score: [{metric: fid}]", "score.0.metric", "image or verified or null", "the string 'fid'", None),
