@@ -63,7 +63,7 @@ def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> Resolv
         raise JobError(Problem(f"{where}.path", "both halves of each change", f"one alone of {_some(halves)}"))
     if base.is_local:
         _hold_against(changes, _base_shapes(base), base, where)
-    digest = hash_files(path.parent, [path.name])
+    digest, _ = hash_files(path.parent, [path.name])
     return ResolvedAdapter(adapter.name, adapter.path, str(path), digest, adapter.weight, len(changes))
 
 

@@ -47,7 +47,7 @@ class Adapters:
             self._loaded[name] = self._loaded.pop(name)  # used last
             return
         path = adapter_file(adapter.path if adapter.path.startswith("builtin:") else adapter.location)
-        if not path.is_file() or hash_files(path.parent, [path.name]) != adapter.sha:
+        if not path.is_file() or hash_files(path.parent, [path.name])[0] != adapter.sha:
             raise ModelLoadError(f"adapter {adapter.name}: {path} is not the file it was when the job was planned")
         try:
             with closed():
