@@ -53,5 +53,5 @@ def test_validate_names_what_is_wrong(
     answer = cli("validate", job(model={"adapters": adapters}))
     assert answer.code == 2
     assert "model.adapters.0.path" in answer.err and said in answer.err
-    answer = cli("validate", job(model={"adapters": adapters * 2}))
+    answer = cli("validate", job(model={"adapters": [*adapters, *({**each} for each in adapters)]}))
     assert "names that differ" in answer.err
