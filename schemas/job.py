@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, create_model, model_serializer, model_validator
@@ -133,17 +134,6 @@ class Model(StrictModel):
     """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
     adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
-
-    @model_validator(mode="after")
-    def _named_once(self) -> Self:
-        hint = "Give each adapter a name of its own."
-        found = repeats(each.name for each in self.adapters)
-        names = [(index, self.adapters[index].name) for index, _ in found]
-        fields = "model.adapters"
-        raise_all(
-            [broken_rule(("adapters", i, "name"), "names that differ", f"{n!r} twice", hint, fields) for i, n in names]
-        )
-        return self
 
 
 class Generation(StrictModel):
@@ -332,7 +322,7 @@ class Job(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns()])
+        raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns(), *self._wrong_adapters()])
         return self
 
     @property
@@ -405,3 +395,23 @@ class Job(StrictModel):
         return broken_rule(
             loc, "nothing without `prompts.columns.image`", f"`{loc[-1]}`", hint, "prompts.columns.image"
         )
+
+    def _models(self) -> Iterator[tuple[tuple[str | int, ...], str | Model]]:
+        """Every model that is written in the job, with its place."""
+        yield ("model",), self.model
+        yield from ((("sweep", "model", i), value) for i, value in enumerate(self.sweep.axes().get("model", ())))
+        for name, each in (self.sweep.settings or {}).items():
+            if "model" in each.given():
+                yield ("sweep", "settings", name, "model"), each.given()["model"]
+
+    def _wrong_adapters(self) -> list[InitErrorDetails]:
+        # Not a rule of Model: a union whose member has one loses the place of what is wrong in it.
+        hint = "Give each adapter a name of its own."
+        return [
+            broken_rule(
+                (*loc, "adapters", i, "name"), "names that differ", f"{model.adapters[i].name!r} twice", hint, ""
+            )
+            for loc, model in self._models()
+            if isinstance(model, Model)
+            for i, _ in repeats(each.name for each in model.adapters)
+        ]
