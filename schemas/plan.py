@@ -11,6 +11,7 @@ from promptmill.schemas.inputs import Input, Role
 from promptmill.schemas.job import Generation
 
 STAGED = "staged:"
+LEAST_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -100,21 +101,29 @@ class Segment:
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop` of a segment, for one variant: the content of `data/part-{number}.parquet`."""
+    """Rows `start` to `stop` of a segment, for one variant: the content of `data/part-{number}.parquet`.
+
+    `digits` is how many the number has in names: as many for all shards of a segment, so that names sort as numbers do.
+    """
 
     number: int
     segment: int
     variant: int
     start: int
     stop: int
+    digits: int = LEAST_DIGITS
 
     @property
     def part(self) -> str:
-        return f"part-{self.number:06d}"
+        return f"part-{self.number:0{self.digits}d}"
 
     @property
     def data_key(self) -> str:
         return f"data/{self.part}.parquet"
+
+    @property
+    def receipt_key(self) -> str:
+        return f"receipts/{self.part}.json"
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ def proven(store: Store, shard: Shard, fingerprint: str) -> CommitRecord | None:
     return None if record is None or gone_sidecars(store, record) else record
 
 
-def write_receipt(store: Store, receipt: ShardStats) -> None:
-    store.put(f"receipts/part-{receipt.shard:06d}.json", json.dumps(asdict(receipt), sort_keys=True).encode())
+def write_receipt(store: Store, shard: Shard, receipt: ShardStats) -> None:
+    store.put(shard.receipt_key, json.dumps(asdict(receipt), sort_keys=True).encode())
     reached("after-receipt")
 
 

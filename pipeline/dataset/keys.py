@@ -18,14 +18,26 @@ SIDE_FOLDERS = ("rejects", "failures")
 OWN_FOLDERS = (*("data", *SIDE_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "report", ".tmp"),)
 """All that a dataset's folder or bucket has of folders that Promptmill writes to."""
 
+_ROWS_OBJECT = re.compile(r"(?:data|rejects|failures)/part-([0-9]{6,18})(?:-[0-9a-f]{12})?\.parquet")
 _SIDE_OBJECT = re.compile(r"(?:rejects|failures)/(part-[0-9]{6,})-([0-9a-f]{12})\.parquet")
 
 
 def shard_number(key: str) -> int | None:
-    """7 for `data/part-000007.parquet`; None for any other name, such as the `part-0.parquet` of other programs."""
+    """7 for `data/part-000007.parquet`; None for any other name, such as the `part-0.parquet` of other programs.
+
+    Only the plan knows whether a shard has that name: with how many digits.
+    """
     name = key.rpartition("/")[2]
     digits = name.removeprefix("part-").removesuffix(".parquet")
-    return int(digits) if re.fullmatch("[0-9]{6,18}", digits) and name == f"part-{int(digits):06d}.parquet" else None
+    return int(digits) if re.fullmatch("[0-9]{6,18}", digits) and name == f"part-{digits}.parquet" else None
+
+
+def shard_of(key: str) -> int:
+    """The shard whose rows a data object or a side object holds. Raises ValueError for a name that we do not give."""
+    match = _ROWS_OBJECT.fullmatch(key)
+    if match is None:
+        raise ValueError(f"expected the name of a data object or a side object, got {key!r}")
+    return int(match[1])
 
 
 def side_object_key(folder: str, shard: Shard, data: bytes) -> str:
@@ -37,6 +49,14 @@ def data_key_of(side_object: str) -> str | None:
     """The data object whose footer would name it; None for a name that `side_object_key` does not give."""
     match = _SIDE_OBJECT.fullmatch(side_object)
     return f"data/{match[1]}.parquet" if match else None
+
+
+def is_reject(key: str) -> bool:
+    return key.startswith("rejects/")
+
+
+def is_failure(key: str) -> bool:
+    return key.startswith("failures/")
 
 
 def hash_in_name(side_object: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from promptmill.pipeline.dataset.keys import hash_in_name
+from promptmill.pipeline.dataset.keys import hash_in_name, is_reject
 from promptmill.pipeline.dataset.state import DataObject
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
@@ -54,7 +54,7 @@ def _check_side(store: Store, item: DataObject, sidecar: Sidecar, seen: _Seen) -
         expected = sidecar.sha256 or hash_in_name(name)
         if not digest.startswith(expected):
             yield f"{name}: other bytes than {item.entry.name} says: SHA-256 {digest[:12]}, not {expected[:12]}"
-    if name.startswith("rejects/"):
+    if is_reject(name):
         yield from _check_rows(content, name, item.footer.counts.rejected, seen)
     else:
         yield from _check_failures(content, name, item.footer, seen)

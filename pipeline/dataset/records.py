@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.encode import EncodedImage
 from promptmill.pipeline.display import redact
 from promptmill.schemas.errors import SampleError
-from promptmill.schemas.plan import CommitRecord, Counts, Sample, Shard, Sidecar
+from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Counts, Sample, Shard, Sidecar
 from promptmill.schemas.records import (
     FAILURE,
     HUGGINGFACE,
@@ -128,13 +128,21 @@ def to_parquet(table: pa.Table, footer: CommitRecord | None = None) -> bytes:
     A table without rows becomes a file without row groups: `datasets` stumbles over an empty group.
     """
     if footer is not None:
-        own = {FOOTER_KEY: json.dumps({"version": RECORD_VERSION, **asdict(footer)}, sort_keys=True).encode()}
+        own = {FOOTER_KEY: json.dumps(_footer(footer), sort_keys=True).encode()}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, version=_WRITER_VERSION, **_column_options(table.schema)) as writer:
         for start, stop in _row_groups(table):
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
     return sink.getvalue()
+
+
+def _footer(record: CommitRecord) -> dict[str, Any]:
+    """Without the digits that older versions do not know, where they are as many as there have always been."""
+    fields = asdict(record)
+    if record.shard.digits == LEAST_DIGITS:
+        del fields["shard"]["digits"]
+    return {"version": RECORD_VERSION, **fields}
 
 
 def _column_options(schema: pa.Schema) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.claim import add_segments
+from promptmill.pipeline.dataset.keys import is_failure
 from promptmill.pipeline.dataset.state import (
     MAKE_AGAIN,
     DataObject,
@@ -110,11 +111,11 @@ def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) ->
         shard = item.footer.shard
         is_retry = plan.segments[shard.segment].kind == "retry"
         for key in (item.entry.name, *item.footer.side_objects):
-            if not (is_retry or key.startswith("failures/")):
+            if not (is_retry or is_failure(key)):
                 continue
             if key not in there:
                 raise JobError(Problem(f"{store.url}/{key}", f"what {item.entry.name} names", "nothing", MAKE_AGAIN))
-            if key.startswith("failures/"):
+            if is_failure(key):
                 with store.open(key) as file:
                     tables[shard.number] = pq.read_table(file)
                 failed = (tables[shard.number].column(name).to_pylist() for name in ("sample_id", "error_kind"))

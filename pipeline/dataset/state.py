@@ -29,8 +29,8 @@ def side_objects(store: Store) -> set[str]:
 
 def missing_shards(plan: Plan, store: Store) -> list[Shard]:
     """What is left to do, from one listing of `data/`: an object that is there is a shard that is done."""
-    done = done_shards(store)
-    return [shard for shard in plan.all_shards() if shard.number not in done]
+    there = {entry.name for entry in store.list("data")}
+    return [shard for shard in plan.all_shards() if shard.data_key not in there]
 
 
 def unproven_shards(plan: Plan, store: Store, shards: Sequence[Shard]) -> list[Shard]:
@@ -44,10 +44,6 @@ def unproven_shards(plan: Plan, store: Store, shards: Sequence[Shard]) -> list[S
         if item.footer is not None and belongs(plan, item) and there.issuperset(item.footer.side_objects)
     }
     return [shard for shard in shards if shard.number not in proven]
-
-
-def done_shards(store: Store) -> set[int]:
-    return {number for entry in store.list("data") if (number := shard_number(entry.name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ def belongs(plan: Plan, item: DataObject) -> bool:
     return (
         item.footer is not None
         and item.footer.fingerprint == plan.fingerprint
-        and item.footer.shard.number == shard_number(item.entry.name)
+        and item.footer.shard.data_key == item.entry.name
         and item.footer.shard.number < plan.shards
     )
 

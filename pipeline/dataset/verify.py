@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, data_key_of, is_temporary, shard_number
+from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, data_key_of, is_reject, is_temporary, shard_number
 from promptmill.pipeline.dataset.look import look_at_everything
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import DataObject, dataset_counts, fits, read_data_objects
@@ -16,7 +16,7 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.local import TEMPORARY
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
-from promptmill.schemas.plan import CommitRecord, Counts, Sidecar
+from promptmill.schemas.plan import CommitRecord, Counts, Shard, Sidecar
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,17 @@ def may_remove(plan: Plan, item: DataObject) -> bool:
 
     An object of a shard that no segment has is left: somebody may bring the segment back.
     """
-    number = shard_number(item.entry.name)
     if item.footer is None:
-        return item.damaged and number is not None
-    beyond = item.footer.shard.number >= plan.shards and item.footer.shard.number == number
+        return item.damaged and _is_own_name(plan, item.entry.name)
+    beyond = item.footer.shard.number >= plan.shards and item.footer.shard.data_key == item.entry.name
     return item.footer.fingerprint == plan.fingerprint and not beyond
+
+
+def _is_own_name(plan: Plan, key: str) -> bool:
+    number = shard_number(key)
+    if number is None:
+        return False
+    return key == (plan.shard(number) if number < plan.shards else Shard(number, 0, 0, 0, 0)).data_key
 
 
 @dataclass(frozen=True)
@@ -149,15 +155,14 @@ def _side_problem(store: Store, record: CommitRecord, sidecar: Sidecar, entry: E
 
 
 def rows_of_side(record: CommitRecord, name: str) -> int:
-    return record.counts.rejected if name.startswith("rejects/") else record.counts.failed
+    return record.counts.rejected if is_reject(name) else record.counts.failed
 
 
 def _problem(plan: Plan, item: DataObject) -> str | None:
     footer = item.footer
     if footer is None:
         return item.problem
-    number = shard_number(item.entry.name)
-    if number != footer.shard.number:
+    if item.entry.name != footer.shard.data_key:
         return f"holds shard {footer.shard.number}"
     if footer.fingerprint != plan.fingerprint:
         return f"belongs to job {footer.fingerprint[:12]}, not {plan.fingerprint[:12]}"

@@ -123,7 +123,7 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
     by_shard = {number: footer.counts for number, footer in footers.items()}
     taken = set(range(plan.shards)) - {shard.number for shard in todo} - by_shard.keys()
     todo += _gone(plan, taken, store)
-    _refuse_foreign(taken - {shard.number for shard in todo}, store)
+    _refuse_foreign(plan, taken - {shard.number for shard in todo}, store)
     versions = _Versions(plan.versions, (footer.versions for footer in footers.values()), listener)
     tally = _Tally(listener, stop, plan.job.compute.max_failure_share, versions)
     listener.begin(plan, todo, dataset_counts(plan, by_shard))
@@ -171,12 +171,12 @@ def _make(plan: Plan, todo: list[Shard], dispatcher: Dispatcher, tally: _Tally, 
     )
 
 
-def _refuse_foreign(numbers: set[int], store: Store) -> None:
+def _refuse_foreign(plan: Plan, numbers: set[int], store: Store) -> None:
     """`numbers` are shards whose key is taken by an object that is no proof of them."""
     if numbers:
         raise OutputMismatchError(
             Problem(
-                f"{store.url}/data/part-{min(numbers):06d}.parquet",
+                f"{store.url}/{plan.shard(min(numbers)).data_key}",
                 "a whole object of this job",
                 f"something else ({len(numbers)} such objects)",
                 "`promptmill verify --repair` removes them so that they are made again",

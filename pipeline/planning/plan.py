@@ -19,7 +19,7 @@ from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fi
 from promptmill.pipeline.prompts.source import open_source
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel, Segment, Shard, Variant
+from promptmill.schemas.plan import LEAST_DIGITS, ResolvedModel, Segment, Shard, Variant
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,15 @@ class Plan:
         for position, segment in enumerate(self.segments):
             offset = number - segment.first_shard
             if 0 <= offset < segment.shards:
+                digits = max(LEAST_DIGITS, len(str(segment.first_shard + segment.shards - 1)))
                 if segment.ends:
                     start = segment.ends[offset - 1] if offset else 0
-                    return Shard(number, position, segment.variant or 0, start, segment.ends[offset])
+                    return Shard(number, position, segment.variant or 0, start, segment.ends[offset], digits)
                 size = self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
                 cell, block = divmod(offset, blocks(segment.prompts, size))
                 cell = cell if segment.variant is None else segment.variant
-                return Shard(number, position, cell, block * size, min((block + 1) * size, segment.prompts))
+                stop = min((block + 1) * size, segment.prompts)
+                return Shard(number, position, cell, block * size, stop, digits)
         raise IndexError(number)
 
     def all_shards(self) -> Iterator[Shard]:

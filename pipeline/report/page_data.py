@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from promptmill.pipeline.dataset.keys import is_failure, shard_of
 from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, plain
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.report.analysis import Frame
@@ -56,7 +57,7 @@ def choose_rows(plan: Plan, samples: Samples, sizes: dict[str, int]) -> Integers
     block_of: dict[str, tuple[int, int]] = {}
     for row, key in enumerate(samples.texts("object")):
         if key not in block_of:
-            shard = plan.shard(int(key.rpartition("part-")[2][:6]))
+            shard = plan.shard(shard_of(key))
             block_of[key] = (shard.segment, shard.start)
         block = block_of[key]
         blocks.setdefault(block, []).append(row)
@@ -179,7 +180,7 @@ def _pictures(
     for key, wanted in by_object.items():
         found: list[tuple[int, bytes]] = []
         with contextlib.suppress(MissingObjectError):  # `verify --repair` is at work
-            found += read(key, list(wanted)) if "failures/" not in key else ()  # a failure has no picture
+            found += read(key, list(wanted)) if not is_failure(key) else ()  # a failure has no picture
         for (place, _), picture in zip(found, pool.map(lambda pair: thumbnail(pair[1]), found), strict=True):
             if picture is not None:
                 yield wanted[place], picture

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.images import decode
-from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.scores.interface import Metric, Picture
@@ -135,7 +135,7 @@ def find_units(store: Store) -> list[Unit]:
     units = []
     for item in read_data_objects(store, entries):
         if item.footer is not None:
-            rejects = [key for key in item.footer.side_objects if key.startswith("rejects/")]
+            rejects = [key for key in item.footer.side_objects if is_reject(key)]
             units.append(Unit(item.footer.shard.part, (item.entry.name, *rejects)))
     if units:
         return units

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
 from promptmill.pipeline.dataset.images import decode, read_images
-from promptmill.pipeline.dataset.keys import shard_number
+from promptmill.pipeline.dataset.keys import data_key_of, is_failure, shard_of
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.models.catalog.versions import differing
@@ -72,7 +72,7 @@ def reproduce_sample(plan: Plan, store: Store, sample_id: str, context: WorkerCo
     key, row = find_sample(store, sample_id)
     fields = _read_row(store, key, row)
     plan = newest_plan(plan, store)
-    shard = plan.shard(shard_number(f"data/{key.rpartition('/')[2][:11]}.parquet") or 0)
+    shard = plan.shard(shard_of(key))
     context = context or WorkerContext(plan, store)
     try:
         batch, variant = _batch_of(shard, context, fields["sample_id"])
@@ -129,7 +129,7 @@ def find_sample(store: Store, sample_id: str) -> tuple[str, int]:
     for entry, rows in zip(entries, store.map(lambda entry: _matches(store, entry, sample_id), entries), strict=True):
         for row, full in rows:
             # Of a sample that failed and was retried, the image counts.
-            if full not in found or found[full][0].startswith("failures/"):
+            if full not in found or is_failure(found[full][0]):
                 found[full] = (entry.name, row)
     if len(found) > 1 and sample_id not in found:
         some = ", ".join(sorted(found)[:3])
@@ -138,7 +138,7 @@ def find_sample(store: Store, sample_id: str) -> tuple[str, int]:
         hint = "Ids stand in the column `sample_id` and in the report"
         raise JobError(Problem("sample_id", f"a sample of {store.url}", repr(sample_id), hint))
     key, row = found.get(sample_id) or next(iter(found.values()))
-    if key.startswith("failures/"):
+    if is_failure(key):
         kind = _read_row(store, key, row).get("error_kind")
         raise JobError(Problem("sample_id", "a sample that has an image", f"{sample_id!r}, which failed: {kind}"))
     return key, row
@@ -176,7 +176,7 @@ def _batch_of(shard: Shard, context: WorkerContext, sample_id: str) -> tuple[lis
 def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
     found: dict[str, SampleError] = {}
     for entry in store.list("failures"):
-        if entry.name.startswith(f"failures/{shard.part}-"):
+        if data_key_of(entry.name) == shard.data_key:
             with store.open(entry.name) as file:
                 rows = pq.read_table(file, columns=["sample_id", "error_kind", "message"]).to_pylist()
             kinds = {row["sample_id"]: row for row in rows if row["error_kind"] in _GIVEN_UP}

@@ -38,7 +38,7 @@ def process_shard(
         fingerprint = context.plan.fingerprint
         counts, size = commit_shard(shard, work.asked, outcomes, work.writer, context.store, fingerprint, versions)
     receipt = replace(context.receipt(shard, counts, size, clock, attempt), versions=versions)
-    write_receipt(context.store, receipt)
+    write_receipt(context.store, shard, receipt)
     return receipt
 
 

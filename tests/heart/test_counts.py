@@ -7,18 +7,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from promptmill.pipeline.dataset.commit import write_receipt
-from promptmill.pipeline.dataset.keys import shard_number, side_object_key
-from promptmill.pipeline.dataset.records import to_parquet
+from promptmill.pipeline.dataset.keys import data_key_of, shard_number, shard_of, side_object_key
+from promptmill.pipeline.dataset.records import read_footer, to_parquet
 from promptmill.pipeline.dataset.state import (
     DataObject,
     belongs,
     commonest_failure,
     counted,
     dataset_counts,
-    done_shards,
     missing_shards,
     read_counts,
     read_data_objects,
@@ -96,13 +96,55 @@ def test_keys() -> None:
     assert side_object_key("rejects", shard, b"abc") == "rejects/part-000012-ba7816bf8f01.parquet"
 
 
+@pytest.fixture
+def large(plan: Plan) -> Plan:
+    """Two million shards more, whose numbers have seven digits."""
+    return replace(plan, segments=(*plan.segments, Segment("extend", plan.segments[0].files, 4_000_000, 7, 2_000_000)))
+
+
+def test_names_are_as_long_as_the_numbers_of_their_segment(large: Plan) -> None:
+    assert [large.shard(n).part for n in (6, 7, 999_999, 1_000_000, 2_000_006)] == [
+        "part-000006",
+        "part-0000007",
+        "part-0999999",
+        "part-1000000",
+        "part-2000006",
+    ]
+    assert large.shard(7).receipt_key == "receipts/part-0000007.json"
+
+
+@pytest.mark.parametrize("number", [6, 7, 1_000_000])
+def test_an_object_of_any_number_is_found_again(large: Plan, number: int) -> None:
+    store, shard = memory(), large.shard(number)
+    put(store, large, number)
+    assert read_counts(large, store) == {number: Counts(1, 1)}
+    side = side_object_key("failures", shard, b"abc")
+    assert [shard_of(shard.data_key), shard_of(side)] == [number, number]
+    assert data_key_of(side) == shard.data_key
+    store.put(f"data/part-{number:09d}.parquet", store.read(shard.data_key))
+    assert read_counts(large, store) == {number: Counts(1, 1)}
+    assert read_footer(pq.read_metadata(pa.BufferReader(store.read(shard.data_key)))).shard == shard  # type: ignore[union-attr]
+
+
+def test_the_proof_of_a_short_number_is_as_it_was(large: Plan) -> None:
+    records = [CommitRecord(large.fingerprint, large.shard(n), Counts(), ()) for n in (6, 7)]
+    footers = [pq.read_metadata(pa.BufferReader(to_parquet(pa.table({"a": [1]}), r))).metadata for r in records]
+    assert ["digits" in json.loads(footer[b"promptmill"])["shard"] for footer in footers] == [False, True]
+
+
+@pytest.mark.parametrize("key", ["data/part-7.parquet", "scores/clip-part-000007.parquet", "data/part-000007.json"])
+def test_no_shard_is_read_out_of_another_name(key: str) -> None:
+    with pytest.raises(ValueError, match="expected the name of a data object"):
+        shard_of(key)
+
+
 def test_missing_shards(plan: Plan) -> None:
     store = memory()
     assert [shard.number for shard in missing_shards(plan, store)] == list(range(7))
     store.put("data/part-000001.parquet", b"whatever it is, the key is taken")
     store.put("data/notes.txt", b"")
     store.put("data/part-000099.parquet", b"")
-    assert done_shards(store) == {1, 99}
+    store.put("data/part-0000004.parquet", b"more digits than this plan gives")
     assert missing_shards(plan, store) == [plan.shard(n) for n in (0, 2, 3, 4, 5, 6)]
 
 
@@ -154,12 +196,12 @@ def test_side_objects() -> None:
 def test_receipts() -> None:
     store = memory()
     written = ShardStats(5, Counts(4, 1, 2, 1), {"read": 0.5}, "node:1", "cpu", 2, 100, False, 1, 7.0)
-    write_receipt(store, written)
+    write_receipt(store, Shard(5, 0, 0, 0, 1), written)
     assert store.read("receipts/part-000005.json") == json.dumps(asdict(written), sort_keys=True).encode()
     store.put("receipts/part-000006.json", b"{")
     store.put("receipts/part-000007.json", b"{}")
     store.put("receipts/part-000008.json", b'{"counts": {}, "shard": 8, "of a later version": 1}')
-    write_receipt(store, replace(written, shard=9))
+    write_receipt(store, Shard(9, 0, 0, 0, 1), replace(written, shard=9))
     assert read_receipts(store) == [written, replace(written, shard=9)]
 
 
