@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from promptmill.pipeline.prompts.first_look import FirstLook, FooterFacts, LookError
 from promptmill.pipeline.prompts.formats import as_schema, file_suffix, is_parquet, read_text_format, read_unpacked
 from promptmill.pipeline.prompts.kinds import carried
 from promptmill.pipeline.prompts.unicode import mend
@@ -21,7 +23,7 @@ from promptmill.schemas.plan import SourceFile
 
 _SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
 _BOMB_BYTES = 1 << 30
-_LARGEST_ROW_BYTES = 64 << 20
+LARGEST_ROW_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
@@ -29,7 +31,7 @@ def whole_parquet(name: str) -> Iterator[None]:
     """Raises InputError for what Arrow raises where bytes of the file are wrong."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, LookError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's error, not Arrow's
             raise
         raise InputError(
@@ -42,39 +44,48 @@ def whole_parquet(name: str) -> Iterator[None]:
         ) from None
 
 
-def check_no_bomb(store: Store, entry: Entry, metadata: pq.FileMetaData) -> None:
+def check_no_bomb(store: Store, entry: Entry, footer: FooterFacts, look: FirstLook) -> None:
     """Raises InputError for a file whose rows cannot be held in memory.
 
     A dictionary of one long value makes gigabytes of a few hundred bytes, and the footer does not say so: a file
-    that compresses suspiciously well is decoded in small steps.
+    that compresses suspiciously well is decoded in small steps, in the process of the first look.
     """
     where = f"prompts.source: {entry.name}"
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    for group in groups:
-        if group.total_byte_size > _LARGEST_ROW_BYTES * max(1, group.num_rows):
-            raise InputError(
-                Problem(
-                    where,
-                    "rows under 64 MiB",
-                    f"{group.total_byte_size / max(1, group.num_rows) / 2**20:.0f} MiB a row",
-                )
-            )
-    packed = sum(group.column(i).total_compressed_size for group in groups for i in range(group.num_columns))
-    unpacked = sum(group.total_byte_size for group in groups)
-    if unpacked < _SUSPICIOUS_RATIO * packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
+    for rows, size in footer.groups:
+        if size > LARGEST_ROW_BYTES * max(1, rows):
+            raise _too_wide(where, size // max(1, rows))
+    unpacked = sum(size for _, size in footer.groups)
+    if unpacked < _SUSPICIOUS_RATIO * footer.packed and entry.size_bytes * _SUSPICIOUS_RATIO > unpacked:
         return
-    seen = 0
-    with whole_parquet(entry.name), store.open(entry.name) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
-            seen += batch.nbytes
-            if seen > _BOMB_BYTES:
-                raise InputError(
-                    Problem(
-                        where,
-                        "a file that decodes to a size in keeping with its own",
-                        f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB",
-                    )
-                )
+    bomb = Problem(
+        where,
+        "a file that decodes to a size in keeping with its own",
+        f"{entry.size_bytes:,} bytes that decode to more than {_BOMB_BYTES >> 30} GiB",
+    )
+    if entry.size_bytes > _BOMB_BYTES:
+        raise InputError(bomb)
+    path = store.path(entry.name) if store.is_local else None
+    data = b"" if path else store.read(entry.name)
+    size, longest = look.decode(path, data, _BOMB_BYTES, LARGEST_ROW_BYTES)
+    if longest:
+        raise _too_wide(where, longest)
+    if size > _BOMB_BYTES:
+        raise InputError(bomb)
+
+
+def _too_wide(where: str, size: int) -> InputError:
+    return InputError(Problem(where, f"rows under {LARGEST_ROW_BYTES >> 20} MiB", f"{size / 2**20:.0f} MiB a row"))
+
+
+def check_widths(batch: pa.RecordBatch, name: str) -> None:
+    """Of rows that were read with their dictionaries, before these are written out: 64 rows of one value of 200 MiB
+    take 200 MiB then and 13 GB afterwards. Raises InputError."""
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type) and not pa.types.is_nested(column.type.value_type):
+            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary()))
+            longest = pc.max(lengths).as_py() or 0
+            if longest > LARGEST_ROW_BYTES:
+                raise _too_wide(f"prompts.source: {name}", longest)
 
 
 def check_unique_ids(store: Store, files: Sequence[SourceFile], prompts: Prompts) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.kinds import as_kind, carried
 from promptmill.pipeline.prompts.separated import read_separated
+from promptmill.pipeline.prompts.unpacking import UNPACK, unpack
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.job import Columns
@@ -23,23 +22,10 @@ TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def _unpack_zstd(data: bytes) -> bytes:
-    with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
-        return bytes(stream.read())
-
-
-_UNPACK: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-    ".xz": lzma.decompress,
-    ".zst": _unpack_zstd,
-}
-
-
 def file_suffix(name: str) -> str:
     """In lower case, without that of a compression: `.csv` for `A.CSV.gz`."""
     base = name.rsplit("/", 1)[-1].lower()
-    for packed in _UNPACK:
+    for packed in UNPACK:
         base = base.removesuffix(packed)
     return "." + base.rpartition(".")[2] if "." in base else ""
 
@@ -54,11 +40,11 @@ def read_unpacked(store: Store, name: str) -> bytes:
     Raises InputError where that cannot be unpacked, StorageError where the object cannot be read.
     """
     data = store.read(name)
-    packed = next((suffix for suffix in _UNPACK if name.lower().endswith(suffix)), None)
+    packed = next((suffix for suffix in UNPACK if name.lower().endswith(suffix)), None)
     if packed is None:
         return data
     try:
-        return _UNPACK[packed](data)
+        return unpack(data, packed)
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:  # each library has its own
         raise InputError(
             Problem(

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.checks import check_widths, whole_parquet
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.inputs import locator
@@ -114,7 +115,7 @@ class PromptReader:
     def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
         parts: list[pa.Table] = []
         with self._held.open(file) as stream, whole_parquet(file.name):
-            parquet = pq.ParquetFile(stream)
+            parquet = open_thin(stream)
             if parquet.metadata.num_rows != file.rows:
                 raise InputError(
                     Problem(
@@ -138,15 +139,16 @@ class PromptReader:
             if self._cached is not None and self._cached[0] == (file.path, group):
                 return self._cached[1].slice(offset, rows)
         if parquet.metadata.row_group(group).total_byte_size > _CACHED_GROUP_BYTES or rows > 10_000:
-            return _stream_rows(parquet, group, offset, rows, self._read)
+            return _stream_rows(parquet, file.name, group, offset, rows, self._read)
         taken: list[pa.RecordBatch] = []
         total = 0
         # Row groups are read in steps: what a footer claims about decoded size is not to be trusted.
-        for batch in parquet.iter_batches(batch_size=4096, row_groups=[group], columns=self._read):
+        for batch in parquet.iter_batches(batch_size=1024, row_groups=[group], columns=self._read):
+            check_widths(batch, file.name)
             taken.append(batch)
             total += batch.nbytes
             if total > _CACHED_GROUP_BYTES:
-                return _stream_rows(parquet, group, offset, rows, self._read)
+                return _stream_rows(parquet, file.name, group, offset, rows, self._read)
         table = pa.Table.from_batches(taken)
         with self._lock:
             self._cached = ((file.path, group), table)
@@ -209,6 +211,18 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns)
     return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), RETRY_HELPERS)
 
 
+def open_thin(stream: BinaryIO) -> pq.ParquetFile:
+    """Texts as dictionaries, where the file has them: one long value of all rows is held once, and seen to be long."""
+    parquet = pq.ParquetFile(stream)
+    texts = [field.name for field in parquet.schema_arrow if pa.types.is_string(field.type)]
+    thin = pq.ParquetFile(stream, metadata=parquet.metadata, read_dictionary=texts)
+    try:
+        next(thin.iter_batches(batch_size=1), None)
+    except (pa.ArrowException, OSError):  # values that say only in what they differ from the one before have none
+        return parquet
+    return thin
+
+
 def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:
     """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as numbers.
 
@@ -239,10 +253,13 @@ def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object
     return replace(parsed, error=error or base.error)
 
 
-def _stream_rows(parquet: pq.ParquetFile, group: int, offset: int, rows: int, columns: list[str] | None) -> pa.Table:
+def _stream_rows(
+    parquet: pq.ParquetFile, name: str, group: int, offset: int, rows: int, columns: list[str] | None
+) -> pa.Table:
     kept: list[pa.RecordBatch] = []
     begins = 0
     for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=columns):
+        check_widths(batch, name)
         low, high = max(offset, begins), min(offset + rows, begins + batch.num_rows)
         if low < high:
             kept.append(batch.slice(low - begins, high - low))

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.checks import check_no_bomb, check_unique_ids, whole_parquet
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
+from promptmill.pipeline.prompts.first_look import FirstLook, first_look
 from promptmill.pipeline.prompts.formats import (
     file_suffix,
     is_parquet,
@@ -58,11 +58,12 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     store, entries = find_prompt_files(prompts.source, output)
     opened: list[OpenedFile] = []
     problems: list[Problem | str] = []
-    for result in store.map(lambda entry: _try_open(store, entry, prompts.columns), entries):
-        if isinstance(result, InputError):
-            problems.extend(result.problems)
-        else:
-            opened.append(result)
+    with first_look(at_once=any(is_parquet(entry.name) for entry in entries)) as look:
+        for result in store.map(lambda entry: _try_open(store, entry, prompts.columns, look), entries):
+            if isinstance(result, InputError):
+                problems.extend(result.problems)
+            else:
+                opened.append(result)
     if problems:
         raise InputError(*problems)
     schema = unify(opened, prompts.columns)
@@ -106,32 +107,31 @@ def source_file(file: SuiteFile) -> SourceFile:
     return SourceFile(file.name, file.name, file.size_bytes, file.table.num_rows, file.sha256[:32])
 
 
-def _try_open(store: Store, entry: Entry, columns: Columns) -> OpenedFile | InputError:
+def _try_open(store: Store, entry: Entry, columns: Columns, look: FirstLook) -> OpenedFile | InputError:
     try:
         if is_parquet(entry.name):
-            return _open_parquet(store, entry)
+            return _open_parquet(store, entry, look)
         return _open_text(store, entry, columns)
     except InputError as error:
         return error
 
 
-def _open_parquet(store: Store, entry: Entry) -> OpenedFile:
+def _open_parquet(store: Store, entry: Entry, look: FirstLook) -> OpenedFile:
     where = f"prompts.source: {entry.name}"
     version = None if store.is_local else content_version(entry)
     with whole_parquet(entry.name), _unchanged(where):
         digest = file_digest(Path(store.path(entry.name))) if store.is_local else None
-        metadata = store.parquet_metadata(entry, version)
-        schema = metadata.schema.to_arrow_schema().remove_metadata()
-        names = schema.names
+        footer = look.footer(store.parquet_tail(entry, version))
+        names = footer.schema.names
     if len(set(names)) < len(names):
         raise InputError(Problem(where, "each column name once", f"columns {names}"))
-    check_no_bomb(store, entry, metadata)
-    etag = hash_of_footer(metadata)
-    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, metadata.num_rows, etag)
+    with whole_parquet(entry.name):
+        check_no_bomb(store, entry, footer, look)
+    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, footer.rows, footer.etag)
     file = replace(file, digest=digest, version=version)
-    maps = [field.name for field in schema if has_map(field.type)]
+    maps = [field.name for field in footer.schema if has_map(field.type)]
     notices = [f"{where}: column {name!r} is a map; it is carried as a list of key and value" for name in maps]
-    plain = pa.schema([field.with_type(carried(field.type)) for field in schema])
+    plain = pa.schema([field.with_type(carried(field.type)) for field in footer.schema])
     return OpenedFile(file, plain, tuple(notices))
 
 
@@ -155,12 +155,6 @@ def _open_text(store: Store, entry: Entry, columns: Columns) -> OpenedFile:
 
 def hash_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
-
-
-def hash_of_footer(metadata: pq.FileMetaData) -> str:
-    sink = pa.BufferOutputStream()
-    metadata.write_metadata_file(sink)
-    return hash_of(sink.getvalue())
 
 
 def _url(store: Store, entry: Entry) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.first_look import first_look
 from promptmill.pipeline.prompts.formats import (
     as_schema,
     file_suffix,
@@ -21,7 +22,6 @@ from promptmill.pipeline.prompts.held import changed
 from promptmill.pipeline.prompts.source import (
     find_suite,
     hash_of,
-    hash_of_footer,
     source_file,
 )
 from promptmill.pipeline.storage.digests import digest_of
@@ -72,14 +72,10 @@ def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
         if hash_of(data) != file.etag:
             raise changed(file)
         return read_text_format(data, file_suffix(file.name), file.name, columns)[0]
-    with whole_parquet(file.name):
-        parquet = pq.ParquetFile(pa.BufferReader(data))
-        if hash_of_footer(parquet.metadata) != file.etag:
+    with whole_parquet(file.name), first_look() as look:
+        if look.footer(data).etag != file.etag or content_version(store.entry(name)) != file.version:
             raise changed(file)
-        entry = store.entry(name)
-        if content_version(entry) != file.version:
-            raise changed(file)
-        return parquet.read()
+        return pq.ParquetFile(pa.BufferReader(data)).read()
 
 
 def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema | None) -> SourceFile:

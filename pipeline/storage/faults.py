@@ -9,7 +9,7 @@ from promptmill.schemas.urls import chain, scheme_of
 
 # Waiting does not help against these.
 _LASTING_ERRNO = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EINVAL),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENXIO),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTSUP, errno.ENOSYS),
 }
 MISSING_PLACES = {"NoSuchBucket", "ContainerNotFound"}

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote, split_query
+from promptmill.schemas.errors import InputError, Problem
 
 
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
@@ -32,6 +34,8 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
             return store, []
         if info[0] == "directory":
             return store, _without(store.find(), (".", "_"))
+        if info[0] != "file":  # a FIFO would be waited for, /dev/zero read without end
+            raise InputError(Problem(redact(address), "files, or a folder of them", "a device, a FIFO or a socket"))
         base, _, name = source.rpartition("/")
         return Store(base or "."), [Entry(name, info[1])]
     base = source[: wild.start()].rpartition("/")[0]

@@ -33,7 +33,7 @@ from promptmill.pipeline.storage.faults import (
     is_storage_fault,
     is_transient,
 )
-from promptmill.pipeline.storage.local import TEMPORARY, create_file, remove_file, replace_file
+from promptmill.pipeline.storage.local import TEMPORARY, create_file, read_regular_file, remove_file, replace_file
 from promptmill.pipeline.storage.remote import (
     RemoteFile,
     create_object,
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PATIENCE_S = 300.0
 FOOTER_BYTES = 1 << 16
+LARGEST_FOOTER_BYTES = 64 << 20  # 10,000 columns in 100 row groups have 50 MB
 _IO_THREADS = 16
 _LONGEST_WAIT_S = 20.0
 
@@ -153,18 +154,23 @@ class Store:
         reached("after-write")
 
     def read(self, key: str) -> bytes:
-        return self._call(f"read {key}", lambda: cast(bytes, self.fs.cat_file(self.path(key))))
+        return self._call(f"read {key}", lambda: self._whole(key))
 
     def read_if_exists(self, key: str) -> bytes | None:
         def attempt() -> bytes | None:
             try:
-                return cast(bytes, self.fs.cat_file(self.path(key)))
+                return self._whole(key)
             except FileNotFoundError as error:
                 if error_code(error) in MISSING_PLACES:
                     raise
                 return None
 
         return self._call(f"read {key}", attempt)
+
+    def _whole(self, key: str) -> bytes:
+        if self.is_local:
+            return read_regular_file(Path(self.path(key)))
+        return cast(bytes, self.fs.cat_file(self.path(key)))
 
     def find(self, pattern: str = "") -> list[Entry]:
         """Objects at any depth, or those that a glob names, sorted by name. Links to files are files."""
@@ -295,16 +301,20 @@ class Store:
 
     def parquet_metadata(self, entry: Entry, version: str | None = None) -> pq.FileMetaData:
         """Of the footer, in one ranged read. Raises pyarrow.ArrowInvalid where the object is no whole Parquet file."""
+        try:
+            return pq.read_metadata(pa.BufferReader(self.parquet_tail(entry, version)))
+        except OSError as error:  # what Arrow raises where a byte of the footer is wrong
+            raise pa.ArrowInvalid(str(error)) from None
+
+    def parquet_tail(self, entry: Entry, version: str | None = None) -> bytes:
+        """The end of the object with the whole footer, if it has one; mostly one ranged read, and at most 64 MiB."""
         window = FOOTER_BYTES
         while True:
             start = max(0, entry.size_bytes - window)
             tail = self.read_range(entry.name, start, entry.size_bytes, version) if entry.size_bytes else b""
             needed = int.from_bytes(tail[-8:-4], "little") + 8
-            if needed <= len(tail) or start == 0 or tail[-4:] != b"PAR1":
-                try:
-                    return pq.read_metadata(pa.BufferReader(tail))
-                except OSError as error:  # what Arrow raises where a byte of the footer is wrong
-                    raise pa.ArrowInvalid(str(error)) from None
+            if needed <= len(tail) or start == 0 or tail[-4:] != b"PAR1" or needed > LARGEST_FOOTER_BYTES:
+                return tail
             window = needed
 
     def map(self, function: Callable[[S], T], things: Iterable[S]) -> Iterable[T]:
