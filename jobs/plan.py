@@ -11,6 +11,7 @@ from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.state import read_counts
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.schemas.errors import InputError
 from promptmill.schemas.job import Job
 from promptmill.schemas.results import PlanResult
 
@@ -25,6 +26,8 @@ def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, PlanResult]:
     store = open_output(job.output.url, "output.url")
     stored = read_plan(store)
     if stored is None:
+        if planned.wrong:
+            raise InputError(*planned.wrong)
         return planned, describe(planned, 0, 0)
     planned = join(planned, stored, store.url)
     done = read_counts(planned, store)

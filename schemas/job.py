@@ -14,7 +14,9 @@ from promptmill.schemas.sweep import Partial, SweepAxes, axis
 
 SCHEMA_VERSION = 1
 MAX_SEED = 2**53 - 1
-"""Seeds stay exact in JSON, JavaScript and spreadsheets."""
+"""Seeds that are derived stay exact in JSON, JavaScript and spreadsheets."""
+LARGEST_SEED = 2**64 - 1
+"""Of those in a column: what torch takes, and ComfyUI writes."""
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ImageFormat = Literal["png", "webp", "jpeg"]
@@ -44,7 +46,7 @@ class Columns(StrictModel):
     negative_prompt: Text | None = None
     """Overrides `generation.negative_prompt` where the value is not null."""
     seed: Text | None = None
-    """Integer from 0; sample i of the prompt takes seed + i. Overrides the derived seed where not null."""
+    """Integer from 0 to 2^64 − 1; sample i of the prompt takes seed + i. Null and -1 leave the derived seed."""
     caption: Text | None = None
     """Text that the image is stored with and scored against; the prompt where absent or null."""
     image: Text | None = None
@@ -53,6 +55,41 @@ class Columns(StrictModel):
     """What of `image` to draw anew: white. The rest keeps its pixels exactly."""
     strength: Text | None = None
     """Number above 0, at most 1; overrides `generation.strength` where not null."""
+
+
+class Format(StrictModel):
+    """How CSV, TSV and plain text are written. What is left out is found out, and told where it is not as usual."""
+
+    delimiter: Text | None = None
+    """Sign between fields, such as `;`, or `tab`."""
+    quoting: Text | None = None
+    """Sign around fields that need one, such as `'`, or `none`."""
+    escape: Text | None = None
+    """Sign before a quotation mark that is text, such as a backslash. Two marks for one are always read."""
+    comment: Text | None = None
+    """Lines of plain text that begin so are no prompts, such as `#`."""
+
+    @property
+    def separator(self) -> str | None:
+        return "\t" if self.delimiter in ("tab", "\\t") else self.delimiter
+
+    @property
+    def quote(self) -> str | None:
+        """None where nothing is quoted."""
+        return None if self.quoting in (None, "none") else self.quoting
+
+    @model_validator(mode="after")
+    def _one_sign(self) -> Self:
+        given = {"delimiter": self.separator, "quoting": self.quote, "escape": self.escape}
+        hint = 'For example `format: {delimiter: ";"}`, `tab` as a delimiter, `none` as quoting.'
+        raise_all(
+            [
+                broken_rule((name,), "one sign", repr(sign), hint, f"prompts.format.{name}")
+                for name, sign in given.items()
+                if sign is not None and (len(sign) > 1 or sign in "\r\n")
+            ]
+        )
+        return self
 
 
 class ShapesSuite(StrictModel):
@@ -77,11 +114,17 @@ class Prompts(StrictModel):
 
     It knows its columns, and gives each prompt a `category` where the suite has one."""
     source: Text | None = None
-    """File, folder, glob or URL; Parquet, CSV, TSV, JSONL, or text with one prompt a line. Needed but for `shapes`.
+    """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, or text with one prompt a line.
+
+    Needed but for `shapes`.
 
     A path is relative to the folder the command is started in."""
     columns: Columns = Columns()
     """Which source column is what."""
+    format: Format = Format()
+    """How text files are written, where that is not found out rightly."""
+    carry: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Columns of images or sounds that the records shall have too; all other columns are carried unasked."""
     shapes: ShapesSuite = ShapesSuite()
     """Options of `suite: shapes`."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -107,6 +150,9 @@ class Prompts(StrictModel):
         if self.suite is not None and self.columns != type(self.columns)():
             hint = f"`suite: {self.suite}` knows its columns; leave `suite` out to map them yourself."
             wrong.append(broken_rule(("columns",), "nothing", "a mapping", hint, "prompts"))
+        if self.suite is not None and self.format != type(self.format)():
+            hint = f"`suite: {self.suite}` knows how its files are written."
+            wrong.append(broken_rule(("format",), "nothing", "a mapping", hint, "prompts"))
         if self.shapes != type(self.shapes)() and not built_in:
             hint = "These are options of `suite: shapes`."
             wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))

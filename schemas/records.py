@@ -102,6 +102,14 @@ def with_scores(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
     return schema.set(schema.get_field_index("scores"), pa.field("scores", pa.struct(fields)))
 
 
+LARGEST_NARROW_SEED: Final = 2**63 - 1
+
+
+def with_wide_seeds(schema: pa.Schema) -> pa.Schema:
+    """For a dataset whose source has seeds above 2^63 − 1: `seed` is uint64 there, from the first shard on."""
+    return schema.set(schema.get_field_index("seed"), pa.field("seed", pa.uint64()))
+
+
 def passthrough_names(names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     """Names under which the columns of a source are written: their own, with `input_` before it where one is taken.
 

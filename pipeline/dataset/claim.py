@@ -24,18 +24,21 @@ from promptmill.pipeline.planning.same import differences
 from promptmill.pipeline.prompts.held import held_copy
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, Problem, StorageError
 from promptmill.schemas.plan import STAGED, Segment
+from promptmill.schemas.records import LARGEST_NARROW_SEED
 
 
 def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
     """Make the output this job's, or join it where it is already; the plan that holds for everyone.
 
     With `extend`, source files that are new since then are added. Raises OutputMismatchError where the output
-    belongs to another job, naming each field that differs.
+    belongs to another job, naming each field that differs, and InputError for rows that make no image.
     """
     stored = read_plan(store)
     if stored is None:
+        if plan.wrong:
+            raise InputError(*plan.wrong)
         store.create(JOB_KEY, to_json(recorded(_staged(plan, store), _folder(store))))
         reached("driver-after-claim")
         stored = read_plan(store)
@@ -63,7 +66,9 @@ def _with_copies(plan: Plan, joined: Plan, store: Store) -> Plan:
         if segment.kind != "retry" and file.path.startswith(STAGED)
     ]
     copies = {file.name: held_copy(file, store) for file in staged}
-    again = [file for file in plan.segments[0].files if file.name in copies and copies[file.name] is None]
+    rows = {file.name: file.rows for file in staged}
+    lost = [file for file in plan.segments[0].files if file.name in copies and copies[file.name] is None]
+    again = [replace(file, rows=rows[file.name]) for file in lost]
     good = {file.name: file for file in (*copies.values(), *stage(again, plan.job.prompts, store)) if file is not None}
 
     def copied(segment: Segment) -> Segment:
@@ -100,6 +105,10 @@ def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
         if plan.job.prompts.limit is not None:
             got, hint = f"{plan.job.prompts.limit}", "Extend a job without a limit"
             raise JobError(Problem("prompts.limit", "null for a job that is extended", got, hint))
+        if plan.wide_seeds and not stored.wide_seeds:
+            got, hint = "larger ones in what is new", "Give these prompts a job and an output of their own"
+            where = "prompts.columns.seed"
+            raise JobError(Problem(where, f"seeds up to {LARGEST_NARROW_SEED}, as the dataset can hold", got, hint))
         grown = _extended(plan, stored, store, added)
         if grown.shards == stored.shards:
             raise StorageError(f"{store.url}/segments/ does not show what was written there. Does something delete?")

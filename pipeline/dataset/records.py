@@ -25,6 +25,7 @@ from promptmill.schemas.records import (
     input_column,
     passthrough_names,
     with_scores,
+    with_wide_seeds,
 )
 
 FOOTER_KEY = b"promptmill"
@@ -53,7 +54,7 @@ class RecordWriter:
     """Builds the objects of one shard. `constants` are the settings all of its rows share.
 
     `clip_score` names the score that is repeated in the column of that name; `more` are columns
-    that not every job has: INPUTS and ADAPTERS.
+    that not every job has: INPUTS and ADAPTERS; `wide_seeds` is for a source that has seeds above 2^63 − 1.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class RecordWriter:
         constants: Mapping[str, Any],
         clip_score: str | None = None,
         more: Sequence[pa.Field] = (),
+        wide_seeds: bool = False,
     ) -> None:
         self._score_names = score_names
         self._clip_score = clip_score
         self._passthrough = passthrough
         self._constants = dict(constants)
         self._more = list(more)
+        self._wide_seeds = wide_seeds
 
     def add_constants(self, constants: Mapping[str, Any]) -> None:
         self._constants.update(constants)
@@ -85,6 +88,7 @@ class RecordWriter:
     def _table(self, schema: pa.Schema, outcomes: Sequence[Outcome]) -> pa.Table:
         if "scores" in schema.names:
             schema = with_scores(schema, self._score_names)
+        schema = with_wide_seeds(schema) if self._wide_seeds else schema
         schema = pa.schema([*schema, *self._more])
         table = pa.Table.from_pylist([self._row(outcome) for outcome in outcomes], schema=schema)
         rows = _taken(self._passthrough, [outcome.sample.row for outcome in outcomes])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,10 @@ from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
-from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task
+from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
+from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_url
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job, Model
@@ -92,6 +93,23 @@ def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: 
         if model in models:
             asked = (models[model], task, steps, strength, places[strength])
             _collect(problems, lambda asked=asked: check_strength(*asked))
+
+
+def wrong_values(job: Job, models: Sequence[ResolvedModel], source: Source) -> tuple[Problem, ...]:
+    """Values of mapped columns that make no image."""
+    return (*source.wrong, *_too_weak(job, models, source.least.get("strength")))
+
+
+def _too_weak(job: Job, models: Sequence[ResolvedModel], least: float | None) -> Iterator[Problem]:
+    """Of the smallest strength that a row has."""
+    if least is None:
+        return
+    resolved = dict(zip(variants.swept_models(job), models, strict=True))
+    for model, steps in variants.combinations(job, "model", "num_inference_steps"):
+        if steps_made(job.task.name, resolved[model].pipeline_class, steps, least) < 1:
+            hint = "Raise the strength of such rows, or generation.num_inference_steps"
+            yield Problem("prompts.columns.strength", f"one step at least of {steps}", f"none at {least:g}", hint)
+            return
 
 
 def _asked(job: Job) -> dict[str, str]:

@@ -14,12 +14,14 @@ from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.checks import (
     and_those_of,
     check_job,
+    wrong_values,
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
 from promptmill.pipeline.prompts.source import open_source
-from promptmill.schemas.errors import JobError
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import LEAST_DIGITS, ResolvedModel, Segment, Shard, Variant
+from promptmill.schemas.records import LARGEST_NARROW_SEED
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Plan:
     notices: tuple[str, ...] = ()
     folder: str | None = field(default=None, compare=False)
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
+    wide_seeds: bool = False
+    """Whether seeds above 2^63 − 1 may come, so that their column is uint64 in every shard."""
+    wrong: tuple[Problem, ...] = field(default=(), compare=False)
+    """Values of mapped columns that make no image: no dataset is begun with such rows.
+
+    One that an earlier version began goes on, and they fail one by one."""
 
     @property
     def cells(self) -> int:
@@ -123,4 +131,9 @@ def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
     shards = variants.cell_count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = fingerprint_fields(job, models, clips, source)
-    return Plan(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices)
+    last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
+    return Plan(
+        *(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices),
+        wide_seeds=last > LARGEST_NARROW_SEED,
+        wrong=wrong_values(job, models, source),
+    )

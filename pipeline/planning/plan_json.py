@@ -33,6 +33,7 @@ def to_json(plan: Plan) -> bytes:
             "samples": plan.samples,
             "shards": plan.shards,
             "folder": plan.folder,
+            **({"wide_seeds": True} if plan.wide_seeds else {}),
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "segments": [asdict(segment) for segment in plan.segments],
@@ -58,6 +59,7 @@ def from_json(data: bytes) -> Plan:
         segments=tuple(segment_from_json(segment) for segment in inner["segments"]),
         folder=inner.get("folder"),
         versions=content.get("versions", {}),
+        wide_seeds=inner.get("wide_seeds", False),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from promptmill.pipeline.models.catalog.held import is_same
 from promptmill.pipeline.planning.fingerprint import differing_fields
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.formats import is_parquet
 from promptmill.schemas.plan import STAGED, SourceFile
 
 
@@ -30,7 +31,17 @@ def _in_their_words(plan: Plan, stored: Plan) -> dict[str, Any]:
             paths[clip.path] = their_clip.path
             revisions[clip.identity] = their_clip.identity
     _rename(fields, paths, revisions)
+    _count_as_they_did(fields, stored)
     return fields
+
+
+def _count_as_they_did(fields: dict[str, Any], stored: Plan) -> None:
+    """In place: an earlier version took blank lines for prompts, and other text formats in other rows than this one."""
+    theirs = stored.fields["prompts"].get("source", {})
+    for name, ours in fields["prompts"].get("source", {}).items():
+        before = theirs.get(name)
+        if before is not None and before["etag"] == ours["etag"] and not is_parquet(name):
+            ours["rows"] = before["rows"]
 
 
 def _rename(value: Any, paths: Mapping[str, str], revisions: Mapping[str, str]) -> None:

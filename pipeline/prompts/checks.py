@@ -131,7 +131,7 @@ def _id_bytes(value: object) -> bytes:
 
 def _id_batches(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[list[object]]:
     first = 0
-    for table in _id_tables(store, file, prompts):
+    for table in column_tables(store, file, prompts, [str(prompts.columns.id)]):
         mended, broken = mend(table)
         ids: list[object] = mended.column(0).to_pylist()
         for row, value in enumerate(ids):
@@ -143,15 +143,15 @@ def _id_batches(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[li
         first += len(ids)
 
 
-def _id_tables(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[pa.Table]:
-    column = prompts.columns.id
+def column_tables(store: Store, file: SourceFile, prompts: Prompts, names: list[str]) -> Iterator[pa.Table]:
+    """Some columns of a file, a part after the other, in the types that all readers know."""
     if is_parquet(file.name):
         with whole_parquet(file.name), store.open(file.name) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=[column]):
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=names):
                 table = pa.Table.from_batches([batch])
                 plain = pa.schema([field.with_type(carried(field.type)) for field in table.schema])
                 yield as_schema(table, plain)
     else:
         data = read_unpacked(store, file.name)
-        table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts.columns)
-        yield table.select([column])
+        table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts)
+        yield table.select(names)

@@ -21,6 +21,8 @@ class OpenedFile:
     file: SourceFile
     schema: pa.Schema
     notices: tuple[str, ...] = ()
+    judged: pa.Table | None = None
+    """Of a text file the columns whose values are looked at."""
 
 
 def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
@@ -67,7 +69,7 @@ def _meet_as_text(
 
 _IMAGES = "paths, URLs, bytes, or a struct of bytes and path"
 WANTED: Mapping[str, str] = {
-    "seed": "an integer column",
+    "seed": "a column of integers",
     "id": "a text or integer column",
     "strength": "a number column",
     **dict.fromkeys(ROLES, _IMAGES),
@@ -104,6 +106,7 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     if role in ROLES:
         is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         return is_text(kind) or bool(is_bytes or _is_image_struct(kind))
+    is_number = is_number or bool(pa.types.is_decimal(kind)) or (role == "seed" and is_text(kind))
     return bool(
         is_number if role in ("seed", "strength") else is_text(kind) or is_whole if role == "id" else is_text(kind)
     )

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from promptmill.pipeline.prompts.formats import PARQUET_FORMATS, TEXT_FORMATS, file_suffix
+from promptmill.pipeline.prompts.formats import NAMED_FORMATS, PARQUET_FORMATS, TEXT_FORMATS, file_suffix
+from promptmill.pipeline.prompts.tables import files_that_count
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
@@ -21,11 +22,17 @@ _OWN_OBJECT: Final = re.compile(
 """Keys that runs write below the output, and no prompts of a folder `data` or `inputs` that someone else filled."""
 
 
-def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:
-    """Those of a format that is known: a folder may hold others, a glob may not. Raises InputError."""
+def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entry], list[str]]:
+    """Those of a format that is known: a folder may hold others, a glob may not; and what is to be said about them.
+
+    Of a folder that is a table, the files that it still has. Raises InputError.
+    """
     store, entries = find_files(source, output)
-    known = (*PARQUET_FORMATS, *TEXT_FORMATS)
+    known: tuple[str, ...] = (*PARQUET_FORMATS, *TEXT_FORMATS)
     readable = [entry for entry in entries if file_suffix(entry.name) in known]
+    if not readable or any(c in source for c in "*?["):
+        known = (*known, *NAMED_FORMATS)
+        readable = [entry for entry in entries if file_suffix(entry.name) in known]
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
         strange = next(entry for entry in entries if entry not in readable)
         raise InputError(
@@ -36,7 +43,12 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
             )
         )
     refuse_strange_names(readable)
-    return store, readable
+    if source.startswith(("http://", "https://")) or (len(readable) == 1 and source.endswith(readable[0].name)):
+        return store, readable, []
+    counting, notices = files_that_count(store, readable)
+    if not counting:
+        raise InputError(Problem(f"prompts.source: {source}", "at least one prompt", "a table without rows"))
+    return store, counting, notices
 
 
 def find_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:

@@ -6,19 +6,23 @@ import json
 import lzma
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
+from promptmill.pipeline.prompts.json_rows import json_rows
 from promptmill.pipeline.prompts.kinds import as_kind, carried
 from promptmill.pipeline.prompts.separated import read_separated
+from promptmill.pipeline.prompts.spreadsheet import spreadsheet_rows
 from promptmill.pipeline.prompts.unpacking import UNPACK, unpack
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Columns
+from promptmill.schemas.job import Prompts
 
 PARQUET_FORMATS = (".parquet", ".pq")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
+NAMED_FORMATS = (".json", ".xlsx")
+"""Read where a source names them or holds nothing else: beside other files they describe these more often than not."""
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -34,12 +38,24 @@ def is_parquet(name: str) -> bool:
     return file_suffix(name) in PARQUET_FORMATS
 
 
+LFS_BYTES: Final = 1024
+"""A pointer of Git LFS is smaller (its specification says so)."""
+
+
+def refuse_lfs(data: bytes, name: str) -> None:
+    """Raises InputError for what Git LFS leaves in place of a file, whatever the file is."""
+    if len(data) < LFS_BYTES and data.lstrip().startswith((b"version https://git-lfs", b"version https://hawser")):
+        hint = "Run `git lfs pull` where it was cloned"
+        raise InputError(Problem(f"prompts.source: {name}", "the file itself", "a Git LFS pointer", hint))
+
+
 def read_unpacked(store: Store, name: str) -> bytes:
     """What is in the object, unpacked where its name ends in .gz, .bz2, .xz or .zst.
 
     Raises InputError where that cannot be unpacked, StorageError where the object cannot be read.
     """
     data = store.read(name)
+    refuse_lfs(data, name)
     packed = next((suffix for suffix in UNPACK if name.lower().endswith(suffix)), None)
     if packed is None:
         return data
@@ -56,22 +72,54 @@ def read_unpacked(store: Store, name: str) -> bytes:
         ) from None
 
 
-def read_text_format(data: bytes, suffix: str, name: str, columns: Columns) -> tuple[pa.Table, list[str]]:
-    """The rows, and notices about columns that could not keep their types.
+def read_text_format(
+    data: bytes, suffix: str, name: str, prompts: Prompts, rows: int | None = None
+) -> tuple[pa.Table, list[str]]:
+    """The rows, and notices about how they were read and columns that could not keep their types.
 
-    Text is UTF-8, with or without byte order mark. Raises InputError naming the line.
+    Text is UTF-8, with or without byte order mark. Earlier versions read some files in other rows: `rows`, where given,
+    says how many there were. Raises InputError naming the line.
     """
     where = f"prompts.source: {name}"
-    data = _unmarked(data, where)
-    if not data.strip():
+    table, notices = _read(data, suffix, where, prompts)
+    if rows is None or table.num_rows == rows:
+        return table, notices
+    return _read_as_before(data, suffix, where, prompts), notices
+
+
+def _read(data: bytes, suffix: str, where: str, prompts: Prompts) -> tuple[pa.Table, list[str]]:
+    if suffix == ".xlsx":
+        return _of_columns(*spreadsheet_rows(data, where), where)
+    text = decode_text(data, where)
+    if not text.strip():
         raise InputError(Problem(where, "at least one prompt", "an empty file"))
     if suffix in (".csv", ".tsv"):
-        _decode(data, where)  # names the line, which Arrow does not
-        return read_separated(data, suffix == ".tsv", where, columns), []
+        return read_separated(text, suffix == ".tsv", where, prompts)
     if suffix == ".txt":
-        lines = _decode(data, where).removesuffix("\n").split("\n")
-        return pa.table({columns.prompt: pa.array([line.removesuffix("\r") for line in lines], pa.string())}), []
-    return _read_json_lines(_decode(data, where), where)
+        return _read_lines(text, where, prompts)
+    return _read_json(text, where, prompts.columns.prompt, whole=suffix == ".json")
+
+
+def _read_as_before(data: bytes, suffix: str, where: str, prompts: Prompts) -> pa.Table:
+    """Blank lines of plain text as rows, CSV and TSV as they are usually written."""
+    text = decode_text(data, where)
+    if suffix == ".txt":
+        lines = text.removesuffix("\n").split("\n")
+        return pa.table({prompts.columns.prompt: pa.array([line.removesuffix("\r") for line in lines], pa.string())})
+    return read_separated(text, suffix == ".tsv", where, prompts, as_usual=True)[0]
+
+
+def _read_lines(text: str, where: str, prompts: Prompts) -> tuple[pa.Table, list[str]]:
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    kept = [line for line in lines if line.strip()]
+    blank, comment = len(lines) - len(kept), prompts.format.comment
+    if comment is not None:
+        kept = [line for line in kept if not line.lstrip().startswith(comment)]
+    if not kept:
+        raise InputError(Problem(where, "at least one prompt", f"{len(lines)} blank lines or comments"))
+    left_out = {"blank lines": blank, "comments": len(lines) - blank - len(kept)}
+    notices = [f"{where}: {count:,} {what} left out" for what, count in left_out.items() if count]
+    return pa.table({prompts.columns.prompt: pa.array(kept, pa.string())}), notices
 
 
 def _unmarked(data: bytes, where: str) -> bytes:
@@ -95,34 +143,27 @@ def _decode(data: bytes, where: str) -> str:
         ) from None
 
 
-def _read_json_lines(text: str, where: str) -> tuple[pa.Table, list[str]]:
-    rows: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(Problem(f"{where}:{number}", "one JSON object", f"{error}")) from None
-        if not isinstance(row, dict):
-            raise InputError(Problem(f"{where}:{number}", "one JSON object", f"{type(row).__name__}"))
-        rows.append(row)
-        numbers.append(number)
+def _read_json(text: str, where: str, prompt: str, whole: bool) -> tuple[pa.Table, list[str]]:
+    rows, numbers = json_rows(text, where, prompt, whole)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    notices: list[str] = []
-    arrays = []
     try:
-        for name in names:
-            array, changed = to_arrow([row.get(name) for row in rows])
-            arrays.append(array)
-            if changed:
-                notices.append(f"{where}: column {name!r} mixes types, or is empty objects; these are carried as text")
-        return pa.table(dict(zip(names, arrays, strict=True))), notices
+        return _of_columns(names, [[row.get(name) for name in names] for row in rows], where)
     except UnicodeEncodeError as error:  # values with a lone surrogate fail by themselves, a column cannot
         key = json.dumps(error.object)
         number = next(number for number, row in zip(numbers, rows, strict=True) if key in json.dumps(row))
         raise InputError(Problem(f"{where}:{number}", "keys in valid Unicode", f"{key}, half a character")) from None
+
+
+def _of_columns(names: Sequence[str], rows: Sequence[Sequence[Any]], where: str) -> tuple[pa.Table, list[str]]:
+    """Raises UnicodeEncodeError for broken names."""
+    notices: list[str] = []
+    arrays = []
+    for i, name in enumerate(names):
+        array, changed = to_arrow([row[i] for row in rows])
+        arrays.append(array)
+        if changed:
+            notices.append(f"{where}: column {name!r} mixes types, or is empty objects; these are carried as text")
+    return pa.table(dict(zip(names, arrays, strict=True))), notices
 
 
 def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
@@ -138,6 +179,8 @@ def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
     present = [value for value in values if value is not None]
+    if all(type(value) is int and 0 <= value < 1 << 64 for value in present):
+        return pa.array(values, pa.uint64()), False
     if all(isinstance(value, str) for value in present):  # lone surrogates: the row fails by itself and says why
         encoded = [None if value is None else value.encode("utf-8", "surrogatepass") for value in values]
         return pa.array(encoded, pa.binary()).view(pa.string()), False

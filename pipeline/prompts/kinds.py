@@ -43,6 +43,31 @@ def has_map(kind: pa.DataType) -> bool:
     return bool(pa.types.is_map(kind)) or any(has_map(kind.field(i).type) for i in range(kind.num_fields))
 
 
+def is_media(kind: pa.DataType) -> bool:
+    """Whether Hugging Face `datasets` keeps images, sounds or videos so: a struct of bytes and path, or lists of it."""
+    kind = carried(kind)
+    if pa.types.is_struct(kind):
+        return {"bytes", "path"} <= {field.name for field in kind} or any(is_media(field.type) for field in kind)
+    return any(is_media(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    kind = carried(kind)
+    return _is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind) and not pa.types.is_decimal(kind))
+
+
+_MEDIA_STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"fLaC", b"OggS", b"ID3")
+_MEDIA_BOXES = (b"ftyp", b"JXL ")
+"""Behind four bytes of length: AVIF, HEIC, MP4, JPEG XL."""
+
+
+def looks_like_media(value: bytes | None) -> bool:
+    if value is None:
+        return False
+    is_bmp = value.startswith(b"BM") and value[6:10] == bytes(4)
+    return value.startswith(_MEDIA_STARTS) or value[4:8] in _MEDIA_BOXES or is_bmp
+
+
 def is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else carried(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

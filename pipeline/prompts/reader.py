@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -15,16 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.checks import check_widths, whole_parquet
+from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.prompts.unicode import mend
+from promptmill.pipeline.prompts.values import seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
 from promptmill.schemas.inputs import ROLES, Input, Role
-from promptmill.schemas.job import MAX_SEED, Columns
+from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.records import input_column
 
@@ -87,7 +88,7 @@ class PromptReader:
         embedded = {name for name in self._roles.values() if not is_text(schema.field(name).type)}
         # Images that lie in the source are read where they are needed, a few at a time, and never with the rows.
         self._schema = pa.schema([each for each in schema if each.name not in embedded])
-        self._read = list(self._schema.names) if embedded else None
+        self._read = list(self._schema.names)
         self._lock = threading.Lock()
         self._cached: tuple[tuple[str, int], pa.Table] | None = None
 
@@ -132,7 +133,7 @@ class PromptReader:
                 if low < high:
                     parts.append(self._rows_of_group(parquet, file, group, low - begins, high - low))
                 begins += size
-        return as_schema(pa.concat_tables(parts), self._schema)
+        return as_schema(add_folder_columns(pa.concat_tables(parts), file.name, self._schema), self._schema)
 
     def _rows_of_group(self, parquet: pq.ParquetFile, file: SourceFile, group: int, offset: int, rows: int) -> pa.Table:
         with self._lock:
@@ -183,13 +184,14 @@ class PromptReader:
 
 
 def _with_inputs(prompt: Prompt, found: Mapping[Role, str | None], strength: object) -> Prompt:
-    if isinstance(strength, float) and math.isnan(strength):
-        strength = None
     missing = [role for role, place in found.items() if not place]
     error = SampleError("input", f"{missing[0]}: null") if missing else None
-    if strength is not None and not (isinstance(strength, (int, float)) and 0 < strength <= 1):
-        error = SampleError("invalid_strength", f"expected a number above 0, at most 1, got {strength!r}")
-    value = float(strength) if isinstance(strength, (int, float)) and error is None else None
+    value = None
+    try:
+        value = strength_of(strength)
+    except ValueError as wrong:
+        error = SampleError("invalid_strength", f"{wrong}")
+    value = None if error else value
     inputs = {role: Input(place or "") for role, place in found.items()}
     return replace(prompt, inputs=inputs, strength=value, error=error)
 
@@ -224,16 +226,11 @@ def open_thin(stream: BinaryIO) -> pq.ParquetFile:
 
 
 def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:
-    """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as numbers.
-
-    A seed that is NaN is none.
-    """
-    if isinstance(seed, float):
-        seed = None if math.isnan(seed) else int(seed) if seed.is_integer() else seed
+    """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as either."""
     text, broken = _readable(prompt)
     negative_text, negative_broken = _readable(negative)
     caption_text, caption_broken = _readable(caption)
-    number = seed if isinstance(seed, int) and 0 <= seed <= MAX_SEED else None
+    number, wrong_seed = _seed(seed)
     parsed = replace(
         base,
         prompt=text,
@@ -248,9 +245,14 @@ def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object
         error = SampleError("empty_prompt", "null" if prompt is None else "nothing but white space")
     elif max(len(value.encode()) for value in (text, negative_text, caption_text)) > MAX_PROMPT_BYTES:
         error = SampleError("prompt_too_long", f"over {MAX_PROMPT_BYTES:,} bytes: prompt {len(text.encode()):,} bytes")
-    elif seed is not None and number is None:
-        error = SampleError("invalid_seed", f"expected an integer from 0 to {MAX_SEED}, got {seed!r}")
-    return replace(parsed, error=error or base.error)
+    return replace(parsed, error=error or wrong_seed or base.error)
+
+
+def _seed(value: object) -> tuple[int | None, SampleError | None]:
+    try:
+        return seed_of(value), None
+    except ValueError as wrong:
+        return None, SampleError("invalid_seed", f"{wrong}")
 
 
 def _stream_rows(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,32 +14,44 @@ from promptmill.pipeline.prompts.checks import check_no_bomb, check_unique_ids, 
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
 from promptmill.pipeline.prompts.first_look import FirstLook, first_look
+from promptmill.pipeline.prompts.folders import with_folder_columns
 from promptmill.pipeline.prompts.formats import (
+    LFS_BYTES,
     file_suffix,
     is_parquet,
     read_text_format,
     read_unpacked,
+    refuse_lfs,
 )
+from promptmill.pipeline.prompts.judged import judge
 from promptmill.pipeline.prompts.kinds import carried, has_map
+from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
+from promptmill.pipeline.prompts.values import RULES
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.storage.entry import Entry, content_version
 from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, split_query
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Columns, Prompts
+from promptmill.schemas.job import Prompts
 from promptmill.schemas.plan import SourceFile
 
 
 @dataclass(frozen=True)
 class Source:
-    """All prompt files of a job. `schema` is what every row is read as; `sha256` is given for suites."""
+    """All prompt files of a job. `schema` is what every row is read as; `sha256` is given for suites.
+
+    `wrong` are values of mapped columns that make no image, `largest` and `least` the bounds of the others, by role.
+    """
 
     files: tuple[SourceFile, ...]
     schema: pa.Schema
     notices: tuple[str, ...] = ()
     sha256: str | None = None
+    wrong: tuple[Problem, ...] = ()
+    largest: Mapping[str, int | float] = field(default_factory=dict)
+    least: Mapping[str, int | float] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -55,20 +67,24 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     if prompts.suite is not None:
         return _open_suite(prompts, output)
     assert prompts.source is not None  # else the job would have been refused
-    store, entries = find_prompt_files(prompts.source, output)
+    store, entries, notices = find_prompt_files(prompts.source, output)
     opened: list[OpenedFile] = []
     problems: list[Problem | str] = []
     with first_look(at_once=any(is_parquet(entry.name) for entry in entries)) as look:
-        for result in store.map(lambda entry: _try_open(store, entry, prompts.columns, look), entries):
+        for result in store.map(lambda entry: _try_open(store, entry, prompts, look), entries):
             if isinstance(result, InputError):
                 problems.extend(result.problems)
             else:
                 opened.append(result)
     if problems:
         raise InputError(*problems)
-    schema = unify(opened, prompts.columns)
+    schema = with_folder_columns(unify(opened, prompts.columns), [each.file for each in opened])
     check_columns(schema, prompts.columns, split_query(prompts.source)[0])
-    source = Source(tuple(o.file for o in opened), schema, tuple(n for o in opened for n in o.notices))
+    files = tuple(o.file for o in opened)
+    judged = judge(store, opened, prompts)
+    schema, left_out = without_media(store, files, schema, prompts)
+    source = Source(files, schema, (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices))
+    source = replace(source, wrong=tuple(judged.problems), largest=judged.largest, least=judged.least)
     if source.rows == 0:
         raise InputError(
             Problem(
@@ -107,11 +123,13 @@ def source_file(file: SuiteFile) -> SourceFile:
     return SourceFile(file.name, file.name, file.size_bytes, file.table.num_rows, file.sha256[:32])
 
 
-def _try_open(store: Store, entry: Entry, columns: Columns, look: FirstLook) -> OpenedFile | InputError:
+def _try_open(store: Store, entry: Entry, prompts: Prompts, look: FirstLook) -> OpenedFile | InputError:
     try:
+        if entry.size_bytes < LFS_BYTES:
+            refuse_lfs(store.read(entry.name), entry.name)
         if is_parquet(entry.name):
             return _open_parquet(store, entry, look)
-        return _open_text(store, entry, columns)
+        return _open_text(store, entry, prompts)
     except InputError as error:
         return error
 
@@ -146,11 +164,13 @@ def _unchanged(where: str) -> Iterator[None]:
         ) from None
 
 
-def _open_text(store: Store, entry: Entry, columns: Columns) -> OpenedFile:
+def _open_text(store: Store, entry: Entry, prompts: Prompts) -> OpenedFile:
     data = read_unpacked(store, entry.name)
-    table, notices = read_text_format(data, file_suffix(entry.name), entry.name, columns)
+    table, notices = read_text_format(data, file_suffix(entry.name), entry.name, prompts)
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, hash_of(data))
-    return OpenedFile(file, table.schema, tuple(notices))
+    looked_at = {prompts.columns.prompt, *(getattr(prompts.columns, role, None) for role in RULES)}
+    judged = table.select([name for name in table.column_names if name in looked_at])
+    return OpenedFile(file, table.schema, tuple(notices), judged)
 
 
 def hash_of(data: bytes) -> str:

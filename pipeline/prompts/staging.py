@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.checks import whole_parquet
 from promptmill.pipeline.prompts.first_look import first_look
+from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import (
     as_schema,
     file_suffix,
@@ -48,7 +49,7 @@ def stage(
         return tuple(
             file
             if is_parquet(file.name) and not query
-            else _staged(_rooted(file, prompts.columns), _read_again(file, prompts.columns, query), output, schema)
+            else _staged(_rooted(file, prompts.columns), _read_again(file, prompts, query), output, schema)
             for file in files
         )
     found = {source_file(each): each.table for each in find_suite(prompts, output.url).files}
@@ -64,14 +65,14 @@ def _rooted(file: SourceFile, columns: Columns) -> SourceFile:
     return replace(file, folder=file.path.rpartition("/")[0]) if names_images else file
 
 
-def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
+def _read_again(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
     folder, _, name = file.path.rpartition("/")
     store = Store(folder, query=query)
     data = read_unpacked(store, name)
     if not is_parquet(file.name):
         if hash_of(data) != file.etag:
             raise changed(file)
-        return read_text_format(data, file_suffix(file.name), file.name, columns)[0]
+        return read_text_format(data, file_suffix(file.name), file.name, prompts, file.rows)[0]
     with whole_parquet(file.name), first_look() as look:
         if look.footer(data).etag != file.etag or content_version(store.entry(name)) != file.version:
             raise changed(file)
@@ -81,7 +82,7 @@ def _read_again(file: SourceFile, columns: Columns, query: str) -> pa.Table:
 def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema | None) -> SourceFile:
     if schema is not None:
         try:
-            as_schema(table, schema)
+            as_schema(add_folder_columns(table, file.name, schema), schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             expected = "values of the types that the columns of the dataset have"
             hint = "Give these prompts a job and an output of their own"

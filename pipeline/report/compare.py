@@ -120,9 +120,16 @@ def _labels(first: str, second: str) -> tuple[str, str]:
     return (a, b) if a and b and a != b else _SIDES
 
 
+def _with_seeds_as_text(table: pa.Table) -> pa.Table:
+    place = table.column_names.index("seed")
+    return table.set_column(place, "seed", table.column(place).cast(pa.string()))
+
+
 def _joined(a: Side, b: Side, shared: set[str]) -> Frame:
     """One frame over both, whose first axis is the run; a prompt is its text."""
     tables = [_renamed(side, letter, shared) for side, letter in zip((a, b), _SIDES, strict=True)]
+    if len({table.schema.field("seed").type for table in tables}) > 1:  # seeds of 63 bits beside those of 64
+        tables = [_with_seeds_as_text(table) for table in tables]
     table = pa.concat_tables(tables, promote_options="permissive")
     source = tuple(name for name in a.samples.source_columns if name in b.samples.source_columns)
     samples = Samples(table, source, {})

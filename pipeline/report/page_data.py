@@ -24,6 +24,7 @@ from promptmill.pipeline.report.analysis import Frame
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.job import MAX_SEED  # JavaScript's numbers are exact up to it
 
 MAX_SHOWN = 20_000
 """Samples in the gallery; numbers and plots are of all."""
@@ -122,6 +123,7 @@ def sample_pieces(
         ]
         content = {
             **columns,
+            "seed": [str(seed) if isinstance(seed, int) and seed > MAX_SEED else seed for seed in columns["seed"]],
             "flags": [value or None for value in columns["flags"]],
             "prompt": [place[int(frame.prompts[row])] for row in chunk],
             "cell": [cell_of[frame.cells[row]] for row in chunk],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +17,9 @@ from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task
+from promptmill.schemas.job import LARGEST_SEED
 from promptmill.schemas.plan import Sample, Shard, Variant
-from promptmill.schemas.records import ADAPTERS, INPUTS
+from promptmill.schemas.records import ADAPTERS, INPUTS, LARGEST_NARROW_SEED
 
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
@@ -60,15 +61,18 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     for row, prompt in enumerate(work.block.prompts):
         for sample in _samples(plan, work.variant, row, prompt):
             error = prompt.error or quarantined.get(sample.sample_id) or _no_step(plan, work.variant, sample)
+            error = error or _too_wide(plan, prompt)
             work.asked.append(sample.sample_id)
             work.ready.append(None if error else sample)
             if error:
+                sample = sample if plan.wide_seeds else replace(sample, seed=min(sample.seed, LARGEST_NARROW_SEED))
                 attempts = TRIES_ALONE if error.kind in ("crash", "hang") else 1
                 work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     task = plan.job.task
     constants = _constants(work.variant, task)
-    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, constants, clip, _more_columns(plan))
+    own = (constants, clip, _more_columns(plan), plan.wide_seeds)
+    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, *own)
     return work
 
 
@@ -85,7 +89,7 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
         if prompt.seed is None:
             seed = sample_seed(plan.job.seed, prompt.prompt_id, index)
         else:
-            seed = prompt.seed if once else prompt.seed + index
+            seed = (prompt.seed if once else prompt.seed + index) % (LARGEST_SEED + 1)
         yield Sample(
             sample_id=prompt.sample_id or sample_id(prompt.prompt_id, variant, index),
             prompt_id=prompt.prompt_id,
@@ -100,6 +104,13 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             inputs=prompt.inputs,
             strength=_strength(plan, variant, prompt),
         )
+
+
+def _too_wide(plan: Plan, prompt: Prompt) -> SampleError | None:
+    """Of a dataset that was begun before such seeds were read."""
+    if plan.wide_seeds or (prompt.seed or 0) <= LARGEST_NARROW_SEED:
+        return None
+    return SampleError("invalid_seed", f"expected up to {LARGEST_NARROW_SEED} in this dataset, got {prompt.seed}")
 
 
 def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:

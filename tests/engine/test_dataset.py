@@ -15,6 +15,7 @@ from PIL import Image
 
 from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.schemas.identity import sample_seed
 from promptmill.schemas.records import IMAGE, RECORD
 from tests.engine.conftest import PROMPTS, Answer, records
 
@@ -157,13 +158,13 @@ def test_mapped_columns(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     pq.write_table(pa.table(table), path)
     columns = {"prompt": "p", "negative_prompt": "n", "seed": "s", "caption": "c", "id": "key"}
     made = job(prompts={"source": str(path), "columns": columns}, generation={"negative_prompt": "green"})
-    run(cli, made, code=3)
+    run(cli, made)
     rows = records(tmp_path / "out")
-    assert [row["prompt_id"] for row in rows] == ["x", "x", "y", "y"]
-    assert [row["negative_prompt"] for row in rows] == ["blue", "blue", "green", "green"]
+    assert [row["prompt_id"] for row in rows] == ["x", "x", "y", "y", "z", "z"]
+    assert [row["negative_prompt"] for row in rows] == ["blue", "blue", "green", "green", "", ""]
     assert [row["seed"] for row in rows[:2]] == [7, 8]
-    assert [row["caption"] for row in rows] == ["a caption", "a caption", "a red circle", "a red circle"]
-    assert {row["error_kind"] for row in records(tmp_path / "out", "failures")} == {"invalid_seed"}
+    assert [row["caption"] for row in rows] == ["a caption"] * 2 + ["a red circle"] * 4
+    assert rows[4]["seed"] == sample_seed(0, "z", 0)  # -1 leaves the derived one
     assert set(rows[0]) == set(RECORD.names)
 
 

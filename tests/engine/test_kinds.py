@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from promptmill.pipeline.dataset import records as records_module
 from promptmill.pipeline.dataset.records import RecordWriter, to_parquet
@@ -136,3 +138,34 @@ def test_large_columns_are_written_in_row_groups_that_can_be_read(monkeypatch: p
     assert parquet.num_row_groups == 2
     assert parquet.read().equals(taken)
     assert RecordWriter(["clip"], passthrough, {}).failed([]).num_rows == 0
+
+
+def test_images_that_nobody_mapped_are_not_carried(cli: Any, job: Any, tmp_path: Path) -> None:
+    """Each record held the images of its prompt besides its own: above 2 GiB a shard the run ended in a traceback."""
+    sink = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(sink, "PNG")
+    photo, hf = sink.getvalue(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table(
+        {
+            "prompt": TEXTS,
+            "photo": pa.array([{"bytes": photo, "path": "a.png"}, None], hf),
+            "views": pa.array([[{"bytes": photo, "path": None}], []], pa.list_(hf)),
+            "raw": pa.array([None, photo], pa.large_binary()),
+            "raw_view": pa.array([photo, photo], pa.binary_view()),
+            "embedding": pa.array([b"\x00\x01", b"BMW"], pa.binary()),
+            "size": pa.array([{"bytes": 3}, {"bytes": 4}]),
+        }
+    )
+    pq.write_table(table, tmp_path / "p.parquet")
+    source = {"source": str(tmp_path / "p.parquet")}
+    answer = cli("validate", job(prompts=source), "--json")
+    told = [notice for notice in answer.json["notices"] if "prompts.carry" in notice]
+    assert [notice.split("'")[1] for notice in told] == ["photo", "views", "raw", "raw_view"]
+    path = job(prompts={**source, "carry": ["raw"]}, generation={"images_per_prompt": 1})
+    assert cli("run", path, "--in-process").code == 0
+    rows = records(tmp_path / "out")
+    assert [row["raw"] for row in rows] == [None, photo]
+    assert rows[0]["embedding"] == b"\x00\x01" and rows[0]["size"] == {"bytes": 3}
+    assert not {"photo", "views", "raw_view"} & rows[0].keys()
+    answer = cli("validate", job(prompts={**source, "carry": ["foto"]}))
+    assert (answer.code, "'foto'" in answer.err) == (2, True)

@@ -1,0 +1,55 @@
+"""Values of mapped columns as the job takes them: the same rule for `validate`, which sees all, and for the reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from promptmill.schemas.job import LARGEST_SEED
+
+SEED_RULE: Final = f"an integer from 0 to {LARGEST_SEED}, or -1 for one that is derived"
+_DERIVE: Final = -1
+_EXACT_FLOAT: Final = 1 << 53
+
+
+def seed_of(value: Any) -> int | None:
+    """None for a seed that is to be derived: null, NaN, an empty text and -1. Raises ValueError for what is none."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        value = _number(value.strip())
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    is_whole = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and value == value // 1
+    if not is_whole or (isinstance(value, float) and abs(value) > _EXACT_FLOAT):
+        raise ValueError(f"expected {SEED_RULE}, got {value!r}")
+    if value == _DERIVE:
+        return None
+    if not 0 <= value <= LARGEST_SEED:
+        raise ValueError(f"expected {SEED_RULE}, got {value!r}")
+    return int(value)
+
+
+def _number(text: str) -> int | float | str | None:
+    """A text as the number that it writes, itself where it writes none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
+def strength_of(value: Any) -> float | None:
+    """None where the row says none. Raises ValueError for what is no share of the steps."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= 1:
+        raise ValueError(f"expected a number above 0, at most 1, got {value!r}")
+    return float(value)
+
+
+RULES: Final[Mapping[str, Callable[[Any], int | float | None]]] = {"seed": seed_of, "strength": strength_of}
+"""By what a column is mapped to: all that is a number."""
