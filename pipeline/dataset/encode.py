@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -26,7 +27,8 @@ _SOURCE_TYPE = (
     b' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
     b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
-_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_EXIF_IFD, _EXIF_VERSION, _USER_COMMENT = 0x8769, 0x9000, 0x9286
+_LONG, _UNDEFINED = 4, 7
 _JPEG_COMMENT_BYTES = 65_000
 """A JPEG holds its EXIF block in one segment, of at most 65,533 bytes with headers."""
 
@@ -99,6 +101,14 @@ def _cut(text: str) -> str:
 
 
 def _exif_comment(text: str) -> bytes:
-    exif = Image.Exif()
-    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
-    return exif.tobytes()
+    """An EXIF block with the text as `UserComment`, of type UNDEFINED as the standard has it (EXIF 2.32, 4.6.5).
+
+    Pillow writes bytes under tags that it does not know as type BYTE, which piexif and what reads by it cannot decode.
+    """
+    comment = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+    where = 8 + 2 + 12 + 4  # header, then a directory of one entry
+    header = b"Exif\0\0MM" + struct.pack(">HI", 42, 8)
+    main = struct.pack(">HHHIII", 1, _EXIF_IFD, _LONG, 1, where, 0)
+    version = struct.pack(">HHI4s", _EXIF_VERSION, _UNDEFINED, 4, b"0232")
+    own = struct.pack(">HHII", _USER_COMMENT, _UNDEFINED, len(comment), where + 2 + 2 * 12 + 4)
+    return header + main + struct.pack(">H", 2) + version + own + struct.pack(">I", 0) + comment

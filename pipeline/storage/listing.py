@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry
@@ -20,6 +21,7 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
     A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
     dot only where it says the dot. Links to files are files. Empty where nothing is found.
     """
+    source = _without_escapes(source)
     address, query = split_query(source)
     if source.startswith(("http://", "https://")):
         base, _, name = address.rpartition("/")
@@ -42,7 +44,9 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
     store = Store(base or ("/" if source.startswith("/") else "."))
     pattern = source[len(base) :].lstrip("/")
     says_dot = any(part.startswith(".") for part in pattern.split("/"))
-    entries = store.find(pattern) or store.find(_with_literal_folders(pattern))
+    found = _with_folders_that_exist(f"{base}/" if base or source.startswith("/") else "", pattern)
+    tries = (found, _with_literal_folders(found), _with_literal_brackets(found))
+    entries = next((entries for each in dict.fromkeys(tries) if (entries := store.find(each))), [])
     return store, _without(entries, () if says_dot else (".",))
 
 
@@ -53,10 +57,34 @@ def _exists(source: str) -> bool:
     return Path(absolute_url(source)).exists()
 
 
+def _without_escapes(source: str) -> str:
+    """A `file://` URL as `Path.as_uri` writes it has brackets and blanks as %5B and %20, which fsspec does not read."""
+    plain = unquote(source)
+    start = re.split(r"[*?]", plain)[0].rpartition("/")[0]
+    is_written_so = source.startswith(("file://", "local://")) and plain != source and not _exists(source)
+    return plain if is_written_so and (_exists(plain) or _exists(start)) else source
+
+
+def _with_folders_that_exist(base: str, pattern: str) -> str:
+    """Of the first parts, those that name a folder as they stand are no wildcards, whatever else they might name."""
+    parts = pattern.split("/")
+    for i, part in enumerate(parts[:-1]):
+        base = f"{base}{part}/"
+        if re.search(r"[*?\[]", part):
+            if "*" in part or not _exists(base):
+                break
+            parts[i] = glob.escape(part)
+    return "/".join(parts)
+
+
 def _with_literal_folders(pattern: str) -> str:
     """Brackets of a part without `*` or `?` are part of its name: `brackets[1]/*.csv`."""
     parts = (part if re.search("[*?]", part) else glob.escape(part) for part in pattern.split("/"))
     return "/".join(parts)
+
+
+def _with_literal_brackets(pattern: str) -> str:
+    return "/".join(part if "[[]" in part else part.replace("[", "[[]") for part in pattern.split("/"))
 
 
 def _without(entries: Iterable[Entry], hidden: tuple[str, ...]) -> list[Entry]:

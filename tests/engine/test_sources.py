@@ -311,6 +311,34 @@ def test_a_glob_finds_hidden_files_only_where_it_says_so(tmp_path: Path) -> None
     assert names(".cache/*.csv") == ["c.csv"]
 
 
+@pytest.mark.parametrize("start", ["", "{here}/", "file://{here}/", "local://{here}/"])
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("b[1]/*.csv", ["b[1]/a[0].csv", "b[1]/c.csv"]),
+        ("b[1]/**/*.csv", ["b[1]/a[0].csv", "b[1]/c.csv", "b[1]/s[x]/c.csv"]),
+        ("b[1]/s[x]/*.csv", ["b[1]/s[x]/c.csv"]),
+        ("b[1]/a[0]*", ["b[1]/a[0].csv"]),
+        ("b[1]/[ac]*.csv", ["b[1]/a[0].csv", "b[1]/c.csv"]),
+        ("q?[2]/*.csv", ["q?[2]/c.csv"]),
+        ("b[12]/*.csv", ["b1/c.csv"]),
+        ("b[1]/c.csv", ["c.csv"]),
+    ],
+)
+def test_brackets_of_a_folder_that_is_there_are_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, pattern: str, names: list[str]
+) -> None:
+    """They were a wildcard, and another folder was read."""
+    for name in ("b[1]/a[0].csv", "b[1]/c.csv", "b[1]/s[x]/c.csv", "b1/c.csv", "q?[2]/c.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("prompt\na red circle\n")
+    monkeypatch.chdir(tmp_path)
+    source = start.format(here=tmp_path) + pattern
+    assert [file.name for file in opened(source).files] == names
+    if start.startswith("file") and "b[1]" in pattern:
+        assert [file.name for file in opened(source.replace("[", "%5B").replace("]", "%5D")).files] == names
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
