@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,13 @@ class Scorer(Protocol):
 
     def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 [len(images)], higher is better; NaN where the image has no score."""
+
+
+@runtime_checkable
+class ReadsSome(Protocol):
+    """A scorer that reads captions up to a length."""
+
+    def is_cut(self, caption: str) -> bool: ...
 
 
 class Features(Protocol):

@@ -87,6 +87,9 @@ class RelativeScorer:
     def prepare(self, captions: Sequence[str]) -> None:
         self._clip.prepare(captions)
 
+    def is_cut(self, caption: str) -> bool:
+        return self._clip.is_cut(caption)
+
     def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """0 to 1. Raises as `ClipScorer.score`."""
         from promptmill.pipeline.models.clip.encoder import to_numpy

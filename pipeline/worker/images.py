@@ -10,7 +10,7 @@ from itertools import groupby
 
 from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
 from promptmill.pipeline.dataset.records import Outcome
-from promptmill.pipeline.models.interface import Generated, Pixels
+from promptmill.pipeline.models.interface import Generated, Pixels, ReadsSome
 from promptmill.pipeline.prompts.inputs import without_pixels
 from promptmill.pipeline.worker.context import Clock, WorkerContext
 from promptmill.pipeline.worker.recovery import Measured, VariantGenerator, measure, score_batch
@@ -73,7 +73,9 @@ class ImageMaker:
                 scores = {name: column[i] for name, column in columns.items()}
                 values = {name: score.value for name, score in scores.items()}
                 error = result.error or next((score.error for score in scores.values() if score.error), None)
-                final = result if error is None else Generated(None, result.flags, error)
+                cut = any(isinstance(scorer, ReadsSome) and scorer.is_cut(sample.caption) for scorer in scorers)
+                flags = (*result.flags, *(["caption_truncated"] if cut else []))
+                final = Generated(result.pixels if error is None else None, flags, error)
                 yield _Scored(without_pixels(sample), final, values, self._measure(sample, final))
 
     def _batches(self) -> Iterator[list[Sample]]:

@@ -173,10 +173,11 @@ def test_distilled_flux_says_that_it_ignores_the_negative_prompt(generator: Fami
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_truncated_prompt_is_flagged(family: str, generator: Family) -> None:
-    """CLIP sees 16 tokens here; T5 as many as the pipeline's `max_sequence_length`."""
-    long = LONG * 8 if family == "pixart" else LONG
-    answers = generate(generator(family), [sample(0, long), sample(1, "a red circle")])
-    assert [answer.flags for answer in answers] == [("prompt_truncated",), ()]
+    """CLIP sees 16 tokens here; T5 as many as the pipeline's `max_sequence_length`, and then it read the whole."""
+    cut = {"sd3": ("text_encoder", "text_encoder_2"), "flux": ("text_encoder",), "pixart": ()}
+    flags = tuple(f"prompt_truncated:{encoder}" for encoder in cut[family]) if family in cut else ("prompt_truncated",)
+    answers = generate(generator(family), [sample(0, LONG), sample(1, "a red circle"), sample(2, LONG * 20)])
+    assert [answer.flags for answer in answers] == [flags, (), ("prompt_truncated",)]
 
 
 def test_truncated_negative_prompt_is_flagged(generator: Family) -> None:

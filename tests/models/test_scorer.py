@@ -67,6 +67,13 @@ def test_each_distinct_caption_is_encoded_once(scorer: ClipScorer, monkeypatch: 
 def test_captions_not_prepared_and_too_long(scorer: ClipScorer) -> None:
     scorer.prepare([])
     assert np.isfinite(scorer.score(images(2), ["a circle " * 100, "a star"])).all()
+    context = scorer._model.context_length
+    fits = next(
+        " ".join(["star"] * words) for words in range(context, 0, -1) if not scorer.is_cut(" ".join(["star"] * words))
+    )
+    assert (scorer.is_cut(f"{fits} star"), scorer.is_cut("a star"), scorer.is_cut("")) == (True, False, False)
+    tokens = [scorer._tokenize([caption])[0] for caption in (f"{fits} star", f"{fits} circle", fits)]
+    assert (tokens[0] == tokens[1]).all() and len(fits.split()) == context - 2  # the last words are not read
 
 
 def test_batches_do_not_change_scores(scorer: ClipScorer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ IMAGES = 32
 CAPTIONS = 8
 """In one pass, the last one filled up: the shape of a pass can change last bits."""
 SHARDS_KEPT = 2
+CAPTIONS_KNOWN = 4096
+"""Of which it is remembered whether they are cut: more than a shard has."""
 
 
 class ClipScorer:
@@ -40,6 +43,7 @@ class ClipScorer:
         self._shards: list[dict[str, torch.Tensor]] = []
         self._prepared: list[str] = []
         self._seen: tuple[Sequence[Pixels], torch.Tensor] = ((), torch.zeros(0))
+        self.is_cut = lru_cache(CAPTIONS_KNOWN)(self._is_longer_than_the_context)
 
     def prepare(self, captions: Sequence[str]) -> None:
         """A caption that cannot be encoded is left out here and raises when its image is scored."""
@@ -51,6 +55,12 @@ class ClipScorer:
         for start in range(0, len(distinct), CAPTIONS):
             features |= self._prepare_chunk(distinct[start : start + CAPTIONS])
         self._shards = [features, *self._shards[: SHARDS_KEPT - 1]]
+
+    def _is_longer_than_the_context(self, caption: str) -> bool:
+        """Whether the tokenizer leaves out some of it: in a context with room for one token more, that one is used."""
+        context = getattr(self._model, "context_length", None) or self._tokenize.context_length
+        longer, empty = self._tokenize([caption, ""], context_length=context + 1)
+        return bool(longer[context] != empty[context])
 
     def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Cosine similarity, −1 to 1. Raises SampleError for one image, WorkerError for more."""

@@ -111,9 +111,11 @@ class DiffusersGenerator:
 
     def _answer(self, sample: Sample, settings: Generation, image: Drawn, widened: bool) -> Generated:
         negative, heeded = bool(sample.negative_prompt), self._guidance.heeds_negative(settings)
+        cut = self._texts.prompt(sample.prompt).truncated
+        negative_cut = self._texts.negative(sample.negative_prompt).truncated if negative and heeded else ()
         raised = {
-            "prompt_truncated": self._texts.prompt(sample.prompt).truncated,
-            "negative_prompt_truncated": negative and heeded and self._texts.negative(sample.negative_prompt).truncated,
+            **{f"prompt_truncated{which}": True for which in cut},
+            **{f"negative_prompt_truncated{which}": True for which in negative_cut},
             "negative_prompt_ignored": negative and not heeded,
             "nsfw": image.nsfw,
             "retried_fp32": widened,

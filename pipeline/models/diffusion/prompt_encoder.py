@@ -40,10 +40,14 @@ Only what the tests run on a real pipeline is listed.
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tensors without batch dimension, on the CPU; none for pipelines that are given text."""
+    """Tensors without batch dimension, on the CPU; none for pipelines that are given text.
+
+    `truncated` says how flags of it end: empty where no text encoder read the whole, `:text_encoder` for one of several
+    that read a part while another read all.
+    """
 
     tensors: dict[str, torch.Tensor]
-    truncated: bool
+    truncated: tuple[str, ...] = ()
 
 
 class PromptEncoder:
@@ -85,10 +89,10 @@ class PromptEncoder:
             self._negatives.move_to_end(text)
             return self._negatives[text]
         if text == "" and self._zeros_for_empty:  # as Stable Diffusion XL does when it is given no negative prompt
-            encoded = Encoded({name: torch.zeros_like(value) for name, value in self._encode([""])[0].items()}, False)
+            encoded = Encoded({name: torch.zeros_like(value) for name, value in self._encode([""])[0].items()})
         else:
             row = guarded(lambda: self._encode([text])[0], True, "generation")
-            encoded = Encoded(row, self._is_truncated(text))
+            encoded = Encoded(row, self._cut(text))
         self._negatives[text] = encoded
         if len(self._negatives) > NEGATIVES_KEPT:
             self._negatives.popitem(last=False)
@@ -99,7 +103,7 @@ class PromptEncoder:
 
         def encode() -> dict[str, Encoded | SampleError]:
             rows = self._encode(filled)
-            return {text: Encoded(row, self._is_truncated(text)) for text, row in zip(texts, rows, strict=False)}
+            return {text: Encoded(row, self._cut(text)) for text, row in zip(texts, rows, strict=False)}
 
         try:
             return guarded(encode, False, "generation")
@@ -129,14 +133,17 @@ class PromptEncoder:
         named = {name: value.cpu() for name, value in zip(self._outputs, returned, strict=True) if name is not None}
         return [{name: value[row] for name, value in named.items()} for row in range(len(texts))]
 
-    def _is_truncated(self, text: str) -> bool:
-        return any(
-            len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit for tokenizer, limit in self._limits
-        )
+    def _cut(self, text: str) -> tuple[str, ...]:
+        cut = [
+            encoder
+            for encoder, tokenizer, limit in self._limits
+            if len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit
+        ]
+        return ("",) if cut and len(cut) == len(self._limits) else tuple(f":{encoder}" for encoder in cut)
 
 
-def token_limits(pipe: Any) -> list[tuple[Any, int]]:
-    """Each tokenizer in use with the number of tokens, start and end included, that its encoder sees."""
+def token_limits(pipe: Any) -> list[tuple[str, Any, int]]:
+    """Each text encoder's name, its tokenizer, and the number of tokens, start and end included, that it sees."""
     limits = []
     for name, tokenizer in pipe.components.items():
         encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"), None)
@@ -147,7 +154,7 @@ def token_limits(pipe: Any) -> list[tuple[Any, int]]:
         if sequence is not None and not encoder.config.model_type.startswith("clip"):
             limit = sequence
         positions = getattr(encoder.config, "max_position_embeddings", None)
-        limits.append((tokenizer, min(limit, positions or limit)))
+        limits.append((name.replace("tokenizer", "text_encoder"), tokenizer, min(limit, positions or limit)))
     return limits
 
 
