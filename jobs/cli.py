@@ -6,11 +6,12 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from promptmill.jobs.outlets import catch_all_words, open_outlets, traceback_lines, unsaid
 from promptmill.jobs.signals import INTERRUPTED, leave, on_signals
-from promptmill.schemas.errors import JobError, PromptmillError, StorageError, WorkerHungError
+from promptmill.schemas.errors import HeadLostError, JobError, Problem, PromptmillError, StorageError, WorkerHungError
 
 
 def main() -> None:
@@ -33,9 +34,19 @@ def _told(code: int) -> int:
 
 
 def _command() -> Any:
+    check_folder()
     from promptmill.jobs.commands import app
 
     return app(standalone_mode=False)
+
+
+def check_folder() -> None:
+    """Raises JobError where the current folder was deleted: no library under us bears that."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        hint = "Change to a folder that exists (`cd`), and run the same command there"
+        raise JobError(Problem("the current folder", "one that exists", f"a deleted one ({error})", hint)) from None
 
 
 def guarded(command: Callable[[], Any], as_json: bool) -> int:
@@ -48,10 +59,10 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
-    except WorkerHungError as error:
+    except (WorkerHungError, HeadLostError) as error:
         code = report_error(error, as_json)
         sys.stdout.flush()
-        os._exit(code)  # the hung thread would be waited for
+        os._exit(code)  # the hung thread would be waited for, or a head that is gone
     except PromptmillError as error:
         return report_error(error, as_json)
     except (KeyboardInterrupt, typer.Abort) as error:

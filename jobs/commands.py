@@ -166,6 +166,8 @@ def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool, rows_at
             again = f"`promptmill retry {url}` makes them again"
             mend = "the source's own rows are at fault: put mended ones into a new file"
             say(f"Failures are in {url}/failures/; {mend if rows_at_fault else again}.")
+        for place in summary.left_out:
+            say(f"Left out: {place}")
         say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")
     raise typer.Exit(command.exit_code(summary))
 

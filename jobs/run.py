@@ -50,6 +50,8 @@ def run(
     planned = plan_job(job, allow_large_sweep)
     if address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(planned)
+    elif not in_process:
+        _check_address(address)
     with new_progress(display) as progress:
         for notice in planned.notices:
             progress.notice(notice)
@@ -114,6 +116,13 @@ def _check_memory(plan: Plan) -> None:
         )
 
 
+def _check_address(address: str | None) -> None:
+    """Before the output is claimed. Raises JobError and ClusterError."""
+    with _ray_is_there():
+        from promptmill.pipeline.execution.fleet.address import check_address
+    check_address(address)
+
+
 @contextlib.contextmanager
 def new_progress(display: Display | None = None) -> Iterator[RunListener]:
     progress = display or (LiveProgress(err) if is_terminal() else PlainProgress())
@@ -142,14 +151,21 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
         images_per_second=round(summary.images_per_second, 3),
         model_loads=summary.model_loads,
         interrupted=summary.interrupted,
+        left_out=[asdict(place) for place in summary.left_out],
     )
 
 
 def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool) -> Dispatcher:
     if in_process:
         return InProcessDispatcher(plan, store)
-    try:
+    with _ray_is_there():
         from promptmill.pipeline.execution.fleet.dispatch import RayDispatcher
+    return RayDispatcher(plan, store.url, address)
+
+
+@contextlib.contextmanager
+def _ray_is_there() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise ClusterError(f"Ray cannot be imported ({error}). Install ray, or give --in-process") from None
-    return RayDispatcher(plan, store.url, address)

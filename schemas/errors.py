@@ -7,11 +7,13 @@ PromptmillError                 1   something unexpected
 ├── StorageError                4   object storage or disk refused, after retries
 │   └── MissingObjectError      4   what is to be read is not there, or not there any more
 ├── ClusterError                5   Ray cannot give what was asked for
+│   ├── HeadLostError           5   the head of the cluster is gone, and with it every answer of Ray
 │   └── WorkerHungError         5   a worker without a process of its own hangs, and nobody can end it
 └── WorkerError                     raised on a worker, answered by the engine, seldom seen by users
     ├── SampleError                 one sample cannot be made
     ├── DeviceMemoryError           a batch does not fit the device
     ├── DeviceLostError             the device is broken: the process must end
+    ├── PlaceError              5   the node is not fit for this run
     └── ModelLoadError          2   the model or a scorer does not load
 """
 
@@ -74,6 +76,10 @@ class ClusterError(PromptmillError):
     exit_code = 5
 
 
+class HeadLostError(ClusterError):
+    pass
+
+
 class WorkerHungError(ClusterError):
     pass
 
@@ -102,6 +108,10 @@ class DeviceMemoryError(WorkerError):
 
 class DeviceLostError(WorkerError):
     pass
+
+
+class PlaceError(WorkerError):
+    exit_code = 5
 
 
 class ModelLoadError(WorkerError):

@@ -338,6 +338,8 @@ class Compute(StrictModel):
     sample is to blame, the run stops too."""
     step_timeout_s: Annotated[float, Field(gt=0)] = 300
     """Seconds without a denoising step after which a worker counts as hung."""
+    wait_for_workers_s: Annotated[float, Field(gt=0)] = 900
+    """Seconds to wait for a first worker where the cluster has none free, or has to grow."""
     max_failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The run stops when more than this share of samples fails (looked at after 100 samples)."""
 

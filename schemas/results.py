@@ -69,7 +69,10 @@ class DatasetResult(Result):
 
 @dataclass(frozen=True)
 class RunResult(DatasetResult):
-    """`made`, `seconds` and what follows are of this run alone."""
+    """`made`, `seconds` and what follows are of this run alone.
+
+    `left_out` are nodes and devices that failed while others worked: `name`, `address`, `cause`.
+    """
 
     suite: dict[str, Any] | None
     made: MadeCounts
@@ -77,6 +80,7 @@ class RunResult(DatasetResult):
     images_per_second: float
     model_loads: int
     interrupted: bool
+    left_out: list[dict[str, str]]
 
 
 @dataclass(frozen=True)

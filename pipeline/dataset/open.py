@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import check_url
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem
 
+_OF_RAY = re.compile(r"/runtime_resources/working_dir_files/|/session_(latest|\d{4}-\d\d-\d\d_[\d_-]+)/")
+
 
 def open_output(url: str, field: str = "", **options: Any) -> Store:
     """The store of a folder or URL that `field` of the job names, or the command line; `options` are those of Store.
@@ -30,11 +33,21 @@ def open_output(url: str, field: str = "", **options: Any) -> Store:
     where = f"{field}: {redact(url)}" if field else redact(url)
     check_url(url, where)
     store = Store(url, **options)
+    if store.is_local:
+        _refuse_rays_own(Path(store.root), where)
     got = _in_the_way(Path(store.root)) if store.is_local else ""
     if got:
         hint = "Choose another" if field else "Give the job's output.url"
         raise JobError(Problem(where, "a folder, or the name of a new one", got, hint))
     return store
+
+
+def _refuse_rays_own(path: Path, where: str) -> None:
+    """`ray job submit --working-dir` starts the command in a copy that each node has for itself, and then deletes."""
+    if any(_OF_RAY.search(f"{given}/") for given in (path, path.resolve())):
+        hint = "Give object storage, or the absolute path of a folder that all nodes share"
+        got = "one in the working folder of a Ray job, which each node has for itself and which Ray deletes"
+        raise JobError(Problem(where, "a place that stays", got, hint))
 
 
 def _in_the_way(path: Path) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
@@ -22,15 +22,22 @@ _POLL_S = 0.2
 
 
 class Dispatcher(Protocol):
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """Where nothing was made any more, since it failed there while it worked elsewhere."""
+
     def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
         """Returns when all shards are done, or after a stop when those in hand are.
 
-        A job or storage error of any shard ends the run: it is raised when the shards in hand have ended.
+        A job error of any shard ends the run, and one of the storage that is met everywhere: it is raised when the
+        shards in hand have ended.
         """
 
 
 class InProcessDispatcher:
     """Runs `process_shard` as it is: for a notebook, a debugger, a machine with one GPU and without Ray."""
+
+    left_out: Sequence[LeftOut] = ()
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self._compute = plan.job.compute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Protocol
 
 from promptmill.schemas.plan import ShardStats
@@ -18,6 +19,18 @@ class Listener(Protocol):
 
     def notice(self, text: str) -> None:
         """Something a person should know: a wait, a lost worker, a shard that is tried again."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a run does without, since it failed there while it worked elsewhere: a node, or a device of one."""
+
+    name: str
+    address: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.address}): {self.cause}"
 
 
 class Stop:

@@ -17,7 +17,7 @@ from promptmill.pipeline.dataset.state import (
     unproven_shards,
 )
 from promptmill.pipeline.execution.dispatch import Dispatcher
-from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
 from promptmill.pipeline.models.catalog.versions import differing, in_words, library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
@@ -34,7 +34,8 @@ SAMPLES_BEFORE_JUDGING = 100
 class RunSummary:
     """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run.
 
-    `reported` says that the report was written after it, `versions` which ones made the dataset's shards.
+    `reported` says that the report was written after it, `versions` which ones made the shards, `left_out` which nodes
+    and devices it did without.
     """
 
     counts: Counts
@@ -46,6 +47,7 @@ class RunSummary:
     model_loads: int = 0
     reported: bool = False
     versions: tuple[Mapping[str, str], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -142,6 +144,7 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
         interrupted=stop.requested,
         model_loads=tally.model_loads,
         versions=tuple(versions.acted),
+        left_out=tuple(dispatcher.left_out),
     )
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import ray
 
 from promptmill.pipeline.execution.dispatch import SLOTS
 from promptmill.pipeline.execution.fleet.lost_devices import Device
+from promptmill.pipeline.execution.fleet.sight import Beacon, prove_sight
 from promptmill.pipeline.planning.plan_json import from_json
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.shard import process_shard, try_samples
-from promptmill.schemas.errors import SampleError
+from promptmill.schemas.errors import PlaceError, SampleError
 from promptmill.schemas.plan import Shard, ShardStats
 
 
@@ -33,6 +36,17 @@ class Vitals:
         return Vitals(self.samples + other.samples, self.model_loads + other.model_loads)
 
 
+def versions() -> dict[str, str]:
+    """What driver and workers must have in common, so that they mean the same by a plan and make the same of it."""
+    return {"promptmill": version("promptmill"), "Python": ".".join(platform.python_version_tuple()[:2])}
+
+
+def refuse_other_versions(here: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    for name, wanted in expected.items():
+        if here.get(name) != wanted:
+            raise PlaceError(f"has {name} {here.get(name)}, the driver {wanted}: install the same on all nodes")
+
+
 @ray.remote(concurrency_groups={"shards": SLOTS, "vitals": 2})
 class ShardActor:
     """Shards run in the group `shards`, two at a time; `vitals` answers beside them.
@@ -41,20 +55,32 @@ class ShardActor:
     """
 
     def __init__(self, plan: bytes, url: str) -> None:
-        name = f"{socket.gethostname()}:{os.getpid()}"
+        self._plan, self._url = plan, url
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._notices: deque[str] = deque(maxlen=4)
-        self._context = WorkerContext(from_json(plan), Store(url, on_wait=self._notices.append), name)
+        self._opened: WorkerContext | None = None
+
+    @property
+    def _context(self) -> WorkerContext:
+        if self._opened is None:
+            store = Store(self._url, on_wait=self._notices.append)
+            self._opened = WorkerContext(from_json(self._plan), store, self._name)
+        return self._opened
 
     @ray.method(concurrency_group="vitals")
-    def ready(self) -> Device:
-        """Once the process is up."""
+    def ready(self, beacon: Beacon, expected: Mapping[str, str]) -> Device:
+        """Once the process is up and has proved that it can work here; raises what stands in its way."""
+        refuse_other_versions(versions(), expected)
+        prove_sight(beacon, self._context.store, self._name.replace(":", "-"))
         context = ray.get_runtime_context()
         return Device(str(context.get_node_id()), tuple(context.get_accelerator_ids().get("GPU", ())))
 
     @ray.method(concurrency_group="vitals")
     def vitals(self) -> Vitals:
-        pulse = self._context.pulse
         notices = tuple(self._notices.popleft() for _ in range(len(self._notices)))
+        if self._opened is None:
+            return Vitals(notices=notices)
+        pulse = self._opened.pulse
         return Vitals(pulse.samples, pulse.model_loads, pulse.silent_s(), notices)
 
     @ray.method(concurrency_group="shards")

@@ -6,19 +6,19 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import ray
 
+from promptmill.pipeline.execution.fleet.address import check_address, chosen_address, no_cluster
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.errors import ClusterError
 
-_CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # counts and plans travel through it, never pixels
 _MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
 
@@ -37,12 +37,12 @@ class Demand:
 def connect(address: str | None) -> bool:
     """Join the cluster at `address` or `RAY_ADDRESS`, else start one on this machine. True where it was started here.
 
-    Raises ClusterError where there is no cluster at that address.
+    Raises JobError and ClusterError as `check_address`.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    check_address(address)
+    address = chosen_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    _check_reachable(address)
     options = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
     with _own_signal_handlers():
         try:
@@ -51,29 +51,8 @@ def connect(address: str | None) -> bool:
             )
         except Exception as error:  # Ray raises bare Exceptions too, as for a node that does not start in time
             ray.shutdown()
-            raise _no_cluster(address, error) from error
+            raise no_cluster(address, error) from error
     return address == "local"
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself takes over four minutes to say that nobody listens there."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise _no_cluster(address, error) from None
-
-
-def _no_cluster(address: str, error: Exception) -> ClusterError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if address == "local":
-        return ClusterError(f"Ray does not start on this machine: {reason}. `promptmill doctor` looks for the cause")
-    return ClusterError(
-        f"no Ray cluster at {address!r}: {reason}. Start one with `ray start --head`, "
-        f"or leave --address and RAY_ADDRESS out to use this machine alone"
-    )
 
 
 @contextlib.contextmanager
@@ -109,26 +88,57 @@ def fleet_size(plan: Plan, demand: Demand, shards: int, started_here: bool) -> i
     Raises ClusterError where not even one worker fits a cluster that cannot grow.
     """
     asked = plan.job.compute.workers
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fit = sum(_fitting(resources, demand) for resources in nodes)
+    fit = sum(fitting_nodes(demand).values())
     if started_here:
         fit = min(fit, _fitting_memory(plan)) if not demand.gpus else fit
     if fit == 0 and started_here:
-        have = ", ".join(f"{name} {amount:g}" for name, amount in sorted(nodes[0].items()) if name in ("CPU", "GPU"))
         raise ClusterError(
-            f"one worker asks for {demand} and about {_gib(_needed(plan))} of memory; this machine has {have} and "
+            f"one worker asks for {demand} and about {_gib(_needed(plan))} of memory; this machine has "
+            f"{_amounts(ray.cluster_resources())} and "
             f"{_gib(psutil.virtual_memory().available)} of memory free. Lower compute.threads_per_worker or "
             f"compute.gpus_per_worker, choose a smaller model or batch, or give --address of a larger cluster"
         )
     return max(1, min(shards, max(1, fit) if asked == "auto" else asked))
 
 
+def fitting_nodes(demand: Demand) -> dict[str, int]:
+    """How many workers each node that lives could hold, were it free; those that can hold none are left out."""
+    nodes = {node["NodeID"]: _fitting(node["Resources"], demand) for node in ray.nodes() if node["Alive"]}
+    return {node: workers for node, workers in nodes.items() if workers}
+
+
+def node_name(node: str) -> tuple[str, str]:
+    """Host name and address."""
+    for known in ray.nodes():
+        if known["NodeID"] == node:
+            return str(known.get("NodeManagerHostname") or ""), str(known["NodeManagerAddress"])
+    return "", "unknown address"
+
+
+def node_of(actor: Any) -> str:
+    """The node that an actor is or was on; empty where it has none yet."""
+    # Private, as there is no public way that does without the dashboard.
+    from ray._private.state import actors
+
+    return str(actors(actor._actor_id.hex()).get("Address", {}).get("NodeID", ""))
+
+
+def capacity() -> str:
+    """What the cluster has, and what of it is free, in words."""
+    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    have = _amounts(ray.cluster_resources())
+    return f"the cluster has {nodes} node(s) with {have}, of which {_amounts(ray.available_resources())} free"
+
+
 def no_worker_came(waited_s: float, demand: Demand) -> ClusterError:
-    have = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
     return ClusterError(
-        f"waited {waited_s:.0f} s for a first worker of {demand}; the cluster has {have or 'nothing'}. "
+        f"waited {waited_s:g} s (compute.wait_for_workers_s) for a first worker of {demand}; {capacity()}. "
         f"Add such a node, or lower compute.gpus_per_worker or compute.threads_per_worker"
     )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {resources.get(name, 0):g}" for name in ("CPU", "GPU"))
 
 
 def _fitting(resources: dict[str, float], demand: Demand) -> int:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from promptmill.pipeline.execution.dispatch import SLOTS
-from promptmill.pipeline.execution.events import Listener, Stop
-from promptmill.pipeline.execution.fleet.actor import Vitals
-from promptmill.pipeline.execution.fleet.cluster import connect, disconnect, fleet_size, no_worker_came, worker_demand
-from promptmill.pipeline.execution.fleet.lost_devices import LostDevices
+from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
+from promptmill.pipeline.execution.fleet.backlog import Backlog
+from promptmill.pipeline.execution.fleet.blame import OF_THE_PLACE, Blame, short, start_failure
+from promptmill.pipeline.execution.fleet.cluster import connect, disconnect, fitting_nodes, fleet_size, worker_demand
+from promptmill.pipeline.execution.fleet.crew import Crew
+from promptmill.pipeline.execution.fleet.head import watching_head
+from promptmill.pipeline.execution.fleet.places import IN_A_ROW, Places
 from promptmill.pipeline.execution.fleet.searches import Searches
+from promptmill.pipeline.execution.fleet.sight import Beacon, UnseenError
 from promptmill.pipeline.execution.fleet.trial import WorkerFactory
-from promptmill.pipeline.execution.fleet.worker_handle import History, WorkerHandle, draining_nodes, finished
+from promptmill.pipeline.execution.fleet.waiting import Patience
+from promptmill.pipeline.execution.fleet.worker_handle import WorkerHandle, finished
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
-from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError, SampleError
+from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError
 from promptmill.schemas.plan import Shard, ShardStats
 
-_VITALS_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.5
 _DEATHS_BEFORE_SEARCH = 2
-_START_FAILURES = 3
 _DEATHS_PER_ATTEMPT = 10
 _UNREACHABLE = 3
 
@@ -33,93 +37,85 @@ _UNREACHABLE = 3
 class RayDispatcher:
     """One actor per GPU, or per core where there is none; asked for all at once, it may grow into place."""
 
-    def __init__(self, plan: Plan, url: str, address: str | None = None, wait_for_workers_s: float = 900) -> None:
+    def __init__(self, plan: Plan, url: str, address: str | None = None) -> None:
         self._plan = plan
         self._compute = plan.job.compute
         self._url = absolute_url(url)  # workers start in another folder
         self._address = address
-        self._wait_s = wait_for_workers_s
-        self._history: dict[int, History] = {}
-        self._workers: list[WorkerHandle] = []
-        self._left_out: list[WorkerHandle] = []
-        self._lost_devices = LostDevices()
-        self._waiting: deque[Shard] = deque()
-        self._failure: PromptmillError | Exception | None = None
-        self._start_failures: list[str] = []
-        self._past = Vitals()
+        self.left_out: list[LeftOut] = []
 
     def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
-        self._waiting = deque(shards)
-        self._listener = listener
+        """Raises NoPlaceLeftError, and HeadLostError where Ray will not answer any more, not even to a goodbye."""
         joined_before = ray.is_initialized()
         started_here = not joined_before and connect(self._address)
+        self._listener, self._backlog, self._places = listener, Backlog(shards), Places()
+        self._blame = Blame(self._places, listener, started_here)
+        try:
+            watching_head(lambda: self._run(stop, started_here, leave=not joined_before))
+        finally:
+            self.left_out += self._blame.left_out
+        if self._blame.failure is not None:
+            raise self._blame.failure
+
+    def _run(self, stop: Stop, started_here: bool, leave: bool) -> None:
+        store, self._beacon = Store(self._url, on_wait=self._listener.notice), Beacon.new()
+        self._store = store
+        crew: Crew | None = None
         try:
             demand = worker_demand(self._plan)
-            self._factory = WorkerFactory(self._plan, self._url, demand)
-            self._size = fleet_size(self._plan, demand, len(self._waiting), started_here)
-            with Searches(self._factory, self._size) as self._searches:
+            size = fleet_size(self._plan, demand, len(self._backlog), started_here)
+            factory = WorkerFactory(self._plan, self._url, demand, self._places)
+            self._patience = Patience(demand, self._compute.wait_for_workers_s, self._listener)
+            self._crew = crew = Crew(factory, self._beacon, self._places, self._listener, size)
+            self._demand = demand
+            self._beacon.light(store)
+            with Searches(factory, size) as self._searches:
                 self._loop(stop)
         except RayError as error:
-            raise ClusterError(f"the Ray cluster was lost: {_short(error)}. Run the same command again") from None
+            raise ClusterError(f"the Ray cluster was lost: {short(error)}. Run the same command again") from None
         finally:
-            for worker in (*self._workers, *self._left_out):
-                ray.kill(worker.handle)
-            if not joined_before:  # a notebook's own connection stays
+            if crew is not None:
+                crew.dismiss()
+            if leave:  # a notebook's own connection stays
                 disconnect()
-        if self._failure is not None:
-            raise self._failure
+            self._beacon.put_out(store)
 
     def _loop(self, stop: Stop) -> None:
-        began = next_vitals = time.monotonic()
+        next_look = time.monotonic()
         while True:
-            halted = self._failure is not None or stop.requested
-            busy = any(worker.in_hand for worker in self._workers)
-            if not busy and (halted or not (self._searches or self._waiting)):
+            halted = self._blame.failure is not None or stop.requested
+            if not self._crew.busy and (halted or not (self._searches or self._backlog)):
                 return
             if not halted:
-                self._keep_size()
+                self._crew.grow(self._wanted, len(self._searches))
                 self._assign()
-            for call in finished([call for worker in self._workers for call in worker.calls]):
+            for call in finished(self._crew.calls):
                 self._answer(call)
             self._end_searches()
-            if time.monotonic() >= next_vitals:
-                next_vitals = time.monotonic() + _VITALS_EVERY_S
-                self._watch()
-                self._report(began)
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + _LOOK_EVERY_S
+                self._look()
 
-    def _keep_size(self) -> None:
-        wanted = min(self._size, len(self._waiting) + sum(bool(worker.in_hand) for worker in self._workers))
-        living = sum(not worker.draining for worker in self._workers) + len(self._searches)
-        for _ in range(wanted - living):
-            handle = self._factory.start()
-            self._workers.append(WorkerHandle(handle, handle.ready.remote()))
-        if self._searches:  # after a device was lost for good, an idle worker may hold what a search waits for
-            idle = [worker for worker in self._workers if worker.device is not None and not worker.in_hand]
-            for worker in idle[: max(0, living - wanted)]:
-                self._retire(worker)
+    @property
+    def _wanted(self) -> int:
+        return min(self._crew.size, len(self._backlog) + self._crew.busy)
 
     def _assign(self) -> None:
-        usable = [worker for worker in self._workers if worker.device is not None and not worker.draining]
+        usable = self._crew.usable
+        nodes = {worker.node for worker in usable}
         for room in range(SLOTS):
             for worker in usable:
-                if not self._waiting or len(worker.in_hand) != room:
-                    continue
-                suspicious = self._of(self._waiting[0]).deaths > 0
-                if worker.in_hand and (suspicious or any(self._of(s).deaths for s in worker.in_hand.values())):
-                    continue  # a shard that may kill its worker runs alone, so that it is known who did it
                 # A second shard ahead hides uploads, but near the end it would only wait for a busy device.
-                if room and len(self._waiting) < len(usable):
+                if len(worker.in_hand) != room or (room and len(self._backlog) < len(usable)):
                     continue
-                shard = self._waiting.popleft()
-                history = self._of(shard)
-                call = worker.handle.process.remote(shard, history.quarantined, history.failed + 1)
-                worker.in_hand[call] = shard
-
-    def _of(self, shard: Shard) -> History:
-        return self._history.setdefault(shard.number, History())
+                shard = self._backlog.take(worker.node, nodes, list(worker.in_hand.values()))
+                if shard is not None:
+                    history = self._backlog.of(shard)
+                    call = worker.handle.process.remote(shard, history.quarantined, history.failed + 1)
+                    worker.in_hand[call] = shard
 
     def _answer(self, call: Any) -> None:
-        worker = next((worker for worker in self._workers if call in worker.calls), None)
+        worker = self._crew.waits_for(call)
         if worker is None:
             return  # it went with a worker that was let go meanwhile
         try:
@@ -143,11 +139,13 @@ class RayDispatcher:
             for notice in answer.notices:
                 self._listener.notice(notice)
         else:
-            self._done(worker.in_hand.pop(call), answer)
+            self._done(worker, worker.in_hand.pop(call), answer)
 
-    def _done(self, shard: Shard, receipt: ShardStats) -> None:
-        self._history.pop(shard.number, None)
-        self._start_failures.clear()
+    def _done(self, worker: WorkerHandle, shard: Shard, receipt: ShardStats) -> None:
+        history = self._backlog.done(shard)
+        if not receipt.already_done:
+            self._places.works(worker.node)
+            self._blame.deaths_of(history, worker.node)
         self._listener.shard_done(receipt)
 
     def _doubt(self, worker: WorkerHandle, call: Any, error: ActorUnavailableError) -> None:
@@ -160,158 +158,139 @@ class RayDispatcher:
         else:
             if call in worker.in_hand:
                 worker.suspects.append(worker.in_hand.pop(call))
-                self._waiting.appendleft(worker.suspects[-1])
-            worker.device, worker.ready_call = None, worker.handle.ready.remote()
+                self._backlog.first(worker.suspects[-1])
+            self._crew.ask(worker)
 
     def _task_failed(self, worker: WorkerHandle, call: Any, error: Exception) -> None:
         shard = worker.in_hand.pop(call, None)
         if shard is None:
-            self._retire(worker)
+            self._not_ready(worker, call, error)
         elif isinstance(error, ModelLoadError):
-            self._waiting.appendleft(shard)
+            self._backlog.first(shard)
             self._not_loaded(worker, error)
         elif isinstance(error, DeviceLostError):
             worker.in_hand[call] = shard
             self._device_lost(worker, error)
+        elif isinstance(error, OF_THE_PLACE):
+            self._backlog.first(shard)
+            self._blame.place(worker.node, error, limit=1)
         elif isinstance(error, PromptmillError):
-            self._failure = self._failure or error
+            self._blame.end(error)
         else:
-            history = self._of(shard)
-            history.add_error()
-            if history.errors >= self._compute.max_attempts:
-                self._failure = self._failure or error
-                return
-            self._listener.notice(f"shard {shard.number}: {_short(error)}; trying again")
-            self._waiting.append(shard)
+            self._shard_failed(worker, shard, error)
+
+    def _not_ready(self, worker: WorkerHandle, call: Any, error: Exception) -> None:
+        if call == worker.ready_call and isinstance(error, UnseenError) and not self._beacon.is_lit(self._store):
+            self._beacon.light(self._store)  # somebody tidied up
+            self._crew.ask(worker)
+            return
+        if call == worker.ready_call:
+            self._blame.place(worker.node, start_failure(error), limit=1)
+        self._crew.retire(worker)
+
+    def _shard_failed(self, worker: WorkerHandle, shard: Shard, error: Exception) -> None:
+        history = self._backlog.of(shard)
+        history.erred(worker.node)
+        self._blame.place(worker.node, error, min(IN_A_ROW, self._compute.max_attempts))
+        if history.attempts(self._places) >= self._compute.max_attempts:
+            self._blame.end(error)
+            return
+        self._listener.notice(f"shard {shard.number}: {short(error)}; trying again")
+        self._backlog.last(shard)
 
     def _not_loaded(self, worker: WorkerHandle, error: ModelLoadError) -> None:
-        """Where another worker has loaded the model, it is this worker's place that is wrong, not the job."""
-        self._start_failures.append(str(error))
-        somebody = self._past.model_loads or any(other.vitals.model_loads for other in self._workers)
-        if len(self._start_failures) >= (
-            _START_FAILURES * self._size if somebody else min(_START_FAILURES, self._size)
-        ):
-            self._failure = self._failure or error
-            return
+        assert worker.device is not None
+        mates = self._crew.mates(worker)
+        limit = min(IN_A_ROW, len(mates))
+        if self._places.has_worked(worker.node) or any(mate.vitals.model_loads for mate in mates):
+            if self._blame.device(worker.device, error):
+                self._park(worker, error)
+                return
+            limit = IN_A_ROW * len(mates)
         self._listener.notice(f"a worker could not load the model: {error}; trying on another one")
-        self._retire(worker)
+        self._blame.place(worker.node, error, limit)
+        self._give_back(worker, blameless=True)
+        self._crew.retire(worker)
 
     def _device_lost(self, worker: WorkerHandle, error: DeviceLostError) -> None:
         assert worker.device is not None
-        device = worker.device
-        self._listener.notice(f"{device} is lost to its process ({error}); starting a new one")
-        leave_out = self._lost_devices.lose(device) and bool(device.gpus)
-        self._give_back(worker, blameless=leave_out)
-        if not leave_out:
-            self._retire(worker)
-            return
-        # Nobody can tell Ray to leave a GPU out; a worker that keeps it and does nothing comes to the same.
-        self._workers.remove(worker)
-        self._left_out.append(worker)
-        self._past += worker.vitals
-        self._size -= 1
-        self._listener.notice(f"{device} is left out: lost twice within minutes. {self._size} workers go on")
-        if self._size == 0:
-            advice = "Look at the machine (nvidia-smi, dmesg), then run the same command again"
-            self._failure = self._failure or ClusterError(
-                f"every device was lost twice, {device} last: {error}. {advice}"
-            )
+        self._listener.notice(f"{worker.device} is lost to its process ({error}); starting a new one")
+        if self._blame.device(worker.device, error):
+            self._park(worker, error)
+        else:
+            self._give_back(worker, blameless=False)
+            self._crew.retire(worker)
+
+    def _park(self, worker: WorkerHandle, error: Exception) -> None:
+        self._give_back(worker, blameless=True)
+        self._crew.park(worker)
+        if self._crew.size == 0:
+            self._blame.no_device_left(f"{worker.device}", error)
 
     def _lose(self, worker: WorkerHandle, error: RayError, blameless: bool = False) -> None:
         blameless = blameless or worker.lost_with_its_node(error)
         if not worker.in_hand and not worker.suspects and not blameless and worker.device is None:
-            self._not_started(error)
+            self._blame.not_started(worker.node, error)
         elif worker.in_hand:
             what = "its node is gone" if blameless else "it hung" if worker.hung else "it died"
             self._listener.notice(f"lost a worker ({what}); its {len(worker.in_hand)} shard(s) go to another one")
-        self._retire(worker)
+        self._crew.retire(worker)
         if not blameless:
             for shard in worker.suspects:
-                self._of(shard).add_death()
+                self._backlog.of(shard).died(worker.node, hung=False)
         self._give_back(worker, blameless)
-
-    def _not_started(self, error: RayError) -> None:
-        broken = not isinstance(error, RayActorError) or error.actor_init_failed
-        self._start_failures += [_short(error)] if broken else []
-        if len(self._start_failures) >= _START_FAILURES and self._failure is None:
-            self._failure = ClusterError(f"{_START_FAILURES} workers in a row could not start: {_short(error)}")
 
     def _give_back(self, worker: WorkerHandle, blameless: bool) -> None:
         shards = list(worker.in_hand.values())
         worker.in_hand.clear()
         for shard in shards:
-            history = self._of(shard)
+            history = self._backlog.of(shard)
             if not blameless:
-                history.add_death(worker.hung)
-            if len(shards) == 1 and history.deaths >= _DEATHS_BEFORE_SEARCH and not blameless and not self._failure:
+                history.died(worker.node, worker.hung)
+            if (
+                len(shards) == 1
+                and history.deaths >= _DEATHS_BEFORE_SEARCH
+                and not blameless
+                and not self._blame.failure
+            ):
                 self._search(shard)
             else:
-                self._waiting.appendleft(shard)
-
-    def _retire(self, worker: WorkerHandle) -> None:
-        if worker in self._workers:
-            self._workers.remove(worker)
-            self._past += worker.vitals
-            ray.kill(worker.handle)
+                self._backlog.first(shard)
 
     def _search(self, shard: Shard) -> None:
-        history = self._of(shard)
+        history = self._backlog.of(shard)
         if history.deaths > _DEATHS_PER_ATTEMPT * self._compute.max_attempts:
-            self._failure = ClusterError(
-                f"workers died {history.deaths} times on shard {shard.number}, and no single sample is to blame. "
-                f"Look at the workers' logs (memory?), lower generation.batch_size or compute.workers, then run again"
-            )
+            self._blame.no_sample(shard, history)
             return
         self._listener.notice(f"shard {shard.number} broke {history.deaths} workers; looking for the sample that does")
         self._searches.begin(shard, frozenset(history.quarantined))
 
     def _end_searches(self) -> None:
         for shard, search in self._searches.ended():
-            self._waiting.appendleft(shard)
+            self._backlog.first(shard)
             try:
                 poison_sample = search.result()
             except PromptmillError as error:
-                self._failure = self._failure or error
+                self._blame.end(error)
             except RayError as error:
-                self._listener.notice(f"the search in shard {shard.number} was lost ({_short(error)}); trying again")
+                self._listener.notice(f"the search in shard {shard.number} was lost ({short(error)}); trying again")
             else:
-                self._give_up(shard, poison_sample)
+                if poison_sample is not None:
+                    kind = self._backlog.of(shard).give_up(poison_sample)
+                    self._listener.notice(f"shard {shard.number}: sample {poison_sample} is given up ({kind})")
 
-    def _give_up(self, shard: Shard, poison_sample: str | None) -> None:
-        if poison_sample is None:
-            return
-        history = self._of(shard)
-        kind = "hang" if history.hangs else "crash"
-        text = "no denoising step for compute.step_timeout_s" if kind == "hang" else "the worker process died"
-        history.quarantined[poison_sample] = SampleError(kind, f"{text}, every time this sample was made alone")
-        history.deaths, history.hangs = 1, 0  # what is left of the shard gets a budget of its own
-        self._listener.notice(f"shard {shard.number}: sample {poison_sample} is given up ({kind})")
-
-    def _watch(self) -> None:
-        draining = draining_nodes()
-        for worker in list(self._workers):
-            worker.draining = worker.device is not None and worker.device.node in draining
-            if worker.draining and not worker.in_hand:
-                self._retire(worker)
-            elif worker.vitals.silent_s > self._compute.step_timeout_s and worker.in_hand and not worker.hung:
-                worker.hung = True
-                self._listener.notice(f"no denoising step for {worker.vitals.silent_s:.0f} s: ending that worker")
-                ray.kill(worker.handle)
-            elif worker.device is not None and worker.vitals_call is None:
-                worker.vitals_call = worker.handle.vitals.remote()
-
-    def _report(self, began: float) -> None:
-        ready = sum(worker.device is not None for worker in self._workers)
-        total = self._past
-        for worker in self._workers:
-            total += worker.vitals
+    def _look(self) -> None:
+        """At what no call tells: signs of life, nodes that go, places that are left, workers that do not come."""
+        self._crew.watch(self._compute.step_timeout_s)
+        if self._places.left_out_places:
+            left = {
+                node: fit for node, fit in fitting_nodes(self._demand).items() if not self._places.is_left_out(node)
+            }
+            self._blame.look(left)
+            if left and self._compute.workers == "auto":
+                self._crew.size = min(self._crew.size, sum(left.values()))
+        total, ready = self._crew.totals(), self._crew.ready
         self._listener.pulse(total.samples, ready, total.model_loads)
-        nobody_ever = ready == 0 and total.model_loads == 0 and not self._searches
-        if nobody_ever and time.monotonic() - began > self._wait_s and self._failure is None:
-            self._failure = no_worker_came(self._wait_s, self._factory.demand)
-
-
-def _short(error: Exception) -> str:
-    """The last line says most: Ray puts the worker's traceback before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"[:500]
+        self._patience.look(ready, self._wanted)
+        if ready == 0 and total.model_loads == 0 and not self._searches and (error := self._patience.with_nobody()):
+            self._blame.end(error)

@@ -18,7 +18,10 @@ class Device:
     gpus: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"GPU {','.join(self.gpus)} of node {self.node[:8]}" if self.gpus else f"node {self.node[:8]}"
+        return self.named(f"node {self.node[:8]}")
+
+    def named(self, node: str) -> str:
+        return f"GPU {','.join(self.gpus)} of {node}" if self.gpus else node
 
 
 class LostDevices:

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from promptmill.pipeline.execution.fleet.actor import ShardActor
 from promptmill.pipeline.execution.fleet.cluster import Demand
+from promptmill.pipeline.execution.fleet.places import Places
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import to_json
 from promptmill.schemas.errors import DeviceLostError
@@ -26,11 +27,12 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class WorkerFactory:
-    """Starts workers of one kind."""
+    """Starts workers of one kind, on nodes that are not left out."""
 
     plan: Plan
     url: str
     demand: Demand
+    places: Places
 
     def start(self) -> Any:
         threads = self.plan.job.compute.threads_per_worker
@@ -40,6 +42,7 @@ class WorkerFactory:
             "num_gpus": self.demand.gpus,
             "max_restarts": 0,  # the dispatcher replaces workers itself: it knows what they had in hand
             "runtime_env": {"env_vars": environment},
+            "label_selector": self.places.selector(),
         }
         return ShardActor.options(**options).remote(to_json(self.plan), self.url)  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""A worker of the fleet as its dispatcher sees it, and what happened to a shard so far."""
+"""A worker of the fleet as its dispatcher sees it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import ray
 
 from promptmill.pipeline.execution.fleet.actor import Vitals
+from promptmill.pipeline.execution.fleet.cluster import node_of
 from promptmill.pipeline.execution.fleet.lost_devices import Device
-from promptmill.schemas.errors import SampleError
 from promptmill.schemas.plan import Shard
 
 _POLL_S = 0.2
@@ -36,6 +36,11 @@ class WorkerHandle:
     suspects: list[Shard] = field(default_factory=list)
 
     @property
+    def node(self) -> str:
+        """Ray's id, also of a worker that did not start; empty where it was on none."""
+        return self.device.node if self.device is not None else node_of(self.handle)
+
+    @property
     def calls(self) -> list[Any]:
         return [call for call in (self.ready_call, self.vitals_call, *self.in_hand) if call is not None]
 
@@ -44,26 +49,6 @@ class WorkerHandle:
             return True
         device = self.device
         return device is not None and not any(n["NodeID"] == device.node and n["Alive"] for n in ray.nodes())
-
-
-@dataclass
-class History:
-    """Losses of nodes are not counted: they are nobody's fault. `failed` tries ended in an error or a death."""
-
-    failed: int = 0
-    deaths: int = 0
-    hangs: int = 0
-    errors: int = 0
-    quarantined: dict[str, SampleError] = field(default_factory=dict)
-
-    def add_error(self) -> None:
-        self.failed += 1
-        self.errors += 1
-
-    def add_death(self, hung: bool = False) -> None:
-        self.failed += 1
-        self.deaths += 1
-        self.hangs += hung
 
 
 def finished(calls: list[Any]) -> list[Any]:
