@@ -33,17 +33,17 @@ def missing_shards(plan: Plan, store: Store) -> list[Shard]:
     return [shard for shard in plan.all_shards() if shard.data_key not in there]
 
 
-def unproven_shards(plan: Plan, store: Store, shards: Sequence[Shard]) -> list[Shard]:
-    """Of these the ones whose data object, or a side object that it names, is not there now."""
-    entries = {entry.name: entry for entry in store.list("data")}
-    items = read_data_objects(store, [entries[shard.data_key] for shard in shards if shard.data_key in entries])
-    there = side_objects(store)
-    proven = {
-        item.footer.shard.number
-        for item in items
-        if item.footer is not None and belongs(plan, item) and there.issuperset(item.footer.side_objects)
-    }
-    return [shard for shard in shards if shard.number not in proven]
+def proven_shards(plan: Plan, store: Store, known: Mapping[int, CommitRecord]) -> dict[int, CommitRecord]:
+    """By shard number what a listing shows now: each data object of this plan with all side objects that it names.
+
+    Proofs that are `known` are not read again, and only their data object is looked for.
+    """
+    there = {n: entry for entry in store.list("data") if (n := shard_number(entry.name)) is not None}
+    items = read_data_objects(store, [entry for n, entry in there.items() if n < plan.shards and n not in known])
+    sides = side_objects(store)
+    new = [item.footer for item in items if item.footer is not None and belongs(plan, item)]
+    proofs = {proof.shard.number: proof for proof in new if sides.issuperset(proof.side_objects)}
+    return proofs | {number: proof for number, proof in known.items() if number in there}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from promptmill.pipeline.dataset.state import (
     commonest_failure,
     dataset_counts,
     distinct_versions,
+    done_shards,
     missing_shards,
+    proven_shards,
     read_footers,
-    unproven_shards,
 )
 from promptmill.pipeline.execution.dispatch import Dispatcher
 from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
@@ -22,7 +23,7 @@ from promptmill.pipeline.models.catalog.versions import differing, in_words, lib
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError, StorageError
-from promptmill.schemas.plan import Counts, Shard, ShardStats
+from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats
 
 _ROUNDS = 3
 
@@ -132,8 +133,8 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
     reached("driver-before-dispatch")
     if todo:
         versions.look(library_versions())
-    _make(plan, todo, dispatcher, tally, stop, store)
-    by_shard.update({number: receipt.counts for number, receipt in tally.receipts.items()})
+    proofs = _make(plan, todo, footers, dispatcher, tally, stop, store)
+    by_shard = _last_word(proofs, tally.receipts, store)
     reached("driver-dispatched")
     return RunSummary(
         counts=dataset_counts(plan, by_shard),
@@ -154,24 +155,43 @@ def _gone(plan: Plan, numbers: set[int], store: Store) -> list[Shard]:
     return [shard for shard in shards if store.entry(shard.data_key) is None]
 
 
-def _make(plan: Plan, todo: list[Shard], dispatcher: Dispatcher, tally: _Tally, stop: Stop, store: Store) -> None:
-    """Until the store itself shows every shard of `todo` with all that its proof names."""
+def _make(
+    plan: Plan,
+    todo: list[Shard],
+    before: Mapping[int, CommitRecord],
+    dispatcher: Dispatcher,
+    tally: _Tally,
+    stop: Stop,
+    store: Store,
+) -> Mapping[int, CommitRecord]:
+    """Until the store itself shows every shard; the proofs it shows, after a stop those of `before` alone."""
     for _ in range(_ROUNDS):
         if todo:
             dispatcher.run(todo, tally, stop)
         if tally.broken:
             raise _too_many_failures(plan, tally.made, store)
         if stop.requested:
-            return
+            return before
         if lost := {shard.number for shard in todo} - tally.receipts.keys():
             raise PromptmillError(f"{len(lost)} shards were neither done nor reported, the first is {min(lost)}")
-        if not (todo := unproven_shards(plan, store, todo)):
-            return
+        proofs = proven_shards(plan, store, before)
+        if not (todo := [shard for shard in plan.all_shards() if shard.number not in proofs]):
+            return proofs
         tally.notice(f"{len(todo)} shards were reported done and are not there: {todo[0].data_key}. Made again")
     raise StorageError(
         f"{store.url}/{todo[0].data_key} was reported done and is not there ({len(todo)} such shards). Do all workers "
         "see the same storage, or does something remove objects?"
     )
+
+
+def _last_word(
+    proofs: Mapping[int, CommitRecord], receipts: Mapping[int, ShardStats], store: Store
+) -> dict[int, Counts]:
+    """Counts of the shards that a listing shows: a worker may have written its own somewhere else."""
+    told = {number: receipt.counts for number, receipt in receipts.items()}
+    counts = told | {number: proof.counts for number, proof in proofs.items()}
+    there = done_shards(store)
+    return {number: each for number, each in counts.items() if number in there}
 
 
 def _refuse_foreign(plan: Plan, numbers: set[int], store: Store) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,9 @@ import pytest
 from promptmill.pipeline.dataset import claim, commit
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.retry import plan_retry
-from promptmill.pipeline.dataset.state import unproven_shards
+from promptmill.pipeline.dataset.state import proven_shards
 from promptmill.pipeline.execution import run as run_module
-from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
 from promptmill.pipeline.execution.run import RunSummary, run_job
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage import store as store_module
@@ -47,6 +47,8 @@ class Notes:
 class InTurn:
     """One shard after the other, as every dispatcher does it, but without threads."""
 
+    left_out: Sequence[LeftOut] = ()
+
     def __init__(self, plan: Plan, store: Store, broken: Iterable[str] = ()) -> None:
         self._context = TintContext(plan, store)
         self._context.broken = frozenset(broken)
@@ -61,6 +63,8 @@ class InTurn:
 
 class Lazy:
     """Forgets every shard but the first."""
+
+    left_out: Sequence[LeftOut] = ()
 
     def __init__(self, inner: InTurn) -> None:
         self._inner = inner
@@ -228,9 +232,41 @@ def test_what_is_reported_done_and_is_not_there_is_made_again(tmp_path: Path, fo
     dispatcher = Losing(plan, store, ["square"])
     summary = run_job(plan, store, dispatcher, Notes(), Stop())
     assert (dispatcher.rounds, summary.shards_done) == (2, plan.shards)
-    assert unproven_shards(plan, store, list(plan.all_shards())) == []
+    assert len(proven_shards(plan, store, {})) == plan.shards
     losses = 99
     store.delete(store.list(folder)[0].name)
     store.delete(store.list("data")[0].name)
     with pytest.raises(StorageError, match="see the same storage"):
         run_job(plan, store, Losing(plan, store, ["square"]), Notes(), Stop())
+
+
+def test_what_was_there_before_and_goes_while_the_run_goes_on_is_made_again(tmp_path: Path) -> None:
+    store = memory()
+    plan = claim_output(small_plan(tmp_path), store)
+    run(plan, store)
+    store.delete("data/part-000001.parquet")
+
+    class Losing(InTurn):
+        def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
+            made = list(shards)
+            super().run(made, listener, stop)
+            if made[0].number == 1:
+                store.delete("data/part-000000.parquet")
+
+    summary = run_job(plan, store, Losing(plan, store), Notes(), Stop())
+    assert (summary.shards_done, summary.counts, summary.made) == (3, Counts(10, 8, 0, 2), Counts(8, 6, 0, 2))
+
+
+def test_a_run_that_is_stopped_counts_what_a_listing_shows(tmp_path: Path) -> None:
+    """Receipts of a worker that wrote into a folder of its own say that all is well."""
+    store, stop = memory(), Stop()
+    plan = claim_output(small_plan(tmp_path), store)
+
+    class Elsewhere(InTurn):
+        def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
+            super().run(shards, listener, stop)
+            store.delete("data/part-000001.parquet")
+            stop.request()
+
+    summary = run_job(plan, store, Elsewhere(plan, store), Notes(), stop)
+    assert (summary.interrupted, summary.shards_done, summary.counts) == (True, 2, Counts(6, 6))
