@@ -52,14 +52,15 @@ def _try_storage(url: str, problems: list[str]) -> str:
     store = open_output(url, patience_s=min(5, default_patience_s()))
     key = f".promptmill-doctor-{os.getpid()}"
     try:
-        if not store.create(key, b"doctor") or store.create(key, b"again"):
-            problems.append(
-                f"{url} does not refuse to overwrite: two drivers at the same instant could both write a shard"
-            )
+        store.put(key, b"doctor")
         if store.read(key) != b"doctor":
             problems.append(f"{url} does not return what was written")
+            return "loses what is written"
         store.delete(key)
+        weakness = store.weakness()
     except StorageError as error:
         problems.append(str(error))
         return "failed"
-    return "writes, reads, refuses to overwrite"
+    if weakness:
+        problems.append(f"{url}: {weakness}, so two drivers at the same instant could both write a shard")
+    return f"writes, reads; {weakness}" if weakness else "writes, reads, refuses to overwrite"

@@ -67,4 +67,5 @@ def hash_in_name(side_object: str) -> str:
 
 def is_temporary(key: str) -> bool:
     """Whether the store gave that name to an object of its own below `.tmp/`."""
-    return re.fullmatch(r"(?:clock-|taken-)?[0-9a-f]{32}", key.rpartition("/")[2]) is not None
+    name = key.rpartition("/")[2]
+    return re.fullmatch(r"(?:clock-|taken-|guard-)?[0-9a-f]{32}|run-[0-9a-f]{16}(?:-.*)?", name) is not None

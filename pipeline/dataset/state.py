@@ -38,8 +38,9 @@ def proven_shards(plan: Plan, store: Store, known: Mapping[int, CommitRecord]) -
 
     Proofs that are `known` are not read again, and only their data object is looked for.
     """
-    there = {n: entry for entry in store.list("data") if (n := shard_number(entry.name)) is not None}
-    items = read_data_objects(store, [entry for n, entry in there.items() if n < plan.shards and n not in known])
+    entries = {entry.name: entry for entry in store.list("data")}
+    there = {shard.number: entries[shard.data_key] for shard in plan.all_shards() if shard.data_key in entries}
+    items = read_data_objects(store, [entry for number, entry in there.items() if number not in known])
     sides = side_objects(store)
     new = [item.footer for item in items if item.footer is not None and belongs(plan, item)]
     proofs = {proof.shard.number: proof for proof in new if sides.issuperset(proof.side_objects)}

@@ -12,7 +12,6 @@ from promptmill.pipeline.dataset.state import (
     commonest_failure,
     dataset_counts,
     distinct_versions,
-    done_shards,
     missing_shards,
     proven_shards,
     read_footers,
@@ -133,8 +132,9 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
     reached("driver-before-dispatch")
     if todo:
         versions.look(library_versions())
+        store.warn_of_weakness()
     proofs = _make(plan, todo, footers, dispatcher, tally, stop, store)
-    by_shard = _last_word(proofs, tally.receipts, store)
+    by_shard = _last_word(plan, proofs, tally.receipts, store)
     reached("driver-dispatched")
     return RunSummary(
         counts=dataset_counts(plan, by_shard),
@@ -185,13 +185,13 @@ def _make(
 
 
 def _last_word(
-    proofs: Mapping[int, CommitRecord], receipts: Mapping[int, ShardStats], store: Store
+    plan: Plan, proofs: Mapping[int, CommitRecord], receipts: Mapping[int, ShardStats], store: Store
 ) -> dict[int, Counts]:
     """Counts of the shards that a listing shows: a worker may have written its own somewhere else."""
     told = {number: receipt.counts for number, receipt in receipts.items()}
     counts = told | {number: proof.counts for number, proof in proofs.items()}
-    there = done_shards(store)
-    return {number: each for number, each in counts.items() if number in there}
+    missing = {shard.number for shard in missing_shards(plan, store)}
+    return {number: each for number, each in counts.items() if number not in missing}
 
 
 def _refuse_foreign(plan: Plan, numbers: set[int], store: Store) -> None:

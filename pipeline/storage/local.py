@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,10 +26,33 @@ TAKEN = "taken-"
 _TRIES = 3
 
 
+NO_LINK = frozenset(
+    {
+        *(errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL),
+        *(errno.EMLINK, errno.EXDEV, errno.EIO),
+    }
+)
+"""What disks without hard links answer, each in its own way. Where more is wrong than that, what follows fails too."""
+
+NO_LINKS = "there are no hard links"
+NO_CONDITIONS = "it has no conditional writes"
+
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+_NO_FOLDER_SYNC = _NO_SYNC | {errno.EBADF, errno.EIO, errno.EACCES, errno.EPERM}
+
+
 @functools.cache
-def warn_of_races(where: str, lacking: str) -> None:
+def warn_of_races(where: str, weakness: str) -> None:
     """Once a process for each output."""
-    log.warning("%s has no %s: two writers at the same instant could both think they were first", where, lacking)
+    log.warning("%s: %s, so two writers at the same instant could both think they were first", where, weakness)
+
+
+@functools.cache
+def _warn_of_no_sync(what: str, where: str, error: str) -> None:
+    log.warning(
+        "%s of %s cannot be synced (%s): a power failure may take what was written last, which is then made again",
+        *(what, where, error),
+    )
 
 
 def _again_where_it_vanished(write: Callable[[Path, str, bytes], T]) -> Callable[[Path, str, bytes], T]:
@@ -48,38 +71,78 @@ def _again_where_it_vanished(write: Callable[[Path, str, bytes], T]) -> Callable
 @_again_where_it_vanished
 def create_file(root: Path, key: str, data: bytes) -> bool:
     target = root / key
-    temporary = _write_temporary(root, data)
+    temporary = _write_temporary(root / TEMPORARY, data)
     reached("temporary-written")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        created = _give_name(temporary, target, root, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if created:
+        _sync_folder(target.parent)
+    return created
+
+
+def _give_name(temporary: Path, target: Path, root: Path, data: bytes) -> bool:
+    try:
         os.link(temporary, target)
         reached("linked")
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
+        if error.errno not in NO_LINK:
             raise
-        warn_of_races(str(root), "hard links")
+        if error.errno == errno.EXDEV and not temporary.name.startswith("."):  # a folder on a disk of its own
+            with _beside(target, data) as near:
+                return _give_name(near, target, root, data)
+        warn_of_races(str(root), NO_LINKS)
         if target.exists():
             return False
         temporary.rename(target)
-        return True
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
     return True
+
+
+@contextlib.contextmanager
+def _beside(target: Path, data: bytes) -> Iterator[Path]:
+    """The data in a hidden file of the same folder."""
+    near = _write_temporary(target.parent, data, ".")
+    try:
+        yield near
+    finally:
+        near.unlink(missing_ok=True)
 
 
 @_again_where_it_vanished
 def replace_file(root: Path, key: str, data: bytes) -> None:
     target = root / key
-    temporary = _write_temporary(root, data)
+    temporary = _write_temporary(root / TEMPORARY, data)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with _beside(target, data) as near:
+            near.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def has_links(root: Path) -> bool:
+    """Whether of two writers of a file one wins. Raises OSError where nothing can be written."""
+    temporary = _write_temporary(root / TEMPORARY, b"links?")
+    second = temporary.with_name(uuid.uuid4().hex)
+    try:
+        os.link(temporary, second)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
+    return True
 
 
 def read_regular_file(path: Path, most_bytes: int | None = None) -> bytes:
@@ -109,7 +172,7 @@ def remove_file(root: Path, entry: Entry) -> bool:
     target, taken = root / entry.name, root / TEMPORARY / f"{TAKEN}{uuid.uuid4().hex}"
     taken.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.rename(taken)
+        taken = _take_away(target, taken)
     except FileNotFoundError:
         return False
     version = _described(taken).version
@@ -121,6 +184,17 @@ def remove_file(root: Path, entry: Entry) -> bool:
     taken.unlink(missing_ok=True)
     _sync_folder(target.parent)
     return True
+
+
+def _take_away(target: Path, taken: Path) -> Path:
+    try:
+        target.rename(taken)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        taken = target.with_name(f".{taken.name}")
+        target.rename(taken)
+    return taken
 
 
 def _put_back(taken: Path, target: Path) -> None:
@@ -138,16 +212,15 @@ def _described(path: Path) -> Entry:
     return described(path.name, LocalFileSystem().info(str(path)))
 
 
-def _write_temporary(root: Path, data: bytes) -> Path:
+def _write_temporary(folder: Path, data: bytes, prefix: str = "") -> Path:
     # Beside the data folders and not inside: a tool that reads data/ while the job runs sees whole files only.
-    folder = root / TEMPORARY
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / uuid.uuid4().hex
+    path = folder / f"{prefix}{uuid.uuid4().hex}"
     try:
         with path.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno(), "a file", folder, _NO_SYNC)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -155,8 +228,23 @@ def _write_temporary(root: Path, data: bytes) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+        _warn_of_no_sync("the folder", str(folder), os.strerror(error.errno))
+        return
+    try:
+        _sync(descriptor, "the folder", folder, _NO_FOLDER_SYNC)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int, what: str, folder: Path, forgiven: frozenset[int]) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in forgiven:
+            raise
+        _warn_of_no_sync(what, str(folder), os.strerror(error.errno))

@@ -12,7 +12,7 @@ import fsspec.asyn
 
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.faults import describe, error_code, is_storage_fault, settings_advice
-from promptmill.pipeline.storage.local import warn_of_races
+from promptmill.pipeline.storage.local import NO_CONDITIONS, warn_of_races
 from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import StorageError
 from promptmill.schemas.urls import scheme_of
@@ -30,14 +30,18 @@ _CONTENT_TYPES = {
 }
 """Without one a browser downloads the report from a bucket instead of showing it."""
 
-_CONDITIONAL = ("s3://", "s3a://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
-"""Where `mode="create"` is a condition that the server checks; elsewhere fsspec looks first and then writes."""
+_CONDITIONAL = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+
+def is_conditional(url: str) -> bool:
+    """Whether `mode="create"` is a condition that the server checks; elsewhere fsspec looks first and then writes."""
+    return scheme_of(url) in _CONDITIONAL
 
 
 def create_object(fs: Any, url: str, path: str, data: bytes) -> bool:
     """False where the key is taken."""
-    if not url.startswith(_CONDITIONAL):
-        warn_of_races(redact(url), "conditional writes")
+    if not is_conditional(url):
+        warn_of_races(redact(url), NO_CONDITIONS)
     try:
         put_object(fs, url, path, data, mode="create")
     except FileExistsError:

@@ -7,12 +7,12 @@ import uuid
 from typing import Any
 
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.storage.local import TEMPORARY, warn_of_races
+from promptmill.pipeline.storage.local import NO_CONDITIONS, TEMPORARY, warn_of_races
 
 
 def create_over_sftp(fs: Any, url: str, root: str, key: str, data: bytes) -> bool:
     """OpenSSH renames by a link, which fails where another was first; other servers look, then rename."""
-    warn_of_races(redact(url), "conditional writes")
+    warn_of_races(redact(url), NO_CONDITIONS)
     target = f"{root.rstrip('/')}/{key}"
     temporary = _write_temporary(fs, root, data)
     try:

@@ -33,10 +33,21 @@ from promptmill.pipeline.storage.faults import (
     is_storage_fault,
     is_transient,
 )
-from promptmill.pipeline.storage.local import TEMPORARY, create_file, read_regular_file, remove_file, replace_file
+from promptmill.pipeline.storage.local import (
+    NO_CONDITIONS,
+    NO_LINKS,
+    TEMPORARY,
+    create_file,
+    has_links,
+    read_regular_file,
+    remove_file,
+    replace_file,
+    warn_of_races,
+)
 from promptmill.pipeline.storage.remote import (
     RemoteFile,
     create_object,
+    is_conditional,
     open_filesystem,
     put_object,
     read_if_match,
@@ -133,14 +144,36 @@ class Store:
         to know whose it is.
         """
         reached("before-write")
-        if self.is_local:
-            created = self._call(f"create {key}", lambda: create_file(Path(self.root), key, data))
-        elif self._is_sftp:
-            created = self._call(f"create {key}", lambda: create_over_sftp(self.fs, self.url, self.root, key, data))
-        else:
-            created = self._call(f"create {key}", lambda: create_object(self.fs, self.url, self.path(key), data))
+        created = self._create(key, data)
         reached("after-write")
         return created
+
+    def _create(self, key: str, data: bytes) -> bool:
+        if self.is_local:
+            return self._call(f"create {key}", lambda: create_file(Path(self.root), key, data))
+        if self._is_sftp:
+            return self._call(f"create {key}", lambda: create_over_sftp(self.fs, self.url, self.root, key, data))
+        return self._call(f"create {key}", lambda: create_object(self.fs, self.url, self.path(key), data))
+
+    def weakness(self) -> str:
+        """Why of two writers at one instant both could think they were first; empty where one of them wins.
+
+        Tried on an object below `.tmp/`, which is deleted again: servers ignore conditions without a word.
+        """
+        if self.is_local:
+            return "" if self._call("try it", lambda: has_links(Path(self.root))) else NO_LINKS
+        key = f"{TEMPORARY}/guard-{uuid.uuid4().hex}"
+        try:
+            if self._create(key, b"first") and self._create(key, b"second"):
+                return "it overwrites what is there although it is asked not to"
+        finally:
+            self.delete(key)
+        return "" if is_conditional(self.url) else NO_CONDITIONS
+
+    def warn_of_weakness(self) -> None:
+        """In the log, once."""
+        if weakness := self.weakness():
+            warn_of_races(self.root if self.is_local else redact(self.url), weakness)
 
     def put(self, key: str, data: bytes) -> None:
         """Write the whole object, replacing what is there; a reader sees the old or the new one, never a part."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from promptmill.pipeline.execution.fleet.backlog import History
 from promptmill.pipeline.execution.fleet.bisect import find_poison_sample
-from promptmill.pipeline.execution.fleet.worker_handle import History
 
 SAMPLES = [f"s{number}" for number in range(13)]
 
@@ -46,7 +46,8 @@ def test_chance_blames_an_innocent_at_most_once_in_64(deadly: float) -> None:
 
 def test_what_happened_to_a_shard_is_counted() -> None:
     history = History()
-    history.add_error()
-    history.add_death()
-    history.add_death(hung=True)
-    assert (history.failed, history.errors, history.deaths, history.hangs) == (3, 1, 2, 1)
+    history.erred("n1")
+    history.died("n1", hung=False)
+    history.died("n2", hung=True)
+    assert (history.failed, history.errors.total(), history.deaths, history.hangs) == (3, 1, 2, 1)
+    assert history.failed_on == {"n1", "n2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import uuid
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from botocore.exceptions import ClientError
 from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.faults import is_transient
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.errors import MissingObjectError, StorageError
+from tests.servers.disk import CannotMount, refusing, small_disk
 
 
 def test_stores_without_conditional_writes_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -134,3 +136,77 @@ def test_a_status_counts_where_it_is_the_cause_and_not_where_it_came_before(stat
     raised.__cause__, later.__context__ = answer, answer
     assert is_transient(raised) == waits
     assert is_transient(later)
+
+
+REFUSALS = ["EPERM", "EACCES", "ENOTSUP", "ENOSYS", "EINVAL", "EXDEV", "EIO"]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_disk_that_refuses_links_in_its_own_words(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(str(tmp_path / name))
+    with refusing("link", getattr(errno, name)) as run:
+        assert run(lambda: (store.weakness(), store.create("data/a", b"1"), store.create("data/a", b"2"))) == (
+            "there are no hard links",
+            True,
+            False,
+        )
+        run(store.warn_of_weakness)
+    assert store.read("data/a") == b"1"
+    assert [entry.name for entry in store.list("data")] == ["data/a"] and not list((tmp_path / name / ".tmp").iterdir())
+    (message,) = caplog.messages
+    assert str(tmp_path) in message and "hard links" in message
+    assert store.weakness() == ""
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "ENOTSUP", "ENOSYS"])
+def test_a_disk_that_cannot_sync(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(tmp_path / name))
+    with refusing("fsync", getattr(errno, name)) as run:
+        run(lambda: [store.create(f"data/{key}", b"1") for key in "ab"])
+        run(lambda: store.put("data/a", b"2"))
+    assert store.read("data/a") == b"2"
+    # One line for the temporary files, one for the folder.
+    assert len(caplog.messages) == 2 and all("power failure" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("name", ["EBADF", "EIO", "EACCES"])
+def test_a_folder_that_cannot_be_synced(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's filter cannot tell folders from files, so here the call is replaced."""
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(getattr(errno, name), "no")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    store = Store(str(tmp_path / name))
+    assert store.create("data/a", b"1") and not store.create("data/a", b"2")
+    assert len(caplog.messages) == 1 and "the folder" in caplog.messages[0]
+
+
+def test_a_file_that_cannot_be_written_to_the_disk_is_an_error(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), patience_s=0)
+    with refusing("fsync", errno.EIO) as run, pytest.raises(StorageError, match="Input/output error"):
+        run(lambda: store.create("data/a", b"1"))
+    assert store.list("data") == []
+
+
+@pytest.mark.parametrize("folder", [".tmp", "data"])
+def test_a_folder_of_the_output_on_another_disk(tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(tmp_path))
+    try:
+        with small_disk(tmp_path / folder, 1 << 20):
+            assert store.create("data/a", b"1") and not store.create("data/a", b"2")
+            store.put("data/a", b"3")
+            (entry,) = store.list("data")
+            assert store.read("data/a") == b"3"
+            assert store.remove(entry) and store.list("data") == []
+            assert [path.name for path in (tmp_path / "data").iterdir()] == []
+    except CannotMount as error:
+        pytest.skip(f"cannot mount: {error}")
+    assert caplog.messages == [], "links within the folder do as well"

@@ -5,13 +5,22 @@ Mounting needs root; the limit on file sizes does not.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import resource
 import signal
+import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
 
 BLOCK = bytes(4096)
 
@@ -65,6 +74,38 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_CALLS = {"x86_64": {"link": (86, 265), "fsync": (74,)}, "aarch64": {"link": (37,), "fsync": (82,)}}
+
+
+@contextmanager
+def refusing(call: str, number: int) -> Iterator[Callable[[Callable[[], T]], T]]:
+    """What is given to it runs in a thread to which the kernel refuses `link` or `fsync` with this errno.
+
+    A filter of system calls (seccomp); needs no root.
+    """
+    calls = _CALLS.get(platform.machine())
+    if calls is None:
+        pytest.skip(f"no numbers of system calls for {platform.machine()}")
+    with ThreadPoolExecutor(1, initializer=_refuse, initargs=(calls[call], number)) as thread:
+        yield lambda work: thread.submit(work).result()
+
+
+def _refuse(calls: Sequence[int], number: int) -> None:
+    lines = [struct.pack("HBBI", _LOAD, 0, 0, 0)]  # the number of the call
+    for call in calls:
+        lines.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 1, call))
+        lines.append(struct.pack("HBBI", _RETURN, 0, 0, _ERRNO | number))
+    lines.append(struct.pack("HBBI", _RETURN, 0, 0, _ALLOW))
+    code = ctypes.create_string_buffer(b"".join(lines))
+    program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(code))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(_PR_SET_SECCOMP, _FILTER, program, 0, 0):
+        raise OSError(ctypes.get_errno(), "the kernel takes no filter")
 
 
 @contextmanager
