@@ -19,7 +19,7 @@ from promptmill.pipeline.planning.places import found
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import from_json, segment_from_json
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import check_url
+from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem
 
 _OF_RAY = re.compile(r"/runtime_resources/working_dir_files/|/session_(latest|\d{4}-\d\d-\d\d_[\d_-]+)/")
@@ -28,10 +28,10 @@ _OF_RAY = re.compile(r"/runtime_resources/working_dir_files/|/session_(latest|\d
 def open_output(url: str, field: str = "", **options: Any) -> Store:
     """The store of a folder or URL that `field` of the job names, or the command line; `options` are those of Store.
 
-    Raises JobError for a URL that `check_url` refuses, and for a local path that cannot be a folder.
+    Raises JobError for a URL that `check_place` refuses, and for a local path that cannot be a folder.
     """
     where = f"{field}: {redact(url)}" if field else redact(url)
-    check_url(url, where)
+    check_place(url, where)
     store = Store(url, **options)
     if store.is_local:
         _refuse_rays_own(Path(store.root), where)

@@ -14,7 +14,7 @@ from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, ch
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.prompts.source import Source
-from promptmill.pipeline.storage.urls import check_url
+from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job, Model
 from promptmill.schemas.plan import ResolvedModel
@@ -27,7 +27,7 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
         got = f"{cells:,} ({describe_axes(job)})"
         raise JobError(Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", got, "Give --yes if you mean it"))
     problems: list[Problem | str] = []
-    _collect(problems, lambda: check_url(job.output.url, "output.url"))
+    _collect(problems, lambda: check_place(job.output.url, "output.url"))
     models: dict[Model, ResolvedModel] = {}
     for model, where in _named_models(job):
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))

@@ -11,12 +11,18 @@ from urllib.parse import unquote
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import absolute_url, is_remote, split_query
+from promptmill.pipeline.storage.urls import absolute_url, is_remote, misread_part, split_query
 from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.urls import scheme_of
+
+_BY_PATH = ("sftp", "ssh")
+"""Below their root no URL is read any more."""
 
 
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
     """The objects that a file, folder or glob names, sorted, relative to the returned store.
+
+    Raises InputError for an object whose name no client can ask for.
 
     A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
     dot only where it says the dot. Links to files are files. Empty where nothing is found.
@@ -35,11 +41,10 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
         if info is None:
             return store, []
         if info[0] == "directory":
-            return store, _without(store.find(), (".", "_"))
+            return store, _readable(store, _without(store.find(), (".", "_")))
         if info[0] != "file":  # a FIFO would be waited for, /dev/zero read without end
             raise InputError(Problem(redact(address), "files, or a folder of them", "a device, a FIFO or a socket"))
-        base, _, name = source.rpartition("/")
-        return Store(base or "."), [Entry(name, info[1])]
+        return _one_object(source, info[1])
     base = source[: wild.start()].rpartition("/")[0]
     store = Store(base or ("/" if source.startswith("/") else "."))
     pattern = source[len(base) :].lstrip("/")
@@ -47,13 +52,30 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
     found = _with_folders_that_exist(f"{base}/" if base or source.startswith("/") else "", pattern)
     tries = (found, _with_literal_folders(found), _with_literal_brackets(found))
     entries = next((entries for each in dict.fromkeys(tries) if (entries := store.find(each))), [])
-    return store, _without(entries, () if says_dot else (".",))
+    return store, _readable(store, _without(entries, () if says_dot else (".",)))
+
+
+def _one_object(source: str, size_bytes: int) -> tuple[Store, list[Entry]]:
+    base, _, name = source.rpartition("/")
+    if is_remote(source) and base.endswith("/"):
+        hint = "Give the folder above it, or copy it to another name"
+        raise InputError(Problem(source, "the name of one object without `//`", "one with it", hint))
+    return Store(base or "."), [Entry(name, size_bytes)]
+
+
+def _readable(store: Store, entries: list[Entry]) -> list[Entry]:
+    for entry in entries:
+        if scheme_of(store.url) not in _BY_PATH and (misread := misread_part(store.url, entry.name)):
+            where, hint = f"{store.url}/{entry.name}", "The client of that storage cannot ask for it: copy it"
+            raise InputError(Problem(where, f"the name of an object without `{misread}`", "one with it", hint))
+    return entries
 
 
 def _exists(source: str) -> bool:
     """Whether a name that looks like a glob is one of a file or folder: `brackets[1]`, `what?.csv`."""
     if is_remote(source):
-        return "*" not in source and Store(source).root_info() is not None
+        readable = "*" not in source and not misread_part(source)
+        return readable and Store(source).root_info() is not None
     return Path(absolute_url(source)).exists()
 
 

@@ -53,7 +53,7 @@ from promptmill.pipeline.storage.remote import (
     read_if_match,
 )
 from promptmill.pipeline.storage.sftp import create_over_sftp, replace_over_sftp
-from promptmill.pipeline.storage.urls import check_url, split_query
+from promptmill.pipeline.storage.urls import check_place, split_query
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem, StorageError
 from promptmill.schemas.urls import scheme_of
 
@@ -105,7 +105,7 @@ class Store:
         self._suffix = f"?{query or own_query}" if query or own_query else ""
         self.patience_s = default_patience_s() if patience_s is None else patience_s
         self.on_wait = on_wait or (lambda message: log.warning("%s", message))
-        check_url(self.url, redact(self.url))
+        check_place(self.url, redact(self.url))
         self._threads = threading.local()
         self.root: str = self._call("open it", lambda: self._open()[1])
         self.is_local = isinstance(self.fs, LocalFileSystem)

@@ -13,9 +13,16 @@ from promptmill.pipeline.display import keep_secrets, redact
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.urls import chain, holds_password, names_secret, scheme_of, split_query
 
-__all__ = ["absolute_url", "check_url", "is_remote", "split_query"]
+__all__ = ["absolute_url", "check_place", "check_url", "is_remote", "misread_part", "split_query"]
 
 _NEEDS_NO_HOST = ("file", "local", "memory")
+_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+_MISREAD = {
+    **dict.fromkeys(("s3", "s3a"), r"\?versionId="),
+    **dict.fromkeys(("gs", "gcs"), "//"),
+    **dict.fromkeys(("az", "abfs", "abfss"), r"[\[\]:\\]"),
+    **dict.fromkeys(("sftp", "ssh"), r"[?#]"),
+}
 _WITH_HOST = ("http", "https", "ftp", "sftp", "ssh", "hdfs", "webhdfs", "smb")
 
 
@@ -55,9 +62,36 @@ def _check_link(link: str, where: str, is_chained: bool) -> None:
         raise InputError(Problem(where, f"a bucket or host after {protocol}://", "nothing"))
     if mark and not _port_is_number(link):
         raise InputError(Problem(where, "a number after the colon of a host", redact(link)))
-    if scheme_of(link) in ("s3", "s3a") and "?versionId=" in link:
-        hint = "s3fs takes what follows for the version of an object, and cannot write there"
-        raise InputError(Problem(where, "a key without `?versionId=`", redact(link), hint))
+
+
+def check_place(url: str, where: str) -> None:
+    """As `check_url`; raises InputError too for a place whose name the client of that storage misreads.
+
+    Of a place, not of a glob: that may hold what a name must not.
+    """
+    check_url(url, where)
+    key = _key(url)
+    if misread := misread_part(url, key):
+        hint = "The client of that storage takes it for something else than a part of the name"
+        raise InputError(Problem(where, f"a name without `{misread}`", redact(url), hint))
+    if scheme_of(url) in _MISREAD and re.search(r"[\x00-\x1f\x7f]", key):
+        raise InputError(Problem(where, "a name without control characters", redact(url)))
+    if scheme_of(url) in _OBJECT_STORES and key.startswith("/"):
+        hint = "What is written there is in no listing"
+        raise InputError(Problem(where, "a key that does not begin with `/`", redact(url), hint))
+
+
+def misread_part(url: str, key: str | None = None) -> str:
+    """What the client of that storage misreads in `key`, else in that of the URL; empty where it reads all of it.
+
+    Tried on real servers.
+    """
+    found = re.search(_MISREAD.get(scheme_of(url), "(?!)"), _key(url) if key is None else key)
+    return found[0] if found else ""
+
+
+def _key(url: str) -> str:
+    return url.partition("://")[2].lstrip("/").partition("/")[2]
 
 
 def _port_is_number(link: str) -> bool:

@@ -14,7 +14,9 @@ from typing import Any
 import fsspec.config
 import pytest
 
+from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import InputError
 from tests.engine.conftest import Answer
 from tests.servers.process import ServerError
 
@@ -156,3 +158,46 @@ def test_an_outage_of_seconds_is_waited_for(neighbour: Neighbour) -> None:
         assert waits
         waits.clear()
     assert (store.read("before"), store.read("during")) == (b"1", b"2")
+
+
+@pytest.mark.parametrize(
+    ("url", "misread"),
+    [
+        ("s3://bucket/a?versionId=b", "?versionId="),
+        ("s3://bucket//out", "begin with `/`"),
+        ("s3a://bucket/a\x01b", "control characters"),
+        ("gs://bucket/a//b", "//"),
+        ("az://images/brackets[1]", "["),
+        ("abfss://images@account.dfs.core.windows.net/a:b", ":"),
+        ("az://images/back\\slash", "\\"),
+        ("sftp://host/what?", "?"),
+        ("sftp://me@host:22/hash#1", "#"),
+    ],
+)
+def test_places_that_a_client_misreads_are_refused_by_name(cli: Cli, job: MakeJob, url: str, misread: str) -> None:
+    """Some raised ValueError; of others no listing showed what had been written."""
+    for command in (["validate", job(output={"url": url})], ["status", url], ["doctor", url]):
+        answer = cli(*command)
+        assert answer.code == 2 and misread in answer.err, answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["brackets[1]", "what?", "hash#1", "per%20cent", "pl us+", "a:b@c", "x[!a]"])
+def test_odd_places_in_s3(s3_bucket: str, s3_env: dict[str, str], name: str) -> None:
+    store = Store(f"s3://{s3_bucket}/{name}/out")
+    assert store.create("data/a.txt", b"1") and not store.create("data/a.txt", b"2")
+    assert [entry.name for entry in (*store.list("data"), *store.find("data/*"), *store.find())] == ["data/a.txt"] * 3
+    for source in ("data", "data/*.txt", "data/a.txt"):
+        found, (entry,) = find_objects(f"{store.url}/{source}")
+        assert found.read(entry.name) == b"1"
+    store.delete("data/a.txt")
+    assert store.list("data") == []
+
+
+@pytest.mark.slow
+def test_an_object_that_no_client_can_ask_for(s3_bucket: str, s3_env: dict[str, str]) -> None:
+    store = Store(f"s3://{s3_bucket}/prompts")
+    store.fs.call_s3("put_object", Bucket=s3_bucket, Key="prompts/a?versionId=1.txt", Body=b"a red circle")
+    for source in (store.url, f"{store.url}/*.txt"):
+        with pytest.raises(InputError, match=r"\?versionId="):
+            find_objects(source)

@@ -100,6 +100,7 @@ NO_CHANGE: dict[str, Any] = {
     "compute.max_attempts": 9,
     "compute.step_timeout_s": 1.0,
     "compute.max_failure_share": 0.9,
+    "compute.wait_for_workers_s": 5.0,
 }
 TRIED_ELSEWHERE = {
     "prompts.source": "its files are",
