@@ -42,6 +42,7 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:
         name=planned.job.name,
         output=planned.job.output.url,
         fingerprint=planned.fingerprint,
+        task=planned.job.task.name,
         prompts=planned.prompts,
         suite=planned.suite,
         variants=planned.cells,

@@ -34,11 +34,15 @@ class ValidateResult(Result):
 
 @dataclass(frozen=True)
 class PlanResult(Result):
-    """`bytes_estimated` is of all data objects; `axes` are the numbers of values of each sweep axis."""
+    """`task` is text-to-image, image-to-image or inpainting, `bytes_estimated` of all data objects.
+
+    `axes` are the numbers of values of each sweep axis.
+    """
 
     name: str
     output: str
     fingerprint: str
+    task: str
     prompts: int
     suite: dict[str, Any] | None
     variants: int

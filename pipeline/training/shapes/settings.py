@@ -102,6 +102,41 @@ class ClipSettings:
 
 
 @dataclass(frozen=True)
+class ControlSettings:
+    """Most captions name colours alone (`anything` of them say more, `caption_drop` nothing), so that shape, size and
+    place can only come from the map, whose lines are `width_px` wide.
+    """
+
+    seed: int = 0
+    embedding: tuple[int, ...] = (8, 16, 32, 64)  # half of diffusers' own; 2.8 million parameters in all
+    cached: int = 5000
+    pair_share: float = 0.15
+    caption_drop: float = 0.2
+    anything: float = 0.2
+    width_px: tuple[float, float] = (1.0, 2.0)
+    focus: tuple[float, int, int] = (0.6, 250, 900)
+    plan: Schedule = field(default=Schedule(steps=2000, batch=16, rate=1e-3, decay=0.5, ema=0.998))
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    seed: int = 0
+    rank: int = 8
+    targets: tuple[str, ...] = (
+        *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"),
+        *("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
+    )
+    cached: int = 1200
+    pair_share: float = 0.2
+    caption_drop: float = 0.1
+    focus: tuple[float, int, int] = (0.6, 150, 850)
+    guidance: float = GUIDANCE
+    plan: Schedule = field(
+        default=Schedule(steps=400, batch=16, rate=1e-3, warmup=50, decay=0.5, weight_decay=0.0, ema=0.995)
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     seed: int = 0
     vae: VaeSettings = field(default_factory=VaeSettings)
