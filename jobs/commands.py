@@ -100,6 +100,7 @@ def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = Fal
         return
     rows = {
         "job": shown["name"],
+        "task": planned.told_task,
         "prompts": shown["prompts"],
         **({"suite": _suite(planned)} if planned.suite else {}),
         "variants": describe_axes(planned.job) or "1",

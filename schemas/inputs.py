@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
-Role = Literal["image", "mask", "control_image", "reference_image"]
-ROLES: Final[tuple[Role, ...]] = get_args(Role)
+Role = str
+"""One of ROLES, or the control image of one ControlNet by its name."""
+ROLES: Final[tuple[Role, ...]] = ("image", "mask", "control_image", "reference_image")
+CONTROL: Final = "control_image"
 
 TaskName = Literal["text-to-image", "image-to-image", "inpainting"]
+
+
+def control_role(net: str) -> Role:
+    """Of the image for one ControlNet alone."""
+    return f"{CONTROL}_{net}"
+
+
+def is_control(role: Role) -> bool:
+    return role == CONTROL or role.startswith(f"{CONTROL}_")
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Task:
 
     @property
     def controlled(self) -> bool:
-        return "control_image" in self.roles
+        return any(is_control(role) for role in self.roles)
 
 
 def task_of(roles: Iterable[Role]) -> Task:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, create_model, model_serializer, model_validator
 from pydantic_core import InitErrorDetails
 
-from promptmill.schemas.inputs import ROLES, Task, task_of
+from promptmill.schemas.additions import Adapter, ControlNet, Name
+from promptmill.schemas.inputs import CONTROL, ROLES, Role, Task, control_role, task_of
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.sweep import Partial, SweepAxes, axis
 
@@ -34,6 +35,8 @@ LOWER_IS_BETTER: Final = frozenset({"near_black"})
 Size = Annotated[int, Field(ge=8, le=16384)]
 INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
+CONTROL_FIELDS: Final = frozenset({"control_scale", "control_start", "control_end"})
+"""Fields of `generation` that say something of ControlNets."""
 
 
 class Columns(StrictModel):
@@ -53,8 +56,24 @@ class Columns(StrictModel):
     """Image to start from: a path relative to the source file's folder, a URL, bytes, or a Hugging Face image."""
     mask: Text | None = None
     """What of `image` to draw anew: white. The rest keeps its pixels exactly."""
+    control_image: Text | Annotated[dict[Name, Text], Field(min_length=1)] | None = None
+    """Image that steers the ControlNets of the model, in the same forms; or a column for each, by its name."""
     strength: Text | None = None
     """Number above 0, at most 1; overrides `generation.strength` where not null."""
+
+    @property
+    def images(self) -> dict[Role, str]:
+        """Columns of input images, by role."""
+        whole = {role: name for role in ROLES if isinstance(name := getattr(self, role, None), str)}
+        if isinstance(self.control_image, dict):
+            whole |= {control_role(net): name for net, name in self.control_image.items()}
+        return whole
+
+    @property
+    def named(self) -> dict[str, str | None]:
+        """What is mapped, to its column; each control image by its role."""
+        others = {key: name for key, name in self if not isinstance(name, dict)}
+        return {**others, **self.images}
 
 
 class Format(StrictModel):
@@ -160,17 +179,6 @@ class Prompts(StrictModel):
         return self
 
 
-class Adapter(StrictModel):
-    """A LoRA."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    """What records call it."""
-    path: Text
-    """A .safetensors file as diffusers or kohya write it, a folder with one."""
-    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
-    """How strongly it acts; 0 is without it."""
-
-
 class Model(StrictModel):
     path: Text = "builtin:shapes"
     """A diffusers folder, a hub id such as `stabilityai/sdxl-turbo`, or `builtin:shapes`. Safetensors only."""
@@ -180,6 +188,8 @@ class Model(StrictModel):
     """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
     adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
+    controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()
+    """ControlNets, all at once, steered by `prompts.columns.control_image`."""
 
 
 class Generation(StrictModel):
@@ -207,6 +217,12 @@ class Generation(StrictModel):
     """How input images come to `width` × `height`: `cover` cuts, `contain` adds black, `stretch`. Null is `cover`.
 
     Without `width` and `height` each image keeps its own size, to the nearest that the model can draw."""
+    control_scale: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How strongly ControlNets act; 0 is without them. Null is 1."""
+    control_start: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the steps after which ControlNets begin to act. Null is 0."""
+    control_end: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the steps after which they act no more. Null is 1."""
 
 
 def _partial(name: str, **more: Any) -> Any:
@@ -370,7 +386,7 @@ class Job(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns(), *self._wrong_adapters()])
+        raise_all([*self._wrong_scores(), *self._wrong_select(), *self._wrong_columns(), *self._wrong_additions()])
         return self
 
     @property
@@ -414,7 +430,7 @@ class Job(StrictModel):
     @property
     def task(self) -> Task:
         """What kind of pipeline the job needs: it follows from the images that its prompts have."""
-        return task_of(role for role in ROLES if getattr(self.prompts.mapped, role, None) is not None)
+        return task_of(self.prompts.mapped.images)
 
     def _wrong_columns(self) -> list[InitErrorDetails]:
         columns, wrong = self.prompts.columns, []
@@ -422,27 +438,46 @@ class Job(StrictModel):
             hint = "A mask says what of an image is drawn anew: name the column of the images too."
             fields = "prompts.columns.image prompts.columns.mask"
             wrong.append(broken_rule(("prompts", "columns", "image"), "a column's name", "null", hint, fields))
-        if columns.image is None:
-            wrong += [self._needs_image(loc) for loc in self._asked_of_images()]
-        return wrong
+        wrong += self._without_images() if columns.image is None else []
+        return wrong + (self._wrong_maps() if self._controlled else self._without_nets())
 
-    def _asked_of_images(self) -> list[tuple[str, ...]]:
-        job = [("generation", field) for field in INPUT_FIELDS if getattr(self.generation, field) is not None]
-        swept = [("sweep", field) for field in INPUT_FIELDS if field in self.sweep.axes()]
+    def _without_images(self) -> list[InitErrorDetails]:
+        hint = "It is about input images: name their column in `prompts.columns.image`."
+        fields = INPUT_FIELDS if self.prompts.columns.control_image is None else INPUT_FIELDS - {"fit"}
+        strength = [("prompts", "columns", "strength")] if self.prompts.columns.strength is not None else []
+        places = [*self._set(fields), *strength]
+        return [_needs(loc, "prompts.columns.image", hint) for loc in places]
+
+    def _without_nets(self) -> list[InitErrorDetails]:
+        hint = "It is about ControlNets: name them in `model.controlnets`."
+        column = [("prompts", "columns", CONTROL)] if self.prompts.columns.control_image is not None else []
+        return [_needs(loc, "model.controlnets", hint) for loc in [*self._set(CONTROL_FIELDS), *column]]
+
+    def _set(self, fields: frozenset[str]) -> list[tuple[str, ...]]:
+        """Where the job sets one of these fields of `generation`."""
         given = [(name, each.given().keys()) for name, each in (self.sweep.settings or {}).items()]
         return [
-            *job,
-            *swept,
-            *(("sweep", "settings", name, field) for name, own in given for field in sorted(INPUT_FIELDS & own)),
-            *([("prompts", "columns", "strength")] if self.prompts.columns.strength is not None else []),
+            *(("generation", field) for field in fields if getattr(self.generation, field) is not None),
+            *(("sweep", field) for field in fields if field in self.sweep.axes()),
+            *(("sweep", "settings", name, field) for name, own in given for field in sorted(fields & own)),
         ]
 
-    @staticmethod
-    def _needs_image(loc: tuple[str, ...]) -> InitErrorDetails:
-        hint = "It is about input images: name their column in `prompts.columns.image`."
-        return broken_rule(
-            loc, "nothing without `prompts.columns.image`", f"`{loc[-1]}`", hint, "prompts.columns.image"
-        )
+    @property
+    def _controlled(self) -> bool:
+        return any(isinstance(model, Model) and model.controlnets for _, model in self._models())
+
+    def _wrong_maps(self) -> list[InitErrorDetails]:
+        """Whether every ControlNet has its image, and every named image its ControlNet."""
+        nets = {net.name for _, model in self._models() if isinstance(model, Model) for net in model.controlnets}
+        given, loc = self.prompts.columns.control_image, ("prompts", "columns", CONTROL)
+        fields = "prompts.columns.control_image model.controlnets"
+        if given is None:
+            hint = "A ControlNet draws along an image: name the column of those images."
+            return [broken_rule(loc, "a column's name", "null", hint, fields)]
+        if isinstance(given, str) or given.keys() == nets:
+            return []
+        expected, hint = f"a column for each of {', '.join(sorted(nets))}", "One column's name serves them all."
+        return [broken_rule(loc, expected, ", ".join(sorted(given)), hint, fields)]
 
     def _models(self) -> Iterator[tuple[tuple[str | int, ...], str | Model]]:
         """Every model that is written in the job, with its place."""
@@ -452,14 +487,19 @@ class Job(StrictModel):
             if "model" in each.given():
                 yield ("sweep", "settings", name, "model"), each.given()["model"]
 
-    def _wrong_adapters(self) -> list[InitErrorDetails]:
+    def _wrong_additions(self) -> list[InitErrorDetails]:
         # Not a rule of Model: a union whose member has one loses the place of what is wrong in it.
-        hint = "Give each adapter a name of its own."
         return [
-            broken_rule(
-                (*loc, "adapters", i, "name"), "names that differ", f"{model.adapters[i].name!r} twice", hint, ""
-            )
+            broken_rule((*loc, kind, i, "name"), "names that differ", f"{names[i]!r} twice", "Give each its own.", "")
             for loc, model in self._models()
             if isinstance(model, Model)
-            for i, _ in repeats(each.name for each in model.adapters)
+            for kind, names in (
+                ("adapters", [each.name for each in model.adapters]),
+                ("controlnets", [each.name for each in model.controlnets]),
+            )
+            for i, _ in repeats(names)
         ]
+
+
+def _needs(loc: tuple[str, ...], field: str, hint: str) -> InitErrorDetails:
+    return broken_rule(loc, f"nothing without `{field}`", f"`{loc[-1]}`", hint, field)

@@ -47,12 +47,29 @@ class ResolvedAdapter:
 
 
 @dataclass(frozen=True)
+class ResolvedControl:
+    """A ControlNet that fits its base; `revision` and `files` as of a `ResolvedModel`."""
+
+    name: str
+    path: str
+    location: str
+    revision: str
+    class_name: str
+    scale: float
+    preprocess: str
+    weights_bytes: int
+    is_local: bool
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
 class ResolvedModel:
     """A model that is known to exist, read from its configuration files alone.
 
     `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights. `files`
     are the hashes of each file of a folder that is loaded, by name; empty for a hub model, and in older plans.
-    Models that differ in `adapters` alone are equal: those are switched on weights that are loaded once.
+    Models that differ in `adapters` and `controlnets` alone are equal: those are switched on weights that are loaded
+    once.
     """
 
     path: str
@@ -69,6 +86,7 @@ class ResolvedModel:
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     adapters: tuple[ResolvedAdapter, ...] = field(default=(), compare=False)
+    controlnets: tuple[ResolvedControl, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

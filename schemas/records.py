@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -63,16 +63,19 @@ FAILURE: Final = pa.schema(
 )
 """A sample that could not be made, with all columns of its input row: `retry` reads this."""
 
-INPUTS: Final = [
-    pa.field("task", pa.string()),
-    pa.field("strength", pa.float64()),  # as wide as the job's: 0.3 as float32 is another number
-    pa.field("input_image_sha256", pa.struct([pa.field(role, pa.string()) for role in ROLES])),
-    *(pa.field(f"input_{role}", pa.string()) for role in ROLES),
-]
-"""What a sample was drawn from, in every kind of object of a job that has input images, and in no other's.
 
-`input_image` and its kin say where the bytes were read, `input_image_sha256` which they were, by role.
-"""
+def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
+    """What a sample was drawn from, in every kind of object of a job that has input images, and in no other's.
+
+    `input_image` and its kin say where the bytes were read, `input_image_sha256` which they were, by role.
+    """
+    known = [*ROLES, *sorted(set(roles) - set(ROLES))]
+    return [
+        pa.field("task", pa.string()),
+        pa.field("strength", pa.float64()),  # as wide as the job's: 0.3 as float32 is another number
+        pa.field("input_image_sha256", pa.struct([pa.field(role, pa.string()) for role in known])),
+        *(pa.field(input_column(role), pa.string()) for role in known),
+    ]
 
 
 ADAPTERS: Final = [
@@ -82,6 +85,20 @@ ADAPTERS: Final = [
     )
 ]
 """LoRA adapters that a sample was drawn with, in every kind of object of a job that has any."""
+CONTROLS: Final = [
+    pa.field(
+        "controls",
+        pa.list_(
+            pa.struct(
+                [
+                    *(("name", pa.string()), ("revision", pa.string()), ("scale", pa.float64())),
+                    *(("start", pa.float64()), ("end", pa.float64()), ("preprocess", pa.string())),
+                ]
+            )
+        ),
+    )
+]
+"""ControlNets that a sample was drawn with, in every kind of object of a job that has any."""
 
 
 def input_column(role: Role) -> str:

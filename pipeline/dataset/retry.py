@@ -169,6 +169,7 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
         quota = [max(0, keep - kept[prompt]) for prompt in rows.column("prompt_id").to_pylist()]
     dropped = _DROPPED | (_OF_INPUTS if plan.job.task.roles else frozenset())
     dropped |= {"adapters"} if any(model.adapters for model in plan.models) else frozenset()
+    dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     return rows.drop_columns([name for name in rows.column_names if name in dropped]).append_column(
         "room", pa.array(quota, pa.int32())
     )

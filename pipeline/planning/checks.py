@@ -8,6 +8,7 @@ from typing import Any
 
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
+from promptmill.pipeline.models.catalog.controls import check_start_end, resolve_control
 from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
@@ -32,7 +33,8 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
     for model, where in _named_models(job):
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
         if resolved is not None:
-            models[model] = _with_adapters(model, resolved, where, problems)
+            resolved = _with_adapters(model, resolved, where, problems)
+            models[model] = _with_controls(job, model, resolved, where, problems)
     _check_settings(job, models, problems)
     clips = [
         _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
@@ -47,6 +49,18 @@ def _with_adapters(model: Model, resolved: ResolvedModel, where: str, problems: 
     places = [(each, f"{where}.adapters[{i}]") for i, each in enumerate(model.adapters)]
     found = [_collect(problems, lambda each=each, at=at: resolve_adapter(each, resolved, at)) for each, at in places]
     return replace(resolved, adapters=tuple(each for each in found if each is not None))
+
+
+def _with_controls(
+    job: Job, model: Model, resolved: ResolvedModel, where: str, problems: list[Problem | str]
+) -> ResolvedModel:
+    task, several = job.task.name, len(model.controlnets) > 1
+    places = [(net, f"{where}.controlnets[{i}]") for i, net in enumerate(model.controlnets)]
+    found = [
+        _collect(problems, lambda net=net, at=at: resolve_control(net, resolved, task, several, at))
+        for net, at in places
+    ]
+    return replace(resolved, controlnets=tuple(each for each in found if each is not None))
 
 
 def _score_models(job: Job) -> list[tuple[str, str]]:
@@ -77,6 +91,10 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
             if job.task.name != "text-to-image":
                 _collect(problems, lambda m=models[model]: check_task(m, job.task.name, "prompts.columns.image"))
     _check_strengths(job, models, problems)
+    for model, start, end in variants.combinations(job, "model", "control_start", "control_end"):
+        if model in models and model.controlnets:
+            asked = (models[model], job.task.name, start, end, "generation.control_start")
+            _collect(problems, lambda asked=asked: check_start_end(*asked))
     swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
     where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
     for model, width, height in variants.combinations(job, "model", "width", "height"):

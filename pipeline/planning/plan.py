@@ -59,6 +59,12 @@ class Plan:
         return sum(segment.prompts for segment in self.segments if segment.kind != "retry")
 
     @property
+    def told_task(self) -> str:
+        """For people: the task, and what steers it."""
+        nets = sorted({net.name for model in self.models for net in model.controlnets})
+        return self.job.task.name + (f", steered by {', '.join(nets)}" if nets else "")
+
+    @property
     def suite(self) -> dict[str, Any] | None:
         """Name and checksum of the prompt suite, and the options of a built-in one; None for other prompts."""
         found: dict[str, Any] | None = self.fields["prompts"].get("suite")

@@ -14,7 +14,7 @@ from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.job import SCHEMA_VERSION, Job
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Segment, SourceFile
+from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
 
 
 def to_json(plan: Plan) -> bytes:
@@ -65,7 +65,8 @@ def from_json(data: bytes) -> Plan:
 
 def _model(content: Mapping[str, Any]) -> ResolvedModel:
     adapters = tuple(ResolvedAdapter(**each) for each in content.get("adapters", ()))
-    return ResolvedModel(**{**content, "adapters": adapters})
+    controls = tuple(ResolvedControl(**each) for each in content.get("controlnets", ()))
+    return ResolvedModel(**{**content, "adapters": adapters, "controlnets": controls})
 
 
 def segment_from_json(content: Mapping[str, Any]) -> Segment:

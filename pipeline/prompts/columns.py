@@ -11,7 +11,7 @@ import pyarrow as pa
 from promptmill.pipeline.prompts.formats import is_parquet
 from promptmill.pipeline.prompts.kinds import common, is_text
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.inputs import ROLES
+from promptmill.schemas.inputs import ROLES, is_control
 from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
 
@@ -80,7 +80,7 @@ WANTED: Mapping[str, str] = {
 def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
     """Raises InputError where a mapped column is missing or has a type that cannot be used."""
     problems = []
-    for role, name in columns.model_dump().items():
+    for role, name in columns.named.items():
         if name is None:
             continue
         place = f"prompts.columns.{role}: {where}"
@@ -91,7 +91,7 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
             continue
         kind = schema.field(name).type
         if not _fits(role, kind):
-            wanted = WANTED.get(role, "a text column")
+            wanted = WANTED.get(role, _IMAGES if is_control(role) else "a text column")
             problems.append(Problem(place, wanted, f"{name!r} of type {kind}"))
     if problems:
         raise InputError(*problems)
@@ -103,7 +103,7 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     is_whole = pa.types.is_integer(kind)
     # A whole column with gaps is one of floats to pandas.
     is_number = is_whole or pa.types.is_floating(kind)
-    if role in ROLES:
+    if role in ROLES or is_control(role):
         is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         return is_text(kind) or bool(is_bytes or _is_image_struct(kind))
     is_number = is_number or bool(pa.types.is_decimal(kind)) or (role == "seed" and is_text(kind))

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
-from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.inputs import Input, Role, is_control
 from promptmill.schemas.job import Fit, Generation
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
 
@@ -124,7 +124,10 @@ def open_parquet(path: str, output: Store) -> pq.ParquetFile:
 
 
 def decode(data: bytes, role: Role) -> tuple[Pixels, tuple[str, ...]]:
-    """Pixels upright: uint8 [h, w, 3] in sRGB, for a mask [h, w]; and flags. Raises SampleError."""
+    """Pixels upright: uint8 [h, w, 3] in sRGB, for a mask [h, w]; and flags. Raises SampleError.
+
+    A control image that has transparent parts keeps its alpha, as a fourth channel over white.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -144,6 +147,8 @@ def decode(data: bytes, role: Role) -> tuple[Pixels, tuple[str, ...]]:
         image.load()
         upright = ImageOps.exif_transpose(image) or image
         pixels = _flat(upright, "black" if role == "mask" else "white")
+        if is_control(role) and _is_transparent(upright):
+            pixels = np.dstack([pixels, np.asarray(upright.convert("RGBA"))[..., 3]])
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise SampleError("input", f"{role}: broken or cut off ({error})"[:500]) from None
     return (np.asarray(Image.fromarray(pixels).convert("L")) if role == "mask" else pixels), flags
@@ -153,10 +158,14 @@ def _flat(image: Image.Image, ground: str) -> Pixels:
     """Eight bits a channel, RGB, transparency laid over a plain ground."""
     if image.mode.startswith(("I", "F")):
         return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _is_transparent(image):
         layers = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layers.size, ground), layers)
     return np.array(image.convert("RGB"), np.uint8)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 def _eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
@@ -181,18 +190,20 @@ def fit(pixels: Pixels, width: int, height: int, how: Fit) -> Pixels:
 
 
 def drawn_size(found: Mapping[Role, Pixels], settings: Generation, model: ResolvedModel) -> tuple[int, int]:
-    """Width and height: the job's; else the image's own, to the nearest multiple; else the model's.
+    """Width and height: the job's; else those of the image or first control image, to the nearest multiple; else the
+    model's.
 
     Raises SampleError for an image that is larger than the model's largest.
     """
-    if settings.width is not None or settings.height is not None or "image" not in found:
+    leading = found.get("image", next(iter(found.values()), None))
+    if settings.width is not None or settings.height is not None or leading is None:
         return settings.width or model.width, settings.height or model.height
-    height, width = found["image"].shape[:2]
+    height, width = leading.shape[:2]
     step = model.size_multiple
     own = tuple(max(step, round(side / step) * step) for side in (width, height))
     if model.max_size is not None and max(own) > model.max_size:
         largest = f"{model.path} draws at most {model.max_size}; set generation.width and height"
-        raise SampleError("input", f"image: {width}×{height}, and {largest}")
+        raise SampleError("input", f"{width}×{height}, and {largest}")
     return own[0], own[1]
 
 

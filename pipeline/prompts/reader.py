@@ -24,7 +24,7 @@ from promptmill.pipeline.prompts.values import seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
-from promptmill.schemas.inputs import ROLES, Input, Role
+from promptmill.schemas.inputs import CONTROL, ROLES, Input, Role, control_role
 from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.records import input_column
@@ -82,9 +82,9 @@ class PromptReader:
         self._columns = columns
         self._ends = list(accumulate(file.rows for file in files))
         self._helpers = helpers
-        mapped = {*columns.model_dump().values(), *helpers}
+        mapped = {*columns.named.values(), *helpers}
         self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
-        self._roles = {role: name for role in ROLES if (name := getattr(columns, role, None)) is not None}
+        self._roles = columns.images
         embedded = {name for name in self._roles.values() if not is_text(schema.field(name).type)}
         # Images that lie in the source are read where they are needed, a few at a time, and never with the rows.
         self._schema = pa.schema([each for each in schema if each.name not in embedded])
@@ -156,7 +156,7 @@ class PromptReader:
         return table.slice(offset, rows)
 
     def _parse(self, table: pa.Table, file: SourceFile, first: int) -> Iterator[Prompt]:
-        dumped = self._columns.model_dump().items()
+        dumped = self._columns.named.items()
         columns = {role: _values(table, name) for role, name in dumped if name is None or name in table.column_names}
         extra = {field: table.column(name).to_pylist() for name, field in self._helpers.items()}
         for i in range(table.num_rows):
@@ -207,7 +207,9 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns)
     """For the file that `retry` stages: a row is one sample, not one prompt. `columns` are those of the job."""
     with HeldFiles(output).open(files[0]) as stream:
         schema = pq.read_schema(stream).remove_metadata()
-    given: dict[str, str] = {role: input_column(role) for role in ROLES if getattr(columns, role, None) is not None}
+    given: dict[str, object] = {role: input_column(role) for role in columns.images if role in ROLES}
+    if isinstance(columns.control_image, dict):
+        given[CONTROL] = {net: input_column(control_role(net)) for net in columns.control_image}
     if "image" in given:
         given["strength"] = "strength"
     return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), RETRY_HELPERS)

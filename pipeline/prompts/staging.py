@@ -31,7 +31,6 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import digest
-from promptmill.schemas.inputs import ROLES
 from promptmill.schemas.job import Columns, Prompts
 from promptmill.schemas.plan import STAGED, SourceFile
 
@@ -61,8 +60,7 @@ def stage(
 
 def _rooted(file: SourceFile, columns: Columns) -> SourceFile:
     """With the folder that its rows name images relative to, where they do."""
-    names_images = any(getattr(columns, role, None) is not None for role in ROLES)
-    return replace(file, folder=file.path.rpartition("/")[0]) if names_images else file
+    return replace(file, folder=file.path.rpartition("/")[0]) if columns.images else file
 
 
 def _read_again(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:

@@ -134,9 +134,10 @@ class WorkerContext:
             self._loaded = None  # frees the old weights first: two models need not fit at once
             self._loaded, self._adapted = (variant.model, self._load(variant.model)), False
             self.pulse.model_loads += 1
-        if variant.model.adapters or self._adapted:
-            self._loaded[1].use(variant.model.adapters)
-            self._adapted = bool(variant.model.adapters)
+        added = bool(variant.model.adapters or variant.model.controlnets)
+        if added or self._adapted:
+            self._loaded[1].use(variant.model.adapters, variant.model.controlnets)
+            self._adapted = added
         return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step, self.inputs)
 
     def _load(self, model: ResolvedModel) -> Generator:

@@ -22,7 +22,8 @@ def batch_size_key(variant: Variant, samples: Sequence[Sample]) -> Hashable:
     settings = variant.generation
     inputs = [(role, getattr(each.pixels, "shape", None)) for s in samples for role, each in s.inputs.items()]
     guided = settings.guidance_scale > 1
-    return variant.model, variant.model.adapters, settings.width, settings.height, guided, frozenset(inputs)
+    added = variant.model.adapters, variant.model.controlnets
+    return variant.model, added, settings.width, settings.height, guided, frozenset(inputs)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task
 from promptmill.schemas.job import LARGEST_SEED
 from promptmill.schemas.plan import Sample, Shard, Variant
-from promptmill.schemas.records import ADAPTERS, INPUTS, LARGEST_NARROW_SEED
+from promptmill.schemas.records import ADAPTERS, CONTROLS, LARGEST_NARROW_SEED, input_fields
 
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
@@ -79,7 +79,13 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
 def _more_columns(plan: Plan) -> list[pa.Field]:
     """What the records of this job have beside those of every job."""
     with_adapters = any(model.adapters for model in plan.models)
-    return [*(INPUTS if plan.job.task.roles else ()), *(ADAPTERS if with_adapters else ())]
+    with_nets = any(model.controlnets for model in plan.models)
+    roles = plan.job.task.roles
+    return [
+        *(input_fields(roles) if roles else ()),
+        *(ADAPTERS if with_adapters else ()),
+        *(CONTROLS if with_nets else ()),
+    ]
 
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
@@ -128,14 +134,23 @@ def _strength(plan: Plan, variant: Variant, prompt: Prompt) -> float | None:
 
 
 def _constants(variant: Variant, task: Task) -> dict[str, Any]:
-    base = variant.model.pipeline_class
+    base, settings = variant.model.pipeline_class, variant.generation
+    end = 1.0 if settings.control_end is None else settings.control_end
     return {
         **({"task": task.name} if task.roles else {}),
         "adapters": [{"name": a.name, "sha": a.sha, "weight": a.weight} for a in variant.model.adapters],
+        "controls": [
+            {
+                **{"name": net.name, "revision": net.revision, "preprocess": net.preprocess},
+                "scale": net.scale * (1.0 if settings.control_scale is None else settings.control_scale),
+                **{"start": settings.control_start or 0.0, "end": end},
+            }
+            for net in variant.model.controlnets
+        ],
         "variant": variant_text(variant.values),
         "model": variant.model.path,
         "model_revision": variant.model.revision,
-        "pipeline_class": class_for(task.name, base) or base,
+        "pipeline_class": class_for(task.name, base, bool(variant.model.controlnets)) or base,
         "num_inference_steps": variant.generation.num_inference_steps,
         "guidance_scale": variant.generation.guidance_scale,
     }

@@ -16,7 +16,8 @@ from promptmill.pipeline.shapes.styles import edge_maps, fill_holes, is_hollow, 
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Scene, sample_scene
 from promptmill.pipeline.training.shapes.train_conditions import main
-from promptmill.schemas.job import Adapter, Model
+from promptmill.schemas.additions import Adapter
+from promptmill.schemas.job import Model
 
 
 def scenes(n: int = 60) -> list[Scene]:

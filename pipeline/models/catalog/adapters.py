@@ -17,8 +17,8 @@ from promptmill.pipeline.models.catalog.components import component_weights
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.installed import loads_lora
 from promptmill.pipeline.models.catalog.weights import hash_files, list_folder, read_json
+from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.job import Adapter
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel
 
 BUILTIN: Final = "builtin:"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, clip_files, clip_folder, old_clip_files
 from promptmill.pipeline.models.catalog.components import hashed_files
+from promptmill.pipeline.models.catalog.controls import control_files, control_folder
 from promptmill.pipeline.models.catalog.resolve import model_folder
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
@@ -24,7 +25,9 @@ from promptmill.pipeline.models.catalog.weights import (
 )
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, stamp
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.plan import ResolvedControl, ResolvedModel
+
+Resolved = ResolvedModel | ResolvedClip | ResolvedControl
 
 _HINT = (
     "What was made stays. Put the files back as they were and run again, or give what is made with these an output.url "
@@ -45,19 +48,23 @@ class Part:
     old_names: Callable[[ModelFolder], list[str]]
 
 
-def part_of(model: ResolvedModel | ResolvedClip) -> Part | None:
+def part_of(model: Resolved) -> Part | None:
     """None for what is no folder of the user's: of the hub, the commit says what it is."""
     if not model.is_local:
         return None
     if isinstance(model, ResolvedClip):
         root = clip_folder(model)
         return Part(f"score: {model.path}", root, model.revision, model.files, clip_files, old_clip_files)
+    if isinstance(model, ResolvedControl):
+        root = control_folder(model)
+        place = f"model.controlnets: {model.path}"
+        return Part(place, root, model.revision, model.files, control_files, control_files)
     root = model_folder(model)
     return Part(f"model.path: {model.path}", root, model.revision, model.files, _model_files, _old_model_files)
 
 
 @contextmanager
-def held(model: ResolvedModel | ResolvedClip) -> Iterator[None]:
+def held(model: Resolved) -> Iterator[None]:
     """Raises JobError where what is loaded inside is not what was planned, or was written meanwhile."""
     part = part_of(model)
     if part is None:
@@ -72,13 +79,13 @@ def held(model: ResolvedModel | ResolvedClip) -> Iterator[None]:
         raise JobError(Problem(part.where, f"the files of the plan in {part.root}", got, _HINT))
 
 
-def lies_at(model: ResolvedModel | ResolvedClip, root: Path) -> bool:
+def lies_at(model: Resolved, root: Path) -> bool:
     """Whether the folder there is the one of the plan."""
     part = part_of(model)
     return part is not None and _is_same(replace(part, root=root))
 
 
-def is_same(ours: ResolvedModel | ResolvedClip, theirs: ResolvedModel | ResolvedClip) -> bool:
+def is_same(ours: Resolved, theirs: Resolved) -> bool:
     """Whether `ours`, which lies here, is what an older plan means with `theirs`, wherever that lay."""
     part = part_of(ours)
     if part is None or not theirs.is_local:

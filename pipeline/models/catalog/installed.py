@@ -106,6 +106,17 @@ def parts(class_name: str) -> frozenset[str]:
 
 
 @cache
+def init_annotations(class_name: str) -> dict[str, str]:
+    """Type of each part of a pipeline class as its source writes it; empty where that is not found."""
+    source = pipeline_source(class_name)
+    for node in _parse(source).body if source else ():
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            inits = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+            return {arg.arg: ast.unparse(arg.annotation) for each in inits for arg in each.args.args if arg.annotation}
+    return {}
+
+
+@cache
 def loads_lora(class_name: str) -> bool:
     """Whether a pipeline class has diffusers' loader of LoRA adapters."""
     source = pipeline_source(class_name)

@@ -131,7 +131,8 @@ def memory_needed_bytes(model: ResolvedModel) -> int:
     """
     width = 4 if model.dtype in ("auto", "float32") else 2
     activations = model.width * model.height * BYTES_PER_PIXEL
-    return PROCESS_BYTES + parameters(model) * width + activations
+    nets = sum(net.weights_bytes for net in model.controlnets) // 2
+    return PROCESS_BYTES + (parameters(model) + nets) * width + activations
 
 
 def parameters(model: ResolvedModel) -> int:

@@ -53,12 +53,16 @@ _MAPPED: Mapping[TaskName, tuple[str, str]] = {
 
 
 @cache
-def class_for(task: TaskName, base: str) -> str | None:
+def class_for(task: TaskName, base: str, controlled: bool = False) -> str | None:
     """The class that does a task with the parts of the text-to-image class `base`; None where diffusers has none.
+
+    `controlled` is for models with ControlNets.
 
     Inpainting with a U-Net is the image-to-image class with blended latents: diffusers' own class insists on 4 or 9
     channels, and lets the mask's edge through where it begins inside a latent.
     """
+    if controlled:
+        return _controlled(task, base)
     if task == "text-to-image":
         return base
     kind, ending = _MAPPED[task]
@@ -67,6 +71,15 @@ def class_for(task: TaskName, base: str) -> str | None:
     if task == "inpainting" and blends(base):
         return class_for("image-to-image", base)
     return found if found in pipeline_modules() and "strength" in call_parameters(found) else None
+
+
+def _controlled(task: TaskName, base: str) -> str | None:
+    if task == "inpainting" and blends(base):
+        task = "image-to-image"
+    kind = "TEXT2IMAGE" if task == "text-to-image" else _MAPPED[task][0]
+    family = next((key for key, name in auto_classes("TEXT2IMAGE").items() if name == base), None)
+    found = auto_classes(kind).get(f"{family}-controlnet")
+    return found if found in pipeline_modules() else None
 
 
 @cache

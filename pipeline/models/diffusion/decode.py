@@ -1,4 +1,4 @@
-"""The step from latents to pixels, watched and widened."""
+"""The steps between pixels and latents: watched, widened, and drawn from no generator but the samples' own."""
 
 from __future__ import annotations
 
@@ -71,3 +71,27 @@ def in_float32(modules: Iterable[Any]) -> Iterator[None]:
     finally:
         for tensor, dtype in before.items():
             tensor.data = tensor.data.to(dtype)
+
+
+@contextmanager
+def still_encode(vae: Any, always: bool) -> Iterator[None]:
+    """During one call, encoded images are the mean of their latents, and not a draw from the process's own generator.
+
+    Stable Diffusion 3 draws its control maps so. `always` is for calls in which only such maps are encoded: Flux draws
+    them from the samples' generators, whose noise would then be another than without ControlNets.
+    """
+    encode = vae.encode
+
+    def still(*args: Any, **options: Any) -> Any:
+        encoded = encode(*args, **options)
+        spread = getattr(encoded, "latent_dist", None)
+        if spread is not None:
+            drawn = spread.sample
+            spread.sample = lambda generator=None: spread.mode() if always or generator is None else drawn(generator)
+        return encoded
+
+    vae.encode = still
+    try:
+        yield
+    finally:
+        del vae.encode

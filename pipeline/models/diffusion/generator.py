@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from promptmill.pipeline.models.diffusion.conditioning import (
     call_arguments,
     groups,
 )
-from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32
+from promptmill.pipeline.models.diffusion.controls import ControlConditioner, Controls
+from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32, still_encode
 from promptmill.pipeline.models.diffusion.errors import guarded
 from promptmill.pipeline.models.diffusion.guidance import Guidance
 from promptmill.pipeline.models.diffusion.images import (
@@ -36,7 +38,7 @@ from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.job import Generation
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Sample
+from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Sample
 
 SWITCHED_OFF = {"clean_caption": False, "use_resolution_binning": False}
 """What some pipelines do to a prompt or a size unless they are told not to."""
@@ -61,13 +63,15 @@ class DiffusersGenerator:
         self._scheduler = self._pipe.scheduler
         self._texts = PromptEncoder(self._pipe)
         self._guidance = Guidance(self._pipe)
+        self._controls = Controls(dtype, self._device)
         self._conditioners: list[Conditioner] = [
             TextConditioner(self._device),
             GuidanceConditioner(self._guidance, self._texts, self._device),
             ImageConditioner(),
             MaskConditioner(self._pipe),
+            ControlConditioner(self._controls, type(self._pipe).__name__),
         ]
-        self._siblings: dict[TaskName, Any] = {}
+        self._siblings: dict[tuple[TaskName, bool], Any] = {}
         self._adapters = Adapters(self._pipe)
         self.pipeline_class = type(self._pipe).__name__
         self.dtype = str(dtype).removeprefix("torch.")
@@ -76,10 +80,12 @@ class DiffusersGenerator:
     def scheduler_name(self, settings: Generation) -> str:
         return scheduler_class(self._scheduler, settings.scheduler)
 
-    def use(self, adapters: Sequence[ResolvedAdapter]) -> None:
+    def use(self, adapters: Sequence[ResolvedAdapter], controls: Sequence[ResolvedControl] = ()) -> None:
         """Raises ModelLoadError. Prompts are encoded anew after a change: an adapter may be on the text encoder too."""
         if self._adapters.use(adapters):
             self._texts = PromptEncoder(self._pipe)
+        if self._controls.use(controls):
+            self._siblings = {key: pipe for key, pipe in self._siblings.items() if not key[1]}
 
     def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
         """Those of the shard before stay too, for a worker that has two in hand."""
@@ -161,7 +167,8 @@ class DiffusersGenerator:
         pipe.scheduler = build_scheduler(self._scheduler, settings.scheduler, batch.on_step)
         batch.on_step()
         try:
-            with torch.inference_mode(), WatchedDecode(getattr(pipe, "vae", None), width * height) as watched:
+            vae = getattr(pipe, "vae", None)
+            with torch.inference_mode(), self._still(vae, batch), WatchedDecode(vae, width * height) as watched:
                 drawn = _collect(pipe(**arguments), watched, (height, width))
         finally:
             pipe.scheduler = self._scheduler
@@ -171,15 +178,22 @@ class DiffusersGenerator:
             for sample, image in zip(batch.samples, drawn, strict=True)
         ]
 
+    def _still(self, vae: Any, batch: Batch) -> AbstractContextManager[None]:
+        if not self._controls.in_use or vae is None:
+            return nullcontext()
+        return still_encode(vae, always=task_name(batch.samples) == "text-to-image")
+
     def _pipe_for(self, batch: Batch) -> Any:
-        name = task_name(batch.samples)
-        if name not in self._siblings:
-            self._siblings[name] = sibling(self._pipe, name)
-        return self._siblings[name]
+        nets = self._controls.modules
+        key = task_name(batch.samples), bool(nets)
+        if key not in self._siblings:
+            self._siblings[key] = sibling(self._pipe, key[0], nets)
+        return self._siblings[key]
 
     def _modules(self, *names: str) -> list[torch.nn.Module]:
         parts = self._pipe.components
-        return [part for name in names or parts if isinstance(part := parts.get(name), torch.nn.Module)]
+        found = [part for name in names or parts if isinstance(part := parts.get(name), torch.nn.Module)]
+        return found if names else [*found, *self._controls.modules]
 
 
 def _collect(output: Any, watched: WatchedDecode, size: tuple[int, int]) -> list[Drawn]:

@@ -27,10 +27,10 @@ _NOISE_SEED = 0x5EED
 """Added to a sample's seed: the noise over what stays is not that under what is drawn anew."""
 
 
-def sibling(pipe: Any, task: TaskName) -> Any:
+def sibling(pipe: Any, task: TaskName, nets: Sequence[torch.nn.Module] = ()) -> Any:
     """The pipeline that does the task with the very parts of `pipe`: weights are held once."""
     base = type(pipe).__name__
-    name = class_for(task, base)
+    name = class_for(task, base, bool(nets))
     if name is None:
         raise WorkerError(f"{base} has no pipeline for {task}, which validation lets through to no worker")
     if name == base:
@@ -38,6 +38,10 @@ def sibling(pipe: Any, task: TaskName) -> Any:
     wanted = inspect.signature(getattr(diffusers, name).__init__).parameters
     settings = {key: value for key, value in pipe.config.items() if key in wanted}
     parts = {key: part for key, part in pipe.components.items() if key in wanted}
+    if "add_watermarker" in wanted:
+        settings["add_watermarker"] = False  # else SDXL adds one wherever a certain package can be imported
+    if nets:
+        parts["controlnet"] = nets[0] if len(nets) == 1 else list(nets)
     made = getattr(diffusers, name)(**{**settings, **parts})
     made.set_progress_bar_config(disable=True)
     return made

@@ -1,0 +1,39 @@
+"""What a job puts onto a model that is loaded: LoRA adapters and ControlNets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from promptmill.schemas.rules import StrictModel, Text
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Preprocess = Literal["resize", "canny", "blur", "mask_from_alpha"]
+
+
+class Adapter(StrictModel):
+    """A LoRA."""
+
+    name: Name
+    """What records call it."""
+    path: Text
+    """A .safetensors file as diffusers or kohya write it, a folder with one."""
+    weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
+    """How strongly it acts; 0 is without it."""
+
+
+class ControlNet(StrictModel):
+    """A second network, which a control image steers."""
+
+    name: Name
+    """What records call it, and columns of control images that are named."""
+    path: Text
+    """A diffusers folder of a ControlNet, a hub id, or `builtin:edges`."""
+    revision: Text | None = None
+    """Commit of a hub id."""
+    scale: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Times `generation.control_scale`: how strongly this one acts beside others."""
+    preprocess: Preprocess = "resize"
+    """What is made of the control image once it has its size: nothing (`resize`), edges (`canny`, by OpenCV), a `blur`,
+    or white where it is transparent (`mask_from_alpha`)."""
