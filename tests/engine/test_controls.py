@@ -43,7 +43,9 @@ def prompts(source: str, column: Any = "edges") -> dict[str, Any]:
     return {"source": source, "columns": {"control_image": column}}
 
 
-def test_a_map_a_row_and_one_that_is_missing(cli: Cli, job: Job, net: Path, source: str, tmp_path: Path) -> None:
+def test_a_map_a_row_and_one_that_is_missing(
+    cli: Cli, job: Job, net: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = {"controlnets": [{"name": "edges", "path": str(net), "scale": 0.5}]}
     path = job(
         prompts=prompts(source),
@@ -69,7 +71,22 @@ def test_a_map_a_row_and_one_that_is_missing(cli: Cli, job: Job, net: Path, sour
     assert cli("retry", tmp_path / "out", "--in-process").code == 0
     rows = records(tmp_path / "out")
     assert len(rows) == 6 and all(row["controls"] for row in rows)
+    monkeypatch.chdir(tmp_path)  # where it writes the image
     assert cli("reproduce", tmp_path / "out", rows[0]["sample_id"]).code == 0
+
+
+def test_each_setting_of_control_is_part_of_the_fingerprint(cli: Cli, job: Job, net: Path, source: str) -> None:
+    def fingerprint(columns: Any = "edges", generation: dict[str, Any] | None = None, **changes: Any) -> str:
+        nets = [{"name": "edges", "path": str(net), **changes}]
+        path = job(prompts=prompts(source, columns), model={"controlnets": nets}, generation=generation or {})
+        answer = cli("plan", path, "--json")
+        assert answer.code == 0, answer.err
+        return str(answer.json["fingerprint"])
+
+    scales = [{"control_scale": 0.5}, {"control_start": 0.5}, {"control_end": 0.5}]
+    found = [fingerprint(), fingerprint(scale=0.5), fingerprint(preprocess="blur"), fingerprint({"edges": "edges"})]
+    assert len({*found, *(fingerprint(generation=each) for each in scales)}) == 7
+    assert fingerprint(scale=1.0) == found[0]
 
 
 def test_a_map_for_each_of_two_networks(cli: Cli, job: Job, net: Path, source: str, tmp_path: Path) -> None:
@@ -96,7 +113,7 @@ def test_a_map_for_each_of_two_networks(cli: Cli, job: Job, net: Path, source: s
         ({"columns": {"depth": "edges"}}, "prompts.columns.control_image", "a column for each of n0"),
         ({"columns": "maps"}, "prompts.columns.control_image", "a column 'maps'"),
         ({"nets": 2, "name": "same"}, "model.controlnets.1.name", "names that differ"),
-        ({"path": "nowhere"}, "model.controlnets[0].path", "nothing at"),
+        ({"path": "nowhere"}, "model.controlnets.0.path", "nothing at"),
         ({"generation": {"control_start": 0.5, "control_end": 0.5}}, "control_start", "below control_end"),
     ],
 )

@@ -175,7 +175,9 @@ def test_outside_the_mask_nothing_changes(cli: Cli, job: Job, photos: Path, tmp_
 
 
 @pytest.mark.parametrize("form", ["bytes", "struct"])
-def test_images_that_lie_in_the_source_are_read_where_they_are(cli: Cli, job: Job, tmp_path: Path, form: str) -> None:
+def test_images_that_lie_in_the_source_are_read_where_they_are(
+    cli: Cli, job: Job, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = [encoded(picture(number)) for number in range(40)]
     cells = pa.array(data) if form == "bytes" else pa.array([{"bytes": each, "path": None} for each in data])
     source = tmp_path / "own.parquet"
@@ -186,6 +188,7 @@ def test_images_that_lie_in_the_source_are_read_where_they_are(cli: Cli, job: Jo
     rows = records(tmp_path / "out")
     assert "picture" not in rows[0]
     assert [row["input_image_sha256"]["image"] for row in rows] == [hashlib.sha256(d).hexdigest() for d in data[:30]]
+    monkeypatch.chdir(tmp_path)  # where it writes the image
     assert cli("reproduce", tmp_path / "out", rows[9]["sample_id"]).code == 0
 
 

@@ -106,6 +106,13 @@ TRIED_ELSEWHERE = {
     "prompts.source": "its files are",
     "model.revision": "of hub models, in tests/models",
     "model.adapters": "they need a file, in tests/engine/test_adapters.py",
+    **dict.fromkeys(
+        (
+            *("model.controlnets", "prompts.columns.control_image"),
+            *(f"{section}.control_{end}" for section in ("generation", "sweep") for end in ("scale", "start", "end")),
+        ),
+        "they need a network, in tests/engine/test_controls.py",
+    ),
 }
 
 
