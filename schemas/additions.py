@@ -13,14 +13,20 @@ Preprocess = Literal["resize", "canny", "blur", "mask_from_alpha"]
 
 
 class Adapter(StrictModel):
-    """A LoRA."""
+    """A LoRA, or a textual inversion, which is told by what the file holds."""
 
     name: Name
     """What records call it."""
     path: Text
-    """A .safetensors file as diffusers or kohya write it, a folder with one."""
+    """A .safetensors file as diffusers or kohya write it, a folder with one, `org/name[/file.safetensors]` of the
+    hub, or `builtin:hollow`, `builtin:wide`."""
+    revision: Text | None = None
+    """Commit of a hub id; required for hub ids."""
     weight: Annotated[float, Field(ge=-10, le=10)] = 1.0
     """How strongly it acts; 0 is without it."""
+    trigger: Text | None = None
+    """Words it was trained with, put before each prompt that lacks them. A textual inversion is called by this word,
+    else by its name."""
 
 
 class ControlNet(StrictModel):

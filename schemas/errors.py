@@ -124,6 +124,7 @@ FAILURE_KINDS = (
     "invalid_text",  # not Unicode: lone surrogates, broken UTF-8
     "invalid_seed",  # a seed column that holds no integer ≥ 0
     "invalid_strength",  # a strength column that holds no number above 0, at most 1, or leaves no step
+    "invalid_adapter",  # an adapter column that names one the model does not have
     "input",  # an image of the prompt is missing, broken, too large, or does not fit the others
     "not_finite",  # NaN or infinity in latents or pixels, in full precision too
     "generation",  # the pipeline raised on this sample alone
@@ -133,5 +134,5 @@ FAILURE_KINDS = (
     "crash",  # the worker process died on it
     "hang",  # a step took longer than compute.step_timeout_s
 )
-INPUT_FAILURES = frozenset(FAILURE_KINDS[:5])
+INPUT_FAILURES = frozenset(FAILURE_KINDS[:6])
 """Faults of the input row: the same row fails for ever, or would come out as another sample than it asked for."""

@@ -60,6 +60,8 @@ class Columns(StrictModel):
     """Image that steers the ControlNets of the model, in the same forms; or a column for each, by its name."""
     strength: Text | None = None
     """Number above 0, at most 1; overrides `generation.strength` where not null."""
+    adapter: Text | None = None
+    """Which of `model.adapters` the row is drawn with: a name, several with `+` between, or `none`. Null is all."""
 
     @property
     def images(self) -> dict[Role, str]:
@@ -439,6 +441,7 @@ class Job(StrictModel):
             fields = "prompts.columns.image prompts.columns.mask"
             wrong.append(broken_rule(("prompts", "columns", "image"), "a column's name", "null", hint, fields))
         wrong += self._without_images() if columns.image is None else []
+        wrong += self._without_adapters() if columns.adapter is not None else []
         return wrong + (self._wrong_maps() if self._controlled else self._without_nets())
 
     def _without_images(self) -> list[InitErrorDetails]:
@@ -447,6 +450,12 @@ class Job(StrictModel):
         strength = [("prompts", "columns", "strength")] if self.prompts.columns.strength is not None else []
         places = [*self._set(fields), *strength]
         return [_needs(loc, "prompts.columns.image", hint) for loc in places]
+
+    def _without_adapters(self) -> list[InitErrorDetails]:
+        if any(isinstance(model, Model) and model.adapters for _, model in self._models()):
+            return []
+        hint = "It chooses among adapters: name them in `model.adapters`."
+        return [_needs(("prompts", "columns", "adapter"), "model.adapters", hint)]
 
     def _without_nets(self) -> list[InitErrorDetails]:
         hint = "It is about ControlNets: name them in `model.controlnets`."

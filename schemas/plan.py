@@ -36,7 +36,8 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class ResolvedAdapter:
-    """A LoRA file that fits its base. `sha` is of the file, `modules` how many modules of the base it changes."""
+    """A file that fits its base. `sha` is of the file, `modules` how many modules of the base a LoRA changes, or
+    how many vectors a textual inversion adds; `on_text` is whether prompts are read otherwise with it."""
 
     name: str
     path: str
@@ -44,6 +45,15 @@ class ResolvedAdapter:
     sha: str
     weight: float
     modules: int
+    kind: Literal["lora", "embedding"] = "lora"
+    on_text: bool = True
+    trigger: str | None = None
+    revision: str | None = None
+
+    @property
+    def word(self) -> str:
+        """What prompts call a textual inversion by."""
+        return self.trigger or self.name
 
 
 @dataclass(frozen=True)
@@ -148,8 +158,8 @@ class Shard:
 class Sample:
     """One image that is asked for. `row` is the position of its prompt in the shard, from 0.
 
-    `inputs` are the images it is drawn from, by role; none for a job that draws from text alone. `error` says why they
-    cannot be used.
+    `inputs` are the images it is drawn from, by role; none for a job that draws from text alone. `adapters` names those
+    of the model that its row chooses, None for all. `error` says why the row cannot be used.
     """
 
     sample_id: str
@@ -162,6 +172,7 @@ class Sample:
     caption: str
     inputs: Mapping[Role, Input] = field(default_factory=dict)
     strength: float | None = None
+    adapters: tuple[str, ...] | None = None
     error: SampleError | None = None
 
 

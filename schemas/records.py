@@ -81,10 +81,12 @@ def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
 ADAPTERS: Final = [
     pa.field(
         "adapters",
-        pa.list_(pa.struct([("name", pa.string()), ("sha", pa.string()), ("weight", pa.float64())])),
+        pa.list_(
+            pa.struct([("name", pa.string()), ("sha", pa.string()), ("weight", pa.float64()), ("trigger", pa.string())])
+        ),
     )
 ]
-"""LoRA adapters that a sample was drawn with, in every kind of object of a job that has any."""
+"""Adapters that a sample was drawn with, in every kind of object of a job that has any."""
 CONTROLS: Final = [
     pa.field(
         "controls",

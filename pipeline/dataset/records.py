@@ -97,6 +97,14 @@ class RecordWriter:
             table = table.append_column(name, column)
         return table
 
+    def _adapters(self, sample: Sample) -> list[Mapping[str, Any]]:
+        """Those of the model, or of them those that the sample's row chooses."""
+        return [
+            each
+            for each in self._constants.get("adapters", ())
+            if sample.adapters is None or each["name"] in sample.adapters
+        ]
+
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         sample, image = outcome.sample, outcome.image
         return {
@@ -120,6 +128,7 @@ class RecordWriter:
             "error_kind": None if outcome.error is None else outcome.error.kind,
             "message": None if outcome.error is None else redact(outcome.error.message),
             "attempts": outcome.attempts,
+            "adapters": self._adapters(sample),
             "strength": sample.strength,
             "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},
             **{input_column(role): each.locator for role, each in sample.inputs.items()},

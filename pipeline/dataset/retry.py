@@ -168,7 +168,8 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
                 kept.update(prompt for prompt in ids if prompt in wanted)
         quota = [max(0, keep - kept[prompt]) for prompt in rows.column("prompt_id").to_pylist()]
     dropped = _DROPPED | (_OF_INPUTS if plan.job.task.roles else frozenset())
-    dropped |= {"adapters"} if any(model.adapters for model in plan.models) else frozenset()
+    by_row = plan.job.prompts.mapped.adapter is not None
+    dropped |= {"adapters"} if any(model.adapters for model in plan.models) and not by_row else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     return rows.drop_columns([name for name in rows.column_names if name in dropped]).append_column(
         "room", pa.array(quota, pa.int32())

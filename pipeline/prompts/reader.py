@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,7 @@ class Prompt:
     quota: int | None = None
     inputs: Mapping[Role, Input] = field(default_factory=dict)
     strength: float | None = None
+    adapters: tuple[str, ...] | None = None
     error: SampleError | None = None
 
 
@@ -163,6 +165,7 @@ class PromptReader:
             given = columns["id"][i]
             prompt_id = derived_prompt_id(file.name, first + i) if given is None else _readable(given)[0]
             helped = Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()})
+            helped = replace(helped, adapters=_adapters(columns["adapter"][i]))
             yield parse_prompt(
                 _with_inputs(helped, self._locators(columns, file, first, i), columns["strength"][i]),
                 columns["prompt"][i],
@@ -196,6 +199,16 @@ def _with_inputs(prompt: Prompt, found: Mapping[Role, str | None], strength: obj
     return replace(prompt, inputs=inputs, strength=value, error=error)
 
 
+def _adapters(chosen: object) -> tuple[str, ...] | None:
+    """Names in a cell: text, or the `adapters` of a row that failed; None for all of the model's."""
+    if chosen is None:
+        return None
+    if isinstance(chosen, list):
+        return tuple(each["name"] for each in chosen)
+    text = _readable(chosen)[0].strip()
+    return tuple(name for name in re.split(r"[\s+,]+", text) if name not in ("", "none")) if text else None
+
+
 RETRY_COLUMNS = Columns(
     prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
 )
@@ -212,6 +225,8 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns)
         given[CONTROL] = {net: input_column(control_role(net)) for net in columns.control_image}
     if "image" in given:
         given["strength"] = "strength"
+    if columns.adapter is not None:
+        given["adapter"] = "adapters"
     return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), RETRY_HELPERS)
 
 

@@ -186,7 +186,9 @@ def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
 
 def _sample(fields: Mapping[str, Any]) -> Sample:
     names = ("sample_id", "prompt_id", "sample_index", "seed", "prompt", "negative_prompt", "caption")
-    return Sample(row=0, **{name: fields[name] for name in names})
+    chosen = fields.get("adapters")
+    adapters = None if chosen is None else tuple(each["name"] for each in chosen)
+    return Sample(row=0, adapters=adapters, **{name: fields[name] for name in names})
 
 
 def _generate(

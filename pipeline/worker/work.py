@@ -60,7 +60,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     work = Work(plan.variant(shard.variant), context.reader(shard.segment).read(shard.start, shard.stop))
     for row, prompt in enumerate(work.block.prompts):
         for sample in _samples(plan, work.variant, row, prompt):
-            error = prompt.error or quarantined.get(sample.sample_id) or _no_step(plan, work.variant, sample)
+            error = prompt.error or quarantined.get(sample.sample_id) or _unfit(plan, work.variant, sample)
             error = error or _too_wide(plan, prompt)
             work.asked.append(sample.sample_id)
             work.ready.append(None if error else sample)
@@ -102,13 +102,14 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             row=row,
             sample_index=index,
             seed=seed,
-            prompt=prompt.prompt,
+            prompt=_with_triggers(prompt.prompt, variant, prompt.adapters),
             negative_prompt=variant.generation.negative_prompt
             if prompt.negative_prompt is None
             else prompt.negative_prompt,
             caption=prompt.caption or prompt.prompt,
             inputs=prompt.inputs,
             strength=_strength(plan, variant, prompt),
+            adapters=prompt.adapters,
         )
 
 
@@ -117,6 +118,22 @@ def _too_wide(plan: Plan, prompt: Prompt) -> SampleError | None:
     if plan.wide_seeds or (prompt.seed or 0) <= LARGEST_NARROW_SEED:
         return None
     return SampleError("invalid_seed", f"expected up to {LARGEST_NARROW_SEED} in this dataset, got {prompt.seed}")
+
+
+def _unfit(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
+    """Why what a row asks of the model itself cannot be done."""
+    known = {each.name for each in variant.model.adapters}
+    if strange := [name for name in sample.adapters or () if name not in known]:
+        expected = ", ".join(sorted(known)) or "none, for this model has no adapters"
+        return SampleError("invalid_adapter", f"expected {expected}, got {strange[0][:80]!r}")
+    return _no_step(plan, variant, sample)
+
+
+def _with_triggers(text: str, variant: Variant, chosen: tuple[str, ...] | None) -> str:
+    """The prompt with the words before it that its adapters were trained with, where it lacks them."""
+    used = [each for each in variant.model.adapters if chosen is None or each.name in chosen]
+    words = [each.trigger for each in used if each.trigger and each.trigger.lower() not in text.lower()]
+    return ", ".join([*dict.fromkeys(words), text]) if text.strip() else text
 
 
 def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
@@ -138,7 +155,10 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
     end = 1.0 if settings.control_end is None else settings.control_end
     return {
         **({"task": task.name} if task.roles else {}),
-        "adapters": [{"name": a.name, "sha": a.sha, "weight": a.weight} for a in variant.model.adapters],
+        "adapters": [
+            {"name": each.name, "sha": each.sha, "weight": each.weight, "trigger": each.trigger}
+            for each in variant.model.adapters
+        ],
         "controls": [
             {
                 **{"name": net.name, "revision": net.revision, "preprocess": net.preprocess},

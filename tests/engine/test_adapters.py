@@ -55,3 +55,36 @@ def test_validate_names_what_is_wrong(
     assert "model.adapters.0.path" in answer.err and said in answer.err
     answer = cli("validate", job(model={"adapters": [*adapters, *({**each} for each in adapters)]}))
     assert "names that differ" in answer.err
+
+
+def test_a_row_chooses_its_adapters_and_a_trigger_stands_before_its_prompt(
+    cli: Cli, job: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    files = [write_lora(models / "sd", tmp_path / name, seed) for seed, name in enumerate(("bold", "thin"))]
+    rows = ["a red circle,bold", "a red circle,thin+bold", "a red circle,none", "a red circle,", "a red circle,wild"]
+    source = tmp_path / "rows.csv"
+    source.write_text("prompt,style\n" + "\n".join(rows) + "\n")
+    adapters = [
+        {"name": "bold", "path": str(files[0]), "trigger": "blurry"},
+        {"name": "thin", "path": str(files[1]), "weight": 0.5},
+    ]
+    path = job(
+        prompts={"source": str(source), "columns": {"adapter": "style"}},
+        model={"adapters": adapters},
+        generation={"images_per_prompt": 1, "batch_size": 8},
+        output={"images_per_shard": 8},
+    )
+    assert cli("run", path, "--in-process").code == 3
+    kept = records(tmp_path / "out")
+    assert [[each["name"] for each in row["adapters"]] for row in kept] == [
+        ["bold"],
+        ["bold", "thin"],
+        [],
+        ["bold", "thin"],
+    ]
+    assert [row["prompt"] for row in kept] == ["blurry, a red circle"] * 2 + ["a red circle", "blurry, a red circle"]
+    assert {row["caption"] for row in kept} == {"a red circle"}
+    (failed,) = records(tmp_path / "out", "failures")
+    assert failed["error_kind"] == "invalid_adapter" and "'wild'" in failed["message"]
+    answer = cli("validate", job(prompts={"source": str(source), "columns": {"adapter": "style"}}))
+    assert answer.code == 2 and "nothing without `model.adapters`" in answer.err

@@ -15,6 +15,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
+from promptmill.pipeline.models.catalog.keys import parse
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.schemas.additions import Adapter
@@ -139,3 +140,105 @@ def test_a_file_that_changed_since_the_plan_does_not_load(
     mine.write_bytes(files[1].read_bytes())
     with pytest.raises(ModelLoadError, match="is not the file it was"):
         DiffusersGenerator(base, "cpu").use([planned])
+
+
+def as_kohya(path: Path, to: Path) -> Path:
+    """The same changes under kohya's names, each with an alpha that says its rank."""
+    state: dict[str, torch.Tensor] = {}
+    for key, value in load_file(path).items():
+        stem, half = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
+        name = f"lora_unet_{stem.replace('.', '_')}"
+        state[f"{name}.{'lora_down' if half == 'lora_A' else 'lora_up'}.weight"] = value.contiguous()
+        state[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file(state, to)
+    return to
+
+
+def test_the_keys_of_kohya_do_the_same(base: ResolvedModel, files: list[Path], tmp_path: Path) -> None:
+    made_by = DiffusersGenerator(base, "cpu")
+    one, other = resolved(files[0], base), resolved(as_kohya(files[0], tmp_path / "kohya.safetensors"), base)
+    assert one.modules == other.modules and not one.on_text
+    made_by.use([one])
+    image = draw(made_by)
+    made_by.use([other])
+    assert np.array_equal(draw(made_by), image)
+
+
+@pytest.mark.parametrize(
+    ("key", "module"),
+    [
+        (
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_up.weight",
+            "unet.down_blocks_1_attentions_0_",
+        ),
+        ("lora_unet_input_blocks_2_0_in_layers_2.lora_up.weight", "unet.down_blocks_0_resnets_1_conv1"),
+        ("lora_unet_middle_block_2_out_layers_3.lora_down.weight", "unet.mid_block_resnets_1_conv2"),
+        ("lora_unet_output_blocks_5_1_proj_in.alpha", "unet.up_blocks_1_attentions_2_proj_in"),
+        ("lora_unet_input_blocks_3_0_op.lora_up.weight", "unet.down_blocks_0_downsamplers_0_conv"),
+        ("lora_te2_text_model_encoder_layers_3_mlp_fc1.lora_up.weight", "text_encoder_2.encoder_layers_3_mlp_fc1"),
+        ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight", "text_encoder.encoder_layers_0_"),
+    ],
+)
+def test_names_of_other_tools_lead_to_the_same_modules(key: str, module: str) -> None:
+    found = parse(key, 2)
+    assert found is not None and found.module.startswith(module)
+
+
+def write_words(path: Path, vectors: int = 2, width: int = 32, key: str = "<any>") -> Path:
+    save_file({key: torch.randn(vectors, width, generator=torch.Generator().manual_seed(vectors)) * 3}, path)
+    return path
+
+
+def test_a_textual_inversion_is_a_word_while_it_is_in_use(base: ResolvedModel, tmp_path: Path) -> None:
+    made_by = DiffusersGenerator(base, "cpu")
+    plain = draw(made_by)
+    word = resolved(write_words(tmp_path / "word.safetensors"), base, name="circle")
+    assert (word.kind, word.modules, word.on_text) == ("embedding", 2, True)
+    made_by.use([word])
+    with_word = draw(made_by)
+    assert not np.array_equal(with_word, plain)
+    (other,) = made_by.generate([replace(SAMPLE, prompt="a red square")], SETTINGS, lambda: None)
+    made_by.use([])
+    assert np.array_equal(draw(made_by), plain)
+    (untouched,) = made_by.generate([replace(SAMPLE, prompt="a red square")], SETTINGS, lambda: None)
+    assert np.array_equal(other.pixels, untouched.pixels)  # a prompt without the word
+
+
+def test_a_textual_inversion_for_another_base_is_refused(base: ResolvedModel, folder: Folder, tmp_path: Path) -> None:
+    wide = write_words(tmp_path / "wide.safetensors", width=64)
+    with pytest.raises(JobError, match="vectors of 32 for text_encoder"):
+        resolved(wide, base)
+    with pytest.raises(JobError, match="1 for a textual inversion"):
+        resolved(write_words(tmp_path / "word.safetensors"), base, weight=0.5)
+    with pytest.raises(JobError, match="a model that takes textual inversions"):
+        resolved(wide, resolve_model(Model(path=str(folder("sd3"))), "model"))
+    with pytest.raises(JobError, match="for text_encoder and vectors of 32 for text_encoder_2"):
+        resolved(write_words(tmp_path / "one.safetensors"), resolve_model(Model(path=str(folder("sdxl"))), "model"))
+
+
+def test_rows_of_one_batch_choose_their_adapters(base: ResolvedModel, files: list[Path], tmp_path: Path) -> None:
+    made_by = DiffusersGenerator(base, "cpu")
+    given = [
+        resolved(files[0], base, name="one"),
+        resolved(write_words(tmp_path / "w.safetensors"), base, name="circle"),
+    ]
+    made_by.use(given)
+    chosen = [(), ("one",), ("circle",), ("circle", "one"), None]
+    samples = [replace(SAMPLE, sample_id=str(i), adapters=names) for i, names in enumerate(chosen)]
+    made_by.prepare(samples, SETTINGS)
+    together = [each.pixels for each in made_by.generate(samples, SETTINGS, lambda: None)]
+    assert len({image.tobytes() for image in together if image is not None}) == 4
+    assert np.array_equal(together[3], together[4])
+    for names, image in zip(chosen[:3], together, strict=False):
+        made_by.use([each for each in given if each.name in (names or ())])
+        assert image is not None and np.abs(draw(made_by) - image).max() <= 1
+
+
+def test_a_hub_id_needs_a_commit_and_a_file_has_none(base: ResolvedModel, files: list[Path]) -> None:
+    for adapter, said in (
+        (Adapter(name="a", path="org/name"), "a commit of 40 hex digits"),
+        (Adapter(name="a", path="org/name/file.safetensors", revision="main"), "a commit of 40 hex digits"),
+        (Adapter(name="a", path=str(files[0]), revision="0" * 40), "no revision for a file"),
+    ):
+        with pytest.raises(JobError, match=said):
+            resolve_adapter(adapter, base, "model.adapters[0]")

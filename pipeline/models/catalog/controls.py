@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from promptmill.pipeline.models.catalog.door import folder_problems
-from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
+from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
 from promptmill.pipeline.models.catalog.installed import call_parameters, init_annotations
-from promptmill.pipeline.models.catalog.resolve import model_folder
+from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
@@ -168,7 +168,7 @@ def _equal(mine: Any, other: Any) -> bool:
 
 
 def _base_config(base: ResolvedModel) -> dict[str, Any]:
-    root = model_folder(base) if base.is_local else cached_snapshot(base.path, base.revision)
+    root = settings_folder(base)
     paths = [root / part / CONFIG for part in ("unet", "transformer")] if root else []
     return next((read_json(path) for path in paths if path.is_file()), {})
 

@@ -117,11 +117,11 @@ def init_annotations(class_name: str) -> dict[str, str]:
 
 
 @cache
-def loads_lora(class_name: str) -> bool:
-    """Whether a pipeline class has diffusers' loader of LoRA adapters."""
+def has_loader(class_name: str, kind: str) -> bool:
+    """Whether a pipeline class has diffusers' loader of this kind: `Lora`, `TextualInversion`, `IPAdapter`."""
     source = pipeline_source(class_name)
     classes = (node for node in (_parse(source).body if source else ()) if isinstance(node, ast.ClassDef))
-    return any("Lora" in ast.unparse(base) for node in classes if node.name == class_name for base in node.bases)
+    return any(kind in ast.unparse(base) for node in classes if node.name == class_name for base in node.bases)
 
 
 @cache

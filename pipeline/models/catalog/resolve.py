@@ -22,7 +22,7 @@ from promptmill.pipeline.models.catalog.components import (
 )
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import parameter_count
-from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
+from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, hash_files, list_folder, read_json
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError
@@ -147,6 +147,11 @@ def parameters(model: ResolvedModel) -> int:
 def model_folder(model: ResolvedModel) -> Path:
     """Of a local one: where it lies here. That of a built-in model is another on each machine."""
     return builtin_folder(model.path) if model.path.startswith(BUILTIN) else Path(model.location)
+
+
+def settings_folder(model: ResolvedModel) -> Path | None:
+    """Where the settings of its parts lie here; of a hub model they were fetched to look at it."""
+    return model_folder(model) if model.is_local else cached_snapshot(model.path, model.revision)
 
 
 def builtin_folder(path: str) -> Path:

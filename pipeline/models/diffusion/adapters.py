@@ -1,66 +1,95 @@
-"""LoRA adapters on a pipeline that is loaded: added once, then switched without touching the base."""
+"""Adapters on a pipeline that is loaded: added once, then switched without touching the base."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
-from promptmill.pipeline.models.catalog.adapters import adapter_file
+from promptmill.pipeline.models.catalog.adapters import adapter_file, embedding_part
 from promptmill.pipeline.models.catalog.weights import hash_files
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import describe
 from promptmill.schemas.errors import ModelLoadError
-from promptmill.schemas.plan import ResolvedAdapter
+from promptmill.schemas.plan import ResolvedAdapter, Sample
 
 KEPT = 8
-"""Adapters of a long sweep that stay in memory; the one used longest ago goes first."""
+"""LoRA files of a long sweep that stay in memory; the one used longest ago goes first."""
 
 
 class Adapters:
-    """Never fused: after unfusing, the weights are not the bits they were. Switched off, they are."""
+    """LoRA is never fused: after unfusing, the weights are not the bits they were. Switched off, they are.
+
+    A textual inversion gets a word that no prompt has, which stands in for its own where it is in use: so it can stay.
+    """
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
         self._loaded: dict[str, None] = {}
-        self._in_use: tuple[ResolvedAdapter, ...] = ()
+        self._words: dict[str, None] = {}
+        self.in_use: tuple[ResolvedAdapter, ...] = ()
 
-    def use(self, adapters: Sequence[ResolvedAdapter]) -> bool:
-        """Whether anything changed. Raises ModelLoadError where a file is not what the plan looked at."""
-        if tuple(adapters) == self._in_use:
-            return False
+    @property
+    def words(self) -> dict[str, str]:
+        """Words that textual inversions in use are called by, and those that stand in for them."""
+        return {each.word: _name(each) for each in self.in_use if each.kind == "embedding"}
+
+    def use(self, adapters: Sequence[ResolvedAdapter]) -> None:
+        """Raises ModelLoadError where a file is not what the plan looked at."""
+        if tuple(adapters) == self.in_use:
+            return
         for adapter in adapters:
             self._load(adapter)
-        if adapters:
+        loras = [each for each in adapters if each.kind == "lora"]
+        if loras:
             self._pipe.enable_lora()
-            self._pipe.set_adapters([_name(each) for each in adapters], [each.weight for each in adapters])
-        else:
+            self._pipe.set_adapters([_name(each) for each in loras], [each.weight for each in loras])
+        elif self._loaded:
             self._pipe.disable_lora()
-        self._in_use = tuple(adapters)
+        self.in_use = tuple(adapters)
         self._forget()
-        return True
 
     def _load(self, adapter: ResolvedAdapter) -> None:
         name = _name(adapter)
         if name in self._loaded:
             self._loaded[name] = self._loaded.pop(name)  # used last
+        if name in self._loaded or name in self._words:
             return
-        path = adapter_file(adapter.path if adapter.path.startswith("builtin:") else adapter.location)
+        path = adapter_file(adapter)
         if not path.is_file() or hash_files(path.parent, [path.name])[0] != adapter.sha:
             raise ModelLoadError(f"adapter {adapter.name}: {path} is not the file it was when the job was planned")
         try:
             with closed():
-                self._pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name)
+                changed = self._add_words(path, name) if adapter.kind == "embedding" else self._add_lora(path, name)
         except Exception as error:
             raise ModelLoadError(f"adapter {adapter.name} ({path}) does not load. {describe(error)}") from error
-        changed = sum(name in getattr(module, "lora_A", ()) for module in self._modules())
         if changed != adapter.modules:
             raise ModelLoadError(f"adapter {adapter.name} changes {changed} modules, and its file {adapter.modules}")
-        self._loaded[name] = None
+        (self._words if adapter.kind == "embedding" else self._loaded)[name] = None
+
+    def _add_lora(self, path: Path, name: str) -> int:
+        self._pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name)
+        return sum(name in getattr(module, "lora_A", ()) for module in self._modules())
+
+    def _add_words(self, path: Path, name: str) -> int:
+        encoders = [part for part in ("text_encoder", "text_encoder_2") if getattr(self._pipe, part, None) is not None]
+        widths = {part: getattr(self._pipe, part).get_input_embeddings().weight.shape[1] for part in encoders}
+        added = 0
+        for key, vectors in load_file(path).items():
+            part = embedding_part(key, vectors.shape[-1], widths)
+            assert part is not None  # the plan looked
+            tokenizer = getattr(self._pipe, part.replace("text_encoder", "tokenizer"))
+            self._pipe.load_textual_inversion(
+                vectors, token=name, tokenizer=tokenizer, text_encoder=getattr(self._pipe, part)
+            )
+            added += vectors.shape[0] if vectors.dim() == 2 else 1
+        return added
 
     def _forget(self) -> None:
-        spare = [name for name in self._loaded if name not in {_name(each) for each in self._in_use}]
+        spare = [name for name in self._loaded if name not in {_name(each) for each in self.in_use}]
         for name in spare[: max(0, len(self._loaded) - KEPT)]:
             self._pipe.delete_adapters(name)
             del self._loaded[name]
@@ -70,6 +99,17 @@ class Adapters:
         return [module for part in parts if isinstance(part, torch.nn.Module) for module in part.modules()]
 
 
+def by_adapters(samples: Sequence[Sample]) -> list[tuple[tuple[str, ...] | None, list[Sample]]]:
+    """Samples that share the adapters that they choose, which are one set a call."""
+    found: dict[tuple[str, ...] | None, list[Sample]] = {}
+    for sample in samples:
+        chosen = None if sample.adapters is None else tuple(sorted(sample.adapters))
+        found.setdefault(chosen, []).append(sample)
+    return list(found.items())
+
+
 def _name(adapter: ResolvedAdapter) -> str:
     """Of the content: the same name in two cells may be two files."""
+    if adapter.kind == "embedding":
+        return f"<ti{adapter.sha[:12]}>"
     return f"lora_{adapter.sha[:16]}"

@@ -49,7 +49,7 @@ class TextConditioner:
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
         prompts = [sample.prompt for sample in batch.samples]
         if not batch.texts.gives_tensors:
-            return {"prompt": prompts}
+            return {"prompt": [batch.texts.worded(prompt) for prompt in prompts]}
         return stacked([batch.texts.prompt(prompt) for prompt in prompts], "", self._device)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from promptmill.pipeline.models.diffusion.adapters import Adapters
+from promptmill.pipeline.models.diffusion.adapters import Adapters, by_adapters
 from promptmill.pipeline.models.diffusion.conditioning import (
     Batch,
     Conditioner,
@@ -61,7 +61,8 @@ class DiffusersGenerator:
         dtype = choose_dtype(model.dtype, self._device)
         self._pipe = load_pipeline(model, dtype, self._device)
         self._scheduler = self._pipe.scheduler
-        self._texts = PromptEncoder(self._pipe)
+        self._base_texts = self._texts = PromptEncoder(self._pipe)
+        self._texts_with: dict[tuple[ResolvedAdapter, ...], PromptEncoder] = {}
         self._guidance = Guidance(self._pipe)
         self._controls = Controls(dtype, self._device)
         self._conditioners: list[Conditioner] = [
@@ -73,6 +74,7 @@ class DiffusersGenerator:
         ]
         self._siblings: dict[tuple[TaskName, bool], Any] = {}
         self._adapters = Adapters(self._pipe)
+        self._given: tuple[ResolvedAdapter, ...] = ()
         self.pipeline_class = type(self._pipe).__name__
         self.dtype = str(dtype).removeprefix("torch.")
         self.device = str(self._device)
@@ -81,27 +83,44 @@ class DiffusersGenerator:
         return scheduler_class(self._scheduler, settings.scheduler)
 
     def use(self, adapters: Sequence[ResolvedAdapter], controls: Sequence[ResolvedControl] = ()) -> None:
-        """Raises ModelLoadError. Prompts are encoded anew after a change: an adapter may be on the text encoder too."""
-        if self._adapters.use(adapters):
-            self._texts = PromptEncoder(self._pipe)
+        """Raises ModelLoadError. What was encoded with other adapters is let go."""
+        if tuple(adapters) != self._given:
+            self._given, self._texts_with = tuple(adapters), {}
+        self._switch(None)
         if self._controls.use(controls):
             self._siblings = {key: pipe for key, pipe in self._siblings.items() if not key[1]}
 
+    def _switch(self, chosen: tuple[str, ...] | None) -> None:
+        """To those adapters that some samples choose by name; None is all that are given."""
+        adapters = tuple(each for each in self._given if chosen is None or each.name in chosen)
+        self._adapters.use(adapters)
+        on_text = tuple(each for each in adapters if each.on_text)
+        if not on_text:
+            self._texts = self._base_texts
+        elif on_text not in self._texts_with:
+            self._texts_with[on_text] = PromptEncoder(self._pipe, self._adapters.words)
+        self._texts = self._texts_with.get(on_text, self._base_texts)
+
     def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
         """Those of the shard before stay too, for a worker that has two in hand."""
-        self._texts.prepare([sample.prompt for sample in samples])
+        for chosen, some in by_adapters(samples):
+            self._switch(chosen)
+            self._texts.prepare([sample.prompt for sample in some])
 
     def generate(
         self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
     ) -> list[Generated]:
-        answers = self._refusals(samples)
-        wanted = [sample for sample in samples if sample.sample_id not in answers]
+        answers: dict[str, Generated] = {}
         draw = self._draw_in_float32 if full_precision else self._draw
-        for group in groups(self._conditioners, wanted, settings):
-            batch = Batch(group, settings, on_step, self._texts)
-            drawn = guarded(lambda batch=batch: draw(batch), len(samples) == 1, "generation")  # type: ignore[misc]
-            for sample, image in zip(group, drawn, strict=True):
-                answers[sample.sample_id] = self._answer(sample, settings, image, full_precision)
+        for chosen, some in by_adapters(samples):
+            self._switch(chosen)
+            answers |= self._refusals(some)
+            wanted = [sample for sample in some if sample.sample_id not in answers]
+            for group in groups(self._conditioners, wanted, settings):
+                batch = Batch(group, settings, on_step, self._texts)
+                drawn = guarded(lambda batch=batch: draw(batch), len(samples) == 1, "generation")  # type: ignore[misc]
+                for sample, image in zip(group, drawn, strict=True):
+                    answers[sample.sample_id] = self._answer(sample, settings, image, full_precision)
         return [answers[sample.sample_id] for sample in samples]
 
     def _refusals(self, samples: Sequence[Sample]) -> dict[str, Generated]:
@@ -141,7 +160,7 @@ class DiffusersGenerator:
         again = [row for row, image in enumerate(drawn) if not image.latents_finite]
         if again and self.dtype != "float32":
             with in_float32(self._modules()):
-                texts = PromptEncoder(self._pipe)  # embeddings may be where the infinity came from
+                texts = PromptEncoder(self._pipe, self._adapters.words)  # these may hold the infinity
                 samples = [batch.samples[row] for row in again]
                 widened = self._draw(Batch(samples, batch.settings, batch.on_step, texts))
             for row, image in zip(again, widened, strict=True):

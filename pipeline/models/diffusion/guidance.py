@@ -45,7 +45,7 @@ class Guidance:
             arguments["true_cfg_scale"] = scale
         if not texts.gives_tensors:
             if guided and (self._true_cfg or group[0].negative_prompt):
-                arguments["negative_prompt"] = [sample.negative_prompt or " " for sample in group]
+                arguments["negative_prompt"] = [texts.worded(sample.negative_prompt) or " " for sample in group]
         elif guided:
             arguments |= stacked([texts.negative(sample.negative_prompt) for sample in group], "negative_", device)
             # PixArt's default is the empty text, and it refuses text beside tensors.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,8 +53,10 @@ class Encoded:
 
 
 class PromptEncoder:
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, words: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`words` are put in place of others wherever a text has those: textual inversions."""
         self._pipe = pipe
+        self._words = dict(words)
         self._outputs = ENCODED.get(type(pipe).__name__)
         self._limits = token_limits(pipe)
         self._shards: list[dict[str, Encoded | SampleError]] = []
@@ -63,6 +67,12 @@ class PromptEncoder:
     @property
     def gives_tensors(self) -> bool:
         return self._outputs is not None
+
+    def worded(self, text: str) -> str:
+        """The text as the pipeline is given it."""
+        for word, instead in self._words.items():
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", instead, text)
+        return text
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """One bad prompt costs only itself: its error waits until it is asked for.
@@ -129,11 +139,12 @@ class PromptEncoder:
         taken = inspect.signature(self._pipe.encode_prompt).parameters
         arguments = {name: value for name, value in offered.items() if name in taken}
         with torch.inference_mode():
-            returned = self._pipe.encode_prompt(prompt=texts, **arguments)
+            returned = self._pipe.encode_prompt(prompt=[self.worded(text) for text in texts], **arguments)
         named = {name: value.cpu() for name, value in zip(self._outputs, returned, strict=True) if name is not None}
         return [{name: value[row] for name, value in named.items()} for row in range(len(texts))]
 
     def _cut(self, text: str) -> tuple[str, ...]:
+        text = self.worded(text)
         cut = [
             encoder
             for encoder, tokenizer, limit in self._limits
