@@ -1,7 +1,7 @@
 """Writes `jobs/examples/inputs/`: images to draw from, for the examples: `python jobs/examples/make_inputs.py`.
 
 `figures.parquet` has one figure an image, of which the prompt wants another colour and shape; `pairs.parquet` two, and
-a mask over the one that is to change.
+a mask over the one that is to change; `maps.parquet` outlines, of which the prompt says the colour and the caption all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from promptmill.pipeline.shapes.edits import Edit, sample_edits
+from promptmill.pipeline.shapes.edits import ControlCase, Edit, sample_cases, sample_edits
 from promptmill.schemas.records import IMAGE
 
 FOLDER: Final = Path(__file__).with_name("inputs")
@@ -30,11 +30,19 @@ def main() -> None:
         texts = [("id", pa.string()), ("prompt", pa.string())]
         table = pa.Table.from_pylist(rows, schema=pa.schema([*texts, *images]))
         pq.write_table(table, FOLDER / f"{name}.parquet", compression="zstd")
+    maps = [_map_row(case, f"map-{i}") for i, case in enumerate(sample_cases(COUNT, SEED))]
+    columns = [*((name, pa.string()) for name in ("id", "prompt", "caption")), ("edges", IMAGE)]
+    pq.write_table(pa.Table.from_pylist(maps, schema=pa.schema(columns)), FOLDER / "maps.parquet", compression="zstd")
 
 
 def _row(edit: Edit, name: str, with_mask: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"id": name, "prompt": edit.caption, "image": _png(Image.fromarray(edit.image), name)}
     return {**row, "mask": _png(Image.fromarray(edit.mask), f"{name}-mask")} if with_mask else row
+
+
+def _map_row(case: ControlCase, name: str) -> dict[str, Any]:
+    edges = _png(Image.fromarray(case.edges), name)
+    return {"id": name, "prompt": case.prompt, "caption": case.caption, "edges": edges}
 
 
 def _png(image: Image.Image, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from promptmill.pipeline.shapes import captions
 from promptmill.pipeline.shapes.render import render
+from promptmill.pipeline.shapes.styles import edge_maps
 from promptmill.pipeline.shapes.world import COLOURS, SHAPES, SIZE_PX, Claims, Object, ObjectClaim, Scene, sample_scene
 
 MARGIN_PX = 4.0
@@ -39,6 +40,29 @@ def sample_edits(n: int, seed: int, figures: int = 1) -> Iterator[Edit]:
         others = [ObjectClaim(each.colour, each.shape) for each in scene.objects[1:]]
         claims = Claims((asked, *others), scene.relation, scene.ground)
         yield Edit(scene, render(scene), _mask(old), claims, captions.write(claims, rng))
+
+
+@dataclass(frozen=True)
+class ControlCase:
+    """`edges` uint8 [64, 64, 3] are outlines of `scene`; `prompt` names a colour, `caption` all that is asked for."""
+
+    scene: Scene
+    edges: NDArray[np.uint8]
+    prompt: str
+    caption: str
+    claims: Claims
+
+
+def sample_cases(n: int, seed: int) -> Iterator[ControlCase]:
+    """Outlines of scenes that training never saw, each to be filled with another colour than its own."""
+    for index in range(n):
+        rng = np.random.default_rng([seed, 3, index])
+        scene = sample_scene(rng, "held_out", 1)
+        old = scene.objects[0]
+        colour = str(rng.choice([each for each in COLOURS if each != old.colour]))
+        claims = Claims((ObjectClaim(colour, old.shape, old.size, old.place),))
+        texts = [captions.write(each, rng) for each in (Claims((ObjectClaim(colour),)), claims)]
+        yield ControlCase(scene, edge_maps([scene])[0], texts[0], texts[1], claims)
 
 
 def keeps_place(claims_of: Scene) -> Claims:
