@@ -86,5 +86,11 @@ def test_a_row_chooses_its_adapters_and_a_trigger_stands_before_its_prompt(
     assert {row["caption"] for row in kept} == {"a red circle"}
     (failed,) = records(tmp_path / "out", "failures")
     assert failed["error_kind"] == "invalid_adapter" and "'wild'" in failed["message"]
+    found = set()
+    for columns in ({}, {"adapter": "style"}):
+        given = {"source": str(source), "columns": columns}
+        planned = job(prompts=given, model={"adapters": adapters}, output={"url": str(tmp_path / "elsewhere")})
+        found.add(cli("plan", planned, "--json").json["fingerprint"])
+    assert len(found) == 2
     answer = cli("validate", job(prompts={"source": str(source), "columns": {"adapter": "style"}}))
     assert answer.code == 2 and "nothing without `model.adapters`" in answer.err

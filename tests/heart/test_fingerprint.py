@@ -106,6 +106,7 @@ TRIED_ELSEWHERE = {
     "prompts.source": "its files are",
     "model.revision": "of hub models, in tests/models",
     "model.adapters": "they need a file, in tests/engine/test_adapters.py",
+    "prompts.columns.adapter": "it needs adapters, in tests/engine/test_adapters.py",
     **dict.fromkeys(
         (
             *("model.controlnets", "prompts.columns.control_image"),
