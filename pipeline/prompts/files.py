@@ -22,12 +22,21 @@ _OWN_OBJECT: Final = re.compile(
 """Keys that runs write below the output, and no prompts of a folder `data` or `inputs` that someone else filled."""
 
 
+_DATA_OBJECT: Final = re.compile(r"data/part-\d{6}\.parquet$")
+_IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+_FOR_IMAGES: Final = (
+    "Write metadata.jsonl beside the images, a line an image, such as "
+    '{"file_name": "a.png", "prompt": "…"}, and map `columns: {image: file_name}`'
+)
+
+
 def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entry], list[str]]:
     """Those of a format that is known: a folder may hold others, a glob may not; and what is to be said about them.
 
     Of a folder that is a table, the files that it still has. Raises InputError.
     """
     store, entries = find_files(source, output)
+    entries = _kept_of_dataset(entries)
     known: tuple[str, ...] = (*PARQUET_FORMATS, *TEXT_FORMATS)
     readable = [entry for entry in entries if file_suffix(entry.name) in known]
     if not readable or any(c in source for c in "*?["):
@@ -40,6 +49,7 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
                 f"prompts.source: {strange.name}",
                 f"a file that ends in {', '.join(known)}",
                 f"{file_suffix(strange.name) or 'no ending'!r}",
+                _FOR_IMAGES if file_suffix(strange.name) in _IMAGES else "",
             )
         )
     refuse_strange_names(readable)
@@ -78,6 +88,13 @@ def refuse_strange_names(entries: Sequence[Entry]) -> None:
         if shown != entry.name:
             hint = "Rename it: the prompt ids begin with it"
             raise InputError(Problem(f"prompts.source: {shown}", "a file name in UTF-8", "other bytes", hint))
+
+
+def _kept_of_dataset(entries: list[Entry]) -> list[Entry]:
+    """Of a dataset that an earlier job made, what it kept; of every other folder all."""
+    kept = [entry for entry in entries if _DATA_OBJECT.match(entry.name)]
+    is_dataset = bool(kept) and any(entry.name == "job.json" for entry in entries)
+    return kept if is_dataset else entries
 
 
 def _without_own(store: Store, entries: Sequence[Entry], output: str) -> list[Entry]:

@@ -219,3 +219,30 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(cli: Cli, job: Jo
     assert "strength" in answer.err and "prompts.columns.image" in answer.err and answer.code == 2
     answer = cli("validate", job(prompts={"source": source, "columns": {"mask": "image"}}))
     assert "prompts.columns.image" in answer.err and answer.code == 2
+
+
+def test_a_folder_of_images_with_metadata_and_a_dataset_of_ours(
+    cli: Cli, job: Job, photos: Path, tmp_path: Path
+) -> None:
+    for bad in ("empty.png", "mask.png", "black.png"):
+        (photos / "images" / bad).unlink()
+    columns = {"prompt": "text", "image": "file_name"}
+    path = job(prompts={"source": str(photos / "images"), "columns": columns}, score=None)
+    answer = cli("validate", path)
+    assert answer.code == 2 and "Write metadata.jsonl beside the images" in answer.err
+    lines = [json.dumps({"file_name": f"{number}.png", "text": "a red circle"}) for number in range(2)]
+    (photos / "images" / "metadata.jsonl").write_text("\n".join(lines))
+    assert cli("run", path, "--in-process").code == 0
+    first = records(tmp_path / "out")
+    columns = {"prompt": "prompt", "image": "image", "id": "sample_id"}
+    again = job(
+        prompts={"source": str(tmp_path / "out"), "columns": columns},
+        generation={"images_per_prompt": 1},
+        output={"url": str(tmp_path / "refined")},
+        score=None,
+        name="again.yaml",
+    )
+    assert cli("run", again, "--in-process").code == 0
+    refined = records(tmp_path / "refined")
+    assert [row["prompt_id"] for row in refined] == [row["sample_id"] for row in first]
+    assert [row["input_image_sha256"]["image"] for row in refined] == [row["image_sha256"] for row in first]

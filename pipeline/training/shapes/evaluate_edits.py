@@ -36,7 +36,9 @@ class Drawer:
     settings: Generation
 
     def draw(self, edits: Sequence[Edit], strength: float, with_mask: bool = False) -> Images:
-        samples = [_sample(i, edit, strength, with_mask) for i, edit in enumerate(edits)]
+        return self.draw_samples([_sample(i, edit, strength, with_mask) for i, edit in enumerate(edits)])
+
+    def draw_samples(self, samples: list[Sample]) -> Images:
         return [image for start in range(0, len(samples), BATCH) for image in self._batch(samples[start:][:BATCH])]
 
     def _batch(self, samples: list[Sample]) -> Iterator[NDArray[np.uint8]]:
