@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -16,19 +16,24 @@ from promptmill.pipeline.dataset.samples import read_dataset
 from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.report.analysis import Frame, analyse, make_frame
+from promptmill.pipeline.report.inputs import input_pictures
 from promptmill.pipeline.report.page_data import (
     Put,
     ReadImages,
     choose_rows,
+    first_rows,
     sample_pieces,
     script,
     text_pieces,
+    write_inputs,
     write_thumbnails,
 )
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.summary import summarize
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.inputs import Role
 
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
 PIECES = ("data", "thumbs", "assets")
@@ -60,12 +65,15 @@ def build_report(
         written.add(f"report/{key}")
         store.put(f"report/{key}", data)
 
+    reader = InputReader(store)
+    first = first_rows(frame, rows)
     write_page(
         frame,
         analysis,
         rows,
         partial(read_images, store),
         put,
+        input_pictures(samples, first, plan.job.task.roles, reader.read),
         summary=summary,
         price=price_per_hour,
         references=references,
@@ -98,9 +106,16 @@ def reference_tables(store: Store) -> list[dict[str, Any]]:
 
 
 def write_page(
-    frame: Frame, analysis: dict[str, Any], rows: Integers, read: ReadImages, put: Put, **facts: Any
+    frame: Frame,
+    analysis: dict[str, Any],
+    rows: Integers,
+    read: ReadImages,
+    put: Put,
+    inputs: Sequence[tuple[Role, int, str]] = (),
+    **facts: Any,
 ) -> None:
-    """Everything the page loads, then `index.html`. `rows` are those in the gallery, `facts` go to the template.
+    """Everything the page loads, then `index.html`. `rows` are those in the gallery, `facts` go to the template,
+    `inputs` are pictures that prompts were drawn from.
 
     Pieces are named by their content, so that of two reports at once each page loads its own.
     """
@@ -112,8 +127,9 @@ def write_page(
         put(names[key], content)
 
     thumbs = write_thumbnails(frame.samples, rows, read, put_piece)
+    numbers = write_inputs(inputs, len(thumbs), put_piece)
     analysis = {**analysis, "thumb_files": list(names.values())}
-    pieces = [("data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows)]
+    pieces = [("data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows, numbers)]
     pieces += sample_pieces(frame, rows, analysis["cell_texts"], thumbs)
     assets = [(f"assets/{name.rpartition('/')[2]}", page_file(name).encode()) for name in (*VENDORED, *APP)]
     for key, content in (*pieces, *assets):

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from promptmill.pipeline.report.analysis import Frame
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.inputs import Role
 from promptmill.schemas.job import MAX_SEED  # JavaScript's numbers are exact up to it
 
 MAX_SHOWN = 20_000
@@ -41,6 +43,10 @@ Put = Callable[[str, bytes], None]
 
 ReadImages = Callable[[str, Sequence[int]], Iterator[tuple[int, bytes]]]
 """From an object's key and rows to (row, encoded image)."""
+
+
+Inputs = Mapping[Role, Mapping[int, int]]
+"""Of each role the number of the picture by row."""
 
 
 def script(kind: str, number: int, content: Any) -> bytes:
@@ -74,9 +80,9 @@ def choose_rows(plan: Plan, samples: Samples, sizes: dict[str, int]) -> Integers
     return np.array(sorted(chosen), np.int64)
 
 
-def text_pieces(frame: Frame, rows: Integers) -> Iterator[tuple[str, bytes]]:
+def text_pieces(frame: Frame, rows: Integers, inputs: Inputs = MappingProxyType({})) -> Iterator[tuple[str, bytes]]:
     """(key, script) of the prompts of these rows, numbered as they come in `sample_pieces`."""
-    first = _first_rows(frame, rows)
+    first = first_rows(frame, rows)
     limit = max(200, _TEXT_BYTES // max(1, len(first)))
     table = frame.samples.table
     names = [name for name in ("prompt", "caption", "negative_prompt") if name in table.column_names]
@@ -91,11 +97,13 @@ def text_pieces(frame: Frame, rows: Integers) -> Iterator[tuple[str, bytes]]:
             "id": [_cut(frame.prompt_ids[frame.prompts[row]], 300) for row in chunk],
             **columns,
             "facets": {name: codes[chunk].tolist() for name, (_, codes) in frame.facets.items()},
+            **({"inputs": {role: [of.get(row, -1) for row in chunk] for role, of in inputs.items()}} if inputs else {}),
         }
         yield f"data/prompts-{number:03d}.js", script("prompts", number, content)
 
 
-def _first_rows(frame: Frame, rows: Integers) -> list[int]:
+def first_rows(frame: Frame, rows: Integers) -> list[int]:
+    """The first of these rows of each prompt."""
     seen: dict[int, int] = {}
     for row in rows:
         seen.setdefault(int(frame.prompts[row]), int(row))
@@ -110,7 +118,7 @@ def sample_pieces(
     frame: Frame, rows: Integers, cells: Sequence[str], thumbs: dict[int, int]
 ) -> Iterator[tuple[str, bytes]]:
     """Column by column: prompt, cell, index and status as numbers, scores with five digits. `thumbs` by row."""
-    place = {int(frame.prompts[row]): i for i, row in enumerate(_first_rows(frame, rows))}
+    place = {int(frame.prompts[row]): i for i, row in enumerate(first_rows(frame, rows))}
     index_of = {text: i for i, text in enumerate(cells)}
     cell_of = [index_of.get(text, -1) for text in frame.cell_texts]
     scores = {name: frame.samples.score(name) for name in frame.metrics()}
@@ -162,6 +170,18 @@ def write_thumbnails(samples: Samples, rows: Integers, read: ReadImages, put: Pu
                 _put_thumbs(put, len(numbers), waiting)
     _put_thumbs(put, len(numbers), waiting)
     return numbers
+
+
+def write_inputs(pictures: Sequence[tuple[Role, int, str]], thumbs: int, put: Put) -> Inputs:
+    """Writes pictures that prompts were drawn from behind the `thumbs` of samples, from the next piece on."""
+    start = -(-thumbs // THUMBS_A_PIECE) * THUMBS_A_PIECE
+    found: dict[Role, dict[int, int]] = {}
+    for number, (role, row, _) in enumerate(pictures, start):
+        found.setdefault(role, {})[row] = number
+    for first in range(0, len(pictures), THUMBS_A_PIECE):
+        waiting = [picture for _, _, picture in pictures[first : first + THUMBS_A_PIECE]]
+        _put_thumbs(put, start + first + len(waiting), waiting)
+    return found
 
 
 def _put_thumbs(put: Put, count: int, waiting: list[str]) -> None:

@@ -67,6 +67,9 @@ def test_a_map_a_row_and_one_that_is_missing(
     assert all(len(row["input_image_sha256"]["control_image"]) == 64 for row in rows)
     failed = records(tmp_path / "out", "failures")
     assert {row["error_kind"] for row in failed} == {"input"} and len(failed) == 2
+    (page,) = (tmp_path / "out" / "report" / "data").glob("prompts-000.*.js")
+    # Three prompts: two maps behind the four results, from the next piece of 64 on, and one that is not there.
+    assert '"inputs":{"control_image":[64,65,-1]}' in page.read_text()
     (tmp_path / "in" / "2.png").write_bytes((tmp_path / "in" / "1.png").read_bytes())
     assert cli("retry", tmp_path / "out", "--in-process").code == 0
     rows = records(tmp_path / "out")

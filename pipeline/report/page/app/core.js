@@ -21,7 +21,8 @@ function unpack() {
     part.id.forEach((id, i) => {
       const facets = {};
       for (const name in part.facets) facets[name] = part.facets[name][i];
-      pm.prompts.push({ id, text: part.prompt?.[i] ?? "", caption: part.caption?.[i] ?? null, negative: part.negative_prompt?.[i] ?? "", facets });
+      const inputs = Object.entries(part.inputs || {}).map(([role, thumbs]) => ({ role, thumb: thumbs[i] })).filter((one) => one.thumb >= 0);
+      pm.prompts.push({ id, inputs, text: part.prompt?.[i] ?? "", caption: part.caption?.[i] ?? null, negative: part.negative_prompt?.[i] ?? "", facets });
     });
   for (const part of pm.parts.samples.filter(Boolean)) {
     const names = Object.keys(part.scores);

@@ -18,11 +18,23 @@ function openDetail(sample, among) {
       facts({ status: STATUS[sample.status], ...sample.scores, ...settings, "negative prompt": prompt.negative || null, seed: sample.seed, "image number": sample.index, flags: sample.flags?.join(", ") || null,
         ...Object.fromEntries(Object.entries(prompt.facets).map(([name, value]) => [name, pm.analysis.facets[name][value]])), "prompt id": prompt.id, "sample id": sample.id }),
       el("p", {}, "Make it again:"), el("p", { class: "command" }, el("code", {}, command), el("button", { type: "button", onclick: (event) => copy(command, event.target) }, "copy")))),
+    drawnFrom(prompt.inputs),
     siblings("Same prompt and setting, kept and rejected", same.filter((s) => s.cell === sample.cell)),
     siblings("Same prompt and seed, other settings", same.filter((s) => s.index === sample.index && s.cell !== sample.cell)));
   const dialog = byId("detail");
   if (!dialog.open) dialog.showModal();
   byId("detail-body").scrollTop = 0;
+}
+
+// What the image was drawn from: image, mask, control maps.
+function drawnFrom(inputs) {
+  if (!inputs.length) return null;
+  return el("section", {}, el("h3", {}, "Drawn from"), el("div", { class: "strip" }, inputs.map(({ role, thumb }) => {
+    const name = role.replaceAll("_", " ");
+    const box = el("span", { class: "picture" });
+    withThumb(thumb, (address) => address && box.append(el("img", { src: address, alt: name, decoding: "async", onload: sharpen })));
+    return el("figure", { class: "input" }, box, el("figcaption", {}, name));
+  })));
 }
 
 function facts(values) {

@@ -1,0 +1,49 @@
+"""Images that prompts were drawn from, for the page: shown beside what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from promptmill.pipeline.dataset.samples import Samples
+from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.schemas.errors import SampleError
+from promptmill.schemas.inputs import Role
+from promptmill.schemas.records import input_column
+
+MAX_INPUTS = 2_000
+"""Pictures in all; each is fetched from where the prompts name it."""
+GIVEN_UP = 5
+"""After so many that are gone in a row the rest is gone too: the dataset was moved away from what it was made of."""
+
+ReadInput = Callable[[str], bytes]
+"""From the locator in a record to the bytes of the image; raises SampleError."""
+
+
+def input_pictures(
+    samples: Samples, rows: Sequence[int], roles: Iterable[Role], read: ReadInput
+) -> list[tuple[Role, int, str]]:
+    """(role, row, data URI) for those that are still where they were read."""
+    found: list[tuple[Role, int, str]] = []
+    known: dict[str, str | None] = {}
+    missing = 0
+    for role in sorted(roles):
+        if input_column(role) not in samples.table.column_names:
+            continue
+        places = samples.table.column(input_column(role)).take(list(rows)).to_pylist()
+        for row, place in zip(rows, places, strict=True):
+            if not place or missing >= GIVEN_UP or len(found) >= MAX_INPUTS:
+                continue
+            if place not in known:
+                known[place] = _picture(place, read)
+            picture = known[place]
+            missing = missing + 1 if picture is None else 0
+            if picture is not None:
+                found.append((role, row, picture))
+    return found
+
+
+def _picture(place: str, read: ReadInput) -> str | None:
+    try:
+        return thumbnail(read(place))
+    except SampleError:
+        return None
