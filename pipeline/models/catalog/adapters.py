@@ -45,6 +45,8 @@ class Change:
 
 def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> ResolvedAdapter:
     """Raises JobError, by name and with the first keys, for a file that would not change `base` as it says."""
+    if not any(has_loader(base.pipeline_class, kind) for kind in ("Lora", "TextualInversion")):
+        raise JobError(Problem(where, "a model that takes LoRA adapters", f"{base.path}, a {base.pipeline_class}"))
     path = _file(adapter, where)
     try:
         shapes = tensor_shapes(path)
@@ -101,8 +103,8 @@ def _shipped(path: str) -> Path:
 
 def _hub_name(path: str) -> tuple[str, str | None]:
     """Id and file of `organisation/name[/file.safetensors]`."""
-    hub_id, name = path.rsplit("/", 1) if path.endswith(".safetensors") else (path, None)
-    return hub_id, name
+    hub_id, _, name = path.rpartition("/")
+    return (hub_id, name) if name.endswith(".safetensors") else (path, None)
 
 
 def _file(adapter: Adapter, where: str) -> Path:
