@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, create_model, model_serializer, model_validator
 from pydantic_core import InitErrorDetails
 
-from promptmill.schemas.additions import Adapter, ControlNet, Name
+from promptmill.schemas.additions import Adapter, ControlNet
 from promptmill.schemas.inputs import CONTROL, ROLES, Role, Task, control_role, task_of
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.sweep import Partial, SweepAxes, axis
@@ -56,7 +56,7 @@ class Columns(StrictModel):
     """Image to start from: a path relative to the source file's folder, a URL, bytes, or a Hugging Face image."""
     mask: Text | None = None
     """What of `image` to draw anew: white. The rest keeps its pixels exactly."""
-    control_image: Text | Annotated[dict[Name, Text], Field(min_length=1)] | None = None
+    control_image: Text | Annotated[dict[Text, Text], Field(min_length=1)] | None = None
     """Image that steers the ControlNets of the model, in the same forms; or a column for each, by its name."""
     strength: Text | None = None
     """Number above 0, at most 1; overrides `generation.strength` where not null."""
@@ -338,6 +338,8 @@ class Output(StrictModel):
     """Mark each image as made by a model: IPTC digital source type `trainedAlgorithmicMedia` in XMP."""
     keep_rejected_images: bool = False
     """Store the images of rejected samples too, beside their reasons."""
+    keep_inputs: bool = False
+    """Store each input image once, as it was read, under `inputs/images/` by its SHA-256."""
 
 
 class Compute(StrictModel):

@@ -108,6 +108,11 @@ def input_column(role: Role) -> str:
     return f"input_{role}"
 
 
+def kept_input_key(sha256: str) -> str:
+    """The object, below the output, of an input image that `output.keep_inputs` stores."""
+    return f"inputs/images/{sha256}"
+
+
 TAKEN: Final = frozenset({*RECORD.names, *REJECT.names, *FAILURE.names})
 """Names that a passed-through column must avoid, the same in every kind of object."""
 

@@ -53,7 +53,7 @@ _FIRST: Final[Mapping[type[BaseModel], set[str]]] = {
 _NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
     "name": True,
     "compute": True,
-    "output": {"url"},
+    "output": {"url", "keep_inputs"},
     "prompts": {"source"},
 }
 """Fields that change no row. The source is part of the fingerprint by the files it names."""

@@ -16,13 +16,13 @@ from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote,
 from promptmill.schemas.errors import InputError, Problem
 
 _OWN_OBJECT: Final = re.compile(
-    r"(data|rejects|failures|receipts)/part-|inputs/(retry-)?[0-9a-f]{16}\.parquet$|(segments|report|scores)/"
+    r"(data|rejects|failures|receipts)/part-|inputs/((retry-)?[0-9a-f]{16}\.parquet$|images/)|(segments|report|scores)/"
     r"|(job\.json|README\.md|croissant\.json)$"
 )
 """Keys that runs write below the output, and no prompts of a folder `data` or `inputs` that someone else filled."""
 
 
-_DATA_OBJECT: Final = re.compile(r"data/part-\d{6}\.parquet$")
+_DATA_OBJECT: Final = re.compile(r"data/part-[0-9]{6,18}\.parquet$")
 _IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _FOR_IMAGES: Final = (
     "Write metadata.jsonl beside the images, a line an image, such as "

@@ -25,6 +25,7 @@ from promptmill.schemas.errors import SampleError, StorageError
 from promptmill.schemas.inputs import Input, Role, is_control
 from promptmill.schemas.job import Fit, Generation
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
+from promptmill.schemas.records import kept_input_key
 
 MAX_INPUT_BYTES = 256 << 20
 MAX_INPUT_PIXELS = 100_000_000
@@ -49,10 +50,15 @@ def locator(value: object, file: SourceFile, column: str, row: int) -> str | Non
 
 
 class InputReader:
-    """Fetches by locator. Safe to use from several threads; keeps a few rows of one column, and no image."""
+    """Fetches by locator. Safe to use from several threads; keeps a few rows of one column, and no image.
 
-    def __init__(self, output: Store) -> None:
+    `keep` stores what was read once below the output, by its hash.
+    """
+
+    def __init__(self, output: Store, keep: bool = False) -> None:
         self._output = output
+        self._keep = keep
+        self._kept: set[str] = set()
         self._lock = threading.Lock()
         self._stores: dict[str, Store] = {}
         self._rows: tuple[str, int, list[object]] | None = None
@@ -68,6 +74,21 @@ class InputReader:
         if not data:
             raise SampleError("input", f"{place} is empty")
         return data
+
+    def hash_of(self, data: bytes) -> str:
+        """SHA-256 of an image that was read, which is then stored if it is to be kept."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        if self._keep and sha256 not in self._kept:
+            self._output.create(kept_input_key(sha256), data)
+            self._kept.add(sha256)
+        return sha256
+
+    def kept(self, sha256: str) -> bytes:
+        """An input image that an earlier run has kept. Raises SampleError."""
+        try:
+            return self._output.read(kept_input_key(sha256))
+        except (StorageError, OSError) as error:
+            raise SampleError("input", f"{sha256} is not kept ({type(error).__name__})") from None
 
     def _fetch(self, place: str) -> bytes:
         folder, _, name = place.rpartition("/")
@@ -214,7 +235,7 @@ def prepare(sample: Sample, reader: InputReader, settings: Generation, model: Re
     for role, given in sample.inputs.items():
         data = reader.read(given.locator)
         found[role], flags = decode(data, role)
-        known[role] = replace(given, sha256=hashlib.sha256(data).hexdigest(), flags=flags)
+        known[role] = replace(given, sha256=reader.hash_of(data), flags=flags)
     if "mask" in found:
         found["mask"] = _fitting_mask(found["mask"], found["image"])
     width, height = drawn_size(found, settings, model)

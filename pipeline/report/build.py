@@ -73,7 +73,7 @@ def build_report(
         rows,
         partial(read_images, store),
         put,
-        input_pictures(samples, first, plan.job.task.roles, reader.read),
+        input_pictures(samples, first, plan.job.task.roles, reader.read, reader.kept),
         summary=summary,
         price=price_per_hour,
         references=references,

@@ -16,13 +16,13 @@ GIVEN_UP = 5
 """After so many that are gone in a row the rest is gone too: the dataset was moved away from what it was made of."""
 
 ReadInput = Callable[[str], bytes]
-"""From the locator in a record to the bytes of the image; raises SampleError."""
+"""From the locator in a record, or the hash, to the bytes of the image; raises SampleError."""
 
 
 def input_pictures(
-    samples: Samples, rows: Sequence[int], roles: Iterable[Role], read: ReadInput
+    samples: Samples, rows: Sequence[int], roles: Iterable[Role], read: ReadInput, kept: ReadInput
 ) -> list[tuple[Role, int, str]]:
-    """(role, row, data URI) for those that are still where they were read."""
+    """(role, row, data URI) for those that are still where they were read, or were kept."""
     found: list[tuple[Role, int, str]] = []
     known: dict[str, str | None] = {}
     missing = 0
@@ -30,11 +30,12 @@ def input_pictures(
         if input_column(role) not in samples.table.column_names:
             continue
         places = samples.table.column(input_column(role)).take(list(rows)).to_pylist()
-        for row, place in zip(rows, places, strict=True):
+        hashes = samples.table.column("input_image_sha256").take(list(rows)).to_pylist()
+        for row, place, sha256 in zip(rows, places, hashes, strict=True):
             if not place or missing >= GIVEN_UP or len(found) >= MAX_INPUTS:
                 continue
             if place not in known:
-                known[place] = _picture(place, read)
+                known[place] = _picture(place, read) or _picture((sha256 or {}).get(role) or "", kept)
             picture = known[place]
             missing = missing + 1 if picture is None else 0
             if picture is not None:

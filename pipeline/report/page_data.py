@@ -175,12 +175,13 @@ def write_thumbnails(samples: Samples, rows: Integers, read: ReadImages, put: Pu
 def write_inputs(pictures: Sequence[tuple[Role, int, str]], thumbs: int, put: Put) -> Inputs:
     """Writes pictures that prompts were drawn from behind the `thumbs` of samples, from the next piece on."""
     start = -(-thumbs // THUMBS_A_PIECE) * THUMBS_A_PIECE
-    found: dict[Role, dict[int, int]] = {}
-    for number, (role, row, _) in enumerate(pictures, start):
-        found.setdefault(role, {})[row] = number
-    for first in range(0, len(pictures), THUMBS_A_PIECE):
-        waiting = [picture for _, _, picture in pictures[first : first + THUMBS_A_PIECE]]
+    distinct = {picture: start + i for i, picture in enumerate(dict.fromkeys(picture for _, _, picture in pictures))}
+    for first in range(0, len(distinct), THUMBS_A_PIECE):
+        waiting = list(distinct)[first : first + THUMBS_A_PIECE]
         _put_thumbs(put, start + first + len(waiting), waiting)
+    found: dict[Role, dict[int, int]] = {}
+    for role, row, picture in pictures:
+        found.setdefault(role, {})[row] = distinct[picture]
     return found
 
 

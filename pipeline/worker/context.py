@@ -80,7 +80,7 @@ class WorkerContext:
     def __post_init__(self) -> None:
         self.metrics = job_metrics(self.plan.job)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
-        self.inputs = InputReader(self.store)
+        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs)
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None

@@ -197,7 +197,8 @@ def test_the_row_says_how_far_to_go(cli: Cli, job: Job, photos: Path, tmp_path: 
         rows = [{"prompt": "a star", "image": "images/0.png", "how_far": value} for value in values]
         columns = {"image": "image", "strength": "how_far"}
         generation = {"images_per_prompt": 1, "num_inference_steps": 4, "strength": 0.7}
-        return job(prompts={"source": write(photos, rows), "columns": columns}, generation=generation)
+        given = {"source": write(photos, rows), "columns": columns}
+        return job(prompts=given, generation=generation, output={"keep_inputs": True})
 
     answer = cli("run", made([0.3, None, 1.5, 0.01]), "--in-process")
     assert (answer.code, "row 2: expected a number above 0" in answer.err, "none at 0.01" in answer.err) == (
@@ -207,6 +208,14 @@ def test_the_row_says_how_far_to_go(cli: Cli, job: Job, photos: Path, tmp_path: 
     )
     assert cli("run", made([0.3, None]), "--in-process").code == 0
     assert [row["strength"] for row in records(tmp_path / "out")] == [0.3, 0.7]
+    (kept,) = (tmp_path / "out" / "inputs" / "images").iterdir()
+    assert kept.read_bytes() == (photos / "images" / "0.png").read_bytes()
+    assert kept.name == records(tmp_path / "out")[0]["input_image_sha256"]["image"]
+    (photos / "images" / "0.png").unlink()
+    assert cli("report", tmp_path / "out").code == 0
+    pages = (tmp_path / "out" / "report" / "data").glob("prompts-000.*.js")
+    assert all('"inputs":{"image":[64,64,' in page.read_text() for page in pages)
+    assert cli("verify", tmp_path / "out").code == 0
 
 
 def test_what_cannot_work_is_refused_before_anything_is_loaded(cli: Cli, job: Job, photos: Path, models: Path) -> None:

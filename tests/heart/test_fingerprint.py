@@ -94,6 +94,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
 NO_CHANGE: dict[str, Any] = {
     "name": "another",
     "output.url": "memory://elsewhere",
+    "output.keep_inputs": True,
     "compute.workers": 7,
     "compute.threads_per_worker": 2,
     "compute.gpus_per_worker": 0.5,
