@@ -105,6 +105,16 @@ def cell_name(values: Mapping[str, Any]) -> str:
     """`settings fast · guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
     parts = []
     for name, value in sorted(values.items(), key=lambda item: item[0] != "settings"):
-        shown = value.get("path", value) if isinstance(value, Mapping) else value
+        shown = model_name(value) if isinstance(value, Mapping) else value
         parts.append(f"{name} {'default' if shown is None else shown}")
     return " · ".join(parts) or "all samples"
+
+
+def model_name(value: Mapping[str, Any]) -> str:
+    """Of a swept model: `builtin:shapes + hollow × 0.75 + wide`, with all that tells it from its neighbours."""
+    added = [
+        f"{each['name']} × {factor:g}" if (factor := each.get("weight", each.get("scale", 1.0))) != 1 else each["name"]
+        for kind in ("adapters", "controlnets")
+        for each in value.get(kind, ())
+    ]
+    return " + ".join([str(value.get("path", "builtin:shapes")), *added])

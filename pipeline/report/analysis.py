@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from promptmill.pipeline.dataset.samples import FAILED, Samples
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.planning.variants import cell_name, model_name
 from promptmill.pipeline.report.stats import (
     Estimate,
     Floats,
@@ -24,7 +24,7 @@ from promptmill.pipeline.report.stats import (
     rank_correlation,
 )
 from promptmill.pipeline.report.summary import cell_texts, seconds_per_image, status_counts
-from promptmill.schemas.job import LOWER_IS_BETTER
+from promptmill.schemas.job import LOWER_IS_BETTER, Model
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
@@ -182,11 +182,10 @@ def settings_of(frame: Frame, index: int) -> dict[str, Any]:
 
 
 def shown_value(value: Any) -> Any:
-    """A model as its path; other values as they are."""
-    if isinstance(value, dict):
-        return value.get("path", json.dumps(value, sort_keys=True))
-    path = getattr(value, "path", None)
-    return value if path is None else path
+    """A model by name; other values as they are."""
+    if isinstance(value, Model):
+        value = value.model_dump(exclude_defaults=True)
+    return model_name(value) if isinstance(value, dict) else value
 
 
 def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:

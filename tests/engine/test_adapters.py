@@ -29,6 +29,8 @@ def test_a_sweep_of_adapters_loads_the_model_once(
     assert [[each["weight"] for each in row["adapters"]] for row in rows] == [[]] * 4 + [[0.5]] * 4 + [[1.0]] * 4
     assert {each["name"] for row in rows for each in row["adapters"]} == {"bold"}
     assert len({row["image_sha256"] for row in rows}) == 12
+    summary = json.loads((tmp_path / "out" / "report" / "summary.json").read_text())
+    assert [cell["name"].split(" + ")[1:] for cell in summary["cells"]] == [[], ["bold × 0.5"], ["bold"]]
     assert len({row["sample_id"] for row in rows}) == 12
     loads = [json.loads(each.read_text())["model_loads"] for each in (tmp_path / "out" / "receipts").glob("*.json")]
     assert sum(loads) == 1

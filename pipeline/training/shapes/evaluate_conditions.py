@@ -40,7 +40,9 @@ BOTH = 0.75
 """Weight of each style where both act."""
 
 
-def control(drawer: Drawer, net: str, cases: int, seed: int) -> dict[str, dict[str, float]]:
+def control(
+    drawer: Drawer, net: str, cases: int, seed: int, scales: Sequence[float] = SCALES
+) -> dict[str, dict[str, float]]:
     """For each scale: the median overlap with the figure of the map, and the share right in all that is asked for."""
     base = resolve_model(Model(), "model")
     resolved = resolve_control(ControlNet(name="edges", path=net), base, "text-to-image", False, "net")
@@ -51,7 +53,7 @@ def control(drawer: Drawer, net: str, cases: int, seed: int) -> dict[str, dict[s
         for i, case in enumerate(asked)
     ]
     rows = {}
-    for scale in SCALES:
+    for scale in scales:
         at = replace(drawer, settings=drawer.settings.model_copy(update={"control_scale": scale}))
         images = at.draw_samples(samples)
         overlaps = [overlap(image, case.scene) for image, case in zip(images, asked, strict=True)]
@@ -61,12 +63,14 @@ def control(drawer: Drawer, net: str, cases: int, seed: int) -> dict[str, dict[s
     return rows
 
 
-def styles(drawer: Drawer, files: dict[str, str], cases: int, seed: int) -> dict[str, dict[str, float]]:
+def styles(
+    drawer: Drawer, files: dict[str, str], cases: int, seed: int, weights: Sequence[float] = WEIGHTS
+) -> dict[str, dict[str, float]]:
     """For each adapter and weight, for both at once, without and for rendered scenes through the autoencoder: the share
     in each style, and the share right in every other claim once holes are filled."""
     base, prompts = resolve_model(Model(), "model"), held_out(cases, seed=seed)
     samples = [Sample(f"s{i}", "", i, 0, i, p.caption, "", p.caption) for i, p in enumerate(prompts)]
-    sets = {f"{style} {weight:g}": {style: weight} for style in STYLES for weight in WEIGHTS}
+    sets = {f"{style} {weight:g}": {style: weight} for style in STYLES for weight in weights}
     sets = {"none": {}, **sets, f"both {BOTH:g}": dict.fromkeys(STYLES, BOTH)}
     rows = {}
     for title, chosen in sets.items():
