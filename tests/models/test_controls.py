@@ -24,7 +24,7 @@ from promptmill.schemas.job import Generation, Model
 from promptmill.schemas.plan import ResolvedControl, Sample
 from tests.models.controls import build_control
 
-SETTINGS = Generation(num_inference_steps=4, guidance_scale=3.0, width=64, height=64)
+SETTINGS = Generation(num_inference_steps=2, guidance_scale=3.0, width=64, height=64)
 Folder = Callable[[str], Path]
 Family = Callable[[str], DiffusersGenerator]
 
