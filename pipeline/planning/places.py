@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from promptmill.pipeline.models.catalog.adapters import is_adapter
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, LOCAL, ResolvedClip
 from promptmill.pipeline.models.catalog.held import lies_at
 from promptmill.pipeline.models.catalog.resolve import BUILTIN
@@ -21,7 +22,7 @@ from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
 from promptmill.pipeline.storage.urls import is_remote
-from promptmill.schemas.plan import STAGED, ResolvedModel, Segment, SourceFile
+from promptmill.schemas.plan import STAGED, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
 
 
 def recorded(plan: Plan, output: str | None) -> Plan:
@@ -29,7 +30,7 @@ def recorded(plan: Plan, output: str | None) -> Plan:
     here = Path.cwd()
     return replace(
         plan,
-        models=tuple(replace(model, location=model.path) if model.is_local else model for model in plan.models),
+        models=tuple(_recorded_model(model) for model in plan.models),
         clips=tuple(replace(clip, location=_as_written(clip)) if clip.is_local else clip for clip in plan.clips),
         segments=tuple(_recorded_segment(segment, plan, here) for segment in plan.segments),
         folder=None if output is None else os.path.relpath(here, output),
@@ -65,7 +66,7 @@ def relocated(plan: Plan, stored: Plan) -> Plan:
     files = {file.name: file for segment in plan.segments for file in segment.files}
     return replace(
         stored,
-        models=tuple(replace(theirs, location=ours.location, files=ours.files) for ours, theirs in models),
+        models=tuple(_relocated_model(theirs, ours) for ours, theirs in models),
         clips=tuple(
             replace(theirs, location=ours.location, files=ours.files) if theirs.is_local else theirs
             for ours, theirs in clips
@@ -122,9 +123,57 @@ def _as_written(clip: ResolvedClip) -> str:
 
 
 def _found_model(model: ResolvedModel, bases: Sequence[Path]) -> ResolvedModel:
+    model = replace(
+        model,
+        adapters=tuple(_found_adapter(each, bases) for each in model.adapters),
+        controlnets=tuple(_found_control(each, bases) for each in model.controlnets),
+    )
     if not model.is_local or model.path.startswith(BUILTIN):
         return model
     return replace(model, location=_choose(model.path, model.location, bases, lambda path: lies_at(model, path)))
+
+
+def _found_adapter(adapter: ResolvedAdapter, bases: Sequence[Path]) -> ResolvedAdapter:
+    if adapter.revision is not None or adapter.path.startswith(BUILTIN):
+        return adapter
+    place = _choose(_file_of(adapter), adapter.location, bases, lambda path: is_adapter(adapter, path))
+    return replace(adapter, location=place)
+
+
+def _found_control(control: ResolvedControl, bases: Sequence[Path]) -> ResolvedControl:
+    if not control.is_local or control.path.startswith(BUILTIN):
+        return control
+    place = _choose(control.path, control.location, bases, lambda path: lies_at(control, path))
+    return replace(control, location=place)
+
+
+def _recorded_model(model: ResolvedModel) -> ResolvedModel:
+    """Everything local as the job names it."""
+    return replace(
+        model,
+        location=model.path if model.is_local else model.location,
+        adapters=tuple(replace(each, location=_file_of(each)) for each in model.adapters),
+        controlnets=tuple(replace(each, location=each.path) if each.is_local else each for each in model.controlnets),
+    )
+
+
+def _relocated_model(stored: ResolvedModel, now: ResolvedModel) -> ResolvedModel:
+    adapters = zip(stored.adapters, now.adapters, strict=True)
+    nets = zip(stored.controlnets, now.controlnets, strict=True)
+    return replace(
+        stored,
+        location=now.location,
+        files=now.files,
+        adapters=tuple(replace(theirs, location=ours.location) for theirs, ours in adapters),
+        controlnets=tuple(replace(theirs, location=ours.location, files=ours.files) for theirs, ours in nets),
+    )
+
+
+def _file_of(adapter: ResolvedAdapter) -> str:
+    """As the job names it, with the file's name where that is a folder's."""
+    name = Path(adapter.location).name
+    whole = adapter.path.startswith(BUILTIN) or Path(adapter.path).name == name
+    return adapter.path if whole else f"{adapter.path.rstrip('/')}/{name}"
 
 
 def _found_clip(clip: ResolvedClip, bases: Sequence[Path]) -> ResolvedClip:

@@ -26,6 +26,9 @@ def _in_their_words(plan: Plan, stored: Plan) -> dict[str, Any]:
         if is_same(ours, theirs):
             paths[ours.path] = theirs.path
             revisions[f"{ours.path}@{ours.revision}"] = f"{theirs.path}@{theirs.revision}"
+        paths |= {a.path: b.path for a, b in zip(ours.adapters, theirs.adapters, strict=False) if a.sha == b.sha}
+        nets = zip(ours.controlnets, theirs.controlnets, strict=False)
+        paths |= {a.path: b.path for a, b in nets if a.revision == b.revision}
     for clip, their_clip in zip(plan.clips, stored.clips, strict=False):
         if is_same(clip, their_clip):
             paths[clip.path] = their_clip.path

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.engine.conftest import Answer, records
 from tests.models.controls import build_control
+from tests.models.test_adapters import write_lora
 
 Cli = Callable[..., Answer]
 Job = Callable[..., Path]
@@ -129,3 +132,38 @@ def test_what_cannot_work_is_refused_by_name(
     answer = cli("validate", job(prompts=given, model={"controlnets": nets}, generation=sections.get("generation", {})))
     assert answer.code == 2
     assert place in answer.err and said in answer.err
+
+
+def test_a_project_that_moved_finds_its_networks_and_adapters(
+    cli: Cli, job: Job, net: Path, source: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    shutil.move(tmp_path / "in", here / "in")
+    shutil.copytree(net, here / "net")
+    write_lora(models / "sd", here / "lora", 1)
+    monkeypatch.chdir(here)
+    path = job(
+        prompts={**prompts("in/prompts.jsonl"), "limit": 2},
+        model={"controlnets": [{"name": "n", "path": "net"}], "adapters": [{"name": "a", "path": "lora"}]},
+        generation={"images_per_prompt": 1},
+        output={"url": "out"},
+        score=None,
+    )
+    assert cli("run", path, "--in-process").code == 0
+    planned = json.loads((here / "out" / "job.json").read_text())["plan"]["models"][0]
+    assert planned["controlnets"][0]["location"] == "net"
+    assert planned["adapters"][0]["location"] == "lora/pytorch_lora_weights.safetensors"
+    first = records(here / "out")
+    monkeypatch.chdir(tmp_path)
+    here.rename(there)
+    answer = cli("reproduce", there / "out", first[0]["sample_id"], "--out", tmp_path / "again.png", "--json")
+    assert answer.code == 0 and answer.json["identical"], answer.err
+    (there / "out" / "data" / "part-000000.parquet").unlink()
+    monkeypatch.chdir(there)
+    assert cli("run", path, "--in-process").code == 0
+    assert [row["image_sha256"] for row in records(there / "out")] == [row["image_sha256"] for row in first]
+    elsewhere = yaml.safe_load(path.read_text())
+    elsewhere["model"]["controlnets"][0]["path"] = str(there / "net")
+    path.write_text(yaml.safe_dump(elsewhere))
+    assert cli("plan", path, "--json").json["shards_done"] == 1  # by another path, and the same

@@ -83,6 +83,11 @@ def adapter_file(adapter: ResolvedAdapter) -> Path:
     return download(hub_id, adapter.revision, [name]) / name
 
 
+def is_adapter(adapter: ResolvedAdapter, path: Path) -> bool:
+    """Whether the file there is the one of the plan."""
+    return path.is_file() and hash_files(path.parent, [path.name])[0] == adapter.sha
+
+
 def embedding_part(key: str, width: int, widths: Mapping[str, int]) -> str | None:
     """The text encoder that a tensor of a textual inversion is for: by its key, else the first of its width."""
     named = _EMBEDDING_KEYS.get(key)

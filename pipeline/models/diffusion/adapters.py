@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from promptmill.pipeline.models.catalog.adapters import adapter_file, embedding_part
-from promptmill.pipeline.models.catalog.weights import hash_files
+from promptmill.pipeline.models.catalog.adapters import adapter_file, embedding_part, is_adapter
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import describe
 from promptmill.schemas.errors import ModelLoadError
@@ -59,7 +58,7 @@ class Adapters:
         if name in self._loaded or name in self._words:
             return
         path = adapter_file(adapter)
-        if not path.is_file() or hash_files(path.parent, [path.name])[0] != adapter.sha:
+        if not is_adapter(adapter, path):
             raise ModelLoadError(f"adapter {adapter.name}: {path} is not the file it was when the job was planned")
         try:
             with closed():
