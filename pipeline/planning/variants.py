@@ -117,4 +117,6 @@ def model_name(value: Mapping[str, Any]) -> str:
         for kind in ("adapters", "controlnets")
         for each in value.get(kind, ())
     ]
+    if "path" not in value and not added:
+        return str(dict(value))
     return " + ".join([str(value.get("path", "builtin:shapes")), *added])
