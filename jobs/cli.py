@@ -11,6 +11,7 @@ from typing import Any
 
 from promptmill.jobs.outlets import catch_all_words, open_outlets, traceback_lines, unsaid
 from promptmill.jobs.signals import INTERRUPTED, leave, on_signals
+from promptmill.pipeline.execution.surroundings import settle
 from promptmill.schemas.errors import HeadLostError, JobError, Problem, PromptmillError, StorageError, WorkerHungError
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     as_json = "--json" in sys.argv
     on_signals(lambda: leave(as_json))
     open_outlets()
+    settle()
     catch_all_words()
     atexit.register(on_signals, None)  # called last: the interpreter then drops all handlers and closes for a second
     code = _told(guarded(_command, as_json))

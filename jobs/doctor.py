@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from promptmill.pipeline.dataset.open import open_output
+from promptmill.pipeline.execution.surroundings import oddities
 from promptmill.pipeline.models.diffusion.device import describe_device
 from promptmill.pipeline.storage.store import default_patience_s
 from promptmill.schemas.errors import StorageError
@@ -34,6 +35,7 @@ def doctor(url: str | None) -> dict[str, Any]:
     shm = shutil.disk_usage(_SHM).free if _SHM.is_dir() else None
     if shm is not None and shm < _LEAST_SHM_BYTES:
         problems.append(f"{_SHM} has {shm >> 20} MiB free; Ray wants 1 GiB (in a container: --shm-size)")
+    problems += oddities()
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "packages": versions,

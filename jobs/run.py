@@ -165,6 +165,8 @@ def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool)
 
 @contextlib.contextmanager
 def _ray_is_there() -> Iterator[None]:
+    # Under `uv run` Ray would make the workers' environment anew from a copy of the current folder: none starts.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         yield
     except ImportError as error:

@@ -30,7 +30,13 @@ _LASTING_NAMES = {
     *("AuthenticationException", "BadAuthenticationType", "PasswordRequiredException", "BadHostKeyException"),
     *("ClientAuthenticationError", "DefaultCredentialsError", "RefreshError", "InvalidURL", "InvalidUrlClientError"),
     *("ClientConnectorCertificateError", "ClientConnectorSSLError"),
+    # Settings that botocore refuses before it asks anybody.
+    *("ValidationError", "ConfigParseError", "ConfigNotFound", "InvalidConfigError", "InvalidProxiesConfigError"),
+    *("InvalidRetryConfigurationError", "InvalidRetryModeError", "InvalidChecksumConfigError"),
+    *("InvalidDefaultsMode", "InvalidSTSRegionalEndpointsConfigError", "InvalidS3UsEast1RegionalEndpointConfigError"),
 }
+_BEFORE_ASKING = {"FileNotFoundError", "InvalidProxiesConfigError"}
+"""A bundle of certificates that is not there; proxies that are none."""
 _REFUSED_NAMES = {"AuthenticationException", "BadAuthenticationType", "ClientAuthenticationError", "RefreshError"}
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "azure", "google.auth", "google.api_core", "gcsfs", "paramiko")
 
@@ -87,6 +93,10 @@ def is_storage_fault(error: BaseException) -> bool:
 def is_transient(error: BaseException) -> bool:
     if not is_storage_fault(error) or isinstance(error, _LASTING) or _names(error) & _LASTING_NAMES:
         return False
+    if "HTTPClientError" in _names(error) and any(_names(cause) & _BEFORE_ASKING for cause in _causes(error)):
+        return False
+    if type(error).__name__ == "SSHException" and "No authentication methods" in str(error):
+        return False
     code = error_code(error)
     if code in _PASSING_CODES:
         return True
@@ -120,6 +130,8 @@ def advice(error: BaseException) -> str:
     refused = isinstance(error, PermissionError) or status in {401, 403} or code in _REFUSED_CODES
     if refused or number in {errno.EROFS, errno.EACCES, errno.EPERM} or _names(error) & _REFUSED_NAMES:
         return "Check that these credentials may list, read and write there, then run the same command again."
+    if type(error).__name__ == "SSHException" and not is_transient(error):
+        return "Set FSSPEC_SFTP_USERNAME and FSSPEC_SFTP_PASSWORD, or have a key in ~/.ssh or an agent."
     if "redential" in type(error).__name__ or type(error).__name__ == "ProfileNotFound":
         return "Set credentials in the environment, a profile or an instance role; the job file holds none."
     if not is_transient(error):

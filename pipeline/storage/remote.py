@@ -6,6 +6,7 @@ import io
 import logging
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import fsspec
 import fsspec.asyn
@@ -161,8 +162,19 @@ def _make_patient(fs: Any) -> None:
     from botocore.handlers import add_expect_header
 
     fs.retries = 1
+    _spare_checksums(fs.s3.meta)
     # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
     fs.s3.meta.events.unregister("before-call.s3", add_expect_header)
+
+
+_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+
+
+def _spare_checksums(meta: Any) -> None:
+    """boto3 sends a checksum after the body, over HTTPS; Ceph before 2025 and many appliances know no such trailer."""
+    host = urlsplit(str(meta.endpoint_url)).hostname or ""
+    if not host.endswith(_AWS) and not os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION"):
+        meta.config.request_checksum_calculation = "when_required"
 
 
 def _stop_own_retries(fs: Any) -> None:

@@ -15,6 +15,7 @@ import psutil
 import ray
 
 from promptmill.pipeline.execution.fleet.address import check_address, chosen_address, no_cluster
+from promptmill.pipeline.execution.surroundings import socket_folder
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.errors import ClusterError
@@ -43,7 +44,7 @@ def connect(address: str | None) -> bool:
     address = chosen_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    options = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address == "local" else {}
+    options = _options_of_own() if address == "local" else {}
     with _own_signal_handlers():
         try:
             ray.init(
@@ -53,6 +54,13 @@ def connect(address: str | None) -> bool:
             ray.shutdown()
             raise no_cluster(address, error) from error
     return address == "local"
+
+
+def _options_of_own() -> dict[str, Any]:
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    if (folder := socket_folder()) is not None:
+        options["_temp_dir"] = folder
+    return options
 
 
 @contextlib.contextmanager
