@@ -183,12 +183,16 @@ def _say_suite(planned: Any) -> None:
 
 
 @app.command()
-def status(url: Url, as_json: AsJson = False) -> None:
-    """How far a dataset is; from anywhere, while it runs or not."""
-    from promptmill.jobs.status import status
+def status(
+    url: Url,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until it is complete.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How far a dataset is, and whether a run is at work; from anywhere."""
+    from promptmill.jobs.status import in_words, looks
 
-    shown = status(url).as_json()
-    say_json(shown) if as_json else table(shown)
+    for shown in looks(url, watch):
+        say_json(shown.as_json()) if as_json else table(in_words(shown))
 
 
 @app.command()

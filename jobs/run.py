@@ -19,6 +19,7 @@ from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.execution.heartbeat import Heartbeat
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
@@ -66,7 +67,8 @@ def run_plan(plan: Plan, store: Store, progress: RunListener, *, address: str | 
     """Make what is missing, then write dataset card and report. `interrupted` says that a signal came."""
     stop = Stop()
     with finish_first(stop, progress):
-        summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), progress, stop)
+        with Heartbeat(store, progress) as beating:
+            summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), beating, stop)
         _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
         again = f"`promptmill report {store.url}`"
         reported = _succeeds(lambda: _write_report(plan, store, summary, progress), "report", again, progress)

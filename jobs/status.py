@@ -2,32 +2,107 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
+from typing import Any
 
+from promptmill.jobs.console import say_on_stderr
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
 from promptmill.pipeline.dataset.repair import GRACE_S, Repair
 from promptmill.pipeline.dataset.repair import repair as remove
-from promptmill.pipeline.dataset.state import dataset_counts, read_counts
+from promptmill.pipeline.dataset.state import dataset_counts, failure_kinds, newest_object, read_footers
 from promptmill.pipeline.dataset.verify import verify_dataset
+from promptmill.pipeline.display import format_duration
+from promptmill.pipeline.execution.heartbeat import read_heartbeat
+from promptmill.pipeline.storage.store import Store, default_patience_s
+from promptmill.schemas.errors import StorageError
 from promptmill.schemas.results import StatusResult, VerifyResult
+
+PATIENCE_S = 10.0
+"""A look is not worth minutes: whoever wants to know asks again."""
+
+
+WATCH_EVERY_S = 5.0
 
 
 def status(url: str) -> StatusResult:
     """From anywhere, while it runs or not. Raises JobError where there is no dataset."""
-    plan, store = open_dataset(url)
-    by_shard = read_counts(plan, store)
+    plan, store = open_dataset(url, patience_s=min(PATIENCE_S, default_patience_s()))
+    footers = read_footers(plan, store)
     while (newer := newest_plan(plan, store)) is not plan:  # extended while it was counted
-        plan, by_shard = newer, read_counts(newer, store)
+        plan, footers = newer, read_footers(newer, store)
+    counts = dataset_counts(plan, {number: footer.counts for number, footer in footers.items()})
+    last = newest_object(store)
     return StatusResult(
         name=plan.job.name,
         output=url,
         fingerprint=plan.fingerprint,
         samples_asked_for=plan.samples,
-        **asdict(dataset_counts(plan, by_shard)),
+        **asdict(counts),
         shards=plan.shards,
-        shards_done=len(by_shard),
-        complete=len(by_shard) == plan.shards,
+        shards_done=len(footers),
+        complete=len(footers) == plan.shards,
+        run=_run(store),
+        last_shard=None if last is None else last.name,
+        last_shard_at=None if last is None or last.modified is None else _when(last.modified),
+        failures=failure_kinds(plan, store, footers) if counts.failed else {},
     )
+
+
+def looks(url: str, watch: bool) -> Iterator[StatusResult]:
+    """One, or with `watch` one every few seconds until all is there; a look that fails is told and tried again."""
+    shown = status(url)
+    yield shown
+    while watch and not shown.complete:
+        time.sleep(WATCH_EVERY_S)
+        try:
+            shown = status(url)
+        except StorageError as error:
+            say_on_stderr(f"{error}")
+        else:
+            yield shown
+
+
+def in_words(result: StatusResult) -> dict[str, object]:
+    """For people: the run in a line, times with their age."""
+    shown: dict[str, object] = result.as_json()
+    run = result.run or {}
+    shown["run"] = _sentence(run) if run else "none has said anything"
+    shown["last_shard"] = f"{result.last_shard} at {result.last_shard_at}" if result.last_shard else "none"
+    shown["failures"] = ", ".join(f"{kind} {count:,}" for kind, count in result.failures.items()) or "none"
+    del shown["last_shard_at"]
+    return shown
+
+
+def _run(store: Store) -> dict[str, Any] | None:
+    beat = read_heartbeat(store)
+    if beat is None:
+        return None
+    kept = ("state", "error", "host", "process", "images_per_second", "eta_s", "workers", "silent_s")
+    since = beat.get("began") if beat["state"] == "running" else beat["beat"]
+    return {"since": _when(since), **{name: beat.get(name) for name in kept}}
+
+
+def _sentence(run: Mapping[str, Any]) -> str:
+    text = f"{run['state']} since {run['since']} on {run['host']}"
+    if run["state"] == "dead":
+        return f"{text}: no sign of life for {format_duration(run['silent_s'])}. The same `promptmill run` goes on"
+    if run["state"] == "failed":
+        return f"{text} ({run['error']})"
+    if run["state"] == "running":
+        eta = format_duration(run["eta_s"]) if isinstance(run["eta_s"], (int, float)) else "–"
+        return f"{text}, {run['images_per_second']} images/s, ETA {eta}, workers {run['workers']}"
+    return text
+
+
+def _when(seconds: Any) -> str | None:
+    """In local time, with its distance from UTC."""
+    try:
+        return datetime.fromtimestamp(float(seconds)).astimezone().isoformat(timespec="seconds")
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
 def verify(url: str, deep: bool, repair: bool, grace_s: float = GRACE_S) -> VerifyResult:

@@ -89,10 +89,18 @@ class RunResult(DatasetResult):
 
 @dataclass(frozen=True)
 class StatusResult(DatasetResult):
-    """`samples_asked_for` is what the plan asks for."""
+    """`samples_asked_for` is what the plan asks for, `failures` counts failed samples by kind.
+
+    `run` is what the last run said of itself: its `state` (running, stopped, failed, or dead where it fell silent),
+    `since`, `host`, `images_per_second`, `eta_s`, `workers`. Null where none has said anything.
+    """
 
     samples_asked_for: int
     complete: bool
+    run: dict[str, Any] | None
+    last_shard: str | None
+    last_shard_at: str | None
+    failures: dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,36 @@ def read_footers(plan: Plan, store: Store) -> dict[int, CommitRecord]:
     return {o.footer.shard.number: o.footer for o in read_data_objects(store, entries) if o.footer and belongs(plan, o)}
 
 
+def failure_kinds(plan: Plan, store: Store, footers: Mapping[int, CommitRecord]) -> dict[str, int]:
+    """How many samples ended as a failure of each kind, the commonest first; those that a retry made are none."""
+    latest: dict[str, str | None] = {}
+    for number in sorted(footers):
+        record = footers[number]
+        again = plan.segments[plan.shard(number).segment].kind == "retry"
+        keys = [key for key in record.side_objects if again or key.startswith("failures/")]
+        for ids, kinds in store.map(lambda key: _kinds(store, key), [record.shard.data_key, *keys] if again else keys):
+            latest.update(zip(ids, kinds, strict=True))
+    return dict(Counter(kind for kind in latest.values() if kind is not None).most_common())
+
+
+def _kinds(store: Store, key: str) -> tuple[list[str], list[str | None]]:
+    """Of one object the ids of its samples, and the kind of error of each that failed."""
+    failed = key.startswith("failures/")
+    try:
+        with store.open(key) as file:
+            table = pq.ParquetFile(file).read(columns=["sample_id", "error_kind"] if failed else ["sample_id"])
+    except (MissingObjectError, pa.ArrowException, OSError):
+        return [], []
+    ids = table["sample_id"].to_pylist()
+    return ids, table["error_kind"].to_pylist() if failed else [None] * len(ids)
+
+
+def newest_object(store: Store) -> Entry | None:
+    """The data object that was written last, as far as the store says."""
+    entries = [entry for entry in store.list("data") if shard_number(entry.name) is not None]
+    return max(entries, key=lambda entry: entry.modified or 0.0, default=None)
+
+
 def distinct_versions(said: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
     """Each once, in order; without those that say nothing."""
     return list({tuple(sorted(versions.items())): versions for versions in said if versions}.values())

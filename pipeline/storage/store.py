@@ -178,13 +178,26 @@ class Store:
     def put(self, key: str, data: bytes) -> None:
         """Write the whole object, replacing what is there; a reader sees the old or the new one, never a part."""
         reached("before-write")
-        if self.is_local:
-            self._call(f"put {key}", lambda: replace_file(Path(self.root), key, data))
-        elif self._is_sftp:
-            self._call(f"put {key}", lambda: replace_over_sftp(self.fs, self.root, key, data))
-        else:
-            self._call(f"put {key}", lambda: put_object(self.fs, self.url, self.path(key), data))
+        self._call(f"put {key}", lambda: self._put(key, data))
         reached("after-write")
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self.is_local:
+            replace_file(Path(self.root), key, data)
+        elif self._is_sftp:
+            replace_over_sftp(self.fs, self.root, key, data)
+        else:
+            put_object(self.fs, self.url, self.path(key), data)
+
+    def try_put(self, key: str, data: bytes) -> bool:
+        """Write what nothing depends on: once, without patience or a word. Whether it was written."""
+        try:
+            self._put(key, data)
+        except Exception as error:
+            if not is_storage_fault(error):
+                raise
+            return False
+        return True
 
     def read(self, key: str) -> bytes:
         return self._call(f"read {key}", lambda: self._whole(key))

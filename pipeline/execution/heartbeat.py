@@ -1,0 +1,106 @@
+"""A sign of life in the output, for `status` from anywhere: never needed for correctness, and never waited for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Self
+
+from promptmill.pipeline.execution.progress import ProgressState
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import StorageError
+from promptmill.schemas.plan import Counts, Shard, ShardStats
+
+KEY: Final = "heartbeat.json"
+BEAT_S: Final = 15.0
+DEAD_AFTER_S: Final = 90.0
+"""Six beats: clocks of two machines differ, and a store may be silent for a while."""
+
+
+class Heartbeat:
+    """Hands everything on to the listener of a run, and writes now and then how far it is, in a thread of its own."""
+
+    def __init__(self, store: Store, listener: Any) -> None:
+        self._store, self._listener = store, listener
+        self._progress = ProgressState()
+        self._began = time.time()
+        self._last_shard: int | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(BEAT_S)
+            self._write("stopped" if error is None else "failed", "" if error is None else type(error).__name__)
+
+    def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
+        self._progress.begin(plan, todo, done)
+        self._listener.begin(plan, todo, done)
+        if todo:  # a run that finds all done says nothing new
+            self._thread.start()
+
+    def shard_done(self, receipt: ShardStats) -> None:
+        self._progress.shard_done(receipt)
+        self._last_shard = receipt.shard
+        self._listener.shard_done(receipt)
+
+    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+        self._progress.pulse(samples_made, workers, model_loads)
+        self._listener.pulse(samples_made, workers, model_loads)
+
+    def notice(self, text: str) -> None:
+        self._listener.notice(text)
+
+    def _beat(self) -> None:
+        while True:
+            self._write("running")
+            if self._ended.wait(BEAT_S):
+                return
+
+    def _write(self, state: str, error: str = "") -> None:
+        now, progress = time.time(), self._progress
+        rate = progress.rate
+        content = {
+            "state": state,
+            "error": error,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "began": self._began,
+            "beat": now,
+            "samples": progress.samples,
+            "samples_done": progress.done,
+            "images_per_second": round(rate, 3),
+            "eta_s": round((progress.samples - progress.done) / rate) if rate > 0 else None,
+            "workers": progress.workers,
+            "last_shard": self._last_shard,
+        }
+        self._store.try_put(KEY, json.dumps(content).encode())
+
+
+def read_heartbeat(store: Store, now: Callable[[], float] = time.time) -> dict[str, Any] | None:
+    """What the last run said, with its `state`: running, stopped, failed, or dead where it said nothing for long.
+
+    None where there was none, or what lies there is not ours. `silent_s` is the age of its last word.
+    """
+    try:
+        content = json.loads(store.read_if_exists(KEY) or b"null")
+        beat = float(content["beat"])
+        state = content["state"]
+    except (StorageError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if state not in ("running", "stopped", "failed") or not math.isfinite(beat):
+        return None
+    silent_s = max(0.0, now() - beat)
+    if state == "running" and silent_s > DEAD_AFTER_S:
+        state = "dead"
+    return {**content, "state": state, "silent_s": round(silent_s, 1)}

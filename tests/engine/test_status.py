@@ -1,0 +1,118 @@
+"""What `status` says of a dataset and of the run that makes it, from anywhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from promptmill.jobs import status as status_module
+from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.execution.heartbeat import BEAT_S, DEAD_AFTER_S, KEY, Heartbeat, read_heartbeat
+from promptmill.schemas.plan import Counts, ShardStats
+from tests.engine.conftest import Answer
+from tests.heart.mill import memory, small_plan
+from tests.heart.test_run import Notes
+
+Cli = Callable[..., Answer]
+MakeJob = Callable[..., Path]
+
+
+def test_a_run_that_has_ended(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    prompts = tmp_path / "some.parquet"
+    pq.write_table(pa.table({"prompt": ["a red circle", None, "a blue square"]}), prompts)
+    made = job(prompts={"source": str(prompts)}, generation={"images_per_prompt": 1})
+    assert cli("run", made, "--in-process").code == 3
+    out = tmp_path / "out"
+    told = cli("status", out, "--json").json
+    assert told["failed"] == sum(told["failures"].values()) > 0
+    assert told["run"]["state"] == "stopped" and told["run"]["silent_s"] < 60 and told["run"]["host"]
+    assert told["last_shard"] == "data/part-000000.parquet" and told["last_shard_at"]
+    text = " ".join(cli("status", out).out.split())
+    assert "stopped since" in text and "data/part-000000.parquet at" in text
+    assert all(kind in text for kind in told["failures"])
+    watched = cli("status", out, "--watch", "--json")
+    assert watched.code == 0 and watched.json["complete"]
+
+
+def test_a_run_that_is_at_work_and_one_that_died(tmp_path: Path) -> None:
+    store, notes = memory(), Notes()
+    plan = claim_output(small_plan(tmp_path), store)
+    shards = list(plan.all_shards())
+    with pytest.raises(KeyError), Heartbeat(store, notes) as beating:
+        beating.begin(plan, shards, Counts())
+        beating.pulse(0, 2, 1)
+        beating.shard_done(ShardStats(0, Counts(4, 4)))
+        deadline = time.monotonic() + 10
+        while (beat := read_heartbeat(store)) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert beat is not None and (beat["state"], beat["samples"]) == ("running", plan.samples)
+        later = read_heartbeat(store, lambda: time.time() + DEAD_AFTER_S + BEAT_S)
+        assert later is not None and later["state"] == "dead" and later["silent_s"] > DEAD_AFTER_S
+        raise KeyError("a defect")
+    beat = read_heartbeat(store)
+    assert beat is not None and (beat["state"], beat["error"], beat["last_shard"]) == ("failed", "KeyError", 0)
+    assert (notes.begun, notes.done, notes.heard) == (([shard.number for shard in shards], Counts()), [0], [(0, 2, 1)])
+
+
+def test_a_dead_run_is_told_with_what_to_do(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    assert cli("run", job(), "--in-process").code == 0
+    beat = tmp_path / "out" / KEY
+    content = json.loads(beat.read_text())
+    beat.write_text(json.dumps({**content, "state": "running", "beat": time.time() - 3600, "host": "gpu\x1b[31m7"}))
+    answer = cli("status", tmp_path / "out")
+    text = " ".join(answer.out.split())
+    assert "dead since" in text and "no sign of life for 1 h" in text and "\x1b" not in text
+    assert cli("verify", tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"nonsense", b'{"beat": 1e400, "state": "running"}', b'{"beat": [], "state": 5}', b"[" * 9000],
+)
+def test_a_heartbeat_that_is_none(content: bytes) -> None:
+    store = memory()
+    store.put(KEY, content)
+    assert read_heartbeat(store) is None
+
+
+def test_odd_values_in_a_heartbeat(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
+    assert cli("run", job(), "--in-process").code == 0
+    odd: dict[str, Any] = {"state": "running", "beat": time.time(), "began": "x", "eta_s": "y", "workers": [1]}
+    (tmp_path / "out" / KEY).write_text(json.dumps(odd))
+    assert cli("status", tmp_path / "out").code == 0
+    assert cli("status", tmp_path / "out", "--json").json["run"]["since"] is None
+
+
+def test_a_store_that_refuses_a_heartbeat_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory()
+    plan = claim_output(small_plan(tmp_path), store)
+
+    def refuse(*_: object) -> None:
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(store, "_put", refuse)
+    with Heartbeat(store, Notes()) as beating:
+        beating.begin(plan, list(plan.all_shards()), Counts())
+    assert read_heartbeat(store) is None
+    assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_look_has_a_short_patience(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hung for minutes on an endpoint that nobody answers."""
+    monkeypatch.setenv("PROMPTMILL_STORAGE_PATIENCE_S", "300")
+    monkeypatch.setattr(status_module, "PATIENCE_S", 0.5)
+    usual = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    for name, value in usual.items():
+        monkeypatch.setenv(name, value)
+    began = time.monotonic()
+    assert cli("status", "s3://bucket/out").code == 4
+    assert time.monotonic() - began < 30
+    assert status_module.status.__globals__["PATIENCE_S"] <= 10
