@@ -19,6 +19,7 @@ from promptmill.schemas.plan import Counts, Shard, ShardStats
 
 KEY: Final = "heartbeat.json"
 BEAT_S: Final = 15.0
+_FIRST_S = 5.0
 DEAD_AFTER_S: Final = 90.0
 """Six beats: clocks of two machines differ, and a store may be silent for a while."""
 
@@ -31,7 +32,7 @@ class Heartbeat:
         self._progress = ProgressState()
         self._began = time.time()
         self._last_shard: int | None = None
-        self._ended = threading.Event()
+        self._ended, self._first = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -48,6 +49,7 @@ class Heartbeat:
         self._listener.begin(plan, todo, done)
         if todo:  # a run that finds all done says nothing new
             self._thread.start()
+            self._first.wait(_FIRST_S)  # so that what a crash leaves of a run does not depend on two threads
 
     def shard_done(self, receipt: ShardStats) -> None:
         self._progress.shard_done(receipt)
@@ -64,6 +66,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while True:
             self._write("running")
+            self._first.set()
             if self._ended.wait(BEAT_S):
                 return
 
