@@ -236,18 +236,21 @@ def report(
     price_per_hour: Annotated[
         float | None, typer.Option(min=0, help="Price of a device, for the cost in total and of 1,000 images.")
     ] = None,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="Also one file that needs nothing beside it: report/single-file.html.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build report/ again from what is there."""
     from promptmill.jobs.report import report
 
-    shown = report(url, price_per_hour)
+    shown = report(url, price_per_hour, single_file)
     if as_json:
         say_json(shown)
         return
     for problem in shown["problems"][:20]:
         say(f"problem: {problem}")
-    say(f"wrote {url.rstrip('/')}/report/index.html and summary.json")
+    say(f"wrote {url.rstrip('/')}/report/{'single-file.html, ' if single_file else ''}index.html and summary.json")
 
 
 @app.command()

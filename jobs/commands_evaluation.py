@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -32,13 +33,17 @@ def score(
     features: Annotated[
         str | None, typer.Option(metavar="MODEL", help="open_clip model that looks at both, for --reference.")
     ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="Scores of others: a column sample_id (or GenEval's filename)."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the tensor library.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Add metrics to a dataset, beside it and without generating again."""
     from promptmill.jobs.score import score
 
-    shown = score(url, metric or [], distractors, again, threads, reference, features)
+    shown = score(url, metric or [], distractors, again, threads, reference, features, from_file)
     if as_json:
         say_json(shown)
         return
@@ -66,13 +71,21 @@ def compare(
     else:
         first, second = shown["runs"]
         for metric, answer in shown["answers"].items():
-            mean, low, high, prompts = answer["difference"]
-            interval = "" if low is None else f" (95 %: {low:+.4g} to {high:+.4g})"
-            change = "no prompt has it in both" if mean is None else f"{second} − {first} = {mean:+.4g}{interval}"
-            say(f"{metric}: {change}, {prompts} prompts")
+            say(f"{metric}: {_change(answer['difference'], first, second)}")
+            for cell in answer["cells"] if len(answer["cells"]) > 1 else []:
+                holm = "" if cell["holm"] is None else f", p {cell['holm']:.2g} by Holm"
+                say(f"  {cell['name']}: {_change(cell['difference'], first, second)}{holm}")
         for row in shown["differences"]:
             say(f"differs: {row['field']}: {row[first]} | {row[second]}")
         table({"open": f"{out.rstrip('/')}/index.html"})
+
+
+def _change(difference: Sequence[float | None], first: str, second: str) -> str:
+    mean, low, high, prompts, _ = difference
+    if mean is None or prompts is None:
+        return "no prompt has it in both"
+    interval = "" if low is None or high is None else f" (95 %: {low:+.4g} to {high:+.4g})"
+    return f"{second} − {first} = {mean:+.4g}{interval}, {prompts:g} prompts"
 
 
 def reproduce(

@@ -9,6 +9,7 @@ from typing import Any
 
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.targets import refuse_inside
+from promptmill.pipeline.evaluation.brought import bring_scores
 from promptmill.pipeline.evaluation.fid import check_installed
 from promptmill.pipeline.evaluation.reference import compare_with_reference
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
@@ -27,15 +28,17 @@ def score(
     threads: int = 1,
     reference: str | None = None,
     features: str | None = None,
+    from_file: str | None = None,
     on_unit: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
     """Writes `scores/` and, in our own datasets, the report anew. `distractors` is a text file, one caption a line.
 
-    `reference` is a folder of images or a dataset, `features` the open_clip model that looks at both.
-    Raises JobError for an unknown metric, a CLIP that does not load, a missing column, a folder without images.
+    `reference` is a folder of images or a dataset, `features` the open_clip model that looks at both; `from_file` has
+    scores that others gave. Raises JobError for an unknown metric, a CLIP that does not load, a missing column, a
+    folder without images, a file of scores that does not fit.
     """
     clip = _features(reference, features)
-    metrics = [] if clip and not metric else choose_metrics(metric, _captions(distractors), threads)
+    metrics = [] if (clip or from_file) and not metric else choose_metrics(metric, _captions(distractors), threads)
     store = open_output(url)
     refuse_inside(url, "URL")
     shown: dict[str, Any] = {"url": url}
@@ -43,6 +46,8 @@ def score(
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
         shown |= compare_with_reference(store, reference, clip, load_features(clip, threads))
+    if from_file:
+        shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)
     if plan is not None:
         build_report(plan, store)

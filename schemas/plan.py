@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
 
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import Input, Role
@@ -223,7 +225,12 @@ class CommitRecord:
 
 @dataclass(frozen=True)
 class ShardStats:
-    """What a shard cost; for reports and never for correctness. Stages in seconds, `began` in seconds since 1970."""
+    """What a shard cost; for reports and never for correctness. Stages in seconds, `began` in seconds since 1970.
+
+    `batches` are images and seconds of generating them, in order.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     shard: int
     counts: Counts
@@ -236,3 +243,4 @@ class ShardStats:
     model_loads: int = 0
     began: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    batches: tuple[tuple[int, float], ...] = ()

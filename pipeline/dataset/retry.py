@@ -24,6 +24,7 @@ from promptmill.pipeline.dataset.state import (
 )
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
+from promptmill.pipeline.prompts.reader import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
@@ -171,13 +172,12 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     by_row = plan.job.prompts.mapped.adapter is not None
     dropped |= {"adapters"} if any(model.adapters for model in plan.models) and not by_row else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
-    return rows.drop_columns([name for name in rows.column_names if name in dropped]).append_column(
-        "room", pa.array(quota, pa.int32())
-    )
+    rows = rows.drop_columns([name for name in rows.column_names if name in dropped])
+    return rows.append_column(quota_column(rows.column_names), pa.array(quota, pa.int32()))
 
 
 def _column(store: Store, key: str, name: str, where: tuple[str, str] | None = None) -> list[str]:
     with store.open(key) as file:
         filters = None if where is None else [(where[0], "==", where[1])]
-        values: list[str] = pq.read_table(file, columns=[name], filters=filters).column(0).to_pylist()
+        values: list[str] = pq.read_table(file, columns=[name], filters=filters).column(name).to_pylist()
     return values

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, shard_number
 from promptmill.pipeline.dataset.records import read_footer
+from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -188,16 +190,31 @@ def belongs(plan: Plan, item: DataObject) -> bool:
     )
 
 
-def read_receipts(store: Store) -> list[ShardStats]:
-    """Receipts that can be read; a lost one costs a line in the report and nothing else."""
-    receipts = []
-    for content in store.map(lambda entry: store.read_if_exists(entry.name), store.list("receipts")):
+def read_receipts(store: Store, problems: list[str] | None = None) -> list[ShardStats]:
+    """What the shards cost. Appends to `problems` which objects are left out: a lost one costs a line in the report."""
+    entries = [entry for entry in store.list("receipts") if entry.name.endswith(".json")]
+    found, left_out = [], []
+    for entry, content in zip(entries, store.map(lambda entry: store.read_if_exists(entry.name), entries), strict=True):
         try:
-            fields = json.loads(content or b"")
-            receipts.append(ShardStats(**{**fields, "counts": Counts(**fields["counts"])}))
-        except (ValueError, TypeError, KeyError):
-            continue
-    return receipts
+            found.append(_sound(fitting(_STATS, content)))
+        except ValueError as error:
+            left_out.append(f"{entry.name}: left out: {str(error)[:200]}")
+    if problems is not None:
+        problems += left_out
+    return found
+
+
+_STATS = TypeAdapter(ShardStats)
+
+
+def _sound(stats: ShardStats) -> ShardStats:
+    """Raises ValueError for numbers that are no time and no count."""
+    batches = (number for batch in stats.batches for number in batch)
+    numbers = (*stats.seconds.values(), stats.began, stats.shard, *asdict(stats.counts).values(), stats.model_loads)
+    numbers = (*numbers, stats.attempts, *batches)
+    if not all(math.isfinite(number) and 0 <= number < 2**53 for number in numbers):
+        raise ValueError("a number that is negative or not finite")
+    return stats
 
 
 def commonest_failure(store: Store) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import decode
 from promptmill.pipeline.dataset.samples import plain
+from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
@@ -149,15 +151,46 @@ def _decoded(data: bytes) -> Pixels | None:
         return None
 
 
-def read_references(store: Store) -> list[dict[str, Any]]:
-    """What `compare_with_reference` wrote, without what does not look like it."""
-    keys = [entry.name for entry in store.list(FOLDER) if entry.name.startswith(_PREFIX)]
-    found = []
-    for key in keys:
-        try:
-            content = json.loads(store.read(key))
-        except ValueError:
+@dataclass(frozen=True)
+class _Cell:
+    """What a row of the report's table shows."""
+
+    name: str
+    images: int
+    fid: float | None
+    kid: float | None
+    kid_std: float | None
+    precision: float | None
+    recall: float | None
+    variant: str = "{}"
+
+
+@dataclass(frozen=True)
+class _Reference:
+    reference: str
+    reference_images: int
+    reference_left_out: int
+    left_out: int
+    features: str
+    dimensions: int
+    cells: list[_Cell]
+    features_revision: str = ""
+
+
+_REFERENCE = TypeAdapter(_Reference)
+
+
+def read_references(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
+    """What `compare_with_reference` wrote, and which objects are left out because they do not look like it."""
+    found, problems = [], []
+    for entry in store.list(FOLDER):
+        if not (entry.name.startswith(_PREFIX) and entry.name.endswith(".json")):
             continue
-        if isinstance(content, dict) and isinstance(content.get("cells"), list):
-            found.append(content)
-    return found
+        try:
+            content = fitting(_REFERENCE, store.read_if_exists(entry.name))
+            if not content.cells:
+                raise ValueError("no cells")
+            found.append(plain(asdict(content)))
+        except ValueError as error:
+            problems.append(f"{entry.name}: left out: {str(error)[:200]}")
+    return found, problems

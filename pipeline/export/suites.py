@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,99 +19,173 @@ from typing import Any, Literal
 from PIL import Image
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, read_dataset
+from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts, read_dataset
+from promptmill.pipeline.export.names import distinct_names
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.variants import shown_value
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.errors import JobError, Problem, StorageError
 
 Layout = Literal["geneval", "dpg"]
 GRID = 4
 _GENEVAL_COLUMNS = ("tag", "include")
 _GENEVAL_OPTIONAL = ("exclude",)
 
+Place = tuple[str, str]
+"""Variant and prompt id: whose images lie together."""
+
+Group = Sequence[tuple[int, bytes]]
+"""(row of the table, encoded image) of one place, by sample index."""
+
 
 @dataclass(frozen=True)
 class ExportSummary:
+    """`without_image` are rejected samples whose image the dataset does not store."""
+
     images: int
     prompts: int
     folders: list[str] = field(default_factory=list)
+    without_image: int = 0
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A layout, filled: the files that each place gives, and how they are made of its images."""
+
+    keys: Mapping[Place, Callable[[int], list[str]]]
+    make: Callable[[Place, Group], Iterator[bytes]]
 
 
 def export_dataset(plan: Plan, store: Store, out: Store, layout: Layout, rejected: bool = False) -> ExportSummary:
-    """Kept images, and stored rejected ones where asked for. Raises JobError where the layout cannot be filled."""
-    _, samples = read_dataset(plan, store)
+    """Kept images, and stored rejected ones where asked for.
+
+    Raises JobError where the layout cannot be filled or `out` holds other files, StorageError where the tree does not
+    hold every image of the dataset when all is written.
+    """
+    _, samples = read_dataset(plan, store, (*_GENEVAL_COLUMNS, *_GENEVAL_OPTIONAL))
+    if samples.problems:
+        hint = "`promptmill verify` says what to do"
+        raise JobError(Problem(store.url, "a dataset of which every image can be read", samples.problems[0], hint))
     wanted = (KEPT, REJECTED) if rejected else (KEPT,)
     rows = [row for row, status in enumerate(samples.texts("status")) if status in wanted]
     if not rows:
         raise JobError(Problem(store.url, "images", "none", "Run the job first"))
-    folders = _folders(samples, rows)
-    write = _geneval(samples, rows, out, folders) if layout == "geneval" else _dpg(samples, rows, out, folders)
+    places = _places(samples, rows)
+    folders = _folders(list(dict.fromkeys(variant for variant, _ in places)))
+    tree = (_geneval if layout == "geneval" else _dpg)(samples, places, folders)
+    _refuse_others(out, {key for place, rows in places.items() for key in tree.keys[place](len(rows))})
+    written: set[str] = set()
     images = 0
-    for group in _groups(store, samples, rows):
-        write(group)
+    for place, group in _groups(store, samples, places):
+        keys = tree.keys[place](len(group))
+        for key, data in zip(keys, tree.make(place, group), strict=True):
+            out.put(key, data)
+        written.update(keys)
         images += len(group)
-    prompts = samples.texts("prompt_id")
-    return ExportSummary(images, len({prompts[row] for row in rows}), sorted(set(folders.values())))
+    without = _count(samples, rows, images, written, out)
+    return ExportSummary(images, len({prompt for _, prompt in places}), sorted(set(folders.values())), without)
 
 
-Group = Sequence[tuple[int, bytes]]
-"""(row of the table, encoded image) of one prompt in one cell, by sample index."""
-
-
-def _groups(store: Store, samples: Samples, rows: Sequence[int]) -> Iterator[Group]:
-    """A prompt's images of one cell lie in one shard, so a shard at a time is enough."""
-    objects, variants, prompts = (samples.texts(name) for name in ("object", "variant", "prompt_id"))
-    places, indices = (samples.table.column(name).to_pylist() for name in ("row", "sample_index"))
-    by_shard: dict[str, dict[str, dict[int, int]]] = {}
+def _places(samples: Samples, rows: Sequence[int]) -> dict[Place, list[int]]:
+    """The rows of each prompt in each cell, by sample index; a retried one lies in another shard than its siblings."""
+    variants, prompts = samples.texts("variant"), samples.texts("prompt_id")
+    indices = samples.table.column("sample_index").to_pylist()
+    found: dict[Place, list[int]] = defaultdict(list)
     for row in rows:
-        part = objects[row].partition("/")[2][:11]
-        by_shard.setdefault(part, {}).setdefault(objects[row], {})[places[row]] = row
-    for keys in by_shard.values():
-        groups: dict[tuple[str, str], list[tuple[int, bytes]]] = {}
-        for key, wanted in keys.items():
-            for place, data in read_images(store, key, list(wanted)):
-                row = wanted[place]
-                groups.setdefault((variants[row], prompts[row]), []).append((row, data))
-        for group in groups.values():
-            yield sorted(group, key=lambda pair: int(indices[pair[0]] or 0))
+        found[variants[row], prompts[row]].append(row)
+    return {place: sorted(group, key=lambda row: int(indices[row] or 0)) for place, group in found.items()}
 
 
-def _folders(samples: Samples, rows: Sequence[int]) -> dict[str, str]:
+def _groups(store: Store, samples: Samples, places: Mapping[Place, list[int]]) -> Iterator[tuple[Place, Group]]:
+    """Each place once all of its images are read; those whose images lie in several objects wait for the last."""
+    objects, rows_there = samples.texts("object"), samples.table.column("row").to_pylist()
+    place_of = {row: place for place, rows in places.items() for row in rows}
+    by_object: dict[str, dict[int, int]] = defaultdict(dict)
+    for row in sorted(place_of):
+        by_object[objects[row]][rows_there[row]] = row
+    missing = {place: len({objects[row] for row in rows}) for place, rows in places.items()}
+    waiting: dict[Place, dict[int, bytes]] = defaultdict(dict)
+    for key, wanted in by_object.items():
+        for at, data in read_images(store, key, list(wanted)):
+            waiting[place_of[wanted[at]]][wanted[at]] = data
+        for place in dict.fromkeys(place_of[row] for row in wanted.values()):
+            missing[place] -= 1
+            images = waiting.pop(place, {}) if not missing[place] else {}
+            if images:
+                yield place, [(row, images[row]) for row in places[place] if row in images]
+
+
+def _refuse_others(out: Store, ours: set[str]) -> None:
+    """Images of another export in the same tree would be scored with these."""
+    others = sorted(entry.name for entry in out.find() if entry.name not in ours)
+    if others:
+        got = f"{len(others)} files that are not of this export, such as {others[0]}"
+        raise JobError(Problem(out.url, "an empty folder, or this very export", got, "Choose another folder"))
+
+
+def _count(samples: Samples, rows: Sequence[int], images: int, written: set[str], out: Store) -> int:
+    """How many rejected samples have no image. Raises StorageError where the tree lacks something."""
+    lost = written - {entry.name for entry in out.find()}
+    if lost:
+        raise StorageError(f"{out.url} lacks {len(lost)} files that were written, such as {min(lost)}")
+    status = samples.texts("status")
+    without = len(rows) - images
+    rejected = sum(status[row] == REJECTED for row in rows)
+    if without > rejected:
+        raise StorageError(f"{without} images of {len(rows)} could not be read; `promptmill verify --deep` says which")
+    return without
+
+
+def _folders(variants: Sequence[str]) -> dict[str, str]:
     """Folder of each cell by its variant; the root where there is one cell."""
-    variants = samples.texts("variant")
-    distinct = list(dict.fromkeys(variants[row] for row in rows))
-    return {text: "" if len(distinct) == 1 else folder_name(json.loads(text)) + "/" for text in distinct}
+    if len(variants) == 1:
+        return {variants[0]: ""}
+    return {text: f"{name}/" for text, name in distinct_names({text: cell_label(text) for text in variants}).items()}
 
 
-def folder_name(values: Mapping[str, Any]) -> str:
-    """`guidance_scale=5.0,scheduler=ddim`, with nothing in it that a file system could take amiss."""
-    parts = [
-        f"{name}={value.get('path', '') if isinstance(value, Mapping) else value}" for name, value in values.items()
-    ]
-    return re.sub(r"[^A-Za-z0-9=,._-]+", "-", ",".join(parts)).strip(".-")[:150] or "all"
+def cell_label(variant: str) -> str:
+    """`guidance_scale=5.0,scheduler=ddim`."""
+    return ",".join(f"{name}={shown_value(value)}" for name, value in json.loads(variant).items())
 
 
-def _geneval(samples: Samples, rows: Sequence[int], out: Store, folders: Mapping[str, str]) -> Callable[[Group], None]:
+def geneval_files(samples: Samples) -> dict[str, str]:
+    """The sample of each image in the tree of kept images, by its path there."""
+    status, ids = samples.texts("status"), samples.texts("sample_id")
+    places = _places(samples, [row for row, word in enumerate(status) if word == KEPT])
+    folders, numbers = _folders(list(dict.fromkeys(variant for variant, _ in places))), _numbers(places)
+    return {
+        f"{folders[variant]}{numbers[prompt]:05d}/samples/{i:04d}.png": ids[row]
+        for (variant, prompt), rows in places.items()
+        for i, row in enumerate(rows)
+    }
+
+
+def _numbers(places: Mapping[Place, list[int]]) -> dict[str, int]:
+    return {prompt: number for number, prompt in enumerate(dict.fromkeys(prompt for _, prompt in places))}
+
+
+def _geneval(samples: Samples, places: Mapping[Place, list[int]], folders: Mapping[str, str]) -> Tree:
     _need_columns(samples, _GENEVAL_COLUMNS, "geneval")
-    table = samples.table
-    names = [*_GENEVAL_COLUMNS, *(name for name in _GENEVAL_OPTIONAL if name in table.column_names), "prompt"]
-    prompts, variants = samples.texts("prompt_id"), samples.texts("variant")
-    numbers: dict[str, int] = {}
-    for row in rows:
-        numbers.setdefault(prompts[row], len(numbers))
+    names = [*_GENEVAL_COLUMNS, *(name for name in _GENEVAL_OPTIONAL if name in samples.source_columns)]
+    numbers = _numbers(places)
+    texts = samples.texts("prompt")
 
-    def write(group: Group) -> None:
+    def keys(folder: str, images: int) -> list[str]:
+        return [f"{folder}/metadata.jsonl", *(f"{folder}/samples/{i:04d}.png" for i in range(images))]
+
+    def make(place: Place, group: Group) -> Iterator[bytes]:
         first = group[0][0]
-        folder = f"{folders[variants[first]]}{numbers[prompts[first]]:05d}"
-        metadata = {name: _without_nulls(table.column(name)[first].as_py()) for name in names}
+        metadata = {name: _without_nulls(samples.source(name)[first].as_py()) for name in names}
         metadata = {name: value for name, value in metadata.items() if value is not None}
         for item in metadata.get("include", ()):
             _number_position(item)
-        out.put(f"{folder}/metadata.jsonl", (json.dumps(metadata, ensure_ascii=False) + "\n").encode())
-        for i, (_, data) in enumerate(group):
-            out.put(f"{folder}/samples/{i:04d}.png", as_png(data))
+        yield (json.dumps({**metadata, "prompt": texts[first]}, ensure_ascii=False) + "\n").encode()
+        yield from (as_png(data) for _, data in group)
 
-    return write
+    def filled(folder: str) -> Callable[[int], list[str]]:
+        return lambda images: keys(folder, images)
+
+    return Tree({(v, p): filled(f"{folders[v]}{numbers[p]:05d}") for v, p in places}, make)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -129,36 +204,30 @@ def _number_position(item: Any) -> None:
         item["position"] = [int(part) if isinstance(part, str) and part.isdecimal() else part for part in position]
 
 
-def _dpg(samples: Samples, rows: Sequence[int], out: Store, folders: Mapping[str, str]) -> Callable[[Group], None]:
-    variants = samples.texts("variant")
-    names = samples.texts("item_id" if "item_id" in samples.table.column_names else "prompt_id")
-    count: dict[tuple[str, str], int] = {}
-    for row in rows:
-        count[variants[row], names[row]] = count.get((variants[row], names[row]), 0) + 1
-    short = [name for (_, name), images in count.items() if images < GRID]
+def _dpg(samples: Samples, places: Mapping[Place, list[int]], folders: Mapping[str, str]) -> Tree:
+    short = [prompt for (_, prompt), rows in places.items() if len(rows) < GRID]
     if short:
         hint = "Set `images_per_prompt: 4` and leave `select` out, or give --rejected where their images are stored"
-        raise JobError(
-            Problem(
-                "layout dpg", f"{GRID} images of each prompt", f"fewer for {len(short)}, such as {short[0]!r}", hint
-            )
-        )
+        got = f"fewer for {len(short)}, such as {short[0]!r}"
+        raise JobError(Problem("layout dpg", f"{GRID} images of each prompt", got, hint))
+    named = as_texts(samples.source("item_id")) if "item_id" in samples.source_columns else samples.texts("prompt_id")
+    # A folder of text files, one prompt each, is how DPG-Bench comes.
+    labels = {prompt: re.sub(r"\.txt:\d+$", "", named[rows[0]]) for (_, prompt), rows in places.items()}
+    stems = distinct_names(labels, "prompt")
 
-    def write(group: Group) -> None:
-        first = group[0][0]
-        name = re.sub(
-            r"\.txt:\d+$", "", names[first]
-        )  # a folder of text files, one prompt each, is how DPG-Bench comes
-        stem = re.sub(r"[^\w.-]+", "_", name).strip(".")[:150] or "prompt"
-        out.put(f"{folders[variants[first]]}{stem}.png", grid_png([data for _, data in group[:GRID]]))
+    def filled(key: str) -> Callable[[int], list[str]]:
+        return lambda images: [key]
 
-    return write
+    def make(place: Place, group: Group) -> Iterator[bytes]:
+        yield grid_png([data for _, data in group[:GRID]])
+
+    return Tree({(v, p): filled(f"{folders[v]}{stems[p]}.png") for v, p in places}, make)
 
 
 def _need_columns(samples: Samples, needed: Sequence[str], layout: str) -> None:
-    missing = [name for name in needed if name not in samples.table.column_names]
+    missing = [name for name in needed if name not in samples.source_columns]
     if missing:
-        got = ", ".join(samples.source_columns) or "no columns of the source"
+        got = ", ".join(samples.source_columns) or "no such columns of the source"
         hint = "The prompts must come from the suite's own file, whose columns are carried through"
         raise JobError(*(Problem(f"layout {layout}", f"a column `{name}`", got, hint) for name in missing))
 

@@ -105,18 +105,35 @@ def cell_name(values: Mapping[str, Any]) -> str:
     """`settings fast · guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
     parts = []
     for name, value in sorted(values.items(), key=lambda item: item[0] != "settings"):
-        shown = model_name(value) if isinstance(value, Mapping) else value
+        shown = shown_value(value)
         parts.append(f"{name} {'default' if shown is None else shown}")
     return " · ".join(parts) or "all samples"
 
 
+def shown_value(value: Any) -> Any:
+    """A model by its name; other values as they are."""
+    if isinstance(value, Model):
+        value = value.model_dump(exclude_defaults=True)
+    return model_name(value) if isinstance(value, Mapping) else value
+
+
 def model_name(value: Mapping[str, Any]) -> str:
-    """Of a swept model: `builtin:shapes + hollow × 0.75 + wide`, with all that tells it from its neighbours."""
+    """Of a swept model: `builtin:shapes dtype float16 + hollow × 0.75`, with all that tells it from its neighbours."""
     added = [
         f"{each['name']} × {factor:g}" if (factor := each.get("weight", each.get("scale", 1.0))) != 1 else each["name"]
-        for kind in ("adapters", "controlnets")
+        for kind in _ADDED
         for each in value.get(kind, ())
     ]
     if "path" not in value and not added:
         return str(dict(value))
-    return " + ".join([str(value.get("path", "builtin:shapes")), *added])
+    return " + ".join([f"{value.get('path', 'builtin:shapes')}{_unusual(value)}", *added])
+
+
+def _unusual(value: Mapping[str, Any]) -> str:
+    """What the model does not have by default, so that two of one path stay apart."""
+    usual = {name: field.default for name, field in Model.model_fields.items()}
+    rest = {name: text for name, text in value.items() if name not in ("path", *_ADDED)}
+    return "".join(f" {name} {text}" for name, text in rest.items() if text is not None and text != usual.get(name))
+
+
+_ADDED = ("adapters", "controlnets")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from promptmill.pipeline.prompts.formats import is_parquet
 from promptmill.pipeline.prompts.kinds import common, is_text
+from promptmill.pipeline.prompts.nested import depth_problems, typed
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.inputs import ROLES, is_control
 from promptmill.schemas.job import Columns
@@ -30,6 +31,9 @@ def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
 
     Raises InputError where other files differ. Ids are compared as text whatever file they are in.
     """
+    too_deep = [problem for one in opened for problem in depth_problems(one.schema, f"prompts.source: {one.file.name}")]
+    if too_deep:
+        raise InputError(*too_deep)
     first = opened[0]
     fields = {field.name: field.type for field in first.schema}
     for other in opened[1:]:
@@ -56,7 +60,7 @@ def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
                 )
             )
     # A column that is null in every row has no type yet; text holds whatever comes later.
-    return pa.schema([pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in fields.items()])
+    return pa.schema([pa.field(name, typed(kind)) for name, kind in fields.items()])
 
 
 def _meet_as_text(

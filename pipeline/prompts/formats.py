@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from promptmill.pipeline.prompts.json_rows import json_rows
 from promptmill.pipeline.prompts.kinds import as_kind, carried
+from promptmill.pipeline.prompts.nested import TOO_DEEP
 from promptmill.pipeline.prompts.separated import read_separated
 from promptmill.pipeline.prompts.spreadsheet import spreadsheet_rows
 from promptmill.pipeline.prompts.unpacking import UNPACK, unpack
@@ -159,11 +160,19 @@ def _of_columns(names: Sequence[str], rows: Sequence[Sequence[Any]], where: str)
     notices: list[str] = []
     arrays = []
     for i, name in enumerate(names):
-        array, changed = to_arrow([row[i] for row in rows])
+        array, changed = _to_arrow_or_refuse([row[i] for row in rows], f"{where}: column {name!r}")
         arrays.append(array)
         if changed:
             notices.append(f"{where}: column {name!r} mixes types, or is empty objects; these are carried as text")
     return pa.table(dict(zip(names, arrays, strict=True))), notices
+
+
+def _to_arrow_or_refuse(values: Sequence[Any], where: str) -> tuple[pa.Array, bool]:
+    try:
+        return to_arrow(values)
+    except RecursionError:
+        hint = "Leave the column out, or write it as text"
+        raise InputError(Problem(where, TOO_DEEP, "hundreds", hint)) from None
 
 
 def to_arrow(values: Sequence[Any]) -> tuple[pa.Array, bool]:

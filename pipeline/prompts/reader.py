@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
@@ -212,8 +212,18 @@ def _adapters(chosen: object) -> tuple[str, ...] | None:
 RETRY_COLUMNS = Columns(
     prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
 )
-RETRY_HELPERS = {"sample_id": "sample_id", "sample_index": "sample_index", "room": "quota"}
-"""Columns of the file that `retry` stages, which datasets hold, and the fields of `Prompt` that they fill."""
+RETRY_HELPERS = {"sample_id": "sample_id", "sample_index": "sample_index"}
+"""Columns of the file that `retry` stages, which datasets hold, and the fields of `Prompt` that they fill.
+
+The quota is the last column: `room`, or what `quota_column` says where the source has a column of that name.
+"""
+
+
+def quota_column(names: Sequence[str]) -> str:
+    name = "room"
+    while name in names:
+        name += "_"
+    return name
 
 
 def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns) -> PromptReader:
@@ -227,7 +237,9 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns)
         given["strength"] = "strength"
     if columns.adapter is not None:
         given["adapter"] = "adapters"
-    return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), RETRY_HELPERS)
+    return PromptReader(
+        files, output, schema, RETRY_COLUMNS.model_copy(update=given), {**RETRY_HELPERS, schema.names[-1]: "quota"}
+    )
 
 
 def open_thin(stream: BinaryIO) -> pq.ParquetFile:

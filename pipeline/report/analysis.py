@@ -4,120 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from promptmill.pipeline.dataset.samples import FAILED, Samples
-from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.variants import cell_name, model_name
-from promptmill.pipeline.report.stats import (
-    Estimate,
-    Floats,
-    Integers,
-    cell_matrix,
-    differences,
-    means,
-    rank_correlation,
-)
-from promptmill.pipeline.report.summary import cell_texts, seconds_per_image, status_counts
-from promptmill.schemas.job import LOWER_IS_BETTER, Model
+from promptmill.pipeline.dataset.samples import FAILED
+from promptmill.pipeline.planning.variants import cell_name, shown_value
+from promptmill.pipeline.report.frame import Bounds, Frame
+from promptmill.pipeline.report.shares import Floats
+from promptmill.pipeline.report.stats import Estimate, Integers, differences, means, rank_correlation
+from promptmill.schemas.identity import canonical_json
+from promptmill.schemas.job import LOWER_IS_BETTER
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
 
 ALL_BASELINES = 12
-"""Up to so many cells each can be chosen as baseline on the page; of more, only the first."""
-
-FACET_VALUES = 40
-FACETS = 6
-BOUNDS = {"verified": (0.0, 1.0), "verified_share": (0.0, 1.0), "near_black": (0.0, 1.0)}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The samples as numbers: prompt and cell of each, int64 [rows].
-
-    `facets` are columns that sort prompts into kinds: their values, and which of them each sample has. `axes` are the
-    swept fields with their values, `seconds` what an image takes, by the text of the cell.
-    """
-
-    samples: Samples
-    prompt_ids: list[str]
-    prompts: Integers
-    cells: Integers
-    cell_texts: list[str]
-    facets: dict[str, tuple[list[str], Integers]]
-    axes: dict[str, list[Any]]
-    seconds: dict[str, float]
-
-    @cached_property
-    def status(self) -> list[str]:
-        return self.samples.texts("status")
-
-    @cached_property
-    def counts(self) -> list[dict[str, int]]:
-        return status_counts(self.samples, self.cells, len(self.cell_texts))
-
-    def metrics(self) -> list[str]:
-        """Those with a finite value; the exact one first."""
-        names = [name for name in self.samples.score_names if np.isfinite(self.samples.score(name)).any()]
-        return sorted(names, key=lambda name: name != "verified")
-
-    def matrix(self, metric: str) -> Floats:
-        shape = (len(self.prompt_ids), len(self.cell_texts))
-        return cell_matrix(self.samples.score(metric), self.prompts, self.cells, shape)
-
-
-def make_frame(plan: Plan, samples: Samples) -> Frame:
-    prompt_ids, prompts = coded(samples.texts("prompt_id"))
-    texts = cell_texts(plan, samples)
-    axes = {name: [shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()}
-    return frame_of(samples, prompt_ids, prompts, texts, axes, seconds_per_image(plan, samples.receipts))
-
-
-def frame_of(
-    samples: Samples,
-    prompt_ids: list[str],
-    prompts: Integers,
-    texts: list[str],
-    axes: dict[str, list[Any]],
-    seconds: dict[str, float],
-) -> Frame:
-    place = {text: i for i, text in enumerate(texts)}
-    cells = np.array([place[text] for text in samples.texts("variant")], np.int64)
-    return Frame(samples, prompt_ids, prompts, cells, texts, _facets(samples), axes, seconds)
-
-
-def coded(values: Sequence[str]) -> tuple[list[str], Integers]:
-    """Distinct values in order of appearance, and which of them each is."""
-    place: dict[str, int] = {}
-    codes = [place.setdefault(value, len(place)) for value in values]
-    return list(place), np.array(codes, np.int64)
-
-
-def _facets(samples: Samples) -> dict[str, tuple[list[str], Integers]]:
-    """Source columns of text, truth values or integers that take 2 to 40 values, most of them more than once."""
-    found: dict[str, tuple[list[str], Integers]] = {}
-    prompts = len(set(samples.texts("prompt_id")))
-    for name in samples.source_columns:
-        kind = samples.table.schema.field(name).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (
-            pa.types.is_string(kind)
-            or pa.types.is_large_string(kind)
-            or pa.types.is_boolean(kind)
-            or pa.types.is_integer(kind)
-        ):
-            continue
-        values, codes = coded([text[:80] for text in samples.texts(name)])
-        if 2 <= len(values) <= min(FACET_VALUES, max(2, prompts // 2)) and len(found) < FACETS:
-            found[name] = (values, codes)
-    return found
+"""Up to so many settings the kinds of prompts are compared with each; of more, with the first and the best."""
 
 
 def analyse(frame: Frame) -> dict[str, Any]:
@@ -134,7 +38,7 @@ def analyse(frame: Frame) -> dict[str, Any]:
             {
                 "name": name,
                 "lower_is_better": name in LOWER_IS_BETTER,
-                "bounds": BOUNDS.get(name),
+                "bounds": frame.bounds(name),
                 "images": int(np.isfinite(frame.samples.score(name)).sum()),
             }
             for name in metrics
@@ -142,7 +46,7 @@ def analyse(frame: Frame) -> dict[str, Any]:
         "facets": {name: values for name, (values, _) in frame.facets.items()},
         "results": {name: _compare(frame, name, shown) for name in metrics},
         "correlations": _correlations(frame, metrics),
-        "baselines": len(shown) if len(shown) <= ALL_BASELINES else 1,
+        "baselines": len(shown),
     }
 
 
@@ -159,12 +63,14 @@ def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
 def _cell(frame: Frame, index: int) -> dict[str, Any]:
     text = frame.cell_texts[index]
     values = json.loads(text)
+    speed = frame.seconds.get(text)
     return {
         "name": cell_name(values),
         "values": {name: shown_value(value) for name, value in values.items()},
         "settings": settings_of(frame, index),
         **frame.counts[index],
-        "seconds": frame.seconds.get(text),
+        "seconds": None if speed is None else speed.mean,
+        "seconds_deviation": None if speed is None else speed.deviation,
     }
 
 
@@ -181,24 +87,58 @@ def settings_of(frame: Frame, index: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def shown_value(value: Any) -> Any:
-    """A model by name; other values as they are."""
-    if isinstance(value, Model):
-        value = value.model_dump(exclude_defaults=True)
-    return model_name(value) if isinstance(value, dict) else value
-
-
 def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
+    """Over all prompts against each setting; by kind, of many settings, against the first and the best."""
     matrix = frame.matrix(metric)[:, list(shown)]
-    bounds = BOUNDS.get(metric)
-    baselines = len(shown) if len(shown) <= ALL_BASELINES else 1
+    bounds = frame.bounds(metric)
+    every = _group(matrix, bounds, range(len(shown)))
+    few = range(len(shown)) if len(shown) <= ALL_BASELINES else sorted({0, best_of(every["means"], metric)})
     return {
-        "all": _group(matrix, bounds, baselines),
+        "all": every,
         "facets": {
-            name: [_group(matrix[rows], bounds, baselines) for rows in _rows_of_values(frame, name)]
-            for name in frame.facets
+            name: [_group(matrix[rows], bounds, few) for rows in _rows_of_values(frame, name)] for name in frame.facets
         },
+        "main_effects": main_effects(frame, metric),
     }
+
+
+def best_of(averages: Sequence[Sequence[float | None]], metric: str) -> int:
+    """Place of the best mean, the first of equals; 0 where there is none."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    known = [(sign * one[0], place) for place, one in enumerate(averages) if one[0] is not None]
+    return min(known)[1] if known else 0
+
+
+def main_effects(frame: Frame, metric: str) -> dict[str, dict[str, Any]]:
+    """For each axis the mean over all other settings at each of its values, and its difference to the first value.
+
+    Of each prompt the cells of a value are averaged first, so that the difference is paired by prompt. `range` is the
+    distance of the best to the worst value.
+    """
+    matrix = frame.matrix(metric)
+    cells = [json.loads(text) for text in frame.cell_texts]
+    bounds = frame.bounds(metric)
+    found = {}
+    for axis, values in frame.axes.items():
+        if len(values) < 2:
+            continue
+        of_cell = [canonical_json(shown_value(cell.get(axis))) for cell in cells]
+        columns = []
+        for value in values:
+            here = [place for place, text in enumerate(of_cell) if text == canonical_json(value)]
+            columns.append(_row_means(matrix[:, here]))
+        group = _group(np.stack(columns, axis=1), bounds, range(1))
+        averages = [one[0] for one in group["means"] if one[0] is not None]
+        found[axis] = {**group, "range": max(averages) - min(averages) if averages else None}
+    return found
+
+
+def _row_means(matrix: Floats) -> Floats:
+    """Of the rows that have a value in every column; a row with gaps would mix settings."""
+    if not matrix.shape[1]:
+        return np.full(len(matrix), np.nan)
+    found: Floats = matrix.mean(axis=1)
+    return found
 
 
 def _rows_of_values(frame: Frame, facet: str) -> list[Integers]:
@@ -209,16 +149,23 @@ def _rows_of_values(frame: Frame, facet: str) -> list[Integers]:
     return [np.flatnonzero(of_prompt == i) for i in range(len(values))]
 
 
-def _group(matrix: Floats, bounds: tuple[float, float] | None, baselines: int) -> dict[str, Any]:
+def _group(matrix: Floats, bounds: Bounds, baselines: Sequence[int]) -> dict[str, Any]:
+    """`differences` by the number of the baseline, as text."""
+    found = differences(matrix, baselines, bounds)
     return {
         "means": [triple(one) for one in means(matrix, bounds)],
-        "differences": [[triple(e) for e in row] for row in differences(matrix, range(baselines), bounds)],
+        "differences": {str(place): [numbers(one) for one in row] for place, row in zip(baselines, found, strict=True)},
     }
 
 
 def triple(one: Estimate) -> list[float | None]:
     """[mean, low, high, prompts] with six digits. What is left of sums that cancel is 0 and has no sign."""
     return [*(v if v is None else _short(v) for v in (one.mean, one.low, one.high)), one.n]
+
+
+def numbers(one: Estimate) -> list[float | None]:
+    """As `triple`, with the p of no difference behind it."""
+    return [*triple(one), None if one.p is None else float(f"{one.p:.3g}")]
 
 
 def _short(value: float) -> float:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import jinja2
+from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.samples import read_dataset
+from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
-from promptmill.pipeline.report.analysis import Frame, analyse, make_frame
-from promptmill.pipeline.report.inputs import input_pictures
+from promptmill.pipeline.report.analysis import ALL_BASELINES, analyse
+from promptmill.pipeline.report.frame import Frame, make_frame
+from promptmill.pipeline.report.inputs import HASHES, input_pictures
 from promptmill.pipeline.report.page_data import (
     Put,
     ReadImages,
@@ -32,30 +37,45 @@ from promptmill.pipeline.report.page_data import (
 )
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.summary import summarize
+from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.inputs import Role
+from promptmill.schemas.records import input_column
 
+SUMMARY_KEY = "report/summary.json"
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
+SINGLE_FILE = "single-file.html"
 PIECES = ("data", "thumbs", "assets")
 PIECES_KEPT_S = 3600.0
-APP = tuple(f"app/{name}.js" for name in ("core", "answer", "plots", "grid", "gallery", "detail", "start"))
+APP = tuple(
+    f"app/{name}.js" for name in ("core", "answer", "plots", "grid", "gallery", "detail", "copies", "address", "start")
+)
 
 
 def build_report(
-    plan: Plan, store: Store, seconds: float | None = None, price_per_hour: float | None = None
+    plan: Plan,
+    store: Store,
+    seconds: float | None = None,
+    price_per_hour: float | None = None,
+    single_file: bool = False,
 ) -> dict[str, Any]:
-    """Write `report/summary.json`, `report/index.html` and what the page loads; returns the summary.
+    """Write `report/summary.json`, `summary.csv`, `index.html` and what the page loads; returns the summary.
 
     `seconds` is the wall time of the run that just ended, `price_per_hour` what a device costs. Works on a dataset
-    that is unfinished, empty or all failed.
+    that is unfinished, empty or all failed. `single_file` adds a page that needs nothing beside it.
     """
-    plan, samples = read_dataset(plan, store)
-    summary = summarize(plan, samples, store.url, seconds, price_per_hour)
+    plan, samples = read_dataset(plan, store, {HASHES, *map(input_column, plan.job.task.roles)})
+    before = run_before(plan, store)
+    seconds = before.wall_seconds if seconds is None else seconds
+    price = before.price_per_hour if price_per_hour is None else price_per_hour
+    summary = summarize(plan, samples, store.url, seconds, price)
     frame = make_frame(plan, samples)
     analysis = {**analyse(frame), "url": redact(store.url)}
-    summary["metrics"] = {name: result["all"] for name, result in analysis["results"].items()}
+    summary["metrics"] = summarized(analysis)
     summary["correlations"] = analysis["correlations"]
-    summary["references"] = references = reference_tables(store)
+    references, unread = reference_tables(store)
+    summary["references"] = references
+    summary["problems"] += unread
     sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
     rows = choose_rows(plan, samples, sizes)
 
@@ -75,9 +95,11 @@ def build_report(
         put,
         input_pictures(samples, first, plan.job.task.roles, reader.read, reader.kept),
         summary=summary,
-        price=price_per_hour,
+        price=price,
         references=references,
+        single_file=single_file,
     )
+    put("summary.csv", summary_csv(analysis))
     content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
     put("summary.json", content.encode("utf-8", "backslashreplace"))
     _remove_old_pieces(store, written)
@@ -94,15 +116,55 @@ def _remove_old_pieces(store: Store, written: Collection[str]) -> None:
             store.remove(entry)
 
 
-def reference_tables(store: Store) -> list[dict[str, Any]]:
-    """What `promptmill score --reference` found. `few` is the least number of images in a set that is not larger than
-    the number of features, None where all are.
+def summarized(analysis: dict[str, Any]) -> dict[str, Any]:
+    """By metric the means of all settings, and what each differs by from each; of many from the first."""
+    found = {}
+    for name, result in analysis["results"].items():
+        every = result["all"]
+        baselines = len(every["means"]) if len(every["means"]) <= ALL_BASELINES else 1
+        rows = [every["differences"][str(place)] for place in range(baselines)]
+        found[name] = {"means": every["means"], "differences": rows, "main_effects": result["main_effects"]}
+    return found
+
+
+@dataclass(frozen=True)
+class RunBefore:
+    """What a report that is built again could not know: it was said to the one before."""
+
+    wall_seconds: float | None = None
+    price_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class _SummaryBefore:
+    fingerprint: str
+    run: RunBefore
+
+
+_BEFORE = TypeAdapter(_SummaryBefore)
+
+
+def run_before(plan: Plan, store: Store) -> RunBefore:
+    """Nothing where there was no report, or one that is damaged or of another job."""
+    try:
+        before = fitting(_BEFORE, store.read_if_exists(SUMMARY_KEY))
+    except ValueError:
+        return RunBefore()
+    known = [value for value in (before.run.wall_seconds, before.run.price_per_hour) if value is not None]
+    sound = before.fingerprint == plan.fingerprint and all(math.isfinite(value) and value >= 0 for value in known)
+    return before.run if sound else RunBefore()
+
+
+def reference_tables(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
+    """What `promptmill score --reference` found, and which objects are left out.
+
+    `few` is the least number of images in a set that is not larger than the number of features, None where all are.
     """
-    found = read_references(store)
+    found, problems = read_references(store)
     for one in found:
         sizes = [one["reference_images"], *(cell["images"] for cell in one["cells"])]
         one["few"] = min(sizes) if min(sizes) <= one["dimensions"] else None
-    return found
+    return found, problems
 
 
 def write_page(
@@ -112,6 +174,7 @@ def write_page(
     read: ReadImages,
     put: Put,
     inputs: Sequence[tuple[Role, int, str]] = (),
+    single_file: bool = False,
     **facts: Any,
 ) -> None:
     """Everything the page loads, then `index.html`. `rows` are those in the gallery, `facts` go to the template,
@@ -120,11 +183,14 @@ def write_page(
     Pieces are named by their content, so that of two reports at once each page loads its own.
     """
     names: dict[str, str] = {}
+    contents: dict[str, bytes] = {}
 
     def put_piece(key: str, content: bytes) -> None:
         stem, _, ending = key.rpartition(".")
         names[key] = f"{stem}.{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
         put(names[key], content)
+        if single_file:
+            contents[key] = content
 
     thumbs = write_thumbnails(frame.samples, rows, read, put_piece)
     numbers = write_inputs(inputs, len(thumbs), put_piece)
@@ -135,12 +201,16 @@ def write_page(
     for key, content in (*pieces, *assets):
         put_piece(key, content)
     # The last script starts the page, when all data is there.
-    order = [names[key] for key, _ in (*assets[:-1], *pieces, assets[-1])]
-    total = frame.samples.table.num_rows
-    defaults = {"differences": [], "price": None, "references": [], "shown": len(rows), "total": total}
+    order = [key for key, _ in (*assets[:-1], *pieces, assets[-1])]
+    defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "inline": []}
+    sizes = {"shown": len(rows), "total": frame.samples.table.num_rows}
     page = environment().get_template("index.html.j2")
-    html = page.render(style=page_file("style.css"), scripts=order, **{**defaults, **facts})
-    put("index.html", html.encode("utf-8", "replace"))
+    facts = {**defaults, **sizes, **facts, "style": page_file("style.css"), "scripts": [names[key] for key in order]}
+    put("index.html", page.render(**facts).encode("utf-8", "replace"))
+    if single_file:
+        thumbnails = [key for key in contents if key.startswith("thumbs/")]
+        inline = [contents[key].decode() for key in (*order[:-1], *thumbnails, order[-1])]
+        put(SINGLE_FILE, page.render(**{**facts, "inline": inline}).encode("utf-8", "replace"))
 
 
 def page_file(name: str) -> str:

@@ -12,6 +12,7 @@ from promptmill.schemas.records import input_column
 
 MAX_INPUTS = 2_000
 """Pictures in all; each is fetched from where the prompts name it."""
+HASHES = "input_image_sha256"
 GIVEN_UP = 5
 """After so many that are gone in a row the rest is gone too: the dataset was moved away from what it was made of."""
 
@@ -27,10 +28,10 @@ def input_pictures(
     known: dict[str, str | None] = {}
     missing = 0
     for role in sorted(roles):
-        if input_column(role) not in samples.table.column_names:
+        if not {input_column(role), HASHES} <= set(samples.source_columns):
             continue
-        places = samples.table.column(input_column(role)).take(list(rows)).to_pylist()
-        hashes = samples.table.column("input_image_sha256").take(list(rows)).to_pylist()
+        places = samples.source(input_column(role)).take(list(rows)).to_pylist()
+        hashes = samples.source(HASHES).take(list(rows)).to_pylist()
         for row, place, sha256 in zip(rows, places, hashes, strict=True):
             if not place or missing >= GIVEN_UP or len(found) >= MAX_INPUTS:
                 continue

@@ -21,7 +21,7 @@ import numpy as np
 from promptmill.pipeline.dataset.keys import is_failure, shard_of
 from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, plain
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.report.analysis import Frame
+from promptmill.pipeline.report.frame import Frame
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.schemas.errors import MissingObjectError

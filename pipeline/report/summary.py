@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, plain
-from promptmill.pipeline.dataset.state import dataset_counts, distinct_versions
+from promptmill.pipeline.dataset.state import dataset_counts
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, cell_name
-from promptmill.pipeline.report.stats import Floats, Integers
-from promptmill.schemas.plan import ShardStats
+from promptmill.pipeline.report.cost import run_facts, seconds_per_image
+from promptmill.pipeline.report.shares import Floats
+from promptmill.pipeline.report.stats import Integers
 
 BEST = 8
 """So many samples at either end of the first score."""
-
-_DEVICE_STAGES = ("load", "prepare", "generate", "score")
 
 
 def summarize(
@@ -87,7 +84,7 @@ def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
     scores = {name: samples.score(name) for name in samples.score_names}
     means = {name: cell_means(values, cells, len(texts)) for name, values in scores.items()}
     kept_means = {name: cell_means(values[kept], cells[kept], len(texts)) for name, values in scores.items()}
-    seconds = seconds_per_image(plan, samples.receipts)
+    speeds = seconds_per_image(plan, samples.receipts)
     return [
         {
             "index": i,
@@ -96,7 +93,8 @@ def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
             **counts[i],
             "scores": {name: values[i] for name, values in means.items()},
             "kept_scores": {name: values[i] for name, values in kept_means.items()},
-            "seconds_per_image": seconds.get(text),
+            "seconds_per_image": speeds[text].mean if text in speeds else None,
+            "seconds_deviation": speeds[text].deviation if text in speeds else None,
         }
         for i, text in enumerate(texts)
     ]
@@ -116,79 +114,6 @@ def cell_means(values: Floats, cells: Integers, count: int) -> list[float | None
     total = np.bincount(cells[there], weights=values[there], minlength=count)
     size = np.bincount(cells[there], minlength=count)
     return [float(t / n) if n else None for t, n in zip(total, size, strict=True)]
-
-
-def seconds_per_image(plan: Plan, receipts: Iterable[ShardStats]) -> dict[str, float]:
-    """Device seconds of denoising and decoding for one image, by the text of the cell."""
-    spent: dict[str, float] = defaultdict(float)
-    made: dict[str, int] = defaultdict(int)
-    for receipt in receipts:
-        if receipt.shard < plan.shards and "generate" in receipt.seconds:
-            text = variants.variant_text(plan.variant(plan.shard(receipt.shard).variant).values)
-            spent[text] += receipt.seconds["generate"]
-            made[text] += receipt.counts.samples
-    return {text: spent[text] / made[text] for text in spent if made[text]}
-
-
-def run_facts(
-    receipts: Iterable[ShardStats], seconds: float | None, price_per_hour: float | None = None
-) -> dict[str, Any]:
-    """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
-
-    `images_per_second` is of all workers together while they held their devices. `worker_seconds` is the time during
-    which workers had shards in hand, and `device_busy_share` the share of it that went into making and scoring images.
-    """
-    stages: dict[str, float] = defaultdict(float)
-    held: dict[str, float] = defaultdict(float)
-    facts: dict[str, Any] = {
-        "wall_seconds": seconds,
-        "receipts": 0,
-        "images": 0,
-        "attempts_repeated": 0,
-        "model_loads": 0,
-    }
-    devices: set[str] = set()
-    made = [receipt for receipt in receipts if not receipt.already_done]
-    for receipt in made:
-        for stage, spent in receipt.seconds.items():
-            stages[stage] += spent
-        held[receipt.worker] += sum(receipt.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
-        facts["receipts"] += 1
-        facts["images"] += receipt.counts.samples
-        facts["attempts_repeated"] += receipt.attempts - 1
-        facts["model_loads"] += receipt.model_loads
-        devices |= {receipt.device} - {""}
-    total = stages.pop("total", 0.0)
-    busy = sum(held.values())
-    facts["versions"] = distinct_versions(receipt.versions for receipt in made)
-    facts |= {"workers": len(held), "devices": sorted(devices), "stage_seconds": dict(stages), "shard_seconds": total}
-    facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
-    in_hand = _seconds_in_hand(made)
-    at_work = sum(receipt.seconds.get(stage, 0.0) for receipt in made for stage in ("generate", "score"))
-    facts |= {"worker_seconds": in_hand, "device_busy_share": at_work / in_hand if in_hand else None}
-    paid = in_hand or busy
-    facts["images_per_device_hour"] = 3600 * facts["images"] / paid if paid else None
-    cost = None if price_per_hour is None else price_per_hour * paid / 3600
-    facts |= {"cost": cost, "cost_per_thousand": 1000 * cost / facts["images"] if cost and facts["images"] else None}
-    working = sum(spent for stage, spent in stages.items() if stage != "wait")
-    facts["stage_shares"] = {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {}
-    return facts
-
-
-def _seconds_in_hand(receipts: Iterable[ShardStats]) -> float | None:
-    """Of each worker the time covered by its shards, which overlap; None where a receipt does not say when it began."""
-    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for receipt in receipts:
-        if not receipt.began:
-            return None
-        spans[receipt.worker].append((receipt.began, receipt.began + receipt.seconds.get("total", 0.0)))
-    total = 0.0
-    for shards in spans.values():
-        until = -math.inf
-        for began, ended in sorted(shards):
-            total += max(0.0, ended - max(began, until))
-            until = max(until, ended)
-    return total
 
 
 def sample_facts(samples: Samples, row: int) -> dict[str, Any]:

@@ -41,5 +41,5 @@ def _truth(picture: Picture) -> Claims | None:
     """None where the column is missing, or belongs to somebody else."""
     try:
         return Claims.from_dict(picture.fields["truth"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -33,6 +33,15 @@ class Clock:
         self.seconds: dict[str, float] = defaultdict(float)
         self.started = time.monotonic()
         self.model_loads = 0
+        self.batches: list[tuple[int, float]] = []
+
+    @contextmanager
+    def batch(self, images: int) -> Iterator[None]:
+        """As the stage `generate`, and kept by itself: the first batch of a worker is slower than those that follow."""
+        started = time.monotonic()
+        with self("generate"):
+            yield
+        self.batches.append((images, round(time.monotonic() - started, 4)))
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -177,6 +186,7 @@ class WorkerContext:
             data_bytes=data_bytes,
             model_loads=clock.model_loads,
             began=round(time.time() - seconds["total"], 3),
+            batches=tuple(clock.batches),
         )
 
     def close(self) -> None:

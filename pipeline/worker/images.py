@@ -63,7 +63,7 @@ class ImageMaker:
 
     def _generate_and_score(self) -> Iterator[_Scored]:
         for batch in self._batches():
-            with self._clock("generate"):
+            with self._clock.batch(len(batch)):
                 made = self._generator.generate(batch)
             scorers = self._context.scorers()
             with self._clock("score"):

@@ -26,6 +26,7 @@ from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
 from promptmill.schemas.plan import Sample, Shard, Variant
+from promptmill.schemas.records import ADAPTERS, TAKEN
 
 SHORTEST_ID = 6
 _GIVEN_UP = ("crash", "hang")
@@ -147,7 +148,7 @@ def find_sample(store: Store, sample_id: str) -> tuple[str, int]:
 def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]]:
     try:
         with store.open(entry.name) as file:
-            ids = pq.read_table(file, columns=["sample_id"]).column(0)
+            ids = pq.read_table(file, columns=["sample_id"]).column("sample_id")
     except (pa.ArrowException, OSError, MissingObjectError):
         return []
     rows = pc.indices_nonzero(pc.starts_with(ids, sample_id)).to_pylist()
@@ -157,8 +158,9 @@ def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]
 def _read_row(store: Store, key: str, row: int) -> dict[str, Any]:
     with store.open(key) as file:
         parquet = pq.ParquetFile(file)
-        names = [name for name in parquet.schema_arrow.names if name != "image"]
-        fields: dict[str, Any] = parquet.read(columns=names).slice(row, 1).to_pylist()[0]
+        ours = (field for field in parquet.schema_arrow if field.name in TAKEN or field.equals(ADAPTERS[0]))
+        names = [field.name for field in ours if field.name != "image"]
+        fields: dict[str, Any] = parquet.read(columns=names).select(names).slice(row, 1).to_pylist()[0]
     return fields
 
 

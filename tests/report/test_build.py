@@ -12,7 +12,7 @@ import yaml
 from promptmill.jobs.report import report
 from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.report.build import build_report, number
-from promptmill.pipeline.report.summary import run_facts
+from promptmill.pipeline.report.cost import run_facts
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.plan import Counts, ShardStats
 from tests.report.conftest import HOSTILE, Dataset, paint
@@ -43,7 +43,7 @@ def test_run_facts_and_cost(painted: Dataset) -> None:
     page = (painted.folder / "report/index.html").read_text()
     for words in ("for 1,000 images", "devices busy", "model loads", "shards tried again"):
         assert words in page
-    assert report(str(painted.folder))["run"]["cost"] is None
+    assert report(str(painted.folder))["run"]["cost"] == shown["cost"], "built again, it still knows the price"
     with pytest.raises(JobError, match="price-per-hour"):
         report(str(painted.folder), price_per_hour=float("nan"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from promptmill.jobs.commands_evaluation import compare as command
 from promptmill.jobs.compare import compare
 from promptmill.schemas.errors import JobError
 from tests.report.browser import CHROMIUM, DRIVER, Browser
@@ -48,6 +49,16 @@ def test_says_which_is_better_and_what_differs(runs: tuple[Dataset, Dataset], tm
     assert found["same_seeds"]
     assert {"generation.guidance_scale", "sweep.guidance_scale"} <= {row["field"] for row in found["differences"]}
     assert json.loads((tmp_path / "out/summary.json").read_text())["shared_prompts"] == 11
+
+
+def test_the_command_compares_cell_by_cell(
+    runs: tuple[Dataset, Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strong = str(runs[1].folder)
+    command(strong, strong, str(tmp_path / "out"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "clip: B − A = +0 (95 %: +0 to +0), 12 prompts guidance_scale 0.5: B − A" in said
+    assert said.count("p 1 by Holm") == 2 and (tmp_path / "out/summary.csv").exists()
 
 
 @pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver")

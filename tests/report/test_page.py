@@ -7,7 +7,9 @@ import http.server
 import json
 import threading
 from collections.abc import Callable, Iterator
+from csv import reader as csv_reader
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -62,6 +64,83 @@ def test_opens_with_the_answer(opened: Browser) -> None:
     assert opened.run("return document.querySelectorAll('#plots svg').length") >= 4
     kinds = opened.run("return [...document.querySelectorAll('.kinds tbody th')].map((t) => t.textContent)")
     assert {"colour", "relation", "hostile"} <= set(kinds)
+
+
+def test_what_matters_is_said(opened: Browser) -> None:
+    rows = opened.run("return [...document.querySelectorAll('#effects tbody tr')].map((r) => r.cells[0].textContent)")
+    assert [name for name in rows if name] == ["guidance_scale", "num_inference_steps"]
+    assert opened.run("return document.querySelector('#effects tr.better') !== null")
+    titles = opened.run("return [...document.querySelectorAll('#plots figcaption')].map((t) => t.textContent)")
+    assert any(title.startswith("Main effects") for title in titles) and any(" by " in title for title in titles)
+
+
+def test_too_few_prompts_are_never_sure(opened: Browser) -> None:
+    said = opened.run(
+        """return [verdict([0.5, 0.4, 0.6, 5, 0.001], 'clip', 0.001), verdict([0.5, 0.4, 0.6, 6, 0.001], 'clip', 0.001),
+        verdict([0.5, 0.4, 0.6, 6, 0.04], 'clip', 0.2), holm([0.01, null, 0.04, 0.03])];"""
+    )
+    assert said == ["too few prompts", "better", "unsure among many", [0.03, None, 0.06, 0.06]]
+
+
+def test_ties_are_told_for_many_settings(opened: Browser) -> None:
+    """Above twelve settings the sentence vanished, and eight equal winners were shown as one."""
+    said = opened.run(
+        """const kept = pm.analysis; const mean = (i) => [i < 8 ? 1 : 0.5, 0.4, 1, 30];
+        const gap = (a, b) => { const d = mean(b)[0] - mean(a)[0]; return [d, d - 0.1, d + 0.1, 30, d ? 1e-6 : 1]; };
+        const all = [...Array(45).keys()];
+        const differences = Object.fromEntries(all.map((a) => [a, all.map((b) => gap(a, b))]));
+        const group = { means: all.map(mean), differences };
+        pm.analysis = { ...kept, cells: all.map((i) => ({ name: `s${i}` })) };
+        const text = sentence(group, ranking(group, 'clip')).textContent; pm.analysis = kept; return text;"""
+    )
+    assert said.startswith("8 settings share the best mean clip: ")
+    assert "7 others cannot be told apart from it with these prompts: s1; s2; s3; s4; and 3 more." in said
+    assert "The best mean of 45 is partly luck" in said
+
+
+def test_tables_plots_and_the_grid_can_be_taken_along(opened: Browser) -> None:
+    csv, markdown, latex = opened.run(
+        "return Object.values(FORMS).map(([, , write]) => write(rowsOf(document.getElementById('ranked'))))"
+    )
+    rows = list(csv_reader(csv.splitlines()))
+    assert rows[0][1:4] == ["num_inference_steps", "guidance_scale", "clip"] and len(rows) == 5
+    assert len({len(row) for row in rows}) == 1
+    assert markdown.splitlines()[1].count("---") == len(rows[0]) == latex.splitlines()[2].count(" & ") + 1
+    assert "num\\_inference\\_steps" in latex and "\\end{tabular}" in latex
+    hostile = opened.run(
+        "return [csvCell('=1+1'), csvCell('−0.5'), csvCell('a,b'), latexCell('a_b & 5 %'), fileName('Ünïcode / x')]"
+    )
+    assert hostile == ["'=1+1", "-0.5", '"a,b"', "a\\_b \\& 5 \\%", "n-code-x"]
+    svg = opened.run("return svgText(document.querySelector('#plots svg'))")
+    assert "var(" not in svg and ElementTree.fromstring(svg).tag.endswith("svg")
+    opened.wait("[...document.querySelectorAll('#grid img')].length >= 4")
+    size = opened.run("const canvas = gridCanvas(); return [canvas.width, canvas.height, canvas.toDataURL().length]")
+    assert size[0] == 160 + 2 * 256 and size[1] == 40 + 2 * 256 and size[2] > 5_000
+    assert opened.run("return document.querySelectorAll('.copies button').length") > 10
+
+
+def test_the_address_says_what_is_chosen(opened: Browser, page: Path) -> None:
+    choose(opened, "choices", "Compare with", "2")
+    choose(opened, "gallery-choices", "Text or id", "circle")
+    choose(opened, "gallery-choices", "Setting", "1")
+    choose(opened, "grid-choices", "Down", "prompt")
+    opened.run("document.getElementById('grid-next').click(); document.querySelector('nav a').click()")
+    address, count = opened.run("return [location.href, gallery.shown.length]")
+    assert "baseline=2" in address and "text=circle" in address and "down=prompt" in address
+    opened.open("about:blank")
+    opened.open(address)
+    opened.wait(READY)
+    found = opened.run("return [chosen.baseline, gallery.shown.length, grid.y, grid.prompt, gallery.filters.cell]")
+    assert found == [2, count, "prompt", 1, "1"] and opened.run("return location.href") == address
+    opened.open("about:blank")
+    opened.open(page.as_uri() + "#metric=gone&baseline=99&down=nothing&setting=77&sort=x&at:y=z&is:w=1")
+    opened.wait(READY)
+
+
+def test_tiles_say_their_setting(opened: Browser) -> None:
+    texts = opened.run("return [...document.querySelectorAll('#gallery .tile .setting')].map((t) => t.textContent)")
+    assert texts and all("guidance_scale" in text for text in texts)
+    assert opened.run("return document.querySelectorAll('#grid .tile .setting').length") == 0
 
 
 def test_baseline_can_be_chosen(opened: Browser) -> None:
@@ -120,8 +199,11 @@ def test_keyboard_opens_a_sample_and_steps(opened: Browser) -> None:
 
 def test_grid_axes_are_chosen_on_the_page(opened: Browser) -> None:
     assert opened.run("return document.querySelectorAll('#grid .tile').length") == 4
+    assert opened.run("return grid.fixed[SEEDS]") == 0, "the same seed everywhere"
     choose(opened, "grid-choices", "Down", "image number")
     assert opened.run("return document.querySelectorAll('#grid .tile').length") == 6
+    choose(opened, "grid-choices", "Across", "prompt")
+    assert opened.run("return document.querySelectorAll('#grid .tile').length") == 18
     before = opened.run("return document.getElementById('grid-prompt').textContent")
     opened.run("document.getElementById('grid-next').click()")
     assert opened.run("return document.getElementById('grid-prompt').textContent") != before
@@ -163,6 +245,27 @@ def test_from_a_server(browser: Browser, page: Path) -> None:
         assert browser.console() == []
         browser.open("about:blank")
         server.shutdown()
+
+
+def test_a_page_without_its_folders_says_why(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """As from private object storage, where a signed link opens one object."""
+    (tmp_path / "index.html").write_bytes(page.read_bytes())
+    browser.open((tmp_path / "index.html").as_uri())
+    browser.wait("getComputedStyle(document.getElementById('missing')).visibility === 'visible'")
+    assert "promptmill report --single-file" in browser.run("return document.getElementById('missing').innerText")
+    browser.console()
+
+
+def test_a_single_file_needs_nothing_beside_it(browser: Browser, painted: Dataset, tmp_path: Path) -> None:
+    build_report(painted.plan, painted.store, single_file=True)
+    (tmp_path / "one.html").write_bytes((painted.folder / "report/single-file.html").read_bytes())
+    browser.open("about:blank")
+    browser.requests(), browser.console()
+    browser.open((tmp_path / "one.html").as_uri())
+    browser.wait(READY)
+    browser.wait("document.querySelector('#gallery .tile img')?.naturalWidth > 0")
+    assert browser.console() == []
+    assert [url for url in browser.requests() if not url.startswith("data:")] == [(tmp_path / "one.html").as_uri()]
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -30,8 +30,9 @@ def test_two_prompts_that_agree_prove_little() -> None:
         one = differences(values, [0], (0.0, 1.0))[0][1]
         assert one.low is not None and one.high is not None and one.low < 0 < one.high
     many = differences(np.array([[0.0, 1.0]] * 30), [0], (0.0, 1.0))[0][1]
-    # At most 1 − 0.025^(1/30) of all prompts differ otherwise, at worst by −1.
-    assert many.high == 1.0 and many.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 30)))
+    # Not more certain than that 1 − 0.025^(1/30) of all prompts may differ otherwise, at worst by −1.
+    assert many.high == pytest.approx(1.0, abs=1e-6)
+    assert many.low is not None and 0.7 < many.low <= 1 - (1 - 0.025 ** (1 / 30))
 
 
 @pytest.mark.parametrize("n", [8, 12, 40, 200])
@@ -68,12 +69,27 @@ def test_agrees_with_scipy_bootstrap() -> None:
     assert ours.low == pytest.approx(theirs.low, abs=0.02) and ours.high == pytest.approx(theirs.high, abs=0.02)
 
 
-def test_normal_and_bootstrap_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.random.default_rng(5).normal(0, 1, (3_000, 3))
-    drawn = means(values)
-    monkeypatch.setattr(stats, "NORMAL_FROM", 10)
-    for a, b in zip(drawn, means(values), strict=True):
-        assert a.low == pytest.approx(b.low, abs=3e-3) and a.high == pytest.approx(b.high, abs=3e-3)
+def test_interval_of_normal_data_is_at_least_students() -> None:
+    values = np.random.default_rng(5).normal(0, 1, (30, 1))
+    (found,) = means(values)
+    t = scipy_stats.ttest_1samp(values[:, 0], 0.0).confidence_interval()
+    assert found.low is not None and found.high is not None
+    assert found.low <= t.low + 1e-9 and found.high >= t.high - 1e-9
+    assert found.high - found.low < 1.1 * (t.high - t.low)
+
+
+def test_p_is_below_5_percent_where_the_interval_leaves_out_0() -> None:
+    rng = np.random.default_rng(9)
+    for values in (rng.normal(0.4, 1, (9, 200)), rng.binomial(1, 0.3, (30, 200)).astype(float), rng.random((2, 200))):
+        shifted = np.hstack([np.zeros((len(values), 1)), values])
+        for one in differences(shifted, [0])[0][1:]:
+            assert one.p is not None and one.low is not None and one.high is not None
+            assert (one.p < 0.05) == (one.low > 0 or one.high < 0) or abs(one.p - 0.05) < 1e-3
+
+
+def test_holm() -> None:
+    assert stats.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert stats.holm([]) == [] and stats.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_paired_difference_is_sharper_than_two_intervals() -> None:
@@ -104,8 +120,9 @@ def test_all_right_is_not_certain() -> None:
     """40 of 40 right: Clopper–Pearson's lower bound, not an interval of no width."""
     (found,) = means(np.ones((40, 1)), bounds=(0.0, 1.0))
     exact = scipy_stats.binomtest(40, 40).proportion_ci(0.95, "exact")
-    assert found.low == pytest.approx(exact.low) and found.high == 1.0
-    assert differences(np.ones((40, 2)), [0], (0.0, 1.0))[0][1].high == pytest.approx(1 - exact.low)
+    assert found.low is not None and exact.low - 1e-3 <= found.low < 0.94 and found.high == 1.0
+    (_, none) = differences(np.ones((40, 2)), [0], (0.0, 1.0))[0]
+    assert none.high is not None and 0.08 < none.high < 0.1
 
 
 def test_rank_correlation_is_scipys() -> None:

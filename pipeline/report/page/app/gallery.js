@@ -8,15 +8,16 @@ function startGallery() {
   if (!pm.samples.length) return;
   const { cells, metrics, facets } = pm.analysis;
   const set = (name) => (value) => { gallery.filters[name] = value; applyFilters(); };
-  const typed = (label, name, attributes) => el("label", { class: "choose" }, el("span", {}, label), el("input", { ...attributes, oninput: (event) => set(name)(event.target.value) }));
+  const typed = (label, name, attributes) => el("label", { class: "choose" }, el("span", {}, label), el("input", { ...attributes, value: gallery.filters[name], oninput: (event) => set(name)(event.target.value) }));
   const order = [["order", "order of the source"], ...metrics.flatMap((m) => [[`-${m.name}`, `${m.name}, highest first`], [`+${m.name}`, `${m.name}, lowest first`]]), ["seed", "seed"]];
   gallery.sort = metrics.length ? (metrics[0].lower_is_better ? "+" : "-") + metrics[0].name : "order";
+  if (order.some(([key]) => key === said().get("sort"))) gallery.sort = said().get("sort");
   gallery.metric = metrics[0]?.name ?? null;
   fill("gallery-choices",
     typed("Text or id", "text", { type: "search", id: "gallery-text", maxlength: 200 }),
-    chooser("Status", [["", "all"], ...STATUS.map((word, i) => [i, word])], "", set("status")),
-    cells.length > 1 ? chooser("Setting", [["", "all"], ...cells.map((cell, i) => [i, cell.name])], "", set("cell")) : null,
-    Object.entries(facets).map(([name, values]) => chooser(name, [["", "all"], ...values.map((value, i) => [i, value || "(empty)"])], "", (value) => { gallery.filters.facets[name] = value; applyFilters(); })),
+    chooser("Status", [["", "all"], ...STATUS.map((word, i) => [i, word])], gallery.filters.status, set("status")),
+    cells.length > 1 ? chooser("Setting", [["", "all"], ...cells.map((cell, i) => [i, cell.name])], gallery.filters.cell, set("cell")) : null,
+    Object.entries(facets).map(([name, values]) => chooser(name, [["", "all"], ...values.map((value, i) => [i, value || "(empty)"])], gallery.filters.facets[name] ?? "", (value) => { gallery.filters.facets[name] = value; applyFilters(); })),
     metrics.length ? chooser("Score", metrics.map((m) => [m.name, m.name]), gallery.metric, (value) => { gallery.metric = value; applyFilters(); }) : null,
     metrics.length ? typed("from", "low", { type: "number", step: "any", class: "short", id: "gallery-low" }) : null,
     metrics.length ? typed("to", "high", { type: "number", step: "any", class: "short", id: "gallery-high" }) : null,
@@ -51,13 +52,14 @@ function applyFilters() {
   byId("gallery-count").textContent = `${gallery.shown.length.toLocaleString("en")} of ${pm.samples.length.toLocaleString("en")} samples`;
   byId("gallery").scrollTop = 0;
   layout();
+  remember();
 }
 
 function layout() {
   const view = byId("gallery");
   const wide = view.clientWidth - 4;
   gallery.columns = Math.max(wide < 420 ? 2 : 1, Math.floor(wide / 170));
-  gallery.tile = [wide / gallery.columns, Math.min(wide / gallery.columns, 400) + 62];
+  gallery.tile = [wide / gallery.columns, Math.min(wide / gallery.columns, 400) + (pm.analysis.cells.length > 1 ? 82 : 62)];
   const rows = Math.ceil(gallery.shown.length / gallery.columns);
   byId("gallery-space").style.height = `${rows * gallery.tile[1]}px`;
   byId("gallery-space").replaceChildren();
@@ -86,6 +88,7 @@ function tile(sample, among) {
   const score = metric ? digits(sample.scores[metric]) : "";
   return el("button", { class: `tile ${STATUS[sample.status]}`, type: "button", onclick: () => openDetail(sample, among) },
     picture(sample), el("span", { class: "line" }, el("b", {}, score), el("span", { class: "badge" }, STATUS[sample.status])),
+    pm.analysis.cells.length > 1 ? el("span", { class: "setting", title: cellName(sample.cell) }, cellName(sample.cell)) : null,
     el("span", { class: "text", dir: "auto" }, pm.prompts[sample.prompt].text || "(empty prompt)"));
 }
 

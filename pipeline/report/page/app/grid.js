@@ -2,7 +2,9 @@
 // One prompt, its images laid out along two axes that are chosen on the page.
 
 const grid = { prompt: 0, x: null, y: null, fixed: {}, index: "best", samples: null };
-const SEEDS = "image number";
+const SEEDS = "image number"; // images of one number share their seed in every setting
+const PROMPTS = "prompt";
+const PROMPTS_SHOWN = 6;
 
 function startGrid() {
   const { axes } = pm.analysis;
@@ -16,24 +18,27 @@ function startGrid() {
   }
   const count = Math.max(...pm.samples.map((s) => s.index), 0) + 1;
   if (count > 1 && count <= 100) grid.axes[SEEDS] = Array.from({ length: count }, (_, i) => i);
+  if (pm.prompts.length > 1) grid.axes[PROMPTS] = Array.from({ length: Math.min(PROMPTS_SHOWN, pm.prompts.length) }, (_, i) => i);
   [grid.x = null, grid.y = null] = Object.keys(grid.axes);
+  recallGrid();
   drawGrid();
 }
 
 function drawGrid() {
   const names = Object.keys(grid.axes);
-  for (const name of names) if (!(name in grid.fixed)) grid.fixed[name] = name === SEEDS ? "best" : 0;
+  for (const name of names) if (!(name in grid.fixed)) grid.fixed[name] = 0;
   const redraw = (key) => (value) => {
     const other = key === "x" ? "y" : "x";
     if (grid[other] === value) grid[other] = grid[key];
     grid[key] = value || null;
     drawGrid();
   };
-  const rest = names.filter((name) => name !== grid.x && name !== grid.y);
-  const fix = (name) => chooser(name, [...(name === SEEDS ? [["best", chosen.metric ? `best by ${chosen.metric}` : "first"]] : []), ...grid.axes[name].map((value, i) => [i, shown(value)])], grid.fixed[name], (value) => {
+  const rest = names.filter((name) => name !== grid.x && name !== grid.y && name !== PROMPTS);
+  const fix = (name) => chooser(name, [...grid.axes[name].map((value, i) => [i, shown(value)]), ...(name === SEEDS && chosen.metric ? [["best", `best by ${chosen.metric}, whatever its seed`]] : [])], grid.fixed[name], (value) => {
     grid.fixed[name] = value === "best" ? value : Number(value);
     drawGrid();
   });
+  if (pm.analysis && document.documentElement.dataset.ready) remember();
   fill("grid-choices",
     names.length ? chooser("Across", names.map((n) => [n, n]), grid.x, redraw("x")) : null,
     names.length > 1 ? chooser("Down", [["", "nothing"], ...names.map((n) => [n, n])], grid.y ?? "", redraw("y")) : null, rest.map(fix));
@@ -45,19 +50,26 @@ function drawGrid() {
 function gridTable() {
   const across = grid.x ? grid.axes[grid.x] : [null];
   const down = grid.y ? grid.axes[grid.y] : [null];
-  const head = el("tr", {}, grid.y ? el("th", {}, `${grid.y} ↓ ${grid.x} →`) : null, across.map((value) => el("th", { scope: "col" }, grid.x ? shown(value) : "")));
-  const rows = down.map((_, y) => el("tr", {}, grid.y ? el("th", { scope: "row" }, shown(down[y])) : null, across.map((_, x) => gridCell(x, y))));
+  const head = el("tr", {}, grid.y ? el("th", {}, `${grid.y} ↓ ${grid.x} →`) : null, across.map((value) => el("th", { scope: "col" }, grid.x ? headed(grid.x, value) : "")));
+  const rows = down.map((_, y) => el("tr", {}, grid.y ? el("th", { scope: "row" }, headed(grid.y, down[y])) : null, across.map((_, x) => gridCell(x, y))));
   return el("table", { class: "grid" }, el("thead", {}, head), el("tbody", {}, rows));
 }
+
+const promptAt = (offset) => (grid.prompt + (offset ?? 0)) % pm.prompts.length;
+const headed = (name, value) => (name === PROMPTS ? el("bdi", { class: "headed" }, pm.prompts[promptAt(value)].text.slice(0, 80) || "(empty prompt)") : shown(value));
 
 function gridCell(x, y) {
   const at = { ...grid.fixed, ...(grid.y ? { [grid.y]: y } : {}), ...(grid.x ? { [grid.x]: x } : {}) };
   const { cells } = pm.analysis;
   const fits = (sample) => sample.cell >= 0 && Object.keys(grid.axes).every((name) =>
-    name === SEEDS ? at[name] === "best" || sample.index === at[name] : shown(cells[sample.cell].values[name]) === shown(grid.axes[name][at[name]]));
-  const found = (grid.samples.get(grid.prompt) || []).filter(fits).sort((a, b) => a.status - b.status || rankOf(a, b));
+    name === PROMPTS ? true : name === SEEDS ? at[name] === "best" || sample.index === at[name] : shown(cells[sample.cell].values[name]) === shown(grid.axes[name][at[name]]));
+  const found = (grid.samples.get(promptAt(at[PROMPTS])) || []).filter(fits).sort((a, b) => a.status - b.status || rankOf(a, b));
   if (!found.length) return el("td", {}, el("span", { class: "noimage" }, "not made"));
-  return el("td", {}, tile(found[0], found));
+  const node = tile(found[0], found);
+  const here = [grid.x, grid.y];
+  // What the headings say need not be said again.
+  if (Object.keys(grid.axes).every((name) => name === SEEDS || name === PROMPTS || here.includes(name))) node.querySelector(".setting")?.remove();
+  return el("td", {}, node);
 }
 
 function rankOf(a, b) {

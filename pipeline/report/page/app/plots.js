@@ -2,9 +2,35 @@
 // Drawn with Observable Plot, as SVG that takes its colours from the page.
 
 function drawPlots() {
-  const figures = chosen.metric ? [distribution(), ...alongAxes(), price(), agreement()].filter(Boolean) : [];
+  drawPlotChoices();
+  const figures = chosen.metric ? [distribution(), ...alongAxes(), ...mainEffects(), heatMap(), price(), agreement()].filter(Boolean) : [];
   byId("plots-section").hidden = !figures.length;
-  fill("plots", figures.map(([title, node, wide]) => el("figure", { class: wide ? "wide" : null }, el("figcaption", {}, title), node)));
+  fill("plots", figures.map(([title, node]) => el("figure", {}, el("figcaption", {}, title), node, node.querySelector("table") ? copiesOf(node.querySelector("table"), fileName(title)) : svgCopies(node, title))));
+}
+
+const swept = () => Object.keys(pm.analysis.axes).filter((name) => pm.analysis.axes[name].length > 1);
+
+// What stands along x, in colour and in panels beside each other; the other axes are averaged over.
+function drawPlotChoices() {
+  const names = swept();
+  if (names.length < 2 || !chosen.metric) return fill("plot-choices");
+  const numeric = names.filter((name) => pm.analysis.axes[name].every((value) => typeof value === "number"));
+  chosen.x ??= numeric[0] ?? names[0];
+  if (chosen.colour === chosen.x || chosen.colour === null) chosen.colour = names.find((name) => name !== chosen.x) ?? null;
+  if (chosen.split === chosen.x || chosen.split === chosen.colour) chosen.split = null;
+  const redraw = (name) => (value) => { chosen[name] = value || null; drawPlots(); remember(); };
+  const rest = (...taken) => names.filter((name) => !taken.includes(name)).map((name) => [name, name]);
+  fill("plot-choices", chooser("Along x", names.map((name) => [name, name]), chosen.x, redraw("x")), chooser("Colour", rest(chosen.x), chosen.colour, redraw("colour")),
+    names.length > 2 ? chooser("Panels", [["", "one"], ...rest(chosen.x, chosen.colour)], chosen.split ?? "", redraw("split")) : null);
+}
+
+// Settings that agree in these axes as one point: the mean of their means, with an interval only where it is one setting.
+function averaged(names) {
+  return d3.groups(estimates(), (row) => names.map((name) => shown(row.values[name])).join(" · ")).map(([key, rows]) => {
+    const mean = d3.mean(rows, (row) => row.mean);
+    const one = rows.length === 1 ? rows[0] : { low: mean, high: mean };
+    return { ...rows[0], key, mean, low: one.low, high: one.high, name: names.map((name) => `${name} ${shown(rows[0].values[name])}`).join(" · ") };
+  });
 }
 
 const plotBase = () => ({ width: Math.min(560, byId("plots").clientWidth || 560), marginBottom: 42, style: { background: "none", fontFamily: "inherit", fontSize: "12px" } });
@@ -40,24 +66,55 @@ function distribution() {
 
 function alongAxes() {
   const { axes } = pm.analysis;
-  const rows = estimates();
-  return Object.keys(axes).filter((name) => axes[name].length > 1 && axes[name].every((v) => typeof v === "number")).map((name) => {
-    const others = Object.keys(axes).filter((other) => other !== name && axes[other].length > 1);
-    const data = rows.map((row) => ({ ...row, x: row.values[name], line: others.map((o) => `${o} ${shown(row.values[o])}`).join(" · ") || chosen.metric }));
-    const many = new Set(data.map((d) => d.line)).size;
-    const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { labelOffset: 36, label: name, ticks: axes[name].length <= 8 ? axes[name] : undefined, inset: 16 }, y: { label: `mean ${chosen.metric}` },
-      color: { legend: many > 1 && many <= 10, scheme: "observable10", domain: many <= 10 ? [...new Set(data.map((d) => d.line))] : undefined },
-      marks: [Plot.line(data, { x: "x", y: "mean", z: "line", stroke: many <= 10 ? "line" : "currentColor", strokeOpacity: 0.7, sort: "x" }), ...(many > 1 && many <= 10 ? beside(data, "x", "line") : whiskers(data, "x", { stroke: "var(--accent)" }))] });
-    return [`${chosen.metric} against ${name}`, node];
-  });
+  const names = swept();
+  if (!names.length) return [];
+  const [x, colour, split] = names.length > 1 ? [chosen.x, chosen.colour, chosen.split] : [names[0], null, null];
+  const used = [x, colour, split].filter(Boolean);
+  const data = averaged(used).map((row) => ({ ...row, x: row.values[x], line: colour ? shown(row.values[colour]) : chosen.metric, panel: split ? `${split} ${shown(row.values[split])}` : "" }));
+  const numeric = axes[x].every((value) => typeof value === "number");
+  const points = numeric ? data : data.map((row) => ({ ...row, x: shown(row.x) }));
+  const lines = [...new Set(points.map((d) => d.line))];
+  const panel = split ? { fx: "panel" } : {};
+  const node = Plot.plot({ ...plotBase(), width: split ? Math.max(560, 260 * axes[split].length) : plotBase().width, height: 320, marginLeft: 56, grid: true,
+    x: { labelOffset: 36, label: x, ticks: numeric && axes[x].length <= 8 ? axes[x] : undefined, inset: 16, ...(numeric ? {} : { type: "point", domain: axes[x].map(shown) }) }, y: { label: `mean ${chosen.metric}` }, fx: { label: null },
+    // A legend for however many lines: above ten as a scale from first to last.
+    color: { legend: lines.length > 1, label: colour, domain: lines, ...(lines.length <= 10 ? { scheme: "observable10" } : { type: "ordinal", scheme: "turbo" }) },
+    marks: [Plot.line(points, { x: "x", y: "mean", z: "line", stroke: lines.length > 1 ? "line" : "currentColor", strokeOpacity: 0.7, sort: "x", ...panel }),
+      ...(lines.length > 1 && lines.length <= 10 && !split && points.some((row) => row.low < row.high) ? beside(points, "x", "line") : whiskers(points, "x", { stroke: lines.length > 1 ? "line" : "var(--accent)", ...panel }))] });
+  const over = names.filter((name) => !used.includes(name));
+  return [[`${chosen.metric} against ${x}${colour ? `, colour ${colour}` : ""}${over.length ? `; mean over ${over.join(", ")}` : ""}`, node]];
+}
+
+// Each axis by itself, all of one scale: the longest ladder matters most.
+function mainEffects() {
+  const effects = Object.entries(pm.analysis.results[chosen.metric].main_effects).filter(([, one]) => one.range !== null);
+  if (effects.length < 2) return [];
+  const data = effects.flatMap(([axis, one]) => one.means.map(([mean, low, high], i) => ({ axis, value: shown(pm.analysis.axes[axis][i]), mean, low: low ?? mean, high: high ?? mean, name: `${axis} ${shown(pm.analysis.axes[axis][i])}` })).filter((row) => row.mean !== null));
+  const rows = data.map((row) => row.name);
+  const node = Plot.plot({ ...plotBase(), height: 60 + rows.length * 22, marginLeft: 190, grid: true, x: { labelOffset: 36, label: `mean ${chosen.metric}`, inset: 8 }, y: { label: null, domain: rows },
+    color: { legend: false, domain: effects.map(([axis]) => axis), scheme: "observable10" },
+    marks: [Plot.ruleY(data, { y: "name", x1: "low", x2: "high", stroke: "axis", strokeWidth: 2, strokeOpacity: 0.6 }), Plot.dot(data, { y: "name", x: "mean", r: 4, fill: "axis", title: (d) => `${d.name}\n${digits(d.mean)} (${digits(d.low)} to ${digits(d.high)})`, tip: true })] });
+  return [[`Main effects on ${chosen.metric}: each value over all settings of the other axes`, node]];
+}
+
+function heatMap() {
+  const names = swept();
+  if (names.length < 2) return null;
+  const [x, y] = [chosen.x, chosen.colour];
+  const data = averaged([x, y]).map((row) => ({ ...row, x: shown(row.values[x]), y: shown(row.values[y]) }));
+  const { axes } = pm.analysis;
+  const node = Plot.plot({ ...plotBase(), height: 90 + axes[y].length * 34, marginLeft: 90, x: { labelOffset: 36, label: x, domain: axes[x].map(shown) }, y: { label: y, domain: axes[y].map(shown) },
+    color: { legend: true, scheme: "blues", reverse: metricOf(chosen.metric).lower_is_better, label: `mean ${chosen.metric}` },
+    marks: [Plot.cell(data, { x: "x", y: "y", fill: "mean", inset: 1 }), Plot.text(data, { x: "x", y: "y", text: (d) => digits(d.mean), fill: "black", stroke: "white", strokeWidth: 3 })] });
+  return [`${chosen.metric} by ${x} and ${y}`, node];
 }
 
 function price() {
   const data = estimates().filter((row) => row.seconds);
   if (data.length < 2) return null;
-  const few = data.length <= 10;
+  const few = data.length <= 20;
   const node = Plot.plot({ ...plotBase(), height: 320, marginLeft: 56, grid: true, x: { labelOffset: 36, label: "seconds per image", inset: 16 }, y: { label: `mean ${chosen.metric}` },
-    color: { legend: few, scheme: "observable10", domain: few ? data.map((row) => row.name) : undefined }, marks: whiskers(data, "seconds", { stroke: few ? "name" : "var(--accent)" }) });
+    color: { legend: few, ...(data.length <= 10 ? { scheme: "observable10" } : { type: "ordinal", scheme: "turbo" }), domain: few ? data.map((row) => row.name) : undefined }, marks: whiskers(data, "seconds", { stroke: few ? "name" : "var(--accent)" }) });
   return [`The price of quality: ${chosen.metric} against seconds per image`, node];
 }
 

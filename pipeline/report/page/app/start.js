@@ -1,18 +1,21 @@
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
   if (!pm.analysis) {
-    byId("missing").hidden = false;
-    return;
+    return; // the note that says so is shown by the style sheet, which is there even if no script came
   }
   unpack();
   chosen.metric = pm.analysis.metrics[0]?.name ?? null;
   chosen.facet = Object.keys(pm.analysis.facets)[0] ?? null;
+  recall();
   drawChoices();
   drawAnswer();
   drawFacets();
   startGrid();
   startGallery();
   drawPlots();
+  addCopies();
+  keepAddress();
+  byId("grid-png").addEventListener("click", () => save("grid.png", gridCanvas().toDataURL("image/png")));
   byId("grid-back").addEventListener("click", () => stepPrompt(-1));
   byId("grid-next").addEventListener("click", () => stepPrompt(1));
   byId("grid-find").addEventListener("submit", (event) => { event.preventDefault(); findPrompt(byId("grid-text").value); });

@@ -1,0 +1,123 @@
+"""What a dataset cost: seconds of each stage, images per second and hour, the price, seconds per image by setting."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from promptmill.pipeline.dataset.state import distinct_versions
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.schemas.plan import ShardStats
+
+_DEVICE_STAGES = ("load", "prepare", "generate", "score")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Device seconds of denoising and decoding for one image, and their deviation from batch to batch.
+
+    `batches` were measured, without the first of a worker in that setting where there are others: it warms the device.
+    """
+
+    mean: float
+    deviation: float | None
+    batches: int
+
+
+def seconds_per_image(plan: Plan, stats: Iterable[ShardStats]) -> dict[str, Speed]:
+    """By the text of the cell."""
+    found: dict[str, list[ShardStats]] = defaultdict(list)
+    for one in stats:
+        if one.shard < plan.shards and one.counts.samples and "generate" in one.seconds:
+            cell = plan.variant(plan.shard(one.shard).variant)
+            found[variants.variant_text(cell.values)].append(one)
+    return {text: _speed(shards) for text, shards in found.items()}
+
+
+def _speed(shards: Sequence[ShardStats]) -> Speed:
+    warm: list[tuple[int, float]] = []
+    cold: list[tuple[int, float]] = []
+    seen: set[str] = set()
+    for one in sorted(shards, key=lambda one: one.began):
+        # Stats of an older version have no batches: then the shard is one.
+        batches = one.batches or ((one.counts.samples, one.seconds["generate"]),)
+        first = one.worker not in seen or one.model_loads > 0
+        seen.add(one.worker)
+        (cold if first else warm).append(batches[0])
+        warm += batches[1:]
+    measured = [(images, seconds) for images, seconds in warm or cold if images > 0]
+    images = np.array([images for images, _ in measured], np.float64)
+    seconds = np.array([seconds for _, seconds in measured], np.float64)
+    if not len(images):
+        return Speed(0.0, None, 0)
+    mean = float(seconds.sum() / images.sum())
+    spread = float(np.sqrt(np.average((seconds / images - mean) ** 2, weights=images)))
+    return Speed(mean, spread if len(images) > 1 else None, len(images))
+
+
+def run_facts(
+    stats: Iterable[ShardStats], seconds: float | None, price_per_hour: float | None = None
+) -> dict[str, Any]:
+    """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
+
+    `images_per_second` is of all workers together while they held their devices. `worker_seconds` is the time during
+    which workers had shards in hand, and `device_busy_share` the share of it that went into making and scoring images.
+    """
+    made = [one for one in stats if not one.already_done]
+    facts: dict[str, Any] = {"wall_seconds": seconds, "price_per_hour": price_per_hour, **_totals(made)}
+    facts["versions"] = distinct_versions(one.versions for one in made)
+    held: dict[str, float] = defaultdict(float)
+    for one in made:
+        held[one.worker] += sum(one.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
+    busy = sum(held.values())
+    facts["workers"] = len(held)
+    facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
+    in_hand = _seconds_in_hand(made)
+    at_work = sum(one.seconds.get(stage, 0.0) for one in made for stage in ("generate", "score"))
+    facts |= {"worker_seconds": in_hand, "device_busy_share": at_work / in_hand if in_hand else None}
+    paid = in_hand or busy
+    facts["images_per_device_hour"] = 3600 * facts["images"] / paid if paid else None
+    cost = None if price_per_hour is None else price_per_hour * paid / 3600
+    priced = cost is not None and facts["images"] > 0
+    return {**facts, "cost": cost, "cost_per_thousand": 1000 * cost / facts["images"] if priced and cost else None}
+
+
+def _totals(made: Sequence[ShardStats]) -> dict[str, Any]:
+    stages: dict[str, float] = defaultdict(float)
+    for one in made:
+        for stage, spent in one.seconds.items():
+            stages[stage] += spent
+    total = stages.pop("total", 0.0)
+    working = sum(spent for stage, spent in stages.items() if stage != "wait")
+    return {
+        "receipts": len(made),
+        "images": sum(one.counts.samples for one in made),
+        "attempts_repeated": sum(one.attempts - 1 for one in made),
+        "model_loads": sum(one.model_loads for one in made),
+        "devices": sorted({one.device for one in made} - {""}),
+        "stage_seconds": dict(stages),
+        "shard_seconds": total,
+        "stage_shares": {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {},
+    }
+
+
+def _seconds_in_hand(stats: Iterable[ShardStats]) -> float | None:
+    """Of each worker the time covered by its shards, which overlap; None where one does not say when it began."""
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in stats:
+        if not one.began:
+            return None
+        spans[one.worker].append((one.began, one.began + one.seconds.get("total", 0.0)))
+    total = 0.0
+    for shards in spans.values():
+        until = -math.inf
+        for began, ended in sorted(shards):
+            total += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+    return total
