@@ -10,14 +10,18 @@ import torch
 
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.shapes.edits import keeps_place, sample_edits
 from promptmill.pipeline.shapes.render import render
 from promptmill.pipeline.shapes.styles import edge_maps, fill_holes, is_hollow, is_wide, overlap, render_styled
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Scene, sample_scene
+from promptmill.pipeline.training.shapes.evaluate_conditions import control
+from promptmill.pipeline.training.shapes.evaluate_edits import Drawer
+from promptmill.pipeline.training.shapes.settings import GUIDANCE
 from promptmill.pipeline.training.shapes.train_conditions import main
 from promptmill.schemas.additions import Adapter
-from promptmill.schemas.job import Model
+from promptmill.schemas.job import Generation, Model
 
 
 def scenes(n: int = 60) -> list[Scene]:
@@ -55,6 +59,16 @@ def test_an_edit_asks_for_what_the_image_does_not_show(figures: int) -> None:
         if figures == 1:
             assert verify(edit.image, keeps_place(edit.scene)).correct
             assert (edit.mask > 0).any()
+
+
+def test_what_is_shipped_steers_the_built_in_model() -> None:
+    base = resolve_model(Model(), "model")
+    drawer = Drawer(DiffusersGenerator(base, "cpu"), Generation(guidance_scale=GUIDANCE))
+    rows = control(drawer, "builtin:edges", 4, 1, scales=(1.0,))
+    assert rows["1"]["overlap"] > 0.6
+    for style in ("hollow", "wide"):
+        adapter = Adapter(name=style, path=f"builtin:{style}")
+        drawer.generator.use([resolve_adapter(adapter, base, style)])
 
 
 @pytest.mark.slow

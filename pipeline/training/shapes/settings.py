@@ -132,7 +132,7 @@ class LoraSettings:
     focus: tuple[float, int, int] = (0.6, 150, 850)
     guidance: float = GUIDANCE
     plan: Schedule = field(
-        default=Schedule(steps=400, batch=16, rate=1e-3, warmup=50, decay=0.5, weight_decay=0.0, ema=0.995)
+        default=Schedule(steps=800, batch=16, rate=1e-3, warmup=50, decay=0.5, weight_decay=0.0, ema=0.995)
     )
 
 
