@@ -26,7 +26,7 @@ def without_media(
     if unknown := [name for name in prompts.carry if name not in schema.names]:
         got = ", ".join(map(repr, unknown))
         raise InputError(Problem(where, f"columns of the source: {', '.join(map(repr, schema.names))}", got))
-    spared = {*prompts.mapped.model_dump().values(), *prompts.carry}
+    spared = {*prompts.mapped.named.values(), *prompts.carry}
     left = [field for field in schema if field.name not in spared]
     media = {field.name for field in left if is_media(field.type)}
     unsure = [field.name for field in left if is_bytes(field.type)]
