@@ -30,6 +30,8 @@ METRIC_SCORES: Final = {
     "verified": ("verified", "verified_share"),
 }
 """Names of the scores that a metric without a model gives."""
+LARGEST_SIDE: Final = {"webp": 16_383}
+"""Pixels that an image format can hold, where that is less than `Size` says."""
 LOWER_IS_BETTER: Final = frozenset({"near_black"})
 
 Size = Annotated[int, Field(ge=8, le=16384)]

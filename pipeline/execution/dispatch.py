@@ -8,11 +8,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
+from promptmill.pipeline.execution.lasting import lasts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.shard import process_shard
-from promptmill.schemas.errors import PromptmillError, WorkerHungError
+from promptmill.schemas.errors import WorkerHungError
 from promptmill.schemas.plan import Shard, ShardStats
 
 SLOTS = 2
@@ -76,7 +77,7 @@ class InProcessDispatcher:
         shard, error = self._in_hand.pop(call), call.exception()
         if error is None:
             listener.shard_done(call.result())
-        elif isinstance(error, PromptmillError) or not isinstance(error, Exception):
+        elif lasts(error) or not isinstance(error, Exception):
             self._failure = self._failure or error
         else:
             listener.notice(f"shard {shard.number}: {type(error).__name__}: {error}; trying again")

@@ -11,13 +11,14 @@ from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.controls import check_start_end, resolve_control
 from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
+from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.job import Job, Model
+from promptmill.schemas.job import LARGEST_SIDE, Job, Model
 from promptmill.schemas.plan import ResolvedModel
 
 
@@ -95,11 +96,34 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
         if model in models and model.controlnets:
             asked = (models[model], job.task.name, start, end, "generation.control_start")
             _collect(problems, lambda asked=asked: check_start_end(*asked))
+    _check_steps(job, models, problems)
+    _check_format(job, models, problems)
     swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
     where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
     for model, width, height in variants.combinations(job, "model", "width", "height"):
         if model in models:
             _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
+
+
+def _check_steps(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
+    fields = ("num_inference_steps", "scheduler")
+    places = {value: where for where, value in job.sweep.values_of(fields[0], job.generation.num_inference_steps)}
+    for model, steps, scheduler in variants.combinations(job, "model", *fields):
+        if model in models:
+            asked = (scheduler, steps, models[model], places[steps])
+            _collect(problems, lambda asked=asked: check_steps(*asked))
+
+
+def _check_format(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
+    """A side that the image format cannot hold: each image would be made, and fail when it is written."""
+    most = LARGEST_SIDE.get(job.output.image_format)
+    for model, width, height in variants.combinations(job, "model", "width", "height") if most else ():
+        own = (models[model].width, models[model].height) if model in models else (0, 0)
+        side = max(width or own[0], height or own[1])
+        if most and side > most:
+            got = f"{side:,}, with output.image_format {job.output.image_format}"
+            problems.append(Problem("generation", f"sides up to {most:,} pixels", got, "Choose png or jpeg"))
+            return
 
 
 def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from promptmill.pipeline.dataset.claim import claim_output
@@ -12,6 +13,7 @@ from promptmill.pipeline.dataset.state import read_receipts
 from promptmill.pipeline.execution import dispatch
 from promptmill.pipeline.execution.dispatch import InProcessDispatcher
 from promptmill.pipeline.execution.events import Stop
+from promptmill.pipeline.execution.lasting import lasts
 from promptmill.pipeline.execution.run import run_job
 from promptmill.pipeline.report.summary import run_facts
 from promptmill.pipeline.storage.store import Store
@@ -26,11 +28,12 @@ class Faulty(Tint):
     """Loses its mind on a prompt with `star`, as often as it is told to."""
 
     faults = 0
+    error: Exception = AttributeError("no such thing")
 
     def _one(self, sample: Sample, guidance_scale: float) -> Any:
         if "star" in sample.prompt and Faulty.faults > 0:
             Faulty.faults -= 1
-            raise AttributeError("no such thing")
+            raise Faulty.error
         return super()._one(sample, guidance_scale)
 
 
@@ -66,6 +69,22 @@ def test_a_shard_that_always_fails_stops_the_run(
     with pytest.raises(AttributeError, match="no such thing"):
         run(tmp_path, memory(), 100, monkeypatch, **compute)
     assert Faulty.faults == 100 - tries
+
+
+@pytest.mark.parametrize("error", [OSError(22, "EINVAL"), OverflowError(), pa.ArrowTypeError()])
+def test_what_is_the_same_at_every_try_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Images of a shard were made three times over, to end in the same words."""
+    monkeypatch.setattr(Faulty, "error", error)
+    with pytest.raises(type(error)):
+        run(tmp_path, memory(), 100, monkeypatch)
+    assert Faulty.faults == 99
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), OSError(5, "EIO"), pa.ArrowMemoryError(), ConnectionError()])
+def test_what_may_pass_is_tried_again(error: Exception) -> None:
+    assert not lasts(error)
 
 
 @pytest.mark.parametrize(("kind", "attempts"), [("crash", TRIES_ALONE), ("hang", TRIES_ALONE), ("generation", 1)])

@@ -22,6 +22,7 @@ from promptmill.pipeline.execution.fleet.sight import Beacon, UnseenError
 from promptmill.pipeline.execution.fleet.trial import WorkerFactory
 from promptmill.pipeline.execution.fleet.waiting import Patience
 from promptmill.pipeline.execution.fleet.worker_handle import WorkerHandle, finished
+from promptmill.pipeline.execution.lasting import lasts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
@@ -174,7 +175,7 @@ class RayDispatcher:
         elif isinstance(error, OF_THE_PLACE):
             self._backlog.first(shard)
             self._blame.place(worker.node, error, limit=1)
-        elif isinstance(error, PromptmillError):
+        elif lasts(error):
             self._blame.end(error)
         else:
             self._shard_failed(worker, shard, error)

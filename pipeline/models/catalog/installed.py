@@ -10,6 +10,7 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 NOT_TEXT_TO_IMAGE = re.compile(
     r"Img2Img|ImageToImage|ImageVariation|Inpaint|Upscale|SuperResolution|Video|Audio|Music|Speech|Edit|Pix2Pix"
@@ -55,6 +56,20 @@ def scheduler_modules() -> dict[str, str]:
 def set_timesteps_parameters(scheduler: str) -> frozenset[str]:
     path = package_root("diffusers") / "schedulers" / f"{scheduler_modules()[scheduler]}.py"
     return _method_parameters(_parse(path), scheduler, "set_timesteps") or frozenset()
+
+
+@cache
+def scheduler_defaults(scheduler: str) -> dict[str, Any]:
+    """Of the parameters that make a scheduler, those that are plain values."""
+    module = scheduler_modules().get(scheduler)
+    tree = _parse(package_root("diffusers") / "schedulers" / f"{module}.py") if module else ast.Module([], [])
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == scheduler:
+            init = next(part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+            names = [argument.arg for argument in init.args.args][-len(init.args.defaults) :]
+            pairs = zip(names, init.args.defaults, strict=True)
+            return {name: default.value for name, default in pairs if isinstance(default, ast.Constant)}
+    return {}
 
 
 @cache
