@@ -33,6 +33,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,0
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
 ]
+Extend = Annotated[bool, typer.Option("--extend", help="Add prompts that are new in the source.")]
 InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in this process, on one device.")]
 
 
@@ -87,13 +88,13 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
 
 
 @app.command()
-def plan(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
+def plan(job: JobFile, set_: Set = None, extend: Extend = False, yes: Yes = False, as_json: AsJson = False) -> None:
     """Say what a run would make and what is already done; nothing is started or written."""
     from promptmill.jobs.plan import plan
     from promptmill.pipeline.planning.variants import describe_axes
 
     with _loaded(job, set_) as loaded:
-        planned, result = plan(loaded, yes)
+        planned, result = plan(loaded, yes, extend)
     shown = result.as_json()
     if as_json:
         say_json(shown)
@@ -122,7 +123,7 @@ def run(
     set_: Set = None,
     address: Address = None,
     in_process: InProcess = False,
-    extend: Annotated[bool, typer.Option("--extend", help="Add prompts that are new in the source.")] = False,
+    extend: Extend = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

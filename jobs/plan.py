@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 
 from promptmill.pipeline.dataset.claim import join
+from promptmill.pipeline.dataset.extend import as_if_extended
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.state import read_counts
@@ -20,7 +21,7 @@ _BYTES_A_PIXEL = {"png": 1.7, "webp": 1.2, "jpeg": 0.4}
 _BYTES_A_ROW = 1_000
 
 
-def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, PlanResult]:
+def plan(job: Job, allow_large_sweep: bool, extend: bool = False) -> tuple[Plan, PlanResult]:
     """The plan, and what is printed of it. Raises OutputMismatchError where the output belongs to another job."""
     planned = plan_job(job, allow_large_sweep)
     store = open_output(job.output.url, "output.url")
@@ -29,6 +30,8 @@ def plan(job: Job, allow_large_sweep: bool) -> tuple[Plan, PlanResult]:
         if planned.wrong:
             raise InputError(*planned.wrong)
         return planned, describe(planned, 0, 0)
+    if extend:
+        planned, stored = as_if_extended(planned, stored, store)
     planned = join(planned, stored, store.url)
     done = read_counts(planned, store)
     bytes_done = sum(entry.size_bytes for entry in store.list("data") if shard_number(entry.name) in done)

@@ -23,7 +23,8 @@ class SourceFile:
     `path` is where it is read; it begins with `STAGED` where that is a Parquet copy below the output. `folder` is then
     where the original lies, if rows name other files relative to it. `etag` is a hash of what was read to plan: a text
     whole, of Parquet the footer. `digest` is over every byte at `path`, None for a remote object, of which `version` is
-    what its store says. Plans of older versions have neither.
+    what its store says. Plans of older versions have neither. Of a file that grew, a part has the `rows` from `first`
+    on; `whole` is how many there are where that part is still to be taken out of it, or lies among others at `path`.
     """
 
     name: str
@@ -34,6 +35,8 @@ class SourceFile:
     folder: str | None = None
     digest: str | None = None
     version: str | None = field(default=None, compare=False)
+    first: int = 0
+    whole: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

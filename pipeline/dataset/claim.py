@@ -13,27 +13,27 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from promptmill.pipeline.crashpoints import reached
-from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
+from promptmill.pipeline.dataset.extend import find_growth, may_extend, new_segment
+from promptmill.pipeline.dataset.keys import JOB_KEY
 from promptmill.pipeline.dataset.open import read_plan, require_plan
 from promptmill.pipeline.models.catalog.versions import library_versions
-from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.places import recorded, recorded_later, relocated
-from promptmill.pipeline.planning.plan import Plan, blocks
+from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import to_json
 from promptmill.pipeline.planning.same import differences
 from promptmill.pipeline.prompts.held import held_copy
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, Problem, StorageError
-from promptmill.schemas.plan import STAGED, Segment
-from promptmill.schemas.records import LARGEST_NARROW_SEED
+from promptmill.schemas.errors import InputError, OutputMismatchError, Problem, StorageError
+from promptmill.schemas.plan import STAGED, Segment, SourceFile
 
 
 def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
     """Make the output this job's, or join it where it is already; the plan that holds for everyone.
 
-    With `extend`, source files that are new since then are added. Raises OutputMismatchError where the output
-    belongs to another job, naming each field that differs, and InputError for rows that make no image.
+    With `extend`, source files that are new since then are added, and rows by which others grew. Raises
+    OutputMismatchError where the output belongs to another job, naming each field that differs, and InputError for rows
+    that make no image.
     """
     stored = read_plan(store)
     if stored is None:
@@ -45,7 +45,7 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
         if stored is None:
             raise StorageError(f"{store.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
     if extend:
-        stored = _extend(plan, stored, store)
+        plan, stored = _extend(plan, stored, store)
     return _with_copies(plan, join(plan, stored, store.url), store)
 
 
@@ -65,17 +65,23 @@ def _with_copies(plan: Plan, joined: Plan, store: Store) -> Plan:
         for file in segment.files
         if segment.kind != "retry" and file.path.startswith(STAGED)
     ]
-    copies = {file.name: held_copy(file, store) for file in staged}
-    rows = {file.name: file.rows for file in staged}
-    lost = [file for file in plan.segments[0].files if file.name in copies and copies[file.name] is None]
-    again = [replace(file, rows=rows[file.name]) for file in lost]
-    good = {file.name: file for file in (*copies.values(), *stage(again, plan.job.prompts, store)) if file is not None}
+    copies = {file.path: held_copy(file, store) for file in staged}
+    ours = {file.name: file for file in plan.segments[0].files}
+    lost = [file for file in staged if copies[file.path] is None and file.name in ours]
+    brought = stage([_as_it_was(ours[file.name], file) for file in lost], plan.job.prompts, store)
+    copies |= {file.path: copy for file, copy in zip(lost, brought, strict=True)}
 
     def copied(segment: Segment) -> Segment:
-        files = (good.get(file.name, file) if file.path.startswith(STAGED) else file for file in segment.files)
+        files = (copies.get(file.path) or file for file in segment.files)
         return segment if segment.kind == "retry" else replace(segment, files=tuple(files))
 
     return replace(joined, segments=tuple(copied(segment) for segment in joined.segments))
+
+
+def _as_it_was(now: SourceFile, copied: SourceFile) -> SourceFile:
+    """The file with the rows of its copy: a part of it, where it grew."""
+    whole = now.rows if now.etag != copied.etag or copied.first else None
+    return replace(now, rows=copied.rows, first=copied.first, whole=whole)
 
 
 def _folder(store: Store) -> str | None:
@@ -99,39 +105,19 @@ def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: 
     return require_plan(store)
 
 
-def _extend(plan: Plan, stored: Plan, store: Store) -> Plan:
-    """With all files of `plan`. Whoever adds to the same state first wins, and we add to that what it still lacks."""
-    while added := _new_files(plan, stored):
-        if plan.job.prompts.limit is not None:
-            got, hint = f"{plan.job.prompts.limit}", "Extend a job without a limit"
-            raise JobError(Problem("prompts.limit", "null for a job that is extended", got, hint))
-        if plan.wide_seeds and not stored.wide_seeds:
-            got, hint = "larger ones in what is new", "Give these prompts a job and an output of their own"
-            where = "prompts.columns.seed"
-            raise JobError(Problem(where, f"seeds up to {LARGEST_NARROW_SEED}, as the dataset can hold", got, hint))
-        grown = _extended(plan, stored, store, added)
+def _extend(plan: Plan, stored: Plan, store: Store) -> tuple[Plan, Plan]:
+    """`plan` with the files that are gone, and the stored one with all of its rows.
+
+    Whoever adds to the same state first wins, and we add to that what it still lacks.
+    """
+    while (growth := find_growth(plan, stored, store)).files:
+        refuse_other_job(growth.known, stored, store.url)
+        files = stage(growth.files, plan.job.prompts, store, stored.source_schema)
+        grown = add_segments(stored, store, [new_segment(plan, stored, files)], growth.source)
         if grown.shards == stored.shards:
             raise StorageError(f"{store.url}/segments/ does not show what was written there. Does something delete?")
         stored = grown
-    return stored
-
-
-def _new_files(plan: Plan, stored: Plan) -> dict[str, Any]:
-    ours, theirs = (each.fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]] for each in (plan, stored))
-    return {name: file for name, file in ours.items() if name not in theirs}
-
-
-def _extended(plan: Plan, stored: Plan, store: Store, added: Mapping[str, Any]) -> Plan:
-    ours = plan.fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]]
-    without = json.loads(json.dumps(plan.fields))
-    without[SOURCE_FIELD[0]][SOURCE_FIELD[1]] = {name: file for name, file in ours.items() if name not in added}
-    refuse_other_job(replace(plan, fields=without), stored, store.url)
-    files = stage(
-        [file for file in plan.segments[0].files if file.name in added], plan.job.prompts, store, stored.source_schema
-    )
-    prompts = sum(file.rows for file in files)
-    shards = variants.cell_count(plan.job) * blocks(prompts, plan.rows_per_shard)
-    return add_segments(stored, store, [Segment("extend", files, prompts, stored.shards, shards)], added)
+    return growth.plan, stored
 
 
 def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
@@ -152,9 +138,18 @@ def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
             "The dataset was made from these files as they were. Bring them back, with new prompts in a new file that "
             "`promptmill run --extend` adds, or choose another output.url"
         )
+        if set(_names_of(different)) <= may_extend(plan, stored):
+            hint = (
+                "Files grew or were archived: `promptmill run --extend` adds what is new, and misses none that is gone"
+            )
     else:
         hint = "This output belongs to another job. Choose another output.url, or change these fields back"
     raise OutputMismatchError(*problems, hint)
+
+
+def _names_of(different: Sequence[tuple[str, Any, Any]]) -> list[str]:
+    """The source files that fields are about: `prompts.source.a.b.csv.rows` is about `a.b.csv`."""
+    return [field.removeprefix("prompts.source.").rpartition(".")[0] for field, _, _ in different]
 
 
 def _short(value: Any) -> str:

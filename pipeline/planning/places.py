@@ -110,7 +110,8 @@ def _relocated_segment(segment: Segment, now: dict[str, SourceFile]) -> Segment:
 
 def _relocated_file(stored: SourceFile, now: SourceFile) -> SourceFile:
     if not stored.path.startswith(STAGED):
-        return replace(stored, path=now.path, digest=now.digest, version=now.version)
+        whole = now.rows if now.rows != stored.rows else None
+        return replace(stored, path=now.path, digest=now.digest, version=now.version, whole=whole)
     return stored if stored.folder is None else replace(stored, folder=now.path.rpartition("/")[0])
 
 

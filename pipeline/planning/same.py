@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -75,7 +76,9 @@ def _other_contents(plan: Plan, stored: Plan) -> Iterator[tuple[str, Any, Any]]:
     What is compared is no field of the fingerprint: older plans hold no digest, and the etag of one content differs
     from place to place, so that it says something at the same URL alone.
     """
-    theirs = {file.name: file for file in _files(stored) if not file.path.startswith(STAGED)}
+    parts = Counter(file.name for file in _files(stored))  # what was appended is held against them when it is added
+    in_place = (file for file in _files(stored) if not file.path.startswith(STAGED))
+    theirs = {file.name: file for file in in_place if parts[file.name] == 1}
     for file in _files(plan):
         other = theirs.get(file.name)
         if other is None:

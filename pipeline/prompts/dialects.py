@@ -192,7 +192,7 @@ def _plain(cell: str, dialect: Dialect) -> str:
     return '"' + value.replace('"', '""') + '"'
 
 
-def _no_row(text: str, place: int, dialect: Dialect, where: str, skipped: int) -> InputError:
+def _no_row(text: str, place: int, dialect: Dialect, where: str, skipped: int, said: str = "") -> InputError:
     line = text.count("\n", 0, place) + 1 + skipped
     got = text[place:].partition("\n")[0][:120]
     between = _SHOWN.get(dialect.delimiter, repr(dialect.delimiter))
@@ -200,11 +200,11 @@ def _no_row(text: str, place: int, dialect: Dialect, where: str, skipped: int) -
         f"the same number of fields in every row, {between} between them, marks in quoted ones doubled or escaped"
     )
     hint = "Mend the row, or say in prompts.format: {delimiter, quoting, escape} how the file is written"
-    return InputError(Problem(f"{where}:{line}", expected, repr(got), hint))
+    return InputError(Problem(f"{where}:{line}", expected, repr(got) + said, hint))
 
 
-def refuse_row(separated: Separated, where: str) -> None:
-    """Raises InputError with the line of a row that Arrow did not take; returns where every row is as it should be."""
+def refuse_row(separated: Separated, where: str, said: str) -> None:
+    """Raises InputError with the line of a row that Arrow did not take; `said` is what it has against the text."""
     place = first_bad(separated.text, separated.dialect)
     if place is not None:
-        raise _no_row(separated.text, place, separated.dialect, where, separated.skipped)
+        raise _no_row(separated.text, place, separated.dialect, where, separated.skipped, f" ({said})")

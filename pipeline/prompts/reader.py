@@ -119,7 +119,7 @@ class PromptReader:
         parts: list[pa.Table] = []
         with self._held.open(file) as stream, whole_parquet(file.name):
             parquet = open_thin(stream)
-            if parquet.metadata.num_rows != file.rows:
+            if parquet.metadata.num_rows != (file.whole or file.rows):
                 raise InputError(
                     Problem(
                         f"prompts.source: {file.name}",
@@ -163,7 +163,7 @@ class PromptReader:
         extra = {field: table.column(name).to_pylist() for name, field in self._helpers.items()}
         for i in range(table.num_rows):
             given = columns["id"][i]
-            prompt_id = derived_prompt_id(file.name, first + i) if given is None else _readable(given)[0]
+            prompt_id = derived_prompt_id(file.name, file.first + first + i) if given is None else _readable(given)[0]
             helped = Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()})
             helped = replace(helped, adapters=_adapters(columns["adapter"][i]))
             yield parse_prompt(

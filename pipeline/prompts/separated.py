@@ -32,7 +32,7 @@ def read_separated(
     try:
         table = _typed(rows.encode(), dialect, where, columns)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        refuse_row(separated, where)
+        refuse_row(separated, where, str(error).splitlines()[0])
         got, hint = str(error).splitlines()[0], "Quote fields that hold the separator"
         raise InputError(Problem(where, "the same number of fields in every row", got, hint)) from None
     return table, list(separated.notices)

@@ -47,8 +47,8 @@ def stage(
         query = split_query(prompts.source or "")[1]
         return tuple(
             file
-            if is_parquet(file.name) and not query
-            else _staged(_rooted(file, prompts.columns), _read_again(file, prompts, query), output, schema)
+            if is_parquet(file.name) and not query and file.whole is None
+            else _staged(_rooted(file, prompts.columns), _rows_of(file, prompts, query), output, schema)
             for file in files
         )
     found = {source_file(each): each.table for each in find_suite(prompts, output.url).files}
@@ -63,6 +63,16 @@ def _rooted(file: SourceFile, columns: Columns) -> SourceFile:
     return replace(file, folder=file.path.rpartition("/")[0]) if columns.images else file
 
 
+def read_whole(file: SourceFile, prompts: Prompts) -> pa.Table:
+    """Raises InputError where the file is no longer what was planned."""
+    return _read_again(replace(file, first=0, whole=None), prompts, split_query(prompts.source or "")[1])
+
+
+def _rows_of(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
+    table = _read_again(file, prompts, query)
+    return table if file.whole is None else table.slice(file.first, file.rows)
+
+
 def _read_again(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
     folder, _, name = file.path.rpartition("/")
     store = Store(folder, query=query)
@@ -70,11 +80,16 @@ def _read_again(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
     if not is_parquet(file.name):
         if hash_of(data) != file.etag:
             raise changed(file)
-        return read_text_format(data, file_suffix(file.name), file.name, prompts, file.rows)[0]
+        return read_text_format(data, file_suffix(file.name), file.name, prompts, file.whole or file.rows)[0]
     with whole_parquet(file.name), first_look() as look:
-        if look.footer(data).etag != file.etag or content_version(store.entry(name)) != file.version:
+        another = file.version is not None and content_version(store.entry(name)) != file.version
+        if another or look.footer(data).etag != file.etag or _digest(data) != (file.digest or _digest(data)):
             raise changed(file)
         return pq.ParquetFile(pa.BufferReader(data)).read()
+
+
+def _digest(data: bytes) -> str:
+    return digest_of(lambda: io.BytesIO(data), len(data))
 
 
 def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema | None) -> SourceFile:
@@ -85,8 +100,9 @@ def _staged(file: SourceFile, table: pa.Table, output: Store, schema: pa.Schema 
             expected = "values of the types that the columns of the dataset have"
             hint = "Give these prompts a job and an output of their own"
             raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", hint)) from None
-    name = digest([file.name, file.etag, str(table.schema)])[:16]  # types may be told apart in another way one day
-    return stage_table(table, file, name, output)
+    part = [] if file.whole is None else [file.first, file.rows]
+    name = digest([file.name, file.etag, str(table.schema), *part])[:16]  # types may be told apart otherwise one day
+    return stage_table(table, replace(file, whole=None), name, output)
 
 
 def stage_table(table: pa.Table, file: SourceFile, name: str, output: Store) -> SourceFile:
@@ -105,7 +121,7 @@ def stage_table(table: pa.Table, file: SourceFile, name: str, output: Store) -> 
             data = there
         elif there != data:
             output.put(key, data)
-    digest = digest_of(lambda: io.BytesIO(data), len(data))
+    digest = _digest(data)
     version = None if output.is_local else content_version(output.entry(key))
     return replace(file, path=f"{STAGED}{key}", digest=digest, version=version)
 

@@ -1,0 +1,208 @@
+"""What `--extend` adds to a dataset: files that are new, and the rows by which others grew since they were planned.
+
+A file that was archived or rotated away needs not be there any more: its copy below `inputs/`, or the rows that were
+made of it, suffice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.dataset.keys import SOURCE_FIELD
+from promptmill.pipeline.dataset.state import missing_shards
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.plan import Plan, blocks
+from promptmill.pipeline.prompts.folders import add_folder_columns
+from promptmill.pipeline.prompts.formats import as_schema
+from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.staging import read_whole
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, Problem
+from promptmill.schemas.plan import STAGED, Segment, SourceFile
+from promptmill.schemas.records import LARGEST_NARROW_SEED
+
+_ROWS_AT_ONCE = 10_000
+_OTHERS = "Give these prompts a job and an output of their own"
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`files` are what is new, each with the rows that are; `source` what the fingerprint says of them.
+
+    `plan` knows the files that are gone too, `known` is as if nothing had been added.
+    """
+
+    files: tuple[SourceFile, ...]
+    source: dict[str, Any]
+    plan: Plan
+    known: Plan
+
+
+def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
+    """Raises JobError for what cannot be added, and InputError for a file whose beginning is another."""
+    ours, theirs = _source(plan), _source(stored)
+    parts = _parts(stored)
+    grown = {name for name in ours.keys() & theirs.keys() if _is_longer(ours[name], theirs[name]) and name in parts}
+    gone = {name: theirs[name] for name in theirs.keys() - ours.keys()}
+    files = tuple(
+        _later_part(file, parts[file.name]) if file.name in grown else file
+        for file in plan.segments[0].files
+        if file.name in grown or file.name not in theirs
+    )
+    if files:
+        _refuse_what_cannot_grow(plan, stored)
+    for file in plan.segments[0].files:
+        if file.name in grown:
+            _refuse_another_beginning(file, parts[file.name], plan, stored, store)
+    _refuse_lost(gone.keys(), stored, store)
+    known = {name: theirs[name] if name in grown else entry for name, entry in ours.items() if name in theirs}
+    return Growth(
+        files,
+        {file.name: ours[file.name] for file in files},
+        _with_source(plan, {**gone, **ours}),
+        _without_files(_with_source(plan, {**gone, **known}), grown),
+    )
+
+
+def may_extend(plan: Plan, stored: Plan) -> set[str]:
+    """Files that are new, longer than they were, or gone: no word about whether the rest of them is the same."""
+    ours, theirs = _source(plan), _source(stored)
+    grown = {name for name in ours.keys() & theirs.keys() if _is_longer(ours[name], theirs[name])}
+    return grown | (ours.keys() ^ theirs.keys())
+
+
+def new_segment(plan: Plan, stored: Plan, files: Sequence[SourceFile]) -> Segment:
+    prompts = sum(file.rows for file in files)
+    shards = variants.cell_count(plan.job) * blocks(prompts, plan.rows_per_shard)
+    return Segment("extend", tuple(files), prompts, stored.shards, shards)
+
+
+def as_if_extended(plan: Plan, stored: Plan, store: Store) -> tuple[Plan, Plan]:
+    """The plan, and the stored one with what `run --extend` would add; nothing is written."""
+    growth = find_growth(plan, stored, store)
+    if not growth.files:
+        return growth.plan, stored
+    source = {**_source(stored), **growth.source}
+    segments = (*stored.segments, new_segment(plan, stored, growth.files))
+    return growth.plan, replace(_with_source(stored, source), segments=segments)
+
+
+def _source(plan: Plan) -> dict[str, Any]:
+    found: dict[str, Any] = plan.fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]]
+    return found
+
+
+def _with_source(plan: Plan, source: dict[str, Any]) -> Plan:
+    fields = json.loads(json.dumps(plan.fields))
+    fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]] = source
+    return replace(plan, fields=fields)
+
+
+def _without_files(plan: Plan, names: set[str]) -> Plan:
+    (segment,) = plan.segments
+    files = tuple(file for file in segment.files if file.name not in names)
+    return replace(plan, segments=(replace(segment, files=files),))
+
+
+def _parts(stored: Plan) -> dict[str, list[SourceFile]]:
+    found: dict[str, list[SourceFile]] = {}
+    for segment in stored.segments:
+        for file in segment.files if segment.kind != "retry" else ():
+            found.setdefault(file.name, []).append(file)
+    return found
+
+
+def _is_longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    return bool(ours["etag"] != theirs["etag"] and ours["rows"] > theirs["rows"])
+
+
+def _later_part(file: SourceFile, parts: Sequence[SourceFile]) -> SourceFile:
+    first = sum(part.rows for part in parts)
+    return replace(file, first=first, rows=file.rows - first, whole=file.rows)
+
+
+def _refuse_what_cannot_grow(plan: Plan, stored: Plan) -> None:
+    if plan.job.prompts.limit is not None:
+        got, hint = f"{plan.job.prompts.limit}", "Extend a job without a limit"
+        raise JobError(Problem("prompts.limit", "null for a job that is extended", got, hint))
+    if plan.wide_seeds and not stored.wide_seeds:
+        expected = f"seeds up to {LARGEST_NARROW_SEED}, as the dataset can hold"
+        raise JobError(Problem("prompts.columns.seed", expected, "larger ones in what is new", _OTHERS))
+
+
+def _refuse_another_beginning(
+    file: SourceFile, parts: Sequence[SourceFile], plan: Plan, stored: Plan, store: Store
+) -> None:
+    staged = all(part.path.startswith(STAGED) for part in parts)
+    check = _differs_from_copies if staged else _differs_from_records
+    row = check(file, parts, plan, stored, store)
+    if row is not None:
+        expected, got = "the rows that it had, and new ones behind them", f"another row {row}"
+        hint = f"{_OTHERS}, or put new prompts into a new file"
+        raise OutputMismatchError(Problem(f"prompts.source: {file.name}", expected, got, hint))
+
+
+def _differs_from_copies(
+    file: SourceFile, parts: Sequence[SourceFile], plan: Plan, stored: Plan, store: Store
+) -> int | None:
+    """The first row of the new file that is not as in the copies below the output."""
+    try:
+        copies = [pq.read_table(pa.BufferReader(store.read(part.path.removeprefix(STAGED)))) for part in parts]
+        before = pa.concat_tables([_as_dataset(copy, file.name, stored.source_schema) for copy in copies])
+        now = _as_dataset(read_whole(file, plan.job.prompts), file.name, stored.source_schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+        expected = "values of the types that the columns of the dataset have"
+        raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", _OTHERS)) from None
+    if now.slice(0, before.num_rows).equals(before):
+        return None
+    pairs = zip(before.to_pylist(), now.to_pylist(), strict=False)
+    return next((row for row, (a, b) in enumerate(pairs) if a != b), before.num_rows)
+
+
+def _as_dataset(table: pa.Table, name: str, schema: pa.Schema) -> pa.Table:
+    return as_schema(add_folder_columns(table, name, schema), schema).combine_chunks()
+
+
+def _differs_from_records(
+    file: SourceFile, parts: Sequence[SourceFile], plan: Plan, stored: Plan, store: Store
+) -> int | None:
+    """Of Parquet there is no copy: what was made says which prompts it had; of what was not made nothing is mixed."""
+    made = dict(_recorded(store))
+    reader = PromptReader((file,), store, stored.source_schema, plan.job.prompts.mapped)
+    rows = sum(part.rows for part in parts)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        for row, prompt in enumerate(reader.read(start, min(start + _ROWS_AT_ONCE, rows)).prompts, start):
+            if made.get(prompt.prompt_id, prompt.prompt) != prompt.prompt:
+                return row
+    return None
+
+
+def _recorded(store: Store) -> Iterator[tuple[str, str]]:
+    for folder in ("data", "rejects", "failures"):
+        for entry in store.list(folder):
+            if entry.name.endswith(".parquet"):
+                with store.open(entry.name) as stream:
+                    table = pq.read_table(stream, columns=["prompt_id", "prompt"])
+                yield from zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True)
+
+
+def _refuse_lost(names: Any, stored: Plan, store: Store) -> None:
+    """Raises InputError where shards are to be made of files that are gone and have no copy."""
+    missing = [(shard.segment, shard.start, shard.stop) for shard in missing_shards(stored, store)] if names else []
+    for position, segment in enumerate(stored.segments):
+        start = 0
+        for file in segment.files:
+            needed = [
+                each for each in missing if each[0] == position and each[1] < start + file.rows and each[2] > start
+            ]
+            if file.name in names and not file.path.startswith(STAGED) and needed:
+                got = f"nothing, while {len(needed)} shards are still to be made of it"
+                hint = "Bring it back until they are made"
+                raise InputError(Problem(f"prompts.source: {file.name}", "the file", got, hint))
+            start += file.rows

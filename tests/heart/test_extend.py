@@ -1,0 +1,153 @@
+"""A nightly source: files that grow, files that are archived, and what is new in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from promptmill.jobs.plan import plan as command_plan
+from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.dataset.open import require_plan
+from promptmill.pipeline.dataset.verify import verify_dataset
+from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError
+from tests.heart.mill import job, make_missing, rows
+
+FORMATS = ["a.txt", "a.csv", "a.jsonl", "a.parquet"]
+
+
+def write(path: Path, prompts: list[str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"prompt": prompts, "n": list(range(len(prompts)))}), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"prompt": text, "n": n}) + "\n" for n, text in enumerate(prompts)))
+    else:
+        lines = [f"{text},{n}" if path.suffix == ".csv" else text for n, text in enumerate(prompts)]
+        path.write_text("\n".join([*(["prompt,n"] if path.suffix == ".csv" else []), *lines]) + "\n")
+
+
+class Nightly:
+    def __init__(self, folder: Path) -> None:
+        self.source, self.store = folder / "in", Store(str(folder / "out"))
+        self.source.mkdir()
+
+    def planned(self, **sections: Any) -> Plan:
+        return plan_job(job(self.source, **{"output": {"url": self.store.url}, **sections}))
+
+    def claim(self, extend: bool = True) -> Plan:
+        return claim_output(self.planned(), self.store, extend)
+
+    def run(self, extend: bool = True) -> Plan:
+        plan = self.claim(extend)
+        make_missing(plan, self.store)
+        result = verify_dataset(plan, self.store, deep=True)
+        assert (result.problems, result.missing, result.orphans) == ([], [], [])
+        return plan
+
+    def made(self) -> list[tuple[str, str]]:
+        return sorted({(row["prompt_id"], row["prompt"]) for row in rows(self.store)})
+
+
+@pytest.fixture
+def nightly(tmp_path: Path) -> Nightly:
+    return Nightly(tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_a_file_that_grew_only_the_new_rows_are_made(nightly: Nightly, name: str) -> None:
+    """From the second week on every night ended with exit code 2."""
+    prompts = ["a", "b", "c"]
+    write(nightly.source / name, prompts)
+    nightly.run()
+    for night in ("d", "e"):
+        before = len(rows(nightly.store))
+        prompts += [night, night * 2]
+        write(nightly.source / name, prompts)
+        with pytest.raises(OutputMismatchError, match="run --extend"):
+            nightly.claim(extend=False)
+        nightly.run()
+        assert len(rows(nightly.store)) == before + 4
+    nightly.run(extend=False)  # and it is the dataset of these files now
+    assert nightly.made() == [(f"{name}:{i}", text) for i, text in enumerate(prompts)]
+    if "n" in rows(nightly.store)[0]:
+        assert {row["prompt"]: row["n"] for row in rows(nightly.store)} == {text: i for i, text in enumerate(prompts)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_that_were_not_made_yet_come_from_the_file_as_it_is(nightly: Nightly, name: str) -> None:
+    write(nightly.source / name, ["a", "b", "c"])
+    nightly.claim()
+    write(nightly.source / name, ["a", "b", "c", "d"])
+    plan = nightly.claim()
+    for entry in nightly.store.list("inputs"):
+        nightly.store.delete(entry.name)  # brought back, each part with its rows
+    assert plan.prompts == 4
+    nightly.run()
+    assert nightly.made() == [(f"{name}:{i}", text) for i, text in enumerate("abcd")]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_another_beginning_is_refused(nightly: Nightly, name: str) -> None:
+    write(nightly.source / name, ["a", "b", "c"])
+    nightly.run()
+    write(nightly.source / name, ["a", "x", "c", "d"])
+    with pytest.raises(OutputMismatchError, match=rf"{name}: expected the rows that it had.*another row 1"):
+        nightly.claim()
+    write(nightly.source / name, ["a", "b"])
+    with pytest.raises(OutputMismatchError):
+        nightly.claim()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_was_archived_is_not_missed(nightly: Nightly, name: str) -> None:
+    write(nightly.source / name, ["a", "b", "c"])
+    nightly.run()
+    (nightly.source / name).unlink()
+    write(nightly.source / f"b{name}", ["d"])
+    nightly.run()
+    nightly.run()
+    assert [text for _, text in nightly.made()] == ["a", "b", "c", "d"]
+    with pytest.raises(OutputMismatchError, match="were archived"):
+        nightly.claim(extend=False)
+
+
+def test_a_file_that_is_gone_before_it_was_made(nightly: Nightly) -> None:
+    for name in ("a.parquet", "b.csv"):
+        write(nightly.source / name, ["a", "b", "c"])
+    nightly.claim()
+    write(nightly.source / "c.csv", ["d"])
+    (nightly.source / "b.csv").unlink()  # has its copy
+    nightly.claim()
+    (nightly.source / "a.parquet").unlink()
+    with pytest.raises(InputError, match=r"a.parquet: expected the file, got nothing, while 2 shards"):
+        nightly.claim()
+
+
+def test_plan_says_what_an_extension_would_make(nightly: Nightly) -> None:
+    write(nightly.source / "a.csv", ["a", "b", "c"])
+    nightly.run()
+    write(nightly.source / "a.csv", ["a", "b", "c", "d"])
+    write(nightly.source / "b.csv", ["e"])
+    (nightly.source / "a.csv").rename(nightly.source / "a.csv")
+    asked = job(nightly.source, output={"url": nightly.store.url})
+    with pytest.raises(OutputMismatchError):
+        command_plan(asked, False)
+    shown = command_plan(asked, False, extend=True)[1].as_json()
+    assert (shown["prompts"], shown["samples"], shown["shards"], shown["shards_done"]) == (5, 10, 3, 2)
+    assert require_plan(nightly.store).prompts == 3
+    assert command_plan(asked, False, extend=True)[1].as_json() == shown
+
+
+def test_a_limit_does_not_grow(nightly: Nightly) -> None:
+    write(nightly.source / "a.csv", ["a", "b", "c"])
+    nightly.run()
+    write(nightly.source / "a.csv", ["a", "b", "c", "d"])
+    with pytest.raises(JobError, match=r"prompts.limit"):
+        claim_output(nightly.planned(prompts={"limit": 3}), nightly.store, extend=True)
