@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from promptmill.jobs.arguments import Commands
-from promptmill.jobs.commands_evaluation import add_commands
+from promptmill.jobs.commands_evaluation import Selection, add_commands
 from promptmill.jobs.console import say, say_json, table
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.results import ValidateResult
@@ -240,12 +240,13 @@ def report(
     single_file: Annotated[
         bool, typer.Option("--single-file", help="Also one file that needs nothing beside it: report/single-file.html.")
     ] = False,
+    selection: Selection = None,
     as_json: AsJson = False,
 ) -> None:
     """Build report/ again from what is there."""
     from promptmill.jobs.report import report
 
-    shown = report(url, price_per_hour, single_file)
+    shown = report(url, price_per_hour, single_file, selection)
     if as_json:
         say_json(shown)
         return

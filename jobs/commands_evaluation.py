@@ -13,8 +13,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset.")]
 
 
+Selection = Annotated[
+    str | None,
+    typer.Option("--selection", metavar="NAME", help="See the images that a selection keeps as the kept ones."),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
-    for command in (score, compare, reproduce, export):
+    for command in (score, select, compare, reproduce, export):
         app.command()(command)
 
 
@@ -56,16 +62,36 @@ def score(
         say(f"{cell['name']}: {cell['images']} images, " + (", ".join(numbers) or "too few to compare"))
 
 
+def select(
+    url: Url,
+    keep: Annotated[int | None, typer.Option(min=1, help="Best so many images of each prompt and sweep cell.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Score that says which are best; of several the ranks are added.")
+    ] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="NAME=VALUE", help="Leave out what scores below; repeat for more."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the view; else made of the above.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Select again among the images that are there, as a view beside them; no image is made."""
+    from promptmill.jobs.select import select
+
+    _show(select(url, keep, by or [], least or [], name), as_json)
+
+
 def compare(
     url_a: Annotated[str, typer.Argument(metavar="URL_A", help="The baseline.")],
     url_b: Annotated[str, typer.Argument(metavar="URL_B", help="What is held against it.")],
     out: Annotated[str, typer.Option(help="Folder or URL of the page.")] = "compare",
+    selection: Selection = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two datasets on the prompts that both have."""
     from promptmill.jobs.compare import compare
 
-    shown = compare(url_a, url_b, out)
+    shown = compare(url_a, url_b, out, selection)
     if as_json:
         say_json(shown)
     else:
@@ -106,12 +132,13 @@ def export(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL to write.")],
     layout: Annotated[Literal["geneval", "dpg"], typer.Option(help="dpg: four images as a 2×2 grid.")],
     rejected: Annotated[bool, typer.Option("--rejected", help="With the images that were not kept.")] = False,
+    selection: Selection = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the folders that a suite's own scorer reads."""
     from promptmill.jobs.export import export
 
-    _show(export(url, layout, out, rejected), as_json)
+    _show(export(url, layout, out, rejected, selection), as_json)
 
 
 def _show(content: dict[str, Any], as_json: bool) -> None:

@@ -9,10 +9,10 @@ from promptmill.pipeline.dataset.targets import open_target
 from promptmill.pipeline.report.compare import compare_datasets
 
 
-def compare(url_a: str, url_b: str, out: str = "compare") -> dict[str, Any]:
+def compare(url_a: str, url_b: str, out: str = "compare", selection: str | None = None) -> dict[str, Any]:
     """Writes a page like the report's to the folder or URL `out` and returns its numbers.
 
     Raises JobError where one of them is no dataset, or no prompt is in both.
     """
     target = open_target(out, "--out", page=True)
-    return compare_datasets(open_dataset(url_a), open_dataset(url_b), target)
+    return compare_datasets(open_dataset(url_a), open_dataset(url_b), target, selection)

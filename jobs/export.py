@@ -11,11 +11,11 @@ from promptmill.pipeline.export.suites import Layout, export_dataset
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 
-def export(url: str, layout: Layout, out: str, rejected: bool = False) -> dict[str, Any]:
+def export(url: str, layout: Layout, out: str, rejected: bool = False, selection: str | None = None) -> dict[str, Any]:
     """`out` is a folder or URL. Raises JobError where the dataset lacks what the layout holds."""
     target = open_target(out, "OUT")
     try:
-        return {"out": out, **asdict(export_dataset(*open_dataset(url), target, layout, rejected))}
+        return {"out": out, **asdict(export_dataset(*open_dataset(url), target, layout, rejected, selection))}
     except MissingObjectError as error:
         expected = "a dataset of which nothing is removed meanwhile"
         hint = "`verify --repair` is at work: export again when it is done"

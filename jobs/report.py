@@ -10,11 +10,14 @@ from promptmill.pipeline.report.build import build_report
 from promptmill.schemas.errors import JobError, Problem
 
 
-def report(url: str, price_per_hour: float | None = None, single_file: bool = False) -> dict[str, Any]:
+def report(
+    url: str, price_per_hour: float | None = None, single_file: bool = False, selection: str | None = None
+) -> dict[str, Any]:
     """`price_per_hour` is that of one device, in any currency; `single_file` adds `report/single-file.html`.
 
     Raises JobError where there is no dataset.
     """
     if price_per_hour is not None and not math.isfinite(price_per_hour):
         raise JobError(Problem("--price-per-hour", "an amount of money", str(price_per_hour)))
-    return build_report(*open_dataset(url), price_per_hour=price_per_hour, single_file=single_file)
+    plan, store = open_dataset(url)
+    return build_report(plan, store, price_per_hour=price_per_hour, single_file=single_file, selection=selection)

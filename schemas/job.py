@@ -327,7 +327,7 @@ class Select(StrictModel):
 
 class Output(StrictModel):
     url: Text
-    """Folder or URL (`s3://bucket/prefix`) of the dataset."""
+    """Folder or URL (`s3://bucket/prefix`) of the dataset. `{date}` is the day, `{date:%Y/%m}` a part of it, in UTC."""
     image_format: ImageFormat = "png"
     """`png` (level 1), `webp` (lossless) or `jpeg`."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95

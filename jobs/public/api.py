@@ -110,9 +110,9 @@ def verify(url: str | PathLike[str], *, deep: bool = False, repair: bool = False
     return command.verify(str(url), deep, repair)
 
 
-def open_dataset(url: str | PathLike[str]) -> Dataset:
+def open_dataset(url: str | PathLike[str], *, selection: str | None = None) -> Dataset:
     """The dataset at a folder or URL as it is now, finished or not. Raises JobError where there is none."""
-    return Dataset(str(url))
+    return Dataset(str(url), selection)
 
 
 class _CallbackProgress(ProgressState):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptmill.pipeline.dataset.keys import is_reject
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
+from promptmill.pipeline.dataset.selections import selection_of
 from promptmill.pipeline.dataset.state import DataObject, belongs, dataset_counts, read_data_objects
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
@@ -61,8 +63,9 @@ class Dataset:
     (64, 64)
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, selection: str | None = None) -> None:
+        """With the name of a selection (`promptmill select`), the samples that it keeps are the kept ones."""
+        self.url, self.selection = url, selection
         self.refresh()
 
     def refresh(self) -> None:
@@ -72,6 +75,13 @@ class Dataset:
         self._plan = newest_plan(self._plan, self._store)  # after the listing, so that it has all of its shards
         items = read_data_objects(self._store, entries)
         self._objects: list[DataObject] = [item for item in items if belongs(self._plan, item)]
+        self._keys = [item.entry.name for item in self._objects if item.rows]
+        self._selected: frozenset[str] | None = None
+        if self.selection is not None:
+            reasons = selection_of(self._store, self.selection)
+            self._selected = frozenset(sample for sample, reason in reasons.items() if reason is None)
+            sidecars = (key for item in self._objects if item.footer for key in item.footer.side_objects)
+            self._keys += [key for key in sidecars if is_reject(key)]
 
     @property
     def job(self) -> Job:
@@ -92,21 +102,25 @@ class Dataset:
         return len(self._objects) == self._plan.shards
 
     def __len__(self) -> int:
-        return sum(item.rows for item in self._objects)
+        return sum(item.rows for item in self._objects) if self._selected is None else len(self._selected)
 
     def __iter__(self) -> Iterator[Record]:
-        for item in self._objects:
-            with self._store.open(item.entry.name) as file:
+        for key in self._keys:
+            with self._store.open(key) as file:
                 parquet = pq.ParquetFile(file)
                 names = [name for name in parquet.schema_arrow.names if name != "image"]
                 for group in range(parquet.num_row_groups):
-                    images = _Images(self, item.entry.name, group)
+                    images = _Images(self, key, group)
                     rows = parquet.read_row_group(group, columns=names).to_pylist()
-                    yield from (Record(fields, images, row) for row, fields in enumerate(rows))
+                    records = (Record(fields, images, row) for row, fields in enumerate(rows))
+                    yield from (each for each in records if self._counts(each.sample_id))
+
+    def _counts(self, sample_id: str) -> bool:
+        return self._selected is None or sample_id in self._selected
 
     def to_arrow(self, images: bool = True) -> pa.Table:
         """All kept samples, in memory. Without `images` only what is said of them."""
-        tables = [table for item in self._objects if item.rows for table in [self._table(item, images)]]
+        tables = [self._table(key, images) for key in self._keys]
         return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({"sample_id": []})
 
     def to_pandas(self, images: bool = False) -> pd.DataFrame:
@@ -119,11 +133,14 @@ class Dataset:
 
         return datasets.Dataset(self.to_arrow())
 
-    def _table(self, item: DataObject, images: bool) -> pa.Table:
-        with self._store.open(item.entry.name) as file:
+    def _table(self, key: str, images: bool) -> pa.Table:
+        with self._store.open(key) as file:
             parquet = pq.ParquetFile(file)
-            names = [name for name in parquet.schema_arrow.names if images or name != "image"]
-            table = parquet.read(columns=names)
+            own = parquet.schema_arrow.names
+            left_out = {*(() if images else ("image",)), *(("reason",) if is_reject(key) else ())}
+            table = parquet.read(columns=[name for name in own if name not in left_out])
+        if self._selected is not None:
+            table = table.filter(pa.array([self._counts(each) for each in table.column("sample_id").to_pylist()]))
         kept = {b"huggingface": table.schema.metadata[b"huggingface"]} if images else None
         return table.replace_schema_metadata(kept)
 

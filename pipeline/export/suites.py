@@ -19,7 +19,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts, read_dataset
+from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
+from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.export.names import distinct_names
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import shown_value
@@ -56,13 +57,15 @@ class Tree:
     make: Callable[[Place, Group], Iterator[bytes]]
 
 
-def export_dataset(plan: Plan, store: Store, out: Store, layout: Layout, rejected: bool = False) -> ExportSummary:
+def export_dataset(
+    plan: Plan, store: Store, out: Store, layout: Layout, rejected: bool = False, selection: str | None = None
+) -> ExportSummary:
     """Kept images, and stored rejected ones where asked for.
 
     Raises JobError where the layout cannot be filled or `out` holds other files, StorageError where the tree does not
     hold every image of the dataset when all is written.
     """
-    _, samples = read_dataset(plan, store, (*_GENEVAL_COLUMNS, *_GENEVAL_OPTIONAL))
+    _, samples = read_selected(plan, store, selection, (*_GENEVAL_COLUMNS, *_GENEVAL_OPTIONAL))
     if samples.problems:
         hint = "`promptmill verify` says what to do"
         raise JobError(Problem(store.url, "a dataset of which every image can be read", samples.problems[0], hint))

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from promptmill.pipeline.display import keep_secrets, shown
 from promptmill.pipeline.jobfile import fields as job_fields
+from promptmill.pipeline.jobfile.dates import dated
 from promptmill.pipeline.jobfile.document import Document, FieldPath, Finding, printable
 from promptmill.pipeline.jobfile.overrides import apply_override
 from promptmill.pipeline.jobfile.text import read_text
@@ -91,7 +92,7 @@ def _parse(text: str, name: str, overrides: Sequence[str]) -> tuple[Job, Documen
         raise _error(_with_passwords([*document.findings, *_findings(error, document)], document)) from None
     if found := _with_passwords(document.findings, document):
         raise _error(found)
-    return job, document
+    return dated(job), document
 
 
 def _texts(data: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:

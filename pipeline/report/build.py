@@ -15,7 +15,7 @@ import jinja2
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import read_dataset
+from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.reference import read_references
@@ -58,13 +58,14 @@ def build_report(
     seconds: float | None = None,
     price_per_hour: float | None = None,
     single_file: bool = False,
+    selection: str | None = None,
 ) -> dict[str, Any]:
     """Write `report/summary.json`, `summary.csv`, `index.html` and what the page loads; returns the summary.
 
     `seconds` is the wall time of the run that just ended, `price_per_hour` what a device costs. Works on a dataset
     that is unfinished, empty or all failed. `single_file` adds a page that needs nothing beside it.
     """
-    plan, samples = read_dataset(plan, store, {HASHES, *map(input_column, plan.job.task.roles)})
+    plan, samples = read_selected(plan, store, selection, {HASHES, *map(input_column, plan.job.task.roles)})
     before = run_before(plan, store)
     seconds = before.wall_seconds if seconds is None else seconds
     price = before.price_per_hour if price_per_hour is None else price_per_hour

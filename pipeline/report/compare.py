@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import plain, read_dataset
+from promptmill.pipeline.dataset.samples import plain
+from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning.fingerprint import differing_fields
 from promptmill.pipeline.planning.plan import Plan
@@ -29,18 +30,20 @@ from promptmill.schemas.errors import JobError, Problem
 _COUNTS = ("samples", "kept", "rejected", "failed", "made", "shards", "shards_done")
 
 
-def _side(label: str, plan: Plan, store: Store) -> Side:
-    plan, samples = read_dataset(plan, store)
+def _side(label: str, plan: Plan, store: Store, selection: str | None) -> Side:
+    plan, samples = read_selected(plan, store, selection)
     return Side(label, plan, store, samples)
 
 
-def compare_datasets(first: tuple[Plan, Store], second: tuple[Plan, Store], out: Store) -> dict[str, Any]:
+def compare_datasets(
+    first: tuple[Plan, Store], second: tuple[Plan, Store], out: Store, selection: str | None = None
+) -> dict[str, Any]:
     """Writes `index.html`, `summary.json` and what the page loads to `out`; returns the summary.
 
     Prompts are matched by their text. Raises JobError where the two have none in common.
     """
     labels = _labels(first[1].url, second[1].url)
-    a, b = (_side(label, *one) for label, one in zip(labels, (first, second), strict=True))
+    a, b = (_side(label, *one, selection) for label, one in zip(labels, (first, second), strict=True))
     shared = set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))
     if not shared:
         hint = (

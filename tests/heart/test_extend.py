@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from promptmill.jobs.plan import plan as command_plan
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.open import require_plan
 from promptmill.pipeline.dataset.verify import verify_dataset
+from promptmill.pipeline.jobfile.dates import dated
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, OutputMismatchError
@@ -151,3 +153,14 @@ def test_a_limit_does_not_grow(nightly: Nightly) -> None:
     write(nightly.source / "a.csv", ["a", "b", "c", "d"])
     with pytest.raises(JobError, match=r"prompts.limit"):
         claim_output(nightly.planned(prompts={"limit": 3}), nightly.store, extend=True)
+
+
+def test_a_date_in_the_output_is_that_of_the_day(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", ["a"])
+    asked = job(tmp_path, output={"url": f"{tmp_path}/out-{{date}}/{{date:%Y/%m}}/{{dates}}"})
+    day = datetime.now(UTC)
+    assert asked.output.url == f"{tmp_path}/out-{day:%Y-%m-%d}/{day:%Y/%m}/{{dates}}"
+    assert dated(asked, datetime(2030, 1, 2, tzinfo=UTC)) == asked  # what was resolved stays
+    store = Store(asked.output.url)
+    make_missing(claim_output(plan_job(asked), store, extend=True), store)
+    assert require_plan(store).job.output.url == asked.output.url

@@ -1,0 +1,30 @@
+"""`promptmill select`: which of the images that are there count, as a view beside the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from promptmill.pipeline.curation.selection import Wanted, select_again
+from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.schemas.errors import JobError, Problem
+
+
+def select(url: str, keep: int | None, by: Sequence[str], least: Sequence[str], name: str | None) -> dict[str, Any]:
+    """`least` are `NAME=VALUE`, or a value alone for the first of `by`. Raises JobError."""
+    if keep is None and not least:
+        raise JobError(Problem("select", "--keep, or --min", "neither: all images would be kept"))
+    if keep is not None and not by:
+        raise JobError(Problem("--keep", "--by: the score by which they are the best", "none"))
+    bounds = dict(_bound(text, by) for text in least)
+    named = name or "-".join(["keep", str(keep), *by] if keep is not None else ["min", *bounds])
+    return asdict(select_again(*open_dataset(url), Wanted(keep, tuple(by), bounds), named))
+
+
+def _bound(text: str, by: Sequence[str]) -> tuple[str, float]:
+    score, _, value = text.rpartition("=")
+    try:
+        return score or by[0], float(value)
+    except (ValueError, IndexError):
+        raise JobError(Problem("--min", "NAME=VALUE, or a value for --by", repr(text))) from None

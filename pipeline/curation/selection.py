@@ -1,0 +1,119 @@
+"""Select again among what was made: other scores, other bounds, another number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from promptmill.pipeline.dataset.samples import FAILED, REJECTED, Samples, read_dataset
+from promptmill.pipeline.dataset.selections import write_selection
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.job import LOWER_IS_BETTER
+
+UNSAFE = ("nsfw",)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The best `keep` images of each prompt and cell, None for all. Of several scores in `by` the ranks are added.
+
+    `least` are the scores below which an image is not kept, above which where lower is better.
+    """
+
+    keep: int | None
+    by: tuple[str, ...]
+    least: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SelectSummary:
+    """`without_image` are samples that a run rejected and of which it kept no image: they cannot be chosen."""
+
+    name: str
+    object: str
+    candidates: int
+    kept: int
+    rejected: int
+    without_image: int
+
+
+def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectSummary:
+    """Writes the view. Raises JobError for a score that the dataset does not have."""
+    plan, samples = read_dataset(plan, store)
+    _refuse_unknown(samples, wanted)
+    reasons = _reasons(samples, wanted, plan.job.output.keep_rejected_images)
+    columns = {each: samples.table.column(each).to_pylist() for each in ("sample_id", "prompt_id", "variant", "row")}
+    objects = samples.texts("object")
+    rows = [
+        {**{each: values[row] for each, values in columns.items()}, "object": objects[row], "reason": reason}
+        | {"weight": 1.0 if reason is None else 0.0}
+        for row, reason in reasons.items()
+    ]
+    key = write_selection(store, name, rows, asdict(wanted))
+    kept = sum(reason is None for reason in reasons.values())
+    without = sum(reason == "no_image" for reason in reasons.values())
+    return SelectSummary(name, key, len(reasons) - without, kept, len(reasons) - without - kept, without)
+
+
+def _refuse_unknown(samples: Samples, wanted: Wanted) -> None:
+    known = samples.score_names
+    for score in (*wanted.by, *wanted.least):
+        if score not in known:
+            expected = f"a score of the dataset ({', '.join(known) or 'it has none'})"
+            hint = "`promptmill score` adds scores to it"
+            raise JobError(Problem("--by" if score in wanted.by else "--min", expected, repr(score), hint))
+
+
+def _reasons(samples: Samples, wanted: Wanted, rejected_have_images: bool) -> dict[int, str | None]:
+    """By row of the table, without failures: why it is not kept."""
+    status, prompts, variants = (samples.texts(name) for name in ("status", "prompt_id", "variant"))
+    scores = {name: samples.score(name) for name in {*wanted.by, *wanted.least}}
+    flags = samples.table.column("flags").to_pylist()
+    reasons: dict[int, str | None] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row, ended in enumerate(status):
+        if ended == FAILED:
+            continue
+        values = {name: float(column[row]) for name, column in scores.items()}
+        unsafe = next((flag for flag in flags[row] or () if flag in UNSAFE), None)
+        lost = "no_image" if ended == REJECTED and not rejected_have_images else None
+        reasons[row] = lost or unsafe or _below(values, wanted)
+        if reasons[row] is None:
+            groups.setdefault((prompts[row], variants[row]), []).append(row)
+    indices = samples.table.column("sample_index").to_pylist()
+    for group in groups.values():
+        best = _ranked(group, {name: [float(scores[name][row]) for row in group] for name in wanted.by}, indices)
+        for row in best[wanted.keep :] if wanted.keep is not None else ():
+            reasons[row] = "not_selected"
+    return reasons
+
+
+def _below(values: Mapping[str, float], wanted: Wanted) -> str | None:
+    if any(math.isnan(values[name]) for name in (*wanted.by, *wanted.least)):
+        return "no_score"
+    return (
+        "below_min"
+        if any(_sign(name) * values[name] < _sign(name) * least for name, least in wanted.least.items())
+        else None
+    )
+
+
+def _sign(score: str) -> int:
+    return -1 if score in LOWER_IS_BETTER else 1
+
+
+def _ranked(group: Sequence[int], scores: Mapping[str, Sequence[float]], indices: Sequence[Any]) -> list[int]:
+    """Rows of one prompt and cell, the best first; equal ones by the first score, then by sample index."""
+    ranks = [0.0] * len(group)
+    for name, values in scores.items():
+        signed = [_sign(name) * value for value in values]
+        for place, value in enumerate(signed):  # equal scores share a rank
+            ranks[place] += sum(other > value for other in signed) + sum(other == value for other in signed) / 2
+    first = next(iter(scores.items()), None)
+    own = [0.0] * len(group) if first is None else [-_sign(first[0]) * value for value in first[1]]
+    order = sorted(range(len(group)), key=lambda place: (ranks[place], own[place], indices[group[place]] or 0))
+    return [group[place] for place in order]
