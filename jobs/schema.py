@@ -28,7 +28,7 @@ def job_schema() -> str:
             del field["default"]
     for section in raw["properties"].values():
         _allow_empty(section)
-    for name in ("columns", "shapes"):
+    for name in ("carry", "columns", "format", "shapes"):
         _allow_empty(raw["$defs"]["Prompts"]["properties"][name])
     named = raw["$defs"]["Sweep"]["properties"]["settings"]["anyOf"][0]
     named["additionalProperties"] = {"anyOf": [named["additionalProperties"], _TYPE_OF_NULL]}

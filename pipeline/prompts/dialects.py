@@ -194,7 +194,7 @@ def _plain(cell: str, dialect: Dialect) -> str:
 
 def _no_row(text: str, place: int, dialect: Dialect, where: str, skipped: int, said: str = "") -> InputError:
     line = text.count("\n", 0, place) + 1 + skipped
-    got = text[place:].partition("\n")[0][:120]
+    got = text[place : place + 120].partition("\n")[0].rstrip("\r")
     between = _SHOWN.get(dialect.delimiter, repr(dialect.delimiter))
     expected = (
         f"the same number of fields in every row, {between} between them, marks in quoted ones doubled or escaped"
