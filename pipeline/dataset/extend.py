@@ -144,7 +144,7 @@ def _refuse_another_beginning(
     row = check(file, parts, plan, stored, store)
     if row is not None:
         expected, got = "the rows that it had, and new ones behind them", f"another row {row}"
-        hint = f"{_OTHERS}, or put new prompts into a new file"
+        hint = f"{_OTHERS}, or bring the file back, with new prompts in a new file"
         raise OutputMismatchError(Problem(f"prompts.source: {file.name}", expected, got, hint))
 
 

@@ -314,6 +314,9 @@ def test_extend_makes_only_what_is_new(cli: Cli, job: MakeJob, tmp_path: Path) -
     assert cli("run", made, "--in-process", "--json").json["made"]["samples"] == 0
     assert cli("verify", tmp_path / "out", "--deep", "--json").json["samples"] == 6
     pq.write_table(pa.table({"prompt": ["a red circle", "a pink cross"]}), folder / "b.parquet")
+    answer = cli("run", made, "--in-process", "--extend", "--json")
+    assert (answer.code, answer.json["made"]["samples"], answer.json["samples"]) == (0, 2, 8)
+    pq.write_table(pa.table({"prompt": ["a red ring", "a pink cross", "a star"]}), folder / "b.parquet")
     answer = cli("run", made, "--in-process", "--extend")
     assert answer.code == 2
     assert "b.parquet" in answer.err
