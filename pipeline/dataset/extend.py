@@ -22,6 +22,7 @@ from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.prompts.staging import read_whole
+from promptmill.pipeline.prompts.tables import IS_DELTA
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, Problem
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
@@ -60,6 +61,11 @@ def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
     for file in plan.segments[0].files:
         if file.name in grown:
             _refuse_another_beginning(file, parts[file.name], plan, stored, store)
+    if gone and any(IS_DELTA in notice for notice in plan.notices):
+        got = (
+            f"one that was rewritten (compacted, updated): {len(gone)} of its files are gone, and their rows in others"
+        )
+        raise OutputMismatchError(Problem("prompts.source", "a Delta table that was appended to", got, _OTHERS))
     _refuse_lost(gone.keys(), stored, store)
     known = {name: theirs[name] if name in grown else entry for name, entry in ours.items() if name in theirs}
     return Growth(

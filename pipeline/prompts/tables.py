@@ -16,6 +16,8 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import InputError, Problem
 
+IS_DELTA: Final = "a Delta table, read as of its version"
+"""In the notice about one."""
 _LOGS: Final[Mapping[str, tuple[str, str]]] = {
     "Delta": ("_delta_log", ".json"),
     "Iceberg": ("metadata", ".metadata.json"),
@@ -48,7 +50,7 @@ def files_that_count(store: Store, entries: Sequence[Entry]) -> tuple[list[Entry
         inside = [entry for entry in left if entry.name.startswith(folder)]
         _refuse_missing(where, counting - {entry.name for entry in inside}, inside)
         left = [entry for entry in left if entry not in inside or entry.name in counting]
-        notices.append(f"{where}: a Delta table, read as of its version {version}")
+        notices.append(f"{where}: {IS_DELTA} {version}")
     return left, notices
 
 

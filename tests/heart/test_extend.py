@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from promptmill.jobs.plan import plan as command_plan
 from promptmill.pipeline.dataset.claim import claim_output
@@ -164,3 +165,14 @@ def test_a_date_in_the_output_is_that_of_the_day(tmp_path: Path) -> None:
     store = Store(asked.output.url)
     make_missing(claim_output(plan_job(asked), store, extend=True), store)
     assert require_plan(store).job.output.url == asked.output.url
+
+
+def test_a_delta_table_is_extended_by_what_was_appended(nightly: Nightly) -> None:
+    """Rows that a compaction moved to another file would be made again."""
+    for text in ("a", "b"):
+        write_deltalake(str(nightly.source), pa.table({"prompt": [text]}), mode="append")
+        nightly.run()
+    assert [text for _, text in nightly.made()] == ["a", "b"]
+    DeltaTable(str(nightly.source)).optimize.compact()
+    with pytest.raises(OutputMismatchError, match="rewritten"):
+        nightly.claim()
