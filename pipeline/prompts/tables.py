@@ -5,6 +5,7 @@ Read as loose files, a Delta table gives back rows that were deleted, and those 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
-from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.errors import InputError, Problem, StorageError
 
 IS_DELTA: Final = "a Delta table, read as of its version"
 """In the notice about one."""
@@ -73,7 +74,9 @@ def _roots(store: Store, entries: Sequence[Entry]) -> list[str]:
 
 def _is_table(store: Store, folder: str, kind: str) -> bool:
     name, ending = _LOGS[kind]
-    return any(entry.name.endswith(ending) for entry in store.list(f"{folder}{name}"))
+    with contextlib.suppress(StorageError):  # a place that may not be listed: the prompts themselves may be read
+        return any(entry.name.endswith(ending) for entry in store.list(f"{folder}{name}"))
+    return False
 
 
 def _tables_above(store: Store) -> Iterator[str]:
