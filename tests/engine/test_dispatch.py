@@ -143,7 +143,7 @@ def test_one_signal_finishes_the_shards_in_hand(
 
 @pytest.mark.slow
 def test_two_signals_stop_now(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
-    made = job(generation={"num_inference_steps": 1000, "images_per_prompt": 40, "batch_size": 40})
+    made = job(generation={"num_inference_steps": 900, "images_per_prompt": 40, "batch_size": 40})
     process = start(["run", made, "--in-process"], tmp_path)
     wait_for((tmp_path / "out" / "job.json").exists)
     time.sleep(1)
