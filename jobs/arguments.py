@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperGroup
 
 from promptmill.pipeline.display import keep_secrets, shown
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.urls import holds_password
+
+TrustDataset = Annotated[
+    bool, typer.Option("--trust-dataset", help="Load the models that the dataset names, whoever made it.")
+]
+OwnJob = Annotated[
+    str | None, typer.Option("--job", metavar="JOB.yaml", help="Your own job: the models that it names are trusted.")
+]
 
 
 class Commands(TyperGroup):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from promptmill.jobs.arguments import Commands
+from promptmill.jobs.arguments import Commands, OwnJob, TrustDataset
 from promptmill.jobs.commands_evaluation import Selection, add_commands
 from promptmill.jobs.console import say, say_json, table
 from promptmill.schemas.errors import JobError
@@ -138,12 +138,19 @@ def run(
 
 
 @app.command()
-def retry(url: Url, address: Address = None, in_process: InProcess = False, as_json: AsJson = False) -> None:
+def retry(
+    url: Url,
+    address: Address = None,
+    in_process: InProcess = False,
+    trust_dataset: TrustDataset = False,
+    job: OwnJob = None,
+    as_json: AsJson = False,
+) -> None:
     """Make failed samples again, into new shards of the same dataset."""
     from promptmill.jobs import run as command
     from promptmill.jobs.retry import retry
 
-    planned, summary = retry(url, address=address, in_process=in_process)
+    planned, summary = retry(url, address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
     in_vain = not summary.made.samples and not summary.interrupted
     _finish_run(command, planned, summary, as_json, rows_at_fault=in_vain)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.console import say, say_json, table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -118,12 +119,14 @@ def reproduce(
     url: Url,
     sample_id: Annotated[str, typer.Argument(metavar="SAMPLE_ID")],
     out: Annotated[str | None, typer.Option(help="File to write.")] = None,
+    trust_dataset: TrustDataset = False,
+    job: OwnJob = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one image again from its row, and say how it differs."""
     from promptmill.jobs.reproduce import in_text, reproduce
 
-    made = reproduce(url, sample_id, out)
+    made = reproduce(url, sample_id, out, trust_dataset, job)
     _show(made if as_json else in_text(made), as_json)
 
 

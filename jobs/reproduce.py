@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from promptmill.jobs.trust import refuse_strangers
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.targets import refuse_dataset
 from promptmill.pipeline.models.catalog.versions import in_words
@@ -12,13 +13,17 @@ from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.schemas.errors import JobError, Problem
 
 
-def reproduce(url: str, sample_id: str, out: str | None = None) -> dict[str, Any]:
+def reproduce(
+    url: str, sample_id: str, out: str | None = None, trust_dataset: bool = False, job: str | None = None
+) -> dict[str, Any]:
     """Writes the image to `out` (by default `<sample_id>.png` or so in the current folder) and says how it differs.
 
-    Raises JobError for an id that does not exist, ModelLoadError where the model is not here any more.
+    Raises JobError for an id that does not exist, and for models that only the dataset names, unless it is trusted;
+    ModelLoadError where the model is not here any more.
     """
     refuse_dataset(str(Path(out).parent if out else Path()), "--out")
     plan, store = open_dataset(url)
+    refuse_strangers(plan, url, trust_dataset, job, clips=False)
     made = reproduce_sample(located(plan, store), store, sample_id)
     path = Path(out or f"{made.sample_id}.{made.suffix}")
     try:

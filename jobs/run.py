@@ -23,6 +23,7 @@ from promptmill.pipeline.execution.heartbeat import Heartbeat
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
+from promptmill.pipeline.models.catalog.trust import remember
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
@@ -59,6 +60,8 @@ def run(
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         refuse_inside(job.output.url, "output.url")
         planned = claim_output(planned, store, extend)
+        if problem := remember((*planned.models, *planned.clips)):
+            progress.notice(f"models are not noted ({problem}): `promptmill retry` will ask for --trust-dataset")
         stage_again(planned, store)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 

@@ -14,6 +14,8 @@ from promptmill.schemas.job import Generation
 
 STAGED = "staged:"
 LEAST_DIGITS = 6
+MOST_SHARDS = 10_000_000
+"""A listing of so many objects takes hours; larger datasets want larger shards."""
 
 
 @dataclass(frozen=True)

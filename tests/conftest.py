@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers on
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 os.environ.setdefault("PROMPTMILL_STORAGE_PATIENCE_S", "20")
+os.environ["PROMPTMILL_STATE_DIR"] = tempfile.mkdtemp(prefix="promptmill-state-")
+atexit.register(shutil.rmtree, os.environ["PROMPTMILL_STATE_DIR"], ignore_errors=True)
 
 pytest_plugins = ["tests.servers.fixtures"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,9 +47,12 @@ class Record:
 
     @property
     def image(self) -> Image.Image:
-        from PIL import Image
+        """Decoded. Raises ValueError for bytes that are no image, and for one of more than 100 megapixels."""
+        from promptmill.pipeline.pixels import open_image
 
-        return Image.open(io.BytesIO(self.image_bytes))
+        with open_image(self.image_bytes) as picture:
+            picture.load()
+            return picture
 
 
 class Dataset:

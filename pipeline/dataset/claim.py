@@ -19,7 +19,7 @@ from promptmill.pipeline.dataset.open import read_plan, require_plan
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.places import recorded, recorded_later, relocated
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.plan_json import to_json
+from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, to_json
 from promptmill.pipeline.planning.same import differences
 from promptmill.pipeline.prompts.held import held_copy
 from promptmill.pipeline.prompts.staging import stage
@@ -39,7 +39,7 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
     if stored is None:
         if plan.wrong:
             raise InputError(*plan.wrong)
-        store.create(JOB_KEY, to_json(recorded(_staged(plan, store), _folder(store))))
+        store.create(JOB_KEY, _readable(to_json(recorded(_staged(plan, store), _folder(store)))))
         reached("driver-after-claim")
         stored = read_plan(store)
         if stored is None:
@@ -47,6 +47,13 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
     if extend:
         plan, stored = _extend(plan, stored, store)
     return _with_copies(plan, join(plan, stored, store.url), store)
+
+
+def _readable(data: bytes) -> bytes:
+    if len(data) > MOST_PLAN_BYTES:
+        got, hint = f"{len(data):,} bytes of names", "Give fewer, larger files"
+        raise JobError(Problem("prompts.source", f"files whose names fit into {MOST_PLAN_BYTES:,} bytes", got, hint))
+    return data
 
 
 def join(plan: Plan, stored: Plan, url: str) -> Plan:

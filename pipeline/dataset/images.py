@@ -1,15 +1,11 @@
-"""Pictures of a dataset, read and decoded."""
+"""Pictures of a dataset, as they are stored."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
 
-from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.storage.store import Store
 
 
@@ -30,9 +26,3 @@ def read_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[i
                     if image is not None and image["bytes"] is not None:
                         yield row, image["bytes"]
             begins += size
-
-
-def decode(data: bytes) -> Pixels:
-    """Raises OSError or ValueError where the bytes are no image."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))

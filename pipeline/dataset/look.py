@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from promptmill.pipeline.dataset.keys import hash_in_name, is_reject
 from promptmill.pipeline.dataset.state import DataObject
+from promptmill.pipeline.pixels import ImageError, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import CommitRecord, Sidecar
@@ -120,10 +119,10 @@ def _check_image(key: str, row: dict[str, object]) -> Iterator[str]:
         yield f"{key}: the image of sample {row['sample_id']} does not have its hash"
         return
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_image(data) as picture:
             picture.load()
             size = picture.size
-    except (OSError, SyntaxError, ValueError) as error:
+    except ImageError as error:
         yield f"{key}: the image of sample {row['sample_id']} does not decode: {error}"
         return
     if size != (row["width"], row["height"]):

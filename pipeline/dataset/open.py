@@ -17,10 +17,12 @@ from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning.places import found
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.plan_json import from_json, segment_from_json
+from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, from_json, with_segments
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import check_place
+from promptmill.schemas.checked import NO_OBJECT
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem
+from promptmill.schemas.json_text import parse_object
 
 _OF_RAY = re.compile(r"/runtime_resources/working_dir_files/|/session_(latest|\d{4}-\d\d-\d\d_[\d_-]+)/")
 
@@ -75,22 +77,18 @@ def read_plan(store: Store) -> Plan | None:
 
     Raises OutputMismatchError for a job.json that is not Promptmill's.
     """
-    data = store.read_if_exists(JOB_KEY)
-    if data is None:
-        return None
+    name, expected = JOB_KEY, "the job file of a Promptmill dataset"
     try:
+        data = store.read_if_exists(JOB_KEY, MOST_PLAN_BYTES)
+        if data is None:
+            return None
         plan = from_json(data)
         for entry in store.list("segments"):
-            plan = _grown(plan, json.loads(store.read(entry.name)))
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise OutputMismatchError(
-            Problem(
-                f"{store.url}/{JOB_KEY}",
-                "the job file of a Promptmill dataset",
-                f"{type(error).__name__}: {error}"[:300],
-                "Choose another output.url",
-            )
-        ) from None
+            name, expected = entry.name, "prompts that came to this dataset later"
+            plan = _grown(plan, parse_object(store.read_if_exists(name, MOST_PLAN_BYTES) or b""))
+    except (*NO_OBJECT, pa.ArrowException, OSError) as error:
+        got = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        raise OutputMismatchError(Problem(f"{store.url}/{name}", expected, got, "Choose another output.url")) from None
     return plan
 
 
@@ -119,9 +117,6 @@ def require_plan(store: Store) -> Plan:
 
 
 def _grown(plan: Plan, content: Mapping[str, Any]) -> Plan:
-    segments = tuple(segment_from_json(segment) for segment in content["segments"])
-    if segments[0].first_shard != plan.shards:
-        raise ValueError(f"the segment of shard {segments[0].first_shard} does not follow shard {plan.shards - 1}")
     fields = json.loads(json.dumps(plan.fields))
     fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]].update(content["source"])
-    return replace(plan, fields=fields, segments=(*plan.segments, *segments))
+    return replace(with_segments(plan, content["segments"]), fields=fields)

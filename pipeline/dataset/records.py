@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.encode import EncodedImage
 from promptmill.pipeline.display import redact
+from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.errors import SampleError
-from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Counts, Sample, Shard, Sidecar
+from promptmill.schemas.json_text import parse_object
+from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Sample, Sidecar
 from promptmill.schemas.records import (
     FAILURE,
     HUGGINGFACE,
@@ -204,14 +206,16 @@ def _row_groups(table: pa.Table) -> list[tuple[int, int]]:
 
 
 def read_footer(metadata: pq.FileMetaData) -> CommitRecord | None:
-    """None where the object was not written by Promptmill."""
+    """None where the object was not written by Promptmill. Raises one of NO_OBJECT for a footer that says nonsense."""
     data = (metadata.metadata or {}).get(FOOTER_KEY)
     if data is None:
         return None
-    content = json.loads(data)
-    described = {sidecar["name"]: Sidecar(**sidecar) for sidecar in content.get("sidecars", ())}
-    names = tuple(content["side_objects"])
-    sidecars = tuple(described.get(name, Sidecar(name)) for name in names)
-    versions = {str(name): str(value) for name, value in content.get("versions", {}).items()}
-    counts = Counts(**content["counts"])
-    return CommitRecord(content["fingerprint"], Shard(**content["shard"]), counts, names, sidecars, versions)
+    content = parse_object(data)
+    content.pop("version", None)
+    content["versions"] = text_map(content.get("versions"))
+    record = checked(CommitRecord, content)
+    for name, number in (*vars(record.counts).items(), *vars(record.shard).items()):
+        count(number, name)
+    described = {sidecar.name: sidecar for sidecar in record.sidecars}
+    sidecars = tuple(described.get(name, Sidecar(name)) for name in record.side_objects)
+    return replace(record, sidecars=sidecars)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from promptmill.pipeline.dataset.keys import JOB_KEY, OWN_FOLDERS
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.display import redact
+from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import JobError, Problem, StorageError
+from promptmill.schemas.json_text import parse_json
 
 
 def open_target(url: str, where: str, page: bool = False) -> Store:
@@ -61,6 +62,6 @@ def _places(url: str) -> Iterator[tuple[str, str]]:
 def _is_dataset(url: str) -> bool:
     """What cannot be looked at is left to the command that writes there."""
     with contextlib.suppress(StorageError, ValueError):
-        content = json.loads(Store(url).read_if_exists(JOB_KEY) or b"null")
+        content = parse_json(Store(url).read_if_exists(JOB_KEY, MOST_PLAN_BYTES) or b"null")
         return isinstance(content, dict) and {"fingerprint", "plan"} <= content.keys()
     return False

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from pydantic import TypeAdapter
 
-from promptmill.pipeline.dataset.images import decode
 from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import redact
@@ -23,8 +21,10 @@ from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, dista
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Features as Encoder
 from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.scores.score_dataset import FOLDER, Unit, check_columns, find_units, read_pictures
+from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
@@ -32,6 +32,8 @@ from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SIDES = ("rejects/", "failures/", "scores/")
 _BATCH = 64
+_HELD_BYTES = 256 << 20
+"""Of pixels that wait to be encoded: 64 images of 1024×1024 have 200 MB."""
 _PREFIX = f"{FOLDER}/reference-"
 
 
@@ -100,7 +102,7 @@ def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Encoder) -> Seen
             left_out += 1
             continue
         waiting.append((cell, pixels))
-        if len(waiting) == _BATCH:
+        if len(waiting) == _BATCH or sum(each.nbytes for _, each in waiting) > _HELD_BYTES:
             encode()
     if waiting:
         encode()
@@ -129,8 +131,8 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
         expected = f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or a dataset"
         raise JobError(Problem(f"--reference {redact(source)}", expected, got))
     for start in range(0, len(files), _BATCH):
-        batch = store.map(lambda entry: _decoded(store.read(entry.name)), files[start : start + _BATCH])
-        yield from (("{}", pixels) for pixels in batch)
+        batch = store.map(lambda entry: _content(store, entry), files[start : start + _BATCH])
+        yield from (("{}", _decoded(data)) for data in batch)
     for entry in () if files else tables:
         yield from _parquet_images(store, entry.name)
 
@@ -144,10 +146,14 @@ def _parquet_images(store: Store, key: str) -> Iterator[tuple[str, Pixels | None
     yield from (("{}", None) for _ in range(broken))
 
 
+def _content(store: Store, entry: Entry) -> bytes:
+    return b"" if entry.size_bytes > MAX_BYTES else store.read(entry.name)
+
+
 def _decoded(data: bytes) -> Pixels | None:
     try:
-        return decode(data)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return decode_image(data)
+    except ImageError:
         return None
 
 

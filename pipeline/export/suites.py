@@ -22,6 +22,7 @@ from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
 from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.export.names import distinct_names
+from promptmill.pipeline.pixels import MAX_PIXELS, ImageError, decode_image, open_image
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import shown_value
 from promptmill.pipeline.storage.store import Store
@@ -81,7 +82,11 @@ def export_dataset(
     images = 0
     for place, group in _groups(store, samples, places):
         keys = tree.keys[place](len(group))
-        for key, data in zip(keys, tree.make(place, group), strict=True):
+        try:
+            contents = list(tree.make(place, group))
+        except ImageError:  # counted below as images that could not be read
+            continue
+        for key, data in zip(keys, contents, strict=True):
             out.put(key, data)
         written.update(keys)
         images += len(group)
@@ -239,17 +244,19 @@ def as_png(data: bytes) -> bytes:
     if data.startswith(b"\x89PNG"):
         return data
     sink = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        image.convert("RGB").save(sink, "PNG", compress_level=1)
+    Image.fromarray(decode_image(data)).save(sink, "PNG", compress_level=1)
     return sink.getvalue()
 
 
 def grid_png(images: Sequence[bytes]) -> bytes:
     """Four images of one size as a 2×2 grid, row by row."""
-    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
-    width, height = pictures[0].size
+    with open_image(images[0]) as first:
+        width, height = first.size
+    if 4 * width * height > MAX_PIXELS:
+        raise ImageError(f"four of {width}×{height}, more than {MAX_PIXELS:,} pixels")
     sheet = Image.new("RGB", (2 * width, 2 * height))
-    for i, picture in enumerate(pictures):
+    for i, data in enumerate(images):
+        picture = Image.fromarray(decode_image(data))
         sheet.paste(
             picture.resize((width, height)) if picture.size != (width, height) else picture,
             (i % 2 * width, i // 2 * height),

@@ -13,16 +13,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from promptmill.pipeline.models.catalog.adapters import is_adapter
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, LOCAL, ResolvedClip
 from promptmill.pipeline.models.catalog.held import lies_at
+from promptmill.pipeline.models.catalog.hub import COMMIT
 from promptmill.pipeline.models.catalog.resolve import BUILTIN
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
 from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.plan import STAGED, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
+
+Beside = TypeVar("Beside", ResolvedAdapter, ResolvedControl)
 
 
 def recorded(plan: Plan, output: str | None) -> Plan:
@@ -66,11 +70,8 @@ def relocated(plan: Plan, stored: Plan) -> Plan:
     files = {file.name: file for segment in plan.segments for file in segment.files}
     return replace(
         stored,
-        models=tuple(_relocated_model(theirs, ours) for ours, theirs in models),
-        clips=tuple(
-            replace(theirs, location=ours.location, files=ours.files) if theirs.is_local else theirs
-            for ours, theirs in clips
-        ),
+        models=tuple(_relocated_model(ours, theirs) for ours, theirs in models),
+        clips=tuple(_relocated_clip(ours, theirs) for ours, theirs in clips),
         segments=tuple(_relocated_segment(segment, files) for segment in stored.segments),
     )
 
@@ -101,6 +102,41 @@ def _recorded_file(file: SourceFile, base: Path) -> SourceFile:
 def _from(base: Path, path: str) -> str:
     below = f"{base}{os.sep}".replace("//", "/")
     return path.removeprefix(below) if path.startswith(below) else os.path.relpath(path, base)
+
+
+def _relocated_model(ours: ResolvedModel, theirs: ResolvedModel) -> ResolvedModel:
+    """What is loaded is what our job names; how the dataset calls it stays."""
+    known = replace(
+        theirs,
+        location=ours.location,
+        files=ours.files,
+        is_local=ours.is_local,
+        adapters=_called(ours.adapters, theirs.adapters),
+        controlnets=_called(ours.controlnets, theirs.controlnets),
+    )
+    return known if ours.is_local else replace(known, path=ours.path, revision=ours.revision)
+
+
+def _called(ours: tuple[Beside, ...], theirs: tuple[Beside, ...]) -> tuple[Beside, ...]:
+    """Ours by the dataset's paths, which stand in its records; by their own what is built in, or of the hub."""
+    if len(ours) != len(theirs):
+        return ours
+    pairs = zip(ours, theirs, strict=True)
+    return tuple(
+        replace(mine, path=other.path) if _is_place(mine) and not other.path.startswith(BUILTIN) else mine
+        for mine, other in pairs
+    )
+
+
+def _is_place(part: ResolvedAdapter | ResolvedControl) -> bool:
+    return not part.path.startswith(BUILTIN) and (isinstance(part, ResolvedAdapter) or part.is_local)
+
+
+def _relocated_clip(ours: ResolvedClip, theirs: ResolvedClip) -> ResolvedClip:
+    """Of a hub model without a commit the claim says which one counts, and nothing else."""
+    if ours.is_local:
+        return replace(ours, path=theirs.path, revision=theirs.revision)
+    return replace(ours, revision=theirs.revision if COMMIT.fullmatch(theirs.revision) else ours.revision)
 
 
 def _relocated_segment(segment: Segment, now: dict[str, SourceFile]) -> Segment:
@@ -155,18 +191,6 @@ def _recorded_model(model: ResolvedModel) -> ResolvedModel:
         location=model.path if model.is_local else model.location,
         adapters=tuple(replace(each, location=_file_of(each)) for each in model.adapters),
         controlnets=tuple(replace(each, location=each.path) if each.is_local else each for each in model.controlnets),
-    )
-
-
-def _relocated_model(stored: ResolvedModel, now: ResolvedModel) -> ResolvedModel:
-    adapters = zip(stored.adapters, now.adapters, strict=True)
-    nets = zip(stored.controlnets, now.controlnets, strict=True)
-    return replace(
-        stored,
-        location=now.location,
-        files=now.files,
-        adapters=tuple(replace(theirs, location=ours.location) for theirs, ours in adapters),
-        controlnets=tuple(replace(theirs, location=ours.location, files=ours.files) for theirs, ours in nets),
     )
 
 

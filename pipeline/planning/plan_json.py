@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
-from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.plan import Plan, blocks
 from promptmill.pipeline.storage.urls import split_query
+from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.job import SCHEMA_VERSION, Job
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
+from promptmill.schemas.json_text import parse_object
+from promptmill.schemas.plan import MOST_SHARDS, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment
+
+MOST_PLAN_BYTES = 64 << 20
+"""Of `job.json` and of each segment: 200,000 source files have so much."""
 
 
 def to_json(plan: Plan) -> bytes:
@@ -44,31 +50,89 @@ def to_json(plan: Plan) -> bytes:
 
 
 def from_json(data: bytes) -> Plan:
-    content = json.loads(data)
+    """Raises ValueError, TypeError, KeyError or pyarrow.ArrowException for what is no plan, or claims what none can."""
+    content = parse_object(data)
     if content["version"] != SCHEMA_VERSION:
-        raise ValueError(f"version {content['version']}; this Promptmill reads version {SCHEMA_VERSION}")
+        raise ValueError(f"version {str(content['version'])[:20]}; this Promptmill reads version {SCHEMA_VERSION}")
     inner = content["plan"]
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(inner["source_schema"])))
-    return Plan(
+    plan = Plan(
         job=Job.model_validate(content["job"]),
-        fingerprint=content["fingerprint"],
+        fingerprint=_text(content, "fingerprint"),
         fields=content["fields"],
         models=tuple(_model(model) for model in inner["models"]),
-        clips=tuple(ResolvedClip(**clip) for clip in inner["clips"]),
+        clips=tuple(checked(ResolvedClip, clip) for clip in inner["clips"]),
         source_schema=schema,
-        segments=tuple(segment_from_json(segment) for segment in inner["segments"]),
-        folder=inner.get("folder"),
-        versions=content.get("versions", {}),
-        wide_seeds=inner.get("wide_seeds", False),
+        segments=(),
+        folder=None if inner.get("folder") is None else _text(inner, "folder"),
+        versions=text_map(content.get("versions")),
+        wide_seeds=inner.get("wide_seeds") is True,
     )
+    _check_fields(plan)
+    return with_segments(plan, inner["segments"])
+
+
+def with_segments(plan: Plan, contents: Iterable[object]) -> Plan:
+    """The plan with segments that a file says are its next. Raises ValueError where they cannot be."""
+    for content in contents:
+        plan = replace(plan, segments=(*plan.segments, _fitting(plan, segment_from_json(content))))
+    if plan.shards > MOST_SHARDS:
+        raise ValueError(f"more than {MOST_SHARDS:,} shards")
+    return plan
+
+
+def _text(content: Mapping[str, Any], name: str) -> str:
+    if not isinstance(content[name], str):
+        raise ValueError(f"{name}: no text")  # noqa: TRY004 - one kind of error for all that is wrong
+    return str(content[name])
+
+
+def _check_fields(plan: Plan) -> None:
+    """Of what every reader of `fields` relies on. Raises ValueError."""
+    section: Any = plan.fields
+    for name in ("prompts", "source"):
+        section = section.get(name) if isinstance(section, Mapping) else None
+    if not isinstance(section, Mapping):
+        raise ValueError("fields: no source")  # noqa: TRY004
+    suite = plan.fields["prompts"].get("suite")
+    if suite is not None and not (isinstance(suite, Mapping) and {"name", "sha256"} <= suite.keys()):
+        raise ValueError("fields: a suite without name and sha256")
+    if len(plan.models) != len(variants.swept_models(plan.job)):
+        raise ValueError(f"{len(plan.models)} models, of {len(variants.swept_models(plan.job))} that the job names")
+    if len(plan.clips) != sum(score.metric is None for score in plan.job.score):
+        raise ValueError(f"{len(plan.clips)} CLIPs, which is not what the job's scores need")
 
 
 def _model(content: Mapping[str, Any]) -> ResolvedModel:
-    adapters = tuple(ResolvedAdapter(**each) for each in content.get("adapters", ()))
-    controls = tuple(ResolvedControl(**each) for each in content.get("controlnets", ()))
-    return ResolvedModel(**{**content, "adapters": adapters, "controlnets": controls})
+    adapters = tuple(checked(ResolvedAdapter, each) for each in content.get("adapters", ()))
+    controls = tuple(checked(ResolvedControl, each) for each in content.get("controlnets", ()))
+    return checked(ResolvedModel, {**content, "adapters": adapters, "controlnets": controls})
 
 
-def segment_from_json(content: Mapping[str, Any]) -> Segment:
-    files = tuple(SourceFile(**file) for file in content["files"])
-    return Segment(**{**content, "files": files, "ends": tuple(content.get("ends", ()))})
+def segment_from_json(content: object) -> Segment:
+    """Raises ValueError."""
+    segment = checked(Segment, content)
+    for file in segment.files:
+        count(file.rows, "rows")
+        count(file.size_bytes, "size_bytes")
+    return segment
+
+
+def _fitting(plan: Plan, segment: Segment) -> Segment:
+    """The segment, where its shards follow from its prompts: whoever lists shards is told no number."""
+    prompts, cells = count(segment.prompts, "prompts"), variants.cell_count(plan.job)
+    if segment.first_shard != plan.shards:
+        raise ValueError(f"a segment that begins at shard {segment.first_shard} after {plan.shards} shards")
+    if prompts > sum(file.rows for file in segment.files):
+        raise ValueError(f"{prompts} prompts of files with fewer rows")
+    if segment.ends:
+        expected = len(segment.ends)
+        if list(segment.ends) != sorted(set(segment.ends)) or segment.ends[0] < 1 or segment.ends[-1] != prompts:
+            raise ValueError("shards that do not end one after the other")
+    elif segment.kind == "retry":
+        expected = blocks(prompts, plan.job.output.images_per_shard)
+    else:
+        expected = cells * blocks(prompts, plan.rows_per_shard)
+    if segment.shards != expected or not 0 <= (segment.variant or 0) < cells:
+        raise ValueError(f"{segment.shards} shards of {prompts} prompts, which make {expected}")
+    return segment

@@ -7,9 +7,7 @@ silence. What leaves here is uint8 sRGB of exactly the size that the sample is d
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from promptmill.pipeline.pixels import MAX_BYTES, MAX_PIXELS, ImageError, UnknownImageError, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
@@ -27,9 +26,7 @@ from promptmill.schemas.job import Fit, Generation
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 
-MAX_INPUT_BYTES = 256 << 20
-MAX_INPUT_PIXELS = 100_000_000
-"""Read from the header, before anything is decoded: a photo of 100 megapixels takes 300 MB."""
+MAX_INPUT_PIXELS = MAX_PIXELS
 MIN_SIDE = 8
 FETCH_PATIENCE_S = 60.0
 EMBEDDED = "row:"
@@ -99,8 +96,8 @@ class InputReader:
         entry = store.entry(name)
         if entry is None:
             raise FileNotFoundError(place)
-        if entry.size_bytes > MAX_INPUT_BYTES:
-            raise ValueError(f"{entry.size_bytes:,} bytes, more than {MAX_INPUT_BYTES:,}")
+        if entry.size_bytes > MAX_BYTES:
+            raise ValueError(f"{entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
         return store.read(name)
 
     def _embedded(self, place: str) -> bytes:
@@ -150,29 +147,30 @@ def decode(data: bytes, role: Role) -> tuple[Pixels, tuple[str, ...]]:
     A control image that has transparent parts keeps its alpha, as a fourth channel over white.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
+        with open_image(data) as image:
+            flags = ("animated_input",) if getattr(image, "is_animated", False) else ()
+            pixels = _upright(image, role)
+    except UnknownImageError as error:
         page = data[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
-        raise SampleError("input", f"{role}: {'a web page' if page else 'no image that Pillow knows'}") from None
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise SampleError("input", f"{role}: {error}"[:500]) from None
+        raise SampleError("input", f"{role}: {'a web page' if page else error}") from None
+    except ImageError as error:
+        raise SampleError("input", f"{role}: {error}") from None
+    return (np.asarray(Image.fromarray(pixels).convert("L")) if role == "mask" else pixels), flags
+
+
+def _upright(image: Image.Image, role: Role) -> Pixels:
     width, height = image.size
-    if width * height > MAX_INPUT_PIXELS:
-        raise SampleError("input", f"{role}: {width}×{height}, more than {MAX_INPUT_PIXELS:,} pixels")
     if min(width, height) < MIN_SIDE:
-        raise SampleError("input", f"{role}: {width}×{height}; the least side is {MIN_SIDE} pixels")
-    flags = ("animated_input",) if getattr(image, "is_animated", False) else ()
+        raise ImageError(f"{width}×{height}; the least side is {MIN_SIDE} pixels")
     try:
         image.load()
         upright = ImageOps.exif_transpose(image) or image
         pixels = _flat(upright, "black" if role == "mask" else "white")
         if is_control(role) and _is_transparent(upright):
             pixels = np.dstack([pixels, np.asarray(upright.convert("RGBA"))[..., 3]])
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise SampleError("input", f"{role}: broken or cut off ({error})"[:500]) from None
-    return (np.asarray(Image.fromarray(pixels).convert("L")) if role == "mask" else pixels), flags
+    except Exception as error:
+        raise ImageError(f"broken or cut off ({error})") from error
+    return pixels
 
 
 def _flat(image: Image.Image, ground: str) -> Pixels:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.samples import Samples
+from promptmill.pipeline.pixels import ImageError, open_image
 from promptmill.pipeline.storage.store import Store
 
 THUMB_PX = 192
@@ -24,13 +25,13 @@ def thumbnail(data: bytes, side: int = THUMB_PX) -> str | None:
     """
     sink = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             small = max(image.size) <= side
             picture = image.convert("RGB")
             if not small:
                 picture.thumbnail((side, side), Image.Resampling.LANCZOS)
             picture.save(sink, "WEBP", quality=92 if small else 80, method=2)
-    except (OSError, ValueError, SyntaxError):
+    except ImageError:
         return None
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()
 

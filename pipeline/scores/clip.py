@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from promptmill.pipeline.models.interface import Features, Pixels
 from promptmill.pipeline.scores.distractors import chosen_share
-from promptmill.pipeline.scores.interface import Picture, Scores
+from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scores
 
 if TYPE_CHECKING:
     from promptmill.pipeline.models.clip.encoder import ClipScorer
@@ -27,7 +27,7 @@ class ClipScore:
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         """Cosine of image and caption, −1 to 1."""
-        images = self._features.images([picture.pixels for picture in pictures])
+        images = self._features.images(PixelsOf(pictures))
         texts = self._features.texts([picture.caption for picture in pictures])
         return {self.name: np.einsum("nd,nd->n", images, texts)}
 
@@ -46,7 +46,7 @@ class Relative:
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         captions = [picture.caption for picture in pictures]
-        images = self._features.images([picture.pixels for picture in pictures])
+        images = self._features.images(PixelsOf(pictures))
         texts, others = self._features.texts(captions), self._features.texts(self._distractors)
         return {"relative": chosen_share(images, texts, others, captions, self._distractors)}
 
@@ -63,7 +63,7 @@ class Diversity:
         self.made_by = made_by
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
-        images = self._features.images([picture.pixels for picture in pictures])
+        images = self._features.images(PixelsOf(pictures))
         groups: dict[str, list[int]] = {}
         for i, picture in enumerate(pictures):
             groups.setdefault(picture.group, []).append(i)

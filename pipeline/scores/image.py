@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.pipeline.scores.interface import Picture, Scores
+from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scores
 from promptmill.schemas.job import METRIC_SCORES
 
 NEAR_BLACK = 0.04
@@ -26,10 +26,9 @@ class ImageStatistics:
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         functions = (sharpness, contrast, colourfulness, near_black)
-        return {
-            name: np.array([function(picture.pixels) for picture in pictures], np.float32)
-            for name, function in zip(self.columns, functions, strict=True)
-        }
+        rows = [[function(pixels) for function in functions] for pixels in PixelsOf(pictures)]
+        columns = np.array(rows, np.float32).reshape(-1, len(functions)).T
+        return dict(zip(self.columns, columns, strict=True))
 
 
 def luma(pixels: Pixels) -> Floats:

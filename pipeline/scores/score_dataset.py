@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.dataset.images import decode
 from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Metric, Picture
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -30,6 +30,8 @@ from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 FOLDER = "scores"
 _MADE_BY = b"promptmill-made-by"
 _READ_ROWS = 64
+_HELD_BYTES = 1 << 30
+"""Of pixels at one time: 1,300 images of 512×512. Those of larger shards are decoded once more for each metric."""
 _COLUMNS = ("sample_id", "caption", "prompt", "text", "prompt_id", "variant", "truth")
 
 Floats = npt.NDArray[np.float32]
@@ -170,7 +172,7 @@ def check_columns(store: Store, units: Sequence[Unit], metrics: Sequence[Metric]
 def read_pictures(store: Store, unit: Unit) -> tuple[list[Picture], int]:
     """The images of a unit, and how many of them do not decode. Rows without an image are passed over."""
     pictures: list[Picture] = []
-    broken = 0
+    broken = held = 0
     for key in unit.keys:
         for row, fields in enumerate(_rows(store, key)):
             data = _image_bytes(fields.pop("image", None))
@@ -180,9 +182,12 @@ def read_pictures(store: Store, unit: Unit) -> tuple[list[Picture], int]:
             sample_id = str(fields.get("sample_id") or f"{key}:{row}")
             group = f"{fields.get('prompt_id', caption)}\n{fields.get('variant', '')}"
             try:
-                pictures.append(Picture(sample_id, caption, group, decode(data), fields))
-            except (OSError, ValueError, SyntaxError):
+                pixels = decode_image(data)
+            except ImageError:
                 broken += 1
+                continue
+            held += pixels.nbytes
+            pictures.append(Picture(sample_id, caption, group, pixels if held <= _HELD_BYTES else data, fields))
     return pictures, broken
 
 

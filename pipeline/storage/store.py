@@ -202,10 +202,15 @@ class Store:
     def read(self, key: str) -> bytes:
         return self._call(f"read {key}", lambda: self._whole(key))
 
-    def read_if_exists(self, key: str) -> bytes | None:
+    def read_if_exists(self, key: str, most_bytes: int | None = None) -> bytes | None:
+        """None where there is no such object. Raises ValueError, before it is read, for more than `most_bytes`."""
+        entry = self.entry(key) if most_bytes is not None and not self.is_local else None
+        if most_bytes is not None and entry is not None and entry.size_bytes > most_bytes:
+            raise ValueError(f"more than {most_bytes:,} bytes")
+
         def attempt() -> bytes | None:
             try:
-                return self._whole(key)
+                return self._whole(key, most_bytes)
             except FileNotFoundError as error:
                 if error_code(error) in MISSING_PLACES:
                     raise
@@ -213,9 +218,9 @@ class Store:
 
         return self._call(f"read {key}", attempt)
 
-    def _whole(self, key: str) -> bytes:
+    def _whole(self, key: str, most_bytes: int | None = None) -> bytes:
         if self.is_local:
-            return read_regular_file(Path(self.path(key)))
+            return read_regular_file(Path(self.path(key)), most_bytes)
         return cast(bytes, self.fs.cat_file(self.path(key)))
 
     def find(self, pattern: str = "") -> list[Entry]:

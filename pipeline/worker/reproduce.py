@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
-from promptmill.pipeline.dataset.images import decode, read_images
+from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.keys import data_key_of, is_failure, shard_of
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.pixels import ImageError, decode_image
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -112,7 +113,10 @@ def compare_images(ours: bytes, theirs: bytes) -> dict[str, Any]:
     """Fields of a `Reproduction`; for images of different sizes the difference is 255."""
     if ours == theirs:
         return {"identical": True, "max_difference": 0}
-    a, b = decode(ours).astype(np.int16), decode(theirs).astype(np.int16)
+    try:
+        a, b = decode_image(ours).astype(np.int16), decode_image(theirs).astype(np.int16)
+    except ImageError:  # ours is a picture, so theirs is none
+        return {"identical": False, "max_difference": 255, "psnr_db": 0.0}
     if a.shape != b.shape:
         return {"identical": False, "max_difference": 255, "psnr_db": 0.0}
     difference = np.abs(a - b)

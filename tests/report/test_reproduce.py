@@ -25,7 +25,7 @@ def rows(dataset: Dataset, folder: str, number: int = 0) -> list[dict[str, objec
 
 def test_kept_and_rejected_images_are_byte_identical(swept: Dataset, tmp_path: Path) -> None:
     kept, rejected = rows(swept, "data", 3)[-1], rows(swept, "rejects", 5)[0]
-    found = reproduce(str(swept.folder), str(kept["sample_id"]), str(tmp_path / "again.png"))
+    found = reproduce(str(swept.folder), str(kept["sample_id"]), str(tmp_path / "again.png"), trust_dataset=True)
     assert found["verdict"] == "byte-identical" and found["with_mates"]
     assert (tmp_path / "again.png").read_bytes()[:4] == b"\x89PNG"
     short = str(rejected["sample_id"])[:10]
@@ -47,10 +47,10 @@ def test_without_the_prompts_the_row_is_enough(swept: Dataset, tmp_path: Path) -
 def test_ids_that_are_not_there(swept: Dataset) -> None:
     for wrong in ("0123456789abcdef", "short", "' OR 1=1"):
         with pytest.raises(JobError, match="sample_id"):
-            reproduce(str(swept.folder), wrong)
+            reproduce(str(swept.folder), wrong, trust_dataset=True)
     failed = rows(swept, "failures")[0]
     with pytest.raises(JobError, match="empty_prompt"):
-        reproduce(str(swept.folder), str(failed["sample_id"]))
+        reproduce(str(swept.folder), str(failed["sample_id"]), trust_dataset=True)
 
 
 def test_differences_are_measured() -> None:

@@ -1,0 +1,38 @@
+"""What a dataset names is loaded where its user has named it too, or says `--trust-dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from promptmill.pipeline.display import redact
+from promptmill.pipeline.models.catalog.trust import Named, strangers
+from promptmill.pipeline.planning.checks import check_job
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.schemas.errors import JobError, Problem
+
+_SHOWN = 10
+
+
+def refuse_strangers(plan: Plan, url: str, trusted: bool, job: str | None, clips: bool = True) -> None:
+    """Raises JobError for models that neither a job run here nor the file `job` names; `clips` says they load too."""
+    if trusted:
+        return
+    named: tuple[Named, ...] = (*plan.models, *plan.clips) if clips else plan.models
+    unknown = strangers(named, _named_by(job)) if strangers(named) else []
+    if unknown:
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        hint = (
+            "Somebody else may have made this dataset. `--trust-dataset` loads them all the same, "
+            "`--job JOB.yaml` those that your own job names"
+        )
+        got = ", ".join(map(redact, unknown[:_SHOWN])) + more
+        raise JobError(Problem(f"models of {redact(url)}", "models that a job run here has named", got, hint))
+
+
+def _named_by(job: str | None) -> tuple[Named, ...]:
+    if job is None:
+        return ()
+    from promptmill.pipeline.jobfile.reader import load_job
+
+    models, clips = check_job(load_job(Path(job)), allow_large_sweep=True)
+    return (*models, *clips)
