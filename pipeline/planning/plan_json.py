@@ -123,8 +123,6 @@ def _fitting(plan: Plan, segment: Segment) -> Segment:
     prompts, cells = count(segment.prompts, "prompts"), variants.cell_count(plan.job)
     if segment.first_shard != plan.shards:
         raise ValueError(f"a segment that begins at shard {segment.first_shard} after {plan.shards} shards")
-    if prompts > sum(file.rows for file in segment.files):
-        raise ValueError(f"{prompts} prompts of files with fewer rows")
     if segment.ends:
         expected = len(segment.ends)
         if list(segment.ends) != sorted(set(segment.ends)) or segment.ends[0] < 1 or segment.ends[-1] != prompts:

@@ -142,7 +142,7 @@ def test_a_retry_of_the_first_variant_is_of_the_first_variant(tmp_path: Path) ->
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
-    plan = grown(small_plan(tmp_path, sweep=SWEEP))
+    plan = grown(small_plan(tmp_path, sweep={"guidance_scale": [1.0, 5.0]}))
     again = from_json(to_json(plan))
     assert replace(again, notices=plan.notices) == plan
     assert b'"version": 1' in to_json(plan)
