@@ -122,7 +122,7 @@ def _fitting(plan: Plan, segment: Segment) -> Segment:
     """The segment, where its shards follow from its prompts: whoever lists shards is told no number."""
     prompts, cells = count(segment.prompts, "prompts"), variants.cell_count(plan.job)
     if segment.first_shard != plan.shards:
-        raise ValueError(f"a segment that begins at shard {segment.first_shard} after {plan.shards} shards")
+        raise ValueError(f"the segment of shard {segment.first_shard} does not follow shard {plan.shards - 1}")
     if segment.ends:
         expected = len(segment.ends)
         if list(segment.ends) != sorted(set(segment.ends)) or segment.ends[0] < 1 or segment.ends[-1] != prompts:

@@ -206,7 +206,7 @@ def test_a_segment_that_does_not_follow_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputMismatchError) as caught:
         read_plan(store)
     assert str(caught.value) == (
-        f"{store.url}/job.json: expected the job file of a Promptmill dataset, "
+        f"{store.url}/segments/000000009.json: expected prompts that came to this dataset later, "
         "got ValueError: the segment of shard 3 does not follow shard 3. Choose another output.url"
     )
 
@@ -305,8 +305,9 @@ def test_a_project_that_has_moved_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_hub_model_s_commit_is_the_claim_s(tmp_path: Path) -> None:
     plan = small_plan(tmp_path)
-    claimed = replace(plan, clips=(replace(plan.clips[0], revision="0" * 40, location="hf-hub:org/x"),))
-    assert join(plan, claimed, "somewhere").clips == claimed.clips
+    plan = replace(plan, clips=(replace(plan.clips[0], revision="1" * 40, location="hf-hub:org/x"),))
+    claimed = replace(plan, clips=(replace(plan.clips[0], revision="0" * 40, location="hf-hub:stranger/x", tag="x"),))
+    assert join(plan, claimed, "somewhere").clips == (replace(plan.clips[0], revision="0" * 40),)
 
 
 def test_joining_reads_nothing(tmp_path: Path) -> None:
