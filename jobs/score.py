@@ -13,9 +13,9 @@ from promptmill.pipeline.evaluation.brought import bring_scores
 from promptmill.pipeline.evaluation.fid import check_installed
 from promptmill.pipeline.evaluation.reference import compare_with_reference
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
-from promptmill.pipeline.models.load import load_features
+from promptmill.pipeline.models.load import load_embedder
 from promptmill.pipeline.report.build import build_report
-from promptmill.pipeline.scores.choose import choose_metrics
+from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.schemas.errors import JobError, Problem
 
@@ -38,14 +38,14 @@ def score(
     folder without images, a file of scores that does not fit.
     """
     clip = _features(reference, features)
-    metrics = [] if (clip or from_file) and not metric else choose_metrics(metric, _captions(distractors), threads)
+    metrics = [] if (clip or from_file) and not metric else choose_scorers(metric, _captions(distractors), threads)
     store = open_output(url)
     refuse_inside(url, "URL")
     shown: dict[str, Any] = {"url": url}
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
-        shown |= compare_with_reference(store, reference, clip, load_features(clip, threads))
+        shown |= compare_with_reference(store, reference, clip, load_embedder(clip, threads))
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)

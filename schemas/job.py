@@ -11,6 +11,7 @@ from pydantic_core import InitErrorDetails
 from promptmill.schemas.additions import Adapter, ControlNet
 from promptmill.schemas.inputs import CONTROL, ROLES, Role, Task, control_role, task_of
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
+from promptmill.schemas.scores import LOWER_IS_BETTER, METRIC_SCORES
 from promptmill.schemas.sweep import Partial, SweepAxes, axis
 
 SCHEMA_VERSION = 1
@@ -22,17 +23,11 @@ LARGEST_SEED = 2**64 - 1
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ImageFormat = Literal["png", "webp", "jpeg"]
 Fit = Literal["cover", "contain", "stretch"]
-SCORE_KINDS: Final = ("clip", "relative", "metric")
+SCORE_KINDS: Final = ("clip", "relative", "metric", "python")
 SuiteName = Literal["partiprompts", "geneval", "t2i-compbench", "drawbench", "dpg", "shapes"]
 SUITES_WITH_IDS: Final = frozenset({"dpg", "shapes"})
-METRIC_SCORES: Final = {
-    "image": ("sharpness", "contrast", "colourfulness", "near_black"),
-    "verified": ("verified", "verified_share"),
-}
-"""Names of the scores that a metric without a model gives."""
 LARGEST_SIDE: Final = {"webp": 16_383}
 """Pixels that an image format can hold, where that is less than `Size` says."""
-LOWER_IS_BETTER: Final = frozenset({"near_black"})
 
 Size = Annotated[int, Field(ge=8, le=16384)]
 INPUT_FIELDS: Final = frozenset({"strength", "fit"})
@@ -269,6 +264,9 @@ class Score(StrictModel):
     metric: Literal["image", "verified"] | None = None
     """`image`: `sharpness`, `contrast`, `colourfulness`, `near_black`. `verified`: whether the image shows what a
     caption of the shapes world says, and `verified_share`, the share of its claims that hold."""
+    python: Text | None = None
+    """A score of your own: the import path of its class, `package.module:Class`, or the name of an entry point in the
+    group `promptmill.scores`. The class says what its scores are called."""
     name: Text | None = None
     """Key of `clip` or `relative` in the `scores` column, and what `select.by` refers to. Null is that word."""
 
@@ -279,7 +277,9 @@ class Score(StrictModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Keys in the `scores` column."""
+        """Keys in the `scores` column; none for `python`, whose class has them: `Plan.score_names`."""
+        if self.python is not None:
+            return ()
         if self.metric is not None:
             return METRIC_SCORES[self.metric]
         return (str(self.name),)
@@ -299,10 +299,10 @@ class Score(StrictModel):
             hint = "One item of the list, one kind of score: `- clip: builtin:shapes`, `- metric: image`."
             got = " and ".join(given) or "nothing"
             loc = given[1] if given else "clip"
-            wrong.append(broken_rule((loc,), "one of `clip`, `relative`, `metric`", got, hint, "score"))
-        elif given == ["metric"] and self.name is not None:
-            fixed = ", ".join(self.names)
-            wrong.append(broken_rule(("name",), "null", repr(self.name), f"Its scores are called {fixed}.", "score"))
+            wrong.append(broken_rule((loc,), "one of `clip`, `relative`, `metric`, `python`", got, hint, "score"))
+        elif given in (["metric"], ["python"]) and self.name is not None:
+            fixed = f"Its scores are called {', '.join(self.names)}." if self.metric else "Its class names its scores."
+            wrong.append(broken_rule(("name",), "null", repr(self.name), fixed, "score"))
         if bool(self.distractors) != ("relative" in given):
             expected = "captions" if "relative" in given else "none without `relative`"
             hint = "For example `distractors: [a photo of a dog, a blank image]`."
@@ -413,7 +413,7 @@ class Job(StrictModel):
             return []
         wrong = []
         names = self.score_names
-        if self.select.by not in names:
+        if self.select.by not in names and not any(score.python for score in self.score):  # the plan knows those
             expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
             hint = "" if names else "Add `score: [{clip: …}]`, or remove `select`."
             wrong.append(broken_rule(("select", "by"), expected, repr(self.select.by), hint, "select.by score"))

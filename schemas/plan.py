@@ -107,6 +107,22 @@ class ResolvedModel:
 
 
 @dataclass(frozen=True)
+class PythonScore:
+    """A score of the user's own, as its class describes it. `path` is what the job file says.
+
+    `version` is the class's own word for how it computes: another one is another dataset. `on_device` says that it is
+    computed in batches while the device is held, and not beside it.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    version: str
+    lower_is_better: tuple[str, ...] = ()
+    on_device: bool = False
+    scope: Literal["image", "group"] = "image"
+
+
+@dataclass(frozen=True)
 class Variant:
     """One cell of the sweep. `values` holds the swept fields only, as written to the record's `variant`."""
 

@@ -19,8 +19,7 @@ from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
-from promptmill.pipeline.models.interface import Features as Encoder
-from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.models.interface import Embedder, Pixels
 from promptmill.pipeline.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.scores.score_dataset import FOLDER, Unit, check_columns, find_units, read_pictures
@@ -46,7 +45,7 @@ class Seen:
     left_out: int
 
 
-def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, encoder: Encoder) -> dict[str, Any]:
+def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, encoder: Embedder) -> dict[str, Any]:
     """FID, KID, precision and recall of the kept images of each cell, written and returned.
 
     Raises JobError where the reference or all cells have fewer than 8 images that decode.
@@ -84,7 +83,7 @@ def _check_size(where: str, images: int, left_out: int) -> None:
         raise JobError(Problem(where, f"at least {MIN_IMAGES} images", got, hint))
 
 
-def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Encoder) -> Seen:
+def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Embedder) -> Seen:
     waiting: list[tuple[str, Pixels]] = []
     found: dict[str, list[Features]] = defaultdict(list)
     left_out = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -44,7 +44,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
             continue
         if FOOTER_KEY in (schema.metadata or {}):
             return schema
-    schema = with_scores(RECORD, plan.job.score_names)
+    schema = with_scores(RECORD, plan.score_names)
     reader = PromptReader((), store, plan.source_schema, plan.job.prompts.mapped)
     passed = reader.passthrough_schema
     for field, name in zip(passed, passthrough_names(passed.names), strict=True):
@@ -102,14 +102,19 @@ def _about(plan: Plan, counts: Counts) -> list[str]:
         "## How it was made",
         "",
         *(f"- Model: {text}" for text in models),
-        *(_score(score) for score in plan.job.score),
+        *(_score(score) for score in plan.job.score if score.python is None),
+        *(f"- Scores {_codes(own.names)}: {code(own.path)}, version {code(own.version)}" for own in plan.python_scores),
         f"- Prompts: {_prompts(plan)}",
         f"- Job fingerprint: `{plan.fingerprint}`; the whole job stands in `job.json`.",
     ]
 
 
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(code(name) for name in names)
+
+
 def _score(score: Score) -> str:
-    names = ", ".join(code(name) for name in score.names)
+    names = _codes(score.names)
     if score.clip:
         return f"- Score {names}: cosine similarity of image and caption by {code(score.clip)}"
     if score.relative:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,25 +53,20 @@ class Generator(Protocol):
         """
 
 
-class Scorer(Protocol):
-    name: str
+class Embedder(Protocol):
+    """An image and text encoder with a common space; rows are float32 vectors of length 1.
+
+    `cosines` and `images` raise SampleError for one image that breaks the model, WorkerError for more.
+    """
 
     def prepare(self, captions: Sequence[str]) -> None:
         """Encode each distinct caption of a shard once; replaces those of the shard before."""
 
-    def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """float32 [len(images)], higher is better; NaN where the image has no score."""
+    def cosines(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Of each image and its caption, −1 to 1: float32 [len(images)], NaN where it is not finite."""
 
-
-@runtime_checkable
-class ReadsSome(Protocol):
-    """A scorer that reads captions up to a length."""
-
-    def is_cut(self, caption: str) -> bool: ...
-
-
-class Features(Protocol):
-    """An image and text encoder with a common space; rows are float32 vectors of length 1."""
+    def is_cut(self, caption: str) -> bool:
+        """Whether the model reads a part of it only."""
 
     def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]: ...
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from promptmill.pipeline.models.catalog.clips import ResolvedClip
-    from promptmill.pipeline.models.interface import Features, Generator
+    from promptmill.pipeline.models.interface import Embedder, Generator
     from promptmill.schemas.plan import ResolvedModel
 
 ENVIRONMENT = {
@@ -28,12 +28,12 @@ def load_generator(model: ResolvedModel, threads: int, device: str = "auto") -> 
     return DiffusersGenerator(model, device)
 
 
-def load_features(clip: ResolvedClip, threads: int, device: str = "auto") -> Features:
-    """As `load_scorer`, for metrics that need image and text features apart."""
+def load_embedder(clip: ResolvedClip, threads: int, device: str = "auto") -> Embedder:
+    """As `load_generator`, for an open_clip model."""
     prepare_process(threads)
-    from promptmill.pipeline.models.clip.features import ClipFeatures
+    from promptmill.pipeline.models.clip.encoder import ClipEncoder
 
-    return ClipFeatures(clip, device)
+    return ClipEncoder(clip, device)
 
 
 def acting_device(device: str) -> dict[str, str]:

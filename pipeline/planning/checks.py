@@ -14,15 +14,18 @@ from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
 from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.own_scores import python_scores
 from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import LARGEST_SIDE, Job, Model
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.plan import PythonScore, ResolvedModel
+
+Checked = tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...], tuple[PythonScore, ...]]
 
 
-def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...]]:
+def check_job(job: Job, allow_large_sweep: bool = False) -> Checked:
     """Hold everything the job names, prompts aside, against what is there. Raises JobError with all problems."""
     cells = variants.cell_count(job)
     if cells > CELLS_WITHOUT_ASKING and not allow_large_sweep:
@@ -41,9 +44,10 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> tuple[tuple[Resolved
         _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
         for model, where in _score_models(job)
     ]
+    own = _collect(problems, lambda: python_scores(job))
     if problems:
         raise JobError(*dict.fromkeys(problems))
-    return tuple(models.values()), tuple(clip for clip in clips if clip is not None)
+    return tuple(models.values()), tuple(clip for clip in clips if clip is not None), own
 
 
 def _with_adapters(model: Model, resolved: ResolvedModel, where: str, problems: list[Problem | str]) -> ResolvedModel:

@@ -28,7 +28,7 @@ from promptmill.schemas.job import (
     Select,
     ShapesSuite,
 )
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.plan import PythonScore, ResolvedModel
 from promptmill.schemas.sweep import Partial
 
 _FIRST: Final[Mapping[type[BaseModel], set[str]]] = {
@@ -60,7 +60,11 @@ _NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
 
 
 def fingerprint_fields(
-    job: Job, models: Sequence[ResolvedModel], clips: Sequence[ResolvedClip], source: Source
+    job: Job,
+    models: Sequence[ResolvedModel],
+    clips: Sequence[ResolvedClip],
+    source: Source,
+    python_scores: Sequence[PythonScore] = (),
 ) -> dict[str, Any]:
     """Every field that changes rows, by its name in the job file."""
     whole = _without_later_defaults(job, job.model_dump(mode="json", exclude=_NO_ROWS))
@@ -74,6 +78,9 @@ def fingerprint_fields(
     with_model = [dumped for dumped, score in zip(whole["score"], job.score, strict=True) if score.model]
     for score, clip in zip(with_model, clips, strict=True):
         score["weights"] = clip.identity
+    by_python = [dumped for dumped, score in zip(whole["score"], job.score, strict=True) if score.python]
+    for dumped, own in zip(by_python, python_scores, strict=True):
+        dumped |= {"version": own.version, "names": own.names}
     whole["prompts"] = _prompt_fields(job, source, whole["prompts"])
     whole["prompts"]["source"] = {
         file.name: {"size_bytes": file.size_bytes, "rows": file.rows, "etag": file.etag} for file in source.files

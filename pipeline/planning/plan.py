@@ -20,15 +20,17 @@ from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fi
 from promptmill.pipeline.prompts.source import open_source
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import LEAST_DIGITS, ResolvedModel, Segment, Shard, Variant
+from promptmill.schemas.plan import LEAST_DIGITS, PythonScore, ResolvedModel, Segment, Shard, Variant
 from promptmill.schemas.records import LARGEST_NARROW_SEED
+from promptmill.schemas.scores import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of.
 
-    `clips` are the open_clip models of those scores that need one, in the order of the job. `folder` is what
+    `clips` are the open_clip models of those scores that need one, in the order of the job, `python_scores` those of
+    the user's own. `folder` is what
     relative paths in `job.json` are relative to: where the command was started that claimed it, seen from the output.
     `versions` are those of the driver that did.
     """
@@ -49,6 +51,16 @@ class Plan:
     """Values of mapped columns that make no image: no dataset is begun with such rows.
 
     One that an earlier version began goes on, and they fail one by one."""
+    python_scores: tuple[PythonScore, ...] = ()
+
+    @property
+    def score_names(self) -> list[str]:
+        """Keys in the `scores` column, in the order of the job."""
+        own = iter(self.python_scores)
+        return [name for score in self.job.score for name in (next(own).names if score.python else score.names)]
+
+    def lower_is_better(self, score: str) -> bool:
+        return score in LOWER_IS_BETTER or any(score in own.lower_is_better for own in self.python_scores)
 
     @property
     def cells(self) -> int:
@@ -129,17 +141,18 @@ def _numbers(segment: Segment) -> range:
 def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
     """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts."""
     try:
-        models, clips = check_job(job, allow_large_sweep)
+        models, clips, own = check_job(job, allow_large_sweep)
     except JobError as error:
         raise and_those_of(error, lambda: open_source(job.prompts, job.output.url)) from None
     source = open_source(job.prompts, job.output.url)
     prompts = min(source.rows, job.prompts.limit or source.rows)
     shards = variants.cell_count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
-    fields = fingerprint_fields(job, models, clips, source)
+    fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
     return Plan(
         *(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices),
         wide_seeds=last > LARGEST_NARROW_SEED,
         wrong=wrong_values(job, models, source),
+        python_scores=own,
     )

@@ -17,7 +17,7 @@ from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.job import SCHEMA_VERSION, Job
 from promptmill.schemas.json_text import parse_object
-from promptmill.schemas.plan import MOST_SHARDS, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment
+from promptmill.schemas.plan import MOST_SHARDS, PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment
 
 MOST_PLAN_BYTES = 64 << 20
 """Of `job.json` and of each segment: 200,000 source files have so much."""
@@ -42,6 +42,7 @@ def to_json(plan: Plan) -> bytes:
             **({"wide_seeds": True} if plan.wide_seeds else {}),
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
+            "python_scores": [asdict(score) for score in plan.python_scores],
             "segments": [asdict(segment) for segment in plan.segments],
             "source_schema": base64.b64encode(plan.source_schema.serialize().to_pybytes()).decode(),
         },
@@ -62,6 +63,7 @@ def from_json(data: bytes) -> Plan:
         fields=content["fields"],
         models=tuple(_model(model) for model in inner["models"]),
         clips=tuple(checked(ResolvedClip, clip) for clip in inner["clips"]),
+        python_scores=tuple(checked(PythonScore, score) for score in inner.get("python_scores", ())),
         source_schema=schema,
         segments=(),
         folder=None if inner.get("folder") is None else _text(inner, "folder"),
@@ -99,7 +101,9 @@ def _check_fields(plan: Plan) -> None:
         raise ValueError("fields: a suite without name and sha256")
     if len(plan.models) != len(variants.swept_models(plan.job)):
         raise ValueError(f"{len(plan.models)} models, of {len(variants.swept_models(plan.job))} that the job names")
-    if len(plan.clips) != sum(score.metric is None for score in plan.job.score):
+    if len(plan.python_scores) != sum(score.python is not None for score in plan.job.score):
+        raise ValueError(f"{len(plan.python_scores)} scores of its maker's own, which is not what the job names")
+    if len(plan.clips) != sum(score.model is not None for score in plan.job.score):
         raise ValueError(f"{len(plan.clips)} CLIPs, which is not what the job's scores need")
 
 

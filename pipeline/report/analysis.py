@@ -15,7 +15,7 @@ from promptmill.pipeline.report.frame import Bounds, Frame
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Estimate, Integers, differences, means, rank_correlation
 from promptmill.schemas.identity import canonical_json
-from promptmill.schemas.job import LOWER_IS_BETTER
+from promptmill.schemas.scores import LOWER_IS_BETTER
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scores
-from promptmill.schemas.job import METRIC_SCORES
+from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scope, Scores
+from promptmill.schemas.scores import METRIC_SCORES
 
 NEAR_BLACK = 0.04
 """Luma of 10 of 255: what a blanked or failed image is made of."""
@@ -21,8 +21,12 @@ Floats = npt.NDArray[np.float32]
 class ImageStatistics:
     name = "image"
     columns = METRIC_SCORES["image"]
-    made_by = ""
+    version = ""
     needs: tuple[str, ...] = ()
+    scope: Scope = "image"
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Captions play no part."""
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         functions = (sharpness, contrast, colourfulness, near_black)

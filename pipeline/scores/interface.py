@@ -1,10 +1,10 @@
-"""What a metric is: numbers for the images of one shard, after the fact and without generating again."""
+"""What a score is: numbers for images, made while a job runs or afterwards for images that are there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,13 @@ from promptmill.pipeline.pixels import decode_image
 
 Scores = Mapping[str, npt.NDArray[np.float32]]
 """By name of the score float32 [images], NaN where an image has none."""
+Scope = Literal["image", "group"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One stored image. `group` is equal for the images of one prompt in one sweep cell; `fields` is the whole row.
+    """One image. `group` is equal for the images of one prompt in one sweep cell; `fields` are columns of its row:
+    those of its prompt while the job runs, the whole record afterwards.
 
     `image` is the pixels, or the bytes of a large one, which is decoded whenever it is looked at.
     """
@@ -53,7 +55,9 @@ class PixelsOf(Sequence[Pixels]):
         return PixelsOf(self._pictures[index]) if isinstance(index, slice) else self._pictures[index].pixels
 
 
-class Metric(Protocol):
+class Scorer(Protocol):
+    """Gives one or more scores to each image. One file of this room a kind; a user's own is wrapped by `own.py`."""
+
     @property
     def name(self) -> str:
         """Begins the names of the objects below `scores/`."""
@@ -67,8 +71,22 @@ class Metric(Protocol):
         """Columns that a dataset must have beside `image`."""
 
     @property
-    def made_by(self) -> str:
+    def version(self) -> str:
         """Tells apart what gives other scores under the same name: the CLIP's weights, the distractors; else empty."""
 
+    @property
+    def scope(self) -> Scope:
+        """`group` where the images of one prompt are held against each other: then only afterwards."""
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Called before the images of a shard, with all their captions."""
+
     def score(self, pictures: Sequence[Picture]) -> Scores:
-        """Of all images of a shard at once, so that those of one prompt can be held against each other."""
+        """Of one image or of many, with the same result for each; of scope `group` of all images of a shard at once."""
+
+
+@runtime_checkable
+class ReadsSome(Protocol):
+    """A scorer that reads captions up to a length."""
+
+    def is_cut(self, caption: str) -> bool: ...

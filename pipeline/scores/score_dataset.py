@@ -22,7 +22,7 @@ from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.pixels import ImageError, decode_image
-from promptmill.pipeline.scores.interface import Metric, Picture
+from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
@@ -64,7 +64,7 @@ def _no_one(done: int, of: int) -> None:
 
 
 def score_dataset(
-    store: Store, metrics: Sequence[Metric], again: bool = False, on_unit: Callable[[int, int], None] = _no_one
+    store: Store, metrics: Sequence[Scorer], again: bool = False, on_unit: Callable[[int, int], None] = _no_one
 ) -> ScoreSummary:
     """Works on our datasets and on any folder of Parquet files with `image` and, where asked for, `caption`.
 
@@ -92,9 +92,9 @@ def score_dataset(
     return ScoreSummary(images, left_out, len(units), done_before, means)
 
 
-def _check_made_by(store: Store, there: Mapping[str, Entry], pairs: Sequence[tuple[Metric, Unit]]) -> None:
+def _check_made_by(store: Store, there: Mapping[str, Entry], pairs: Sequence[tuple[Scorer, Unit]]) -> None:
     """Raises JobError for scores of another CLIP or among other distractors: half of either would be one column."""
-    expected = {_key(metric, unit): metric.made_by for metric, unit in pairs if metric.made_by}
+    expected = {_key(metric, unit): metric.version for metric, unit in pairs if metric.version}
     entries = [entry for key, entry in there.items() if key in expected]
     for entry, found in zip(entries, store.map(lambda entry: _made_by(store, entry), entries), strict=True):
         if found not in ("", expected[entry.name]):
@@ -117,16 +117,17 @@ def _mean(parts: Sequence[Floats]) -> float | None:
     return float(finite.mean()) if len(finite) else None
 
 
-def _key(metric: Metric, unit: Unit) -> str:
+def _key(metric: Scorer, unit: Unit) -> str:
     return f"{FOLDER}/{metric.name}-{unit.name}.parquet"
 
 
-def _write(store: Store, metric: Metric, unit: Unit, pictures: Sequence[Picture]) -> dict[str, Floats]:
+def _write(store: Store, metric: Scorer, unit: Unit, pictures: Sequence[Picture]) -> dict[str, Floats]:
     empty = {name: np.zeros(0, np.float32) for name in metric.columns}
+    metric.prepare([picture.caption for picture in pictures])
     scores = dict(metric.score(pictures)) if pictures else empty
     columns: dict[str, pa.Array[Any]] = {"sample_id": pa.array([p.sample_id for p in pictures], pa.string())}
     columns |= {name: pa.array(scores[name], pa.float32()) for name in metric.columns}
-    table = pa.table(columns).replace_schema_metadata({_MADE_BY: metric.made_by} if metric.made_by else None)
+    table = pa.table(columns).replace_schema_metadata({_MADE_BY: metric.version} if metric.version else None)
     store.put(_key(metric, unit), to_parquet(table))
     return scores
 
@@ -153,7 +154,7 @@ def _foreign_name(entry: Entry) -> str:
     return f"{stem[:80]}-{hashlib.sha256(entry.name.encode()).hexdigest()[:8]}"
 
 
-def check_columns(store: Store, units: Sequence[Unit], metrics: Sequence[Metric]) -> None:
+def check_columns(store: Store, units: Sequence[Unit], metrics: Sequence[Scorer]) -> None:
     with store.open(units[0].keys[0]) as file:
         names = pq.read_schema(file).names
     where = f"{store.url}/{units[0].keys[0]}"

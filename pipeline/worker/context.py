@@ -1,4 +1,4 @@
-"""What a worker process holds between shards: model, scorers, metrics, readers, encoders, and its pulse."""
+"""What a worker process holds between shards: model, scorers, readers, encoders, and its pulse."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.models.catalog.versions import library_versions
-from promptmill.pipeline.models.interface import Generator, Scorer
+from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
-from promptmill.pipeline.scores.choose import job_metrics, load_scorers
+from promptmill.pipeline.scores.interface import Scorer
+from promptmill.pipeline.scores.registry import scorers_beside, scorers_on_device
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.recovery import BatchLimits, VariantGenerator
 from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError
@@ -87,7 +88,7 @@ class WorkerContext:
     pulse: Pulse = field(default_factory=Pulse)
 
     def __post_init__(self) -> None:
-        self.metrics = job_metrics(self.plan.job)
+        self.scorers_beside = scorers_beside(self.plan)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
         self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs)
         self._lock = threading.Lock()
@@ -161,9 +162,7 @@ class WorkerContext:
     def scorers(self) -> list[Scorer]:
         """Call with the device held."""
         if self._scorers is None:
-            scores = [score for score in self.plan.job.score if score.model]
-            threads = self.plan.job.compute.threads_per_worker
-            self._scorers = load_scorers(scores, self.plan.clips, threads)
+            self._scorers = scorers_on_device(self.plan)
         return self._scorers
 
     def versions(self, tried: bool) -> dict[str, str]:

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_text
 from promptmill.pipeline.dataset.records import Outcome
-from promptmill.pipeline.models.interface import Generated, Pixels, ReadsSome
+from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.pipeline.prompts.inputs import without_pixels
+from promptmill.pipeline.scores.interface import ReadsSome
 from promptmill.pipeline.worker.context import Clock, WorkerContext
-from promptmill.pipeline.worker.recovery import Measured, VariantGenerator, measure, score_batch
+from promptmill.pipeline.worker.recovery import Scored, VariantGenerator, score_batch
 from promptmill.pipeline.worker.selection import rejection_reasons
 from promptmill.pipeline.worker.work import Work
 from promptmill.schemas.errors import SampleError
@@ -21,16 +23,19 @@ from promptmill.schemas.plan import Sample
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """`scores` come from the device, `measured` from an encoder thread meanwhile."""
+class _Made:
+    """An image with its scores: `scores` come from the device, `beside` from an encoder thread meanwhile."""
 
     sample: Sample
     made: Generated
     scores: Mapping[str, float | None]
-    measured: Future[Measured]
+    beside: Future[list[Scored]]
 
     def score(self, name: str) -> float | None:
-        return self.scores[name] if name in self.scores else self.measured.result().scores.get(name)
+        return self.scores[name] if name in self.scores else self.scored_beside().values.get(name)
+
+    def scored_beside(self) -> Scored:
+        return self.beside.result()[0]
 
 
 class ImageMaker:
@@ -61,22 +66,20 @@ class ImageMaker:
             for scorer in scorers:
                 scorer.prepare([sample.caption for sample in samples])
 
-    def _generate_and_score(self) -> Iterator[_Scored]:
+    def _generate_and_score(self) -> Iterator[_Made]:
         for batch in self._batches():
             with self._clock.batch(len(batch)):
                 made = self._generator.generate(batch)
-            scorers = self._context.scorers()
+            scorers, own = self._context.scorers(), self._context.plan.python_scores
             with self._clock("score"):
-                columns = {scorer.name: score_batch(scorer, batch, made) for scorer in scorers}
+                results = score_batch(scorers, batch, made, self._fields if own else None)
             self._context.pulse.advance(len(batch))
-            for i, (sample, result) in enumerate(zip(batch, made, strict=True)):
-                scores = {name: column[i] for name, column in columns.items()}
-                values = {name: score.value for name, score in scores.items()}
-                error = result.error or next((score.error for score in scores.values() if score.error), None)
+            for sample, result, scored in zip(batch, made, results, strict=True):
+                error = result.error or scored.error
                 cut = any(isinstance(scorer, ReadsSome) and scorer.is_cut(sample.caption) for scorer in scorers)
                 flags = (*result.flags, *(["caption_truncated"] if cut else []))
                 final = Generated(result.pixels if error is None else None, flags, error)
-                yield _Scored(without_pixels(sample), final, values, self._measure(sample, final))
+                yield _Made(without_pixels(sample), final, scored.values, self._score_beside(sample, final))
 
     def _batches(self) -> Iterator[list[Sample]]:
         """Images of batch k + 1 are fetched and fitted by an encoder thread while batch k is on the device."""
@@ -91,12 +94,14 @@ class ImageMaker:
                 yield ready.popleft().result()
         yield from (future.result() for future in ready)
 
-    def _measure(self, sample: Sample, result: Generated) -> Future[Measured]:
-        metrics = self._context.metrics
-        fields = self._work.fields(sample.row) if metrics else {}
-        return self._context.encoders.submit(measure, metrics, sample, result.pixels, fields)
+    def _score_beside(self, sample: Sample, result: Generated) -> Future[list[Scored]]:
+        scorers = self._context.scorers_beside
+        return self._context.encoders.submit(score_batch, scorers, [sample], [result], self._fields)
 
-    def _decide(self, group: Sequence[_Scored]) -> Iterator[Future[Outcome]]:
+    def _fields(self, sample: Sample) -> Mapping[str, Any]:
+        return self._work.fields(sample.row)
+
+    def _decide(self, group: Sequence[_Made]) -> Iterator[Future[Outcome]]:
         select = self._context.plan.job.select
         usable = [scored for scored in group if scored.made.pixels is not None]
         reasons = rejection_reasons(
@@ -105,14 +110,15 @@ class ImageMaker:
             [scored.sample.sample_index for scored in usable],
             select,
             self._work.block.prompts[group[0].sample.row].quota,
+            select is not None and self._context.plan.lower_is_better(select.by),
         )
         reason_of = dict(zip((scored.sample.sample_id for scored in usable), reasons, strict=True))
         for scored in group:
             yield self._context.encoders.submit(self._finish, scored, reason_of.get(scored.sample.sample_id))
 
-    def _finish(self, scored: _Scored, reason: str | None) -> Outcome:
-        sample, made, measured = scored.sample, scored.made, scored.measured.result()
-        error, scores = made.error or measured.error, {**scored.scores, **measured.scores}
+    def _finish(self, scored: _Made, reason: str | None) -> Outcome:
+        sample, made, beside = scored.sample, scored.made, scored.scored_beside()
+        error, scores = made.error or beside.error, {**scored.scores, **beside.values}
         if made.pixels is None or error is not None:
             error = error or SampleError("generation", "the model returned no image")
             attempts = 2 if error.kind == "not_finite" else 1

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from promptmill.pipeline.models.interface import Generated, Generator, Pixels, Scorer
+from promptmill.pipeline.models.interface import Generated, Generator
 from promptmill.pipeline.prompts.inputs import InputReader, prepare_all
-from promptmill.pipeline.scores.interface import Metric, Picture
+from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
 from promptmill.schemas.plan import Sample, Variant
 
 BatchLimits = MutableMapping[Hashable, int]
 """Largest batch known to fit the device, by `batch_size_key`."""
+Fields = Callable[[Sample], Mapping[str, Any]]
 
 
 def batch_size_key(variant: Variant, samples: Sequence[Sample]) -> Hashable:
@@ -102,53 +103,52 @@ class VariantGenerator:
 
 
 @dataclass(frozen=True)
-class ScoreResult:
-    """`value` is None where there is no image, or its score is not finite."""
+class Scored:
+    """Scores of one image by name, None where one is not finite; none at all without an image, or with the `error`."""
 
-    value: float | None = None
+    values: Mapping[str, float | None] = field(default_factory=dict)
     error: SampleError | None = None
 
 
-def score_batch(scorer: Scorer, samples: Sequence[Sample], made: Sequence[Generated]) -> list[ScoreResult]:
-    """One result a sample, in order; a sample that breaks the scorer fails alone."""
-    pairs = [(m.pixels, sample.caption) for sample, m in zip(samples, made, strict=True) if m.pixels is not None]
-    values = iter(_scores(scorer, pairs))
-    return [ScoreResult() if m.pixels is None else next(values) for m in made]
+def score_batch(
+    scorers: Sequence[Scorer], samples: Sequence[Sample], made: Sequence[Generated], fields: Fields | None = None
+) -> list[Scored]:
+    """One result a sample, in order; a sample that breaks a scorer fails alone.
+
+    `fields` gives columns of its prompt.
+    """
+    if not scorers:
+        return [Scored()] * len(made)
+    pictures = [
+        Picture(sample.sample_id, sample.caption, sample.prompt_id, m.pixels, fields(sample) if fields else {})
+        for sample, m in zip(samples, made, strict=True)
+        if m.pixels is not None
+    ]
+    merged = map(_merged, zip(*(_scores(scorer, pictures) for scorer in scorers), strict=True))
+    return [Scored() if m.pixels is None else next(merged) for m in made]
 
 
-def _scores(scorer: Scorer, pairs: Sequence[tuple[Pixels, str]]) -> list[ScoreResult]:
-    if not pairs:
+def _scores(scorer: Scorer, pictures: Sequence[Picture]) -> list[Scored]:
+    if not pictures:
         return []
     try:
-        values = scorer.score([pixels for pixels, _ in pairs], [caption for _, caption in pairs])
-        return [ScoreResult(float(value) if math.isfinite(value) else None) for value in values]
+        found = scorer.score(pictures)
+        return [
+            Scored({name: float(values[i]) if math.isfinite(values[i]) else None for name, values in found.items()})
+            for i in range(len(pictures))
+        ]
     except DeviceLostError:
         raise
-    except (WorkerError, RuntimeError, ValueError) as error:
-        if len(pairs) == 1:
-            return [ScoreResult(error=SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))]
-    half = len(pairs) // 2
-    return _scores(scorer, pairs[:half]) + _scores(scorer, pairs[half:])
+    except (WorkerError, RuntimeError, ValueError, ArithmeticError) as error:
+        if len(pictures) == 1:
+            return [Scored(error=SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))]
+    half = len(pictures) // 2
+    return _scores(scorer, pictures[:half]) + _scores(scorer, pictures[half:])
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Scores by name; None where an image has none."""
-
-    scores: Mapping[str, float | None]
-    error: SampleError | None = None
-
-
-def measure(metrics: Sequence[Metric], sample: Sample, pixels: Pixels | None, fields: Mapping[str, Any]) -> Measured:
-    """What metrics that need no device say of one image; `fields` are columns of its prompt."""
-    if pixels is None or not metrics:
-        return Measured({})
-    picture = Picture(sample.sample_id, sample.caption, sample.prompt_id, pixels, fields)
-    try:
-        found = {name: float(values[0]) for metric in metrics for name, values in metric.score([picture]).items()}
-    except (ValueError, RuntimeError, ArithmeticError) as error:
-        return Measured({}, SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))
-    return Measured({name: value if math.isfinite(value) else None for name, value in found.items()})
+def _merged(results: Sequence[Scored]) -> Scored:
+    values = {name: value for result in results for name, value in result.values.items()}
+    return Scored(values, next((result.error for result in results if result.error), None))
 
 
 def _not_finite(result: Generated) -> bool:

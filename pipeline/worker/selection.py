@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from promptmill.schemas.job import LOWER_IS_BETTER, Select
+from promptmill.schemas.job import Select
 
 NOT_SELECTED = "not_selected"
 BELOW_MIN = "below_min"
@@ -19,6 +19,7 @@ def rejection_reasons(
     indices: Sequence[int],
     select: Select | None,
     quota: int | None = None,
+    lower_is_better: bool = False,
 ) -> list[str | None]:
     """None for each image that is kept, else the reason; ties go to the lowest sample index.
 
@@ -28,7 +29,7 @@ def rejection_reasons(
     reasons: list[str | None] = [next((flag for flag in image if flag in UNSAFE_FLAGS), None) for image in flags]
     if select is None:
         return reasons
-    sign = 1 if select.by in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better else -1
     candidates: list[tuple[float, int, int]] = []
     for position, score in enumerate(scores):
         if reasons[position] is not None:

@@ -61,5 +61,5 @@ def try_samples(shard: Shard, context: WorkerContext, sample_ids: Sequence[str],
             made = generator.generate(batch)
             for scorer in context.scorers():
                 scorer.prepare([sample.caption for sample in batch])
-                score_batch(scorer, batch, made)
+            score_batch(context.scorers(), batch, made, lambda sample: work.fields(sample.row))
     return [sample.sample_id for sample in ready]

@@ -72,7 +72,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     task = plan.job.task
     constants = _constants(work.variant, task)
     own = (constants, clip, _more_columns(plan), plan.wide_seeds)
-    work.writer = RecordWriter(plan.job.score_names, work.block.passthrough, *own)
+    work.writer = RecordWriter(plan.score_names, work.block.passthrough, *own)
     return work
 
 

@@ -16,8 +16,7 @@ from transformers import AutoTokenizer
 from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.closed import ClosedError, closed
-from promptmill.pipeline.models.load import load_generator
-from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.pipeline.models.load import load_embedder, load_generator
 from promptmill.schemas.errors import ModelLoadError
 from promptmill.schemas.job import Model
 from tests.adversary import folders
@@ -66,7 +65,7 @@ def test_the_worker_looks_again_at_a_clip(copied: Copied, marker: Path) -> None:
     for name in ("kwargs trust_remote_code", "linked tokenizer"):
         folders.CLIP[name](folder)
     with pytest.raises(ModelLoadError, match="auto_map|is not what it was"):
-        load_scorer(clip, "clip", 1)
+        load_embedder(clip, 1)
     assert not marker.exists()
 
 

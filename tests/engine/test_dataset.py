@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from promptmill.pipeline.models.catalog.clips import resolve_clip
-from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.pipeline.models.load import load_embedder
 from promptmill.schemas.identity import sample_seed
 from promptmill.schemas.records import IMAGE, RECORD
 from tests.engine.conftest import PROMPTS, Answer, records
@@ -67,11 +67,11 @@ def test_scores_are_those_of_the_stored_image(cli: Cli, job: MakeJob, tmp_path: 
     import numpy as np
 
     run(cli, job())
-    scorer = load_scorer(resolve_clip(f"local-dir:{models / 'clip'}", "score"), "clip", threads=1)
+    scorer = load_embedder(resolve_clip(f"local-dir:{models / 'clip'}", "score"), threads=1)
     rows = records(tmp_path / "out")
     captions = [row["caption"] for row in rows]
     scorer.prepare(captions)
-    again = scorer.score([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows], captions)
+    again = scorer.cosines([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows], captions)
     assert again == pytest.approx([row["clip_score"] for row in rows], abs=1e-5)
 
 

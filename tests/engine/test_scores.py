@@ -16,7 +16,7 @@ from promptmill.jobs.score import score
 from promptmill.pipeline.dataset.samples import read_samples
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import METRIC_SCORES
+from promptmill.schemas.scores import METRIC_SCORES
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]
@@ -87,16 +87,16 @@ def test_any_score_selects(cli: Cli, job: MakeJob, tmp_path: Path, by: str, best
 def test_a_metric_that_breaks_costs_only_its_image(
     cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptmill.pipeline.scores import shapes
+    from promptmill.pipeline.scores import verified
 
-    whole = shapes.Verified.score
+    whole = verified.Verified.score
 
-    def fragile(self: shapes.Verified, pictures: Any) -> Any:
+    def fragile(self: verified.Verified, pictures: Any) -> Any:
         if pictures[0].caption == "a blue square":
             raise RuntimeError("odd image")
         return whole(self, pictures)
 
-    monkeypatch.setattr(shapes.Verified, "score", fragile)
+    monkeypatch.setattr(verified.Verified, "score", fragile)
     answer = cli("run", job(score=[{"metric": "verified"}]), "--in-process", "--json")
     assert (answer.code, answer.json["kept"], answer.json["failed"]) == (3, 6, 2)
     rows = records(tmp_path / "out", "failures")
@@ -119,10 +119,10 @@ def test_scores_of_two_models_or_lists_never_meet_in_one_column(
     text.write_text("\n".join([*DISTRACTORS, "a cat"]))
     with pytest.raises(JobError, match=r"relative-part-000000.*the same distractors.*--again"):
         score(url, metrics, str(text))
-    assert score(url, metrics[:1], str(text))["done_before"] == 2
+    assert score(url, metrics[:1], str(text)).done_before == 2
     other = Path(shutil.copytree(models / "clip", tmp_path / "other"))
     (other / "open_clip_config.json").write_text((other / "open_clip_config.json").read_text() + "\n")
     with pytest.raises(JobError, match=r"clip-part-000000.*the same model"):
         score(url, [f"clip=local-dir:{other}"])
-    assert score(url, [f"clip=local-dir:{other}"], again=True)["done_before"] == 0
-    assert score(url, metrics[1:], str(text), again=True)["done_before"] == 0
+    assert score(url, [f"clip=local-dir:{other}"], again=True).done_before == 0
+    assert score(url, metrics[1:], str(text), again=True).done_before == 0

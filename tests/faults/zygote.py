@@ -60,8 +60,7 @@ def warm_up() -> None:
     """Load and use a model once: half of what a library imports, it imports then."""
     from promptmill.pipeline.models.catalog.clips import resolve_clip
     from promptmill.pipeline.models.catalog.resolve import resolve_model
-    from promptmill.pipeline.models.load import load_generator
-    from promptmill.pipeline.scores.choose import load_scorer
+    from promptmill.pipeline.models.load import load_embedder, load_generator
     from promptmill.schemas.job import Generation, Model
     from promptmill.schemas.plan import Sample
 
@@ -74,9 +73,9 @@ def warm_up() -> None:
             settings = Generation(num_inference_steps=1)
             generator.prepare([sample], settings)
             made = generator.generate([sample], settings, lambda: None)
-        scorer = load_scorer(resolve_clip(f"local-dir:{folder / 'clip'}", "score"), "clip", threads=1)
+        scorer = load_embedder(resolve_clip(f"local-dir:{folder / 'clip'}", "score"), threads=1)
         scorer.prepare(["red circle"])
-        scorer.score([made[0].pixels], ["red circle"])
+        scorer.cosines([made[0].pixels], ["red circle"])
     assert "ray" not in sys.modules  # it reads its environment while it is imported, and that is each fork's own
     assert threading.active_count() == 1, threading.enumerate()  # a thread would not be there in the forks
 

@@ -59,6 +59,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "score.0.relative": ({"score": [{"relative": f"local-dir:{CLIP}", "distractors": ["a"]}]}, "builtin:shapes"),
     "score.0.distractors": ({"score": [{"relative": f"local-dir:{CLIP}", "distractors": ["a"]}]}, ["b"]),
     "score.0.metric": ({"score": [{"metric": "image"}]}, "verified"),
+    "score.0.python": ({"score": [{"python": "tests.heart.mill:OwnScore"}]}, "tests.heart.mill:OtherScore"),
     "score.0.name": ({"score": [CLIP_SCORE]}, "cosine"),
     "select.keep": ({"generation": {"images_per_prompt": 2}, "score": [CLIP_SCORE], "select": {"keep": 1}}, 2),
     "select.by": (

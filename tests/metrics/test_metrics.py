@@ -14,12 +14,12 @@ import pytest
 from promptmill.jobs.score import score
 from promptmill.pipeline.dataset.samples import KEPT, read_samples
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.pipeline.scores.choose import choose_metrics
-from promptmill.pipeline.scores.clip import Diversity, Relative
-from promptmill.pipeline.scores.distractors import LOGIT_SCALE
+from promptmill.pipeline.scores.diversity import Diversity
 from promptmill.pipeline.scores.image import colourfulness, contrast, near_black, sharpness
 from promptmill.pipeline.scores.interface import Picture
-from promptmill.pipeline.scores.shapes import Verified
+from promptmill.pipeline.scores.registry import choose_scorers
+from promptmill.pipeline.scores.relative import LOGIT_SCALE, Relative
+from promptmill.pipeline.scores.verified import Verified
 from promptmill.pipeline.shapes.captions import parse
 from promptmill.pipeline.shapes.render import render
 from promptmill.schemas.errors import JobError
@@ -62,6 +62,11 @@ def test_verified_is_exact() -> None:
 
 class Axes:
     """Features that are easy to reckon with: an image's mean colour, a text's place in a list."""
+
+    def prepare(self, captions: Sequence[str]) -> None: ...
+
+    def cosines(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.asarray((self.images(images) * self.texts(captions)).sum(1), np.float32)
 
     def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         vectors = np.stack([image.reshape(-1, 3).mean(0) for image in images])
@@ -108,7 +113,7 @@ def test_words_that_name_no_metric() -> None:
         ["clip=local-dir:nowhere"],
     ):
         with pytest.raises(JobError):
-            choose_metrics(words)
+            choose_scorers(words)
 
 
 def test_scores_lie_beside_the_data(painted: Dataset, tmp_path: Path) -> None:
@@ -166,18 +171,3 @@ def test_painter_tells_the_truth_it_promises() -> None:
     images = Painter().generate(samples, Generation(guidance_scale=5.0), lambda: None)
     found = Verified().score([picture(made.pixels, caption) for made in images if made.pixels is not None])
     assert float(found["verified"].mean()) == pytest.approx(0.95, abs=0.05)
-
-
-def test_clip_metric_agrees_with_the_score_of_a_run(tmp_path: Path) -> None:
-    """`promptmill score --metric clip=…` gives what the run itself scored, but for the last bits."""
-    from promptmill.pipeline.models.catalog.clips import resolve_clip
-    from promptmill.pipeline.scores.choose import load_scorer
-
-    rng = np.random.default_rng(1)
-    captions = ["a red circle on a black background", "a blue ring left of a green cross", "a small pink diamond"]
-    images = [render(scene_of(parse(caption), rng)) for caption in captions]
-    scorer = load_scorer(resolve_clip("builtin:shapes", "test"), "clip", threads=1)
-    scorer.prepare(captions)
-    (metric,) = choose_metrics(["clip:again=builtin:shapes"])
-    found = metric.score([picture(image, caption) for image, caption in zip(images, captions, strict=True)])
-    np.testing.assert_allclose(found["again"], scorer.score(images, captions), atol=1e-5)

@@ -21,8 +21,7 @@ import pytest
 from promptmill.pipeline.models.catalog.clips import builtin_clip_folder, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
-from promptmill.pipeline.models.load import load_generator
-from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.pipeline.models.load import load_embedder, load_generator
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.job import Model
 from tests.models.test_generator import generate, pixels, samples
@@ -178,8 +177,8 @@ def test_a_clip_of_the_hub_is_held_to_the_commit_it_was_found_at(
     pinned = resolve_clip(f"hf-hub:org/tiny@{COMMIT}", "score[0].clip")
     assert (pinned.location, pinned.revision) == ("hf-hub:org/tiny", COMMIT)
     images, texts = [np.full((64, 64, 3), value, np.uint8) for value in (0, 255)], ["a red circle", "a blue ring"]
-    ours = load_scorer(resolve_clip("builtin:shapes", "score[0].clip"), "clip", threads=1)
-    assert np.array_equal(load_scorer(found, "clip", threads=1).score(images, texts), ours.score(images, texts))
+    ours = load_embedder(resolve_clip("builtin:shapes", "score[0].clip"), threads=1)
+    assert np.array_equal(load_embedder(found, threads=1).cosines(images, texts), ours.cosines(images, texts))
     assert not any(name.endswith(".bin") for name in asked)
     # A download by name leaves the branch behind; the job's identity stays what it was.
     branch = client / "models--org--tiny" / "refs" / "main"

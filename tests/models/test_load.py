@@ -16,8 +16,7 @@ import torch
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.catalog.resolve import resolve_model
-from promptmill.pipeline.models.load import load_generator
-from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.pipeline.models.load import load_embedder, load_generator
 from promptmill.schemas.errors import ModelLoadError
 from promptmill.schemas.job import Model
 from tests.models.test_generator import generate, pixels, samples
@@ -71,6 +70,6 @@ def test_a_folder_needs_no_network_and_runs_no_pickle(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(torch, "load", refuse)
     model = load_generator(resolve_model(Model(path=str(folder("sdxl"))), "model"), threads=1)
-    scorer = load_scorer(clip, "clip", threads=1)
+    scorer = load_embedder(clip, threads=1)
     made = pixels(generate(model, samples(1)))  # type: ignore[arg-type]
-    scorer.score(list(made.astype(np.uint8)), ["a red circle"])
+    scorer.cosines(list(made.astype(np.uint8)), ["a red circle"])

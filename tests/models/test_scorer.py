@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
-from promptmill.pipeline.models.clip.encoder import ClipScorer
-from promptmill.pipeline.scores.choose import load_scorer
+from promptmill.pipeline.models.clip.encoder import ClipEncoder
+from promptmill.pipeline.models.load import load_embedder
 from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError, WorkerError
 
 CAPTIONS = ["a red circle", "a blue square", "a star", "a red circle"]
 
 
 @pytest.fixture(scope="module")
-def scorer(clip: ResolvedClip) -> ClipScorer:
-    loaded = load_scorer(clip, "clip", threads=1)
-    assert isinstance(loaded, ClipScorer)
+def scorer(clip: ResolvedClip) -> ClipEncoder:
+    loaded = load_embedder(clip, threads=1)
+    assert isinstance(loaded, ClipEncoder)
     return loaded
 
 
@@ -34,7 +34,7 @@ def images(count: int, side: int = 64) -> list[Any]:
 
 
 @pytest.mark.parametrize("side", [64, 32, 20])
-def test_scores_are_the_cosines_of_open_clip(side: int, scorer: ClipScorer, clip: ResolvedClip) -> None:
+def test_scores_are_the_cosines_of_open_clip(side: int, scorer: ClipEncoder, clip: ResolvedClip) -> None:
     """A plain use of open_clip, one image at a time; 32 is the model's own size, which takes the short way."""
     model, transform = open_clip.create_model_from_pretrained(clip.location)
     tokenize = open_clip.get_tokenizer(clip.location)
@@ -44,29 +44,28 @@ def test_scores_are_the_cosines_of_open_clip(side: int, scorer: ClipScorer, clip
             seen = model.encode_image(transform(Image.fromarray(image))[None], normalize=True)
             expected.append(float(seen @ model.encode_text(tokenize([caption]), normalize=True).T))
     scorer.prepare(CAPTIONS)
-    scores = scorer.score(images(4, side), CAPTIONS)
+    scores = scorer.cosines(images(4, side), CAPTIONS)
     assert scores.dtype == np.float32
     assert scores.shape == (4,)
-    assert scorer.name == "clip"
     assert np.abs(scores - expected).max() < 1e-5
     assert np.abs(scores).max() <= 1
     assert np.ptp(scores) > 0
 
 
-def test_each_distinct_caption_is_encoded_once(scorer: ClipScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_distinct_caption_is_encoded_once(scorer: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     encode = scorer._model.encode_text
     monkeypatch.setattr(
         scorer._model, "encode_text", lambda *args, **options: calls.append(1) or encode(*args, **options)
     )
     scorer.prepare([f"{word} star" for word in ("a", "the", "on") for _ in range(40)])
-    scorer.score(images(3), ["a star", "the star", "a star"])
+    scorer.cosines(images(3), ["a star", "the star", "a star"])
     assert len(calls) == 1
 
 
-def test_captions_not_prepared_and_too_long(scorer: ClipScorer) -> None:
+def test_captions_not_prepared_and_too_long(scorer: ClipEncoder) -> None:
     scorer.prepare([])
-    assert np.isfinite(scorer.score(images(2), ["a circle " * 100, "a star"])).all()
+    assert np.isfinite(scorer.cosines(images(2), ["a circle " * 100, "a star"])).all()
     context = scorer._model.context_length
     fits = next(
         " ".join(["star"] * words) for words in range(context, 0, -1) if not scorer.is_cut(" ".join(["star"] * words))
@@ -76,36 +75,36 @@ def test_captions_not_prepared_and_too_long(scorer: ClipScorer) -> None:
     assert (tokens[0] == tokens[1]).all() and len(fits.split()) == context - 2  # the last words are not read
 
 
-def test_batches_do_not_change_scores(scorer: ClipScorer) -> None:
+def test_batches_do_not_change_scores(scorer: ClipEncoder) -> None:
     captions = [f"a {number}" for number in range(40)]
     scorer.prepare(captions)
-    together = scorer.score(images(40), captions)
+    together = scorer.cosines(images(40), captions)
     alone = np.concatenate(
-        [scorer.score([image], [caption]) for image, caption in zip(images(40), captions, strict=True)]
+        [scorer.cosines([image], [caption]) for image, caption in zip(images(40), captions, strict=True)]
     )
     assert np.abs(together - alone).max() < 1e-6
-    assert np.array_equal(together, scorer.score(images(40), captions))
+    assert np.array_equal(together, scorer.cosines(images(40), captions))
 
 
-def test_no_images(scorer: ClipScorer) -> None:
-    assert scorer.score([], []).shape == (0,)
+def test_no_images(scorer: ClipEncoder) -> None:
+    assert scorer.cosines([], []).shape == (0,)
 
 
-def test_a_score_that_is_not_finite_is_nan(scorer: ClipScorer) -> None:
+def test_a_score_that_is_not_finite_is_nan(scorer: ClipEncoder) -> None:
     def spoil(module: Any, args: Any, output: Any) -> Any:
         output[0] = float("inf")
         return output
 
     handle = scorer._model.visual.register_forward_hook(spoil)
     try:
-        scores = scorer.score(images(2), CAPTIONS[:2])
+        scores = scorer.cosines(images(2), CAPTIONS[:2])
     finally:
         handle.remove()
     assert np.isnan(scores[0])
     assert np.isfinite(scores[1])
 
 
-def test_a_caption_that_cannot_be_encoded_costs_only_itself(scorer: ClipScorer) -> None:
+def test_a_caption_that_cannot_be_encoded_costs_only_itself(scorer: ClipEncoder) -> None:
     """The text tower refuses the word "blurry"."""
     captions = ["a star", "a blurry star", "a circle"]
     blurry = int(scorer._tokenize(["blurry"])[0, 1])
@@ -118,23 +117,23 @@ def test_a_caption_that_cannot_be_encoded_costs_only_itself(scorer: ClipScorer) 
     try:
         scorer.prepare(captions)
         with pytest.raises(SampleError, match="scoring: ValueError: odd word"):
-            scorer.score(images(1), captions[1:2])
+            scorer.cosines(images(1), captions[1:2])
         with pytest.raises(WorkerError) as raised:
-            scorer.score(images(3), captions)
+            scorer.cosines(images(3), captions)
         assert not isinstance(raised.value, SampleError)
-        assert np.isfinite(scorer.score(images(2), captions[::2])).all()
+        assert np.isfinite(scorer.cosines(images(2), captions[::2])).all()
     finally:
         handle.remove()
 
 
-def test_memory_errors_are_translated(scorer: ClipScorer) -> None:
+def test_memory_errors_are_translated(scorer: ClipEncoder) -> None:
     def raise_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = scorer._model.visual.register_forward_hook(raise_memory)
     try:
         with pytest.raises(DeviceMemoryError):
-            scorer.score(images(2), CAPTIONS[:2])
+            scorer.cosines(images(2), CAPTIONS[:2])
     finally:
         handle.remove()
 
@@ -146,4 +145,4 @@ def test_a_clip_that_does_not_load(folder: Callable[[str], Path], tmp_path: Path
     config["model_cfg"]["embed_dim"] = 64
     (copy / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelLoadError, match=r"does not load.*Tried: open_clip local-dir:"):
-        load_scorer(resolve_clip(f"local-dir:{copy}", "score"), "clip", threads=1)
+        load_embedder(resolve_clip(f"local-dir:{copy}", "score"), threads=1)

@@ -32,12 +32,11 @@ CAPTIONS_KNOWN = 4096
 """Of which it is remembered whether they are cut: more than a shard has."""
 
 
-class ClipScorer:
+class ClipEncoder:
     """Runs in float32 also on a GPU: half precision moves a similarity by up to 1e-3, as much as rivals differ by."""
 
-    def __init__(self, clip: ResolvedClip, name: str, device: str = "auto") -> None:
+    def __init__(self, clip: ResolvedClip, device: str = "auto") -> None:
         """Raises ModelLoadError, and DeviceMemoryError when the weights do not fit."""
-        self.name = name
         self._device = choose_device(device)
         self._model, self._transform, self._tokenize = load_clip(clip, self._device)
         self._shards: list[dict[str, torch.Tensor]] = []
@@ -62,8 +61,8 @@ class ClipScorer:
         longer, empty = self._tokenize([caption, ""], context_length=context + 1)
         return bool(longer[context] != empty[context])
 
-    def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Cosine similarity, −1 to 1. Raises SampleError for one image, WorkerError for more."""
+    def cosines(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Of each image and its caption, −1 to 1. Raises SampleError for one image, WorkerError for more."""
 
         def compute() -> npt.NDArray[np.float32]:
             texts = self.text_features(captions)
@@ -103,6 +102,19 @@ class ClipScorer:
             self._seen = (images, self.encode_images(images))
         return self._seen[1]
 
+    def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """float32 [len(images), width], of length 1. Raises as `cosines`."""
+        return _to_numpy(guarded(lambda: self.image_features(images), len(images) == 1, "scoring"))
+
+    def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """float32 [len(texts), width], of length 1; each distinct text is encoded once, prepared captions not again."""
+        rows = {text: row for shard in reversed(self._shards) for text, row in shard.items()}
+        late = [text for text in dict.fromkeys(texts) if text not in rows]
+        for start in range(0, len(late), CAPTIONS):
+            chunk = late[start : start + CAPTIONS]
+            rows |= dict(zip(chunk, self.encode_texts(chunk), strict=True))
+        return _to_numpy(torch.stack([rows[text] for text in texts]))
+
     def encode_texts(self, captions: list[str]) -> torch.Tensor:
         """float32 [len(captions), width], of length 1, of at most `CAPTIONS` texts."""
         filled = captions + captions[-1:] * (CAPTIONS - len(captions))
@@ -129,7 +141,7 @@ class ClipScorer:
         return (values - mean) / std
 
 
-def to_numpy(features: torch.Tensor) -> npt.NDArray[np.float32]:
+def _to_numpy(features: torch.Tensor) -> npt.NDArray[np.float32]:
     return np.asarray(features.cpu().numpy(), np.float32)
 
 

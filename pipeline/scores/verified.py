@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from promptmill.pipeline.scores.interface import Picture, Scores
+from promptmill.pipeline.scores.interface import Picture, Scope, Scores
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Claims
-from promptmill.schemas.job import METRIC_SCORES
+from promptmill.schemas.scores import METRIC_SCORES
 
 
 class Verified:
@@ -20,8 +20,12 @@ class Verified:
 
     name = "verified"
     columns = METRIC_SCORES["verified"]
-    made_by = ""
+    version = ""
     needs = ("caption",)
+    scope: Scope = "image"
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Each caption is read with its image."""
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         shares = np.array([self._share(picture) for picture in pictures], np.float32)

@@ -1,0 +1,127 @@
+"""The kinds of score, one file each, and the way to them: from a job, or from the words of `promptmill score`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
+from promptmill.pipeline.models.interface import Embedder
+from promptmill.pipeline.models.load import load_embedder
+from promptmill.pipeline.planning.own_scores import describe_score
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.scores.clip import ClipScore
+from promptmill.pipeline.scores.diversity import Diversity
+from promptmill.pipeline.scores.image import ImageStatistics
+from promptmill.pipeline.scores.interface import Scorer
+from promptmill.pipeline.scores.own import OwnScore
+from promptmill.pipeline.scores.relative import Relative
+from promptmill.pipeline.scores.verified import Verified
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.identity import digest
+
+PLAIN: dict[str, Callable[[], Scorer]] = {"image": ImageStatistics, "verified": Verified}
+"""What needs pixels and caption alone."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A score that needs a CLIP: what the job or the command says of it."""
+
+    clip: ResolvedClip
+    name: str | None
+    distractors: Sequence[str] = ()
+
+    @property
+    def version(self) -> str:
+        weights = self.clip.revision
+        return digest([weights, list(self.distractors)])[:32] if self.distractors else weights
+
+
+WITH_CLIP: dict[str, Callable[[Embedder, Asked], Scorer]] = {
+    "clip": lambda embedder, asked: ClipScore(embedder, asked.name or "clip", asked.version),
+    "diversity": lambda embedder, asked: Diversity(embedder, asked.version),
+    "relative": lambda embedder, asked: Relative(embedder, asked.distractors, asked.name or "relative", asked.version),
+}
+OWN = "python"
+EXPECTED = (
+    "image, verified, clip=MODEL, clip:name=MODEL, diversity=MODEL, relative=MODEL or python=PACKAGE.MODULE:CLASS"
+)
+
+
+def scorers_beside(plan: Plan) -> list[Scorer]:
+    """Those of a job that score one image at a time in the encoder threads."""
+    own = [OwnScore(told) for told in plan.python_scores if not told.on_device]
+    return [*(PLAIN[score.metric]() for score in plan.job.score if score.metric is not None), *own]
+
+
+def scorers_on_device(plan: Plan) -> list[Scorer]:
+    """Those of a job that score whole batches while the device is held.
+
+    Each model is loaded once: a second score of the same CLIP costs no second look at a batch.
+    """
+    embedder = cache(lambda clip: load_embedder(clip, plan.job.compute.threads_per_worker))
+    scores = [score for score in plan.job.score if score.model]
+    pairs = list(zip(scores, plan.clips, strict=True))
+    kinds = [("clip" if score.clip else "relative", score, clip) for score, clip in pairs]
+    # `clip` first, so that an error of a model is told by the plainer score.
+    ordered = sorted(kinds, key=lambda each: each[0] != "clip")
+    with_clip = [
+        WITH_CLIP[kind](embedder(clip), Asked(clip, score.names[0], score.distractors)) for kind, score, clip in ordered
+    ]
+    return [*with_clip, *(OwnScore(told) for told in plan.python_scores if told.on_device)]
+
+
+def choose_scorers(words: Sequence[str], distractors: Sequence[str] = (), threads: int = 1) -> list[Scorer]:
+    """All words are checked before a model is loaded, and each model is loaded once.
+
+    `clip:name=MODEL` gives the score another name than `clip`. Raises JobError with all problems.
+    """
+    problems: list[Problem | str] = []
+    if not words:
+        problems.append(Problem("metric", EXPECTED, "none"))
+    for word in words:
+        problems += _problems(word, distractors)
+    if problems:
+        raise JobError(*problems)
+    clip = cache(lambda model: resolve_clip(model, "metric"))
+    embedder = cache(lambda model: load_embedder(clip(model), threads))
+
+    def scorer(word: str) -> Scorer:
+        kind, name, value = _parts(word)
+        if kind in PLAIN:
+            return PLAIN[kind]()
+        if kind == OWN:
+            return OwnScore(describe_score(value, f"metric {word}"))
+        others = distractors if kind == "relative" else ()
+        return WITH_CLIP[kind](embedder(value), Asked(clip(value), name or None, others))
+
+    return [scorer(word) for word in dict.fromkeys(words)]
+
+
+def _parts(word: str) -> tuple[str, str, str]:
+    """Kind, name and model or import path; the last two may be empty."""
+    left, _, value = word.partition("=")
+    kind, _, name = left.partition(":")
+    return kind, name, value
+
+
+def _problems(word: str, distractors: Sequence[str]) -> list[Problem | str]:
+    kind, name, value = _parts(word)
+    try:
+        if kind in PLAIN and word == kind:
+            return []
+        if kind == OWN and value and not name:
+            describe_score(value, f"metric {word}")
+            return []
+        if kind not in WITH_CLIP or not value or (name and not (kind == "clip" and name.isidentifier())):
+            hint = f"Name a CLIP: `{kind}=builtin:shapes`" if kind in WITH_CLIP else ""
+            return [Problem("metric", EXPECTED, repr(word), hint)]
+        if kind == "relative" and not distractors:
+            hint = "Give a file with one caption a line: --distractors captions.txt"
+            return [Problem("metric relative", "distractor captions", "none", hint)]
+        resolve_clip(value, f"metric {kind}")
+    except JobError as error:
+        return list(error.problems)
+    return []
