@@ -52,15 +52,13 @@ def score(
 
     shown = score(url, metric or [], distractors, again, threads, reference, features, from_file)
     if as_json:
-        say_json(shown)
+        say_json(shown.as_json())
         return
-    cells = shown.pop("cells", [])
-    table(shown)
-    for cell in cells:
-        numbers = [
-            f"{name} {cell[name]:.4g}" for name in ("fid", "kid", "precision", "recall") if cell[name] is not None
-        ]
-        say(f"{cell['name']}: {cell['images']} images, " + (", ".join(numbers) or "too few to compare"))
+    table({name: value for name, value in shown.as_json().items() if name != "cells"})
+    for cell in shown.cells or []:
+        values = {"fid": cell.fid, "kid": cell.kid, "precision": cell.precision, "recall": cell.recall}
+        numbers = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
+        say(f"{cell.name}: {cell.images} images, " + (", ".join(numbers) or "too few to compare"))
 
 
 def select(
@@ -127,7 +125,7 @@ def reproduce(
     from promptmill.jobs.reproduce import in_text, reproduce
 
     made = reproduce(url, sample_id, out, trust_dataset, job)
-    _show(made if as_json else in_text(made), as_json)
+    _show(made.as_json() if as_json else in_text(made), as_json)
 
 
 def export(

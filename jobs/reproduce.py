@@ -11,11 +11,12 @@ from promptmill.pipeline.dataset.targets import refuse_dataset
 from promptmill.pipeline.models.catalog.versions import in_words
 from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.results import ReproduceResult, VersionChange
 
 
 def reproduce(
     url: str, sample_id: str, out: str | None = None, trust_dataset: bool = False, job: str | None = None
-) -> dict[str, Any]:
+) -> ReproduceResult:
     """Writes the image to `out` (by default `<sample_id>.png` or so in the current folder) and says how it differs.
 
     Raises JobError for an id that does not exist, and for models that only the dataset names, unless it is trusted;
@@ -31,25 +32,25 @@ def reproduce(
         path.write_bytes(made.data)
     except OSError as error:
         raise JobError(Problem("--out", "a file that can be written", f"{path}: {error.strerror}")) from None
-    return {
-        "sample_id": made.sample_id,
-        "prompt": made.prompt,
-        "seed": made.seed,
-        "file": str(path),
-        "verdict": made.verdict,
-        "identical": made.identical,
-        "max_difference": made.max_difference,
-        "psnr_db": made.psnr_db,
-        "with_mates": made.with_mates,
-        "versions": dict(made.versions),
-        "versions_then": dict(made.versions_then),
-        "other_versions": {name: {"then": then, "now": now} for name, (then, now) in made.other_versions.items()},
-    }
+    return ReproduceResult(
+        sample_id=made.sample_id,
+        prompt=made.prompt,
+        seed=made.seed,
+        file=str(path),
+        verdict=made.verdict,
+        identical=made.identical,
+        max_difference=made.max_difference,
+        psnr_db=made.psnr_db,
+        with_mates=made.with_mates,
+        versions=dict(made.versions),
+        versions_then=dict(made.versions_then),
+        other_versions={name: VersionChange(*pair) for name, pair in made.other_versions.items()},
+    )
 
 
-def in_text(made: dict[str, Any]) -> dict[str, Any]:
+def in_text(made: ReproduceResult) -> dict[str, Any]:
     """As a person reads it: of all versions only those that differ."""
-    others = {name: (each["then"], each["now"]) for name, each in made["other_versions"].items()}
-    said = in_words(others) or ("none" if made["versions_then"] else "not known: the dataset does not say its own")
+    others = {name: (change.then, change.now) for name, change in made.other_versions.items()}
+    said = in_words(others) or ("none" if made.versions_then else "not known: the dataset does not say its own")
     left_out = ("versions", "versions_then")
-    return {name: value for name, value in made.items() if name not in left_out} | {"other_versions": said}
+    return {name: value for name, value in made.as_json().items() if name not in left_out} | {"other_versions": said}

@@ -18,6 +18,7 @@ from promptmill.pipeline.report.build import build_report
 from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.results import ReferenceCell, ScoreResult
 
 
 def score(
@@ -30,7 +31,7 @@ def score(
     features: str | None = None,
     from_file: str | None = None,
     on_unit: Callable[[int, int], None] = lambda done, of: None,
-) -> dict[str, Any]:
+) -> ScoreResult:
     """Writes `scores/` and, in our own datasets, the report anew. `distractors` is a text file, one caption a line.
 
     `reference` is a folder of images or a dataset, `features` the open_clip model that looks at both; `from_file` has
@@ -45,13 +46,14 @@ def score(
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
-        shown |= compare_with_reference(store, reference, clip, load_embedder(clip, threads))
+        against = compare_with_reference(store, reference, clip, load_embedder(clip, threads))
+        shown |= {**against, "cells": [ReferenceCell(**cell) for cell in against["cells"]]}
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)
     if plan is not None:
         build_report(plan, store)
-    return shown
+    return ScoreResult(**shown)
 
 
 def _features(reference: str | None, features: str | None) -> ResolvedClip | None:

@@ -121,6 +121,78 @@ class VerifyResult(DatasetResult):
     images_checked: int = 0
 
 
+@dataclass(frozen=True)
+class ReferenceCell:
+    """Kept images of one sweep cell against the reference; None where there are too few to compare."""
+
+    name: str
+    variant: str
+    images: int
+    fid: float | None
+    kid: float | None
+    kid_std: float | None
+    kid_subset: int | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class ScoreResult(Result):
+    """`images` to `mean` are of what was scored now, None where nothing was asked for; `done_before` counts objects of
+    scores that were there already. `mean` is over finite values, None where there are none. `unknown` are rows of
+    `--from` that name no image of the dataset.
+
+    From `reference` on: None without one. `features` is the open_clip model that looked at both, `dimensions` how many
+    numbers it gives an image. `left_out` images of the dataset, and `reference_left_out` of the other, do not decode.
+    """
+
+    url: str
+    images: int | None = None
+    left_out: int | None = None
+    objects: int | None = None
+    done_before: int | None = None
+    mean: dict[str, float | None] | None = None
+    unknown: int | None = None
+    reference: str | None = None
+    reference_images: int | None = None
+    reference_left_out: int | None = None
+    features: str | None = None
+    features_revision: str | None = None
+    dimensions: int | None = None
+    cells: list[ReferenceCell] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Without what was not asked for."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class VersionChange:
+    then: str
+    now: str
+
+
+@dataclass(frozen=True)
+class ReproduceResult(Result):
+    """`identical` is None where the dataset stores no image of the sample; `max_difference` is of 255.
+
+    `with_mates` says that it was made in the batch it was made in then.
+    """
+
+    sample_id: str
+    prompt: str
+    seed: int
+    file: str
+    verdict: str
+    identical: bool | None
+    max_difference: int | None
+    psnr_db: float | None
+    with_mates: bool
+    versions: dict[str, str]
+    versions_then: dict[str, str]
+    other_versions: dict[str, VersionChange]
+
+
 RESULTS = {
     "validate": ValidateResult,
     "plan": PlanResult,
@@ -128,5 +200,7 @@ RESULTS = {
     "retry": RunResult,
     "status": StatusResult,
     "verify": VerifyResult,
+    "score": ScoreResult,
+    "reproduce": ReproduceResult,
 }
 """By command."""

@@ -9,15 +9,15 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.state import missing_shards
 from promptmill.pipeline.jobfile.reader import parse_job
-from promptmill.pipeline.models.interface import Generated, Pixels
+from promptmill.pipeline.models.interface import Generated
 from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.scores.interface import Picture, Scores
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.shard import process_shard
@@ -100,8 +100,8 @@ class Redness:
     def prepare(self, captions: Sequence[str]) -> None:
         pass
 
-    def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        return np.array([float(image[..., 0].mean()) / 127.5 - 1 for image in images], np.float32)
+    def score(self, pictures: Sequence[Picture]) -> Scores:
+        return {self.name: np.array([float(each.pixels[..., 0].mean()) / 127.5 - 1 for each in pictures], np.float32)}
 
 
 class OwnScore:

@@ -11,7 +11,7 @@ from promptmill.pipeline.planning.plan import Plan, blocks, plan_job, rows_per_s
 from promptmill.pipeline.planning.plan_json import from_json, segment_from_json, to_json
 from promptmill.pipeline.planning.variants import cell_name, describe_axes, variant_text
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.plan import Segment, Shard
+from promptmill.schemas.plan import PythonScore, Segment, Shard
 from tests.heart.mill import job, small_plan, write_prompts
 
 SWEEP = {"guidance_scale": [1.0, 5.0], "num_inference_steps": [2, 3, 4]}
@@ -191,3 +191,16 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "generation.width",
         "prompts.source",
     ]
+
+
+def test_which_end_of_a_score_is_better(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path)
+    own = PythonScore("a:B", ("bright", "dark"), "1", ("dark",))
+    plan = replace(plan, python_scores=(own,))
+    assert [plan.lower_is_better(name) for name in ("clip", "near_black", "bright", "dark")] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert from_json(to_json(plan)).python_scores == (own,)

@@ -8,6 +8,7 @@ import pytest
 
 from promptmill.pipeline.worker.selection import rejection_reasons
 from promptmill.schemas.job import Select
+from promptmill.schemas.scores import LOWER_IS_BETTER
 
 NO_FLAGS: list[tuple[str, ...]] = [(), (), ()]
 BEST = Select(keep=1, by="clip")
@@ -20,7 +21,9 @@ def reasons(
     indices: list[int] | None = None,
     quota: int | None = None,
 ) -> list[str | None]:
-    return rejection_reasons(scores, flags or [()] * len(scores), indices or list(range(len(scores))), select, quota)
+    lowest = select is not None and select.by in LOWER_IS_BETTER
+    places = indices or list(range(len(scores)))
+    return rejection_reasons(scores, flags or [()] * len(scores), places, select, quota, lowest)
 
 
 def test_without_select_all_are_kept_but_the_unsafe() -> None:

@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_cells_against_a_folder(painted: Dataset, folder: Path, tmp_path: Path) -> None:
     dataset = painted.copy(tmp_path / "scored")
-    found = score(str(dataset.folder), [], reference=str(folder), features=BUILTIN)
+    found = score(str(dataset.folder), [], reference=str(folder), features=BUILTIN).as_json()
     assert (found["reference_images"], found["reference_left_out"], found["left_out"]) == (120, 1, 0)
     assert len(found["cells"]) == 4 and sum(cell["images"] for cell in found["cells"]) == 4 * 98
     assert all(cell["fid"] > 0 and 0 < cell["precision"] <= 1 for cell in found["cells"])
@@ -94,7 +94,7 @@ def test_cells_against_a_folder(painted: Dataset, folder: Path, tmp_path: Path) 
     rng = np.random.default_rng(5)
     for i in range(20):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(noise / f"{i}.jpg")
-    far = score(str(dataset.folder), [], reference=str(noise), features=BUILTIN)
+    far = score(str(dataset.folder), [], reference=str(noise), features=BUILTIN).as_json()
     for near, other in zip(found["cells"], far["cells"], strict=True):
         assert other["kid"] > near["kid"] + 3 * near["kid_std"]
         assert other["precision"] < 0.2 < near["precision"]  # its recall is 1: the painter makes noise of odd prompts
@@ -108,7 +108,7 @@ def test_cells_against_a_folder(painted: Dataset, folder: Path, tmp_path: Path) 
 def test_a_dataset_is_nearest_to_itself(painted: Dataset, tmp_path: Path) -> None:
     dataset = painted.copy(tmp_path / "same")
     (dataset.folder / "job.json").unlink()  # any folder of Parquet with images will do
-    found = score(str(dataset.folder), [], reference=str(painted.folder), features=BUILTIN)
+    found = score(str(dataset.folder), [], reference=str(painted.folder), features=BUILTIN).as_json()
     assert found["reference_images"] == sum(cell["images"] for cell in found["cells"])
     assert all(cell["precision"] == 1.0 and cell["recall"] > 0.5 for cell in found["cells"])
 

@@ -119,7 +119,7 @@ def test_words_that_name_no_metric() -> None:
 def test_scores_lie_beside_the_data(painted: Dataset, tmp_path: Path) -> None:
     dataset = painted.copy(tmp_path / "scored")
     before = {path: path.read_bytes() for path in (dataset.folder / "data").iterdir()}
-    found = score(str(dataset.folder), ["verified", "image"])
+    found = score(str(dataset.folder), ["verified", "image"]).as_json()
     assert found["images"] == 4 * 3 * 99 and found["left_out"] == 0
     assert {path: path.read_bytes() for path in (dataset.folder / "data").iterdir()} == before
     samples = read_samples(dataset.store)
@@ -129,7 +129,7 @@ def test_scores_lie_beside_the_data(painted: Dataset, tmp_path: Path) -> None:
     assert 0.6 < found["mean"]["verified"] < 0.9
     summary = (dataset.folder / "report/summary.json").read_text()
     assert '"verified"' in summary and '"spearman"' in summary
-    again = score(str(dataset.folder), ["verified"])
+    again = score(str(dataset.folder), ["verified"]).as_json()
     assert again["images"] == 0 and again["done_before"] == again["objects"]
 
 
@@ -143,7 +143,7 @@ def test_foreign_parquet(tmp_path: Path) -> None:
     image = {"bytes": sink.getvalue(), "path": None}
     table = pa.table({"image": [image, {"bytes": b"no image", "path": None}, None], "text": ["x", "y", "z"]})
     pq.write_table(table, tmp_path / "any.parquet")
-    found = score(str(tmp_path), ["image"])
+    found = score(str(tmp_path), ["image"]).as_json()
     assert (found["images"], found["left_out"]) == (1, 1)
     (written,) = (tmp_path / "scores").iterdir()
     rows = pq.read_table(written).to_pylist()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from promptmill.pipeline.models.interface import Generated, Pixels, Scorer
+from promptmill.pipeline.models.interface import Generated, Pixels
+from promptmill.pipeline.scores.interface import Picture, Scope, Scorer, Scores
 from promptmill.pipeline.shapes.captions import change_one, changeable, parse
 from promptmill.pipeline.shapes.render import render
 from promptmill.pipeline.shapes.verify import verify
@@ -81,16 +81,19 @@ class Painter:
 class PainterScorer:
     """Agrees with the verifier, and is unsure as a CLIP is."""
 
+    needs: tuple[str, ...] = ()
+    version = ""
+    scope: Scope = "image"
+
     def __init__(self, name: str) -> None:
         self.name = name
+        self.columns = (name,)
 
     def prepare(self, captions: Sequence[str]) -> None:
         pass
 
-    def score(self, images: Sequence[Pixels], captions: Sequence[str]) -> npt.NDArray[np.float32]:
-        return np.array(
-            [self._one(image, caption) for image, caption in zip(images, captions, strict=True)], np.float32
-        )
+    def score(self, pictures: Sequence[Picture]) -> Scores:
+        return {self.name: np.array([self._one(each.pixels, each.caption) for each in pictures], np.float32)}
 
     def _one(self, image: Pixels, caption: str) -> float:
         blur = (int(image.astype(np.int64).sum()) * 2654435761 % 1000) / 1000 - 0.5
