@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
+# Side by side; slow ones start Ray and S3 servers, which take all cores by themselves. Fixtures of a file are made once.
+FAST_TESTS = $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.promptmill-installed
 
 .DEFAULT_GOAL := help
@@ -29,10 +31,10 @@ demo-s3: $(READY)  ## The demo against a real S3 server on this machine
 	$(BIN)/python -m tests.servers.s3 -- $(BIN)/promptmill run jobs/examples/shapes.yaml --set 'output.url=s3://{bucket}/shapes-demo'
 
 test: $(READY)  ## All tests, the fast ones first
-	$(BIN)/python -m pytest
+	@$(FAST_TESTS); fast=$$?; $(BIN)/python -m pytest -m slow && exit $$fast
 
 test-fast: $(READY)  ## Without the slow ones (Ray, S3, kills)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(FAST_TESTS)
 
 check: $(READY)  ## Format, lint, types, and which room imports which
 	$(BIN)/ruff format --check .
