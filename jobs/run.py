@@ -60,7 +60,7 @@ def run(
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         refuse_inside(job.output.url, "output.url")
         planned = claim_output(planned, store, extend)
-        if problem := remember((*planned.models, *planned.clips)):
+        if problem := remember((*planned.models, *planned.clips, *planned.python_scores)):
             progress.notice(f"models are not noted ({problem}): `promptmill retry` will ask for --trust-dataset")
         stage_again(planned, store)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)

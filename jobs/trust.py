@@ -14,10 +14,13 @@ _SHOWN = 10
 
 
 def refuse_strangers(plan: Plan, url: str, trusted: bool, job: str | None, clips: bool = True) -> None:
-    """Raises JobError for models that neither a job run here nor the file `job` names; `clips` says they load too."""
+    """Raises JobError for models and classes of scores that neither a job run here nor the file `job` names.
+
+    `clips` says that those load too.
+    """
     if trusted:
         return
-    named: tuple[Named, ...] = (*plan.models, *plan.clips) if clips else plan.models
+    named: tuple[Named, ...] = (*plan.models, *plan.python_scores, *(plan.clips if clips else ()))
     unknown = strangers(named, _named_by(job)) if strangers(named) else []
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
@@ -34,5 +37,5 @@ def _named_by(job: str | None) -> tuple[Named, ...]:
         return ()
     from promptmill.pipeline.jobfile.reader import load_job
 
-    models, clips = check_job(load_job(Path(job)), allow_large_sweep=True)
-    return (*models, *clips)
+    models, clips, own = check_job(load_job(Path(job)), allow_large_sweep=True)
+    return (*models, *clips, *own)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,8 +90,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def brightness(row: dict[str, Any]) -> float:
-    import io
-
     return float(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).mean() / 255)
 
 
@@ -117,8 +117,6 @@ def test_columns_of_the_prompt_reach_it(cli: Cli, job: MakeJob, own: str, tmp_pa
 def test_another_version_is_another_dataset(cli: Cli, job: MakeJob, own: str, tmp_path: Path) -> None:
     path = job(score=[{"python": f"{own}:Brightness"}])
     assert cli("run", path, "--in-process").code == 0
-    import sys
-
     sys.modules[own].Brightness.version = "2"  # type: ignore[attr-defined]
     answer = cli("run", path, "--in-process")
     assert answer.code == 2 and "score[0].version" in answer.err
@@ -185,3 +183,17 @@ def test_afterwards_it_scores_what_is_there(cli: Cli, job: MakeJob, own: str, tm
     assert json.loads(answer.out)["mean"]["siblings"] == 2
     answer = cli("score", tmp_path / "out", "--metric", f"python={own}:NoVersion")
     assert answer.code == 2 and "such as" in answer.err
+
+
+def test_the_class_that_a_stranger_s_dataset_names_is_not_imported(
+    cli: Cli, job: MakeJob, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = job(score=[{"python": f"{own}:Broken"}])
+    assert cli("run", path, "--in-process").code == 3
+    (row, *_) = records(tmp_path / "out")
+    monkeypatch.setenv("PROMPTMILL_STATE_DIR", str(tmp_path / "another user"))
+    sys.modules.pop(own)
+    (tmp_path / f"{own}.py").write_text("raise SystemExit('the code of somebody else ran')")
+    for command in (["retry", tmp_path / "out", "--in-process"], ["reproduce", tmp_path / "out", row["sample_id"]]):
+        answer = cli(*command)
+        assert answer.code == 2 and "--trust-dataset" in answer.err and f"{own}:Broken" in answer.err, answer

@@ -1,6 +1,7 @@
 """Which models a user of this machine has named in a job: those that a stranger's dataset names are loaded on request.
 
-Known by content (hashes of a folder's files, the commit of a hub model) and never by place, so that a dataset may move.
+Known by content (hashes of a folder's files, the commit of a hub model) and never by place, so that a dataset may move;
+classes of scores by import path and version.
 A note is an empty file `models/<digest>` below `PROMPTMILL_STATE_DIR`, else `$XDG_STATE_HOME/promptmill`.
 """
 
@@ -16,9 +17,9 @@ from promptmill.pipeline.models.catalog.adapters import BUILTIN
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, ResolvedClip
 from promptmill.pipeline.models.catalog.resolve import BUILTIN_MODELS
 from promptmill.schemas.identity import digest
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel
+from promptmill.schemas.plan import PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel
 
-Named = ResolvedModel | ResolvedClip | ResolvedAdapter | ResolvedControl
+Named = ResolvedModel | ResolvedClip | ResolvedAdapter | ResolvedControl | PythonScore
 
 
 def remember(models: Iterable[Named]) -> str | None:
@@ -51,6 +52,8 @@ def _all(models: Iterable[Named]) -> Iterator[Named]:
 
 
 def _is_builtin(model: Named) -> bool:
+    if isinstance(model, PythonScore):
+        return False
     if isinstance(model, ResolvedAdapter | ResolvedControl):
         shipped = re.fullmatch(f"{BUILTIN}[a-z0-9-]+", model.path) is not None
         return shipped and (isinstance(model, ResolvedAdapter) or model.is_local)
@@ -60,6 +63,8 @@ def _is_builtin(model: Named) -> bool:
 
 
 def _digest(model: Named) -> str:
+    if isinstance(model, PythonScore):
+        return digest(["score", model.path, model.version])
     if isinstance(model, ResolvedAdapter):
         return digest(["adapter", model.sha])
     if model.is_local:
@@ -71,7 +76,7 @@ def _digest(model: Named) -> str:
 
 def _as_older(model: Named) -> Named:
     """As a dataset of an older version names it: by its revision, which its files are then held against."""
-    return model if isinstance(model, ResolvedAdapter) else replace(model, files={})
+    return model if isinstance(model, ResolvedAdapter | PythonScore) else replace(model, files={})
 
 
 def _is_noted(model: Named) -> bool:
