@@ -48,7 +48,7 @@ class Record:
     @property
     def image(self) -> Image.Image:
         """Decoded. Raises ValueError for bytes that are no image, and for one of more than 100 megapixels."""
-        from promptmill.pipeline.pixels import open_image
+        from promptmill.pipeline.prompts.pixels import open_image
 
         with open_image(self.image_bytes) as picture:
             picture.load()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import hash_in_name, is_reject
 from promptmill.pipeline.dataset.state import DataObject
-from promptmill.pipeline.pixels import ImageError, open_image
+from promptmill.pipeline.prompts.pixels import ImageError, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import CommitRecord, Sidecar

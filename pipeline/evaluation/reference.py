@@ -20,8 +20,8 @@ from promptmill.pipeline.display import redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
-from promptmill.pipeline.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.scores.score_dataset import FOLDER, Unit, check_columns, find_units, read_pictures
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects

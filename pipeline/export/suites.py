@@ -22,9 +22,9 @@ from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
 from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.export.names import distinct_names
-from promptmill.pipeline.pixels import MAX_PIXELS, ImageError, decode_image, open_image
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import shown_value
+from promptmill.pipeline.prompts.pixels import MAX_PIXELS, ImageError, decode_image, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem, StorageError
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from promptmill.pipeline.pixels import MAX_BYTES, MAX_PIXELS, ImageError, UnknownImageError, open_image
+from promptmill.pipeline.prompts.pixels import MAX_BYTES, MAX_PIXELS, ImageError, UnknownImageError, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError

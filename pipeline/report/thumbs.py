@@ -11,7 +11,7 @@ from PIL import Image
 
 from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.samples import Samples
-from promptmill.pipeline.pixels import ImageError, open_image
+from promptmill.pipeline.prompts.pixels import ImageError, open_image
 from promptmill.pipeline.storage.store import Store
 
 THUMB_PX = 192

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.pipeline.pixels import decode_image
+from promptmill.pipeline.prompts.pixels import decode_image
 
 Scores = Mapping[str, npt.NDArray[np.float32]]
 """By name of the score float32 [images], NaN where an image has none."""

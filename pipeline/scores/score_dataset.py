@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.state import read_data_objects
-from promptmill.pipeline.pixels import ImageError, decode_image
+from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store

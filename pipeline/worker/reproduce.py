@@ -19,8 +19,8 @@ from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.pipeline.pixels import ImageError, decode_image
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext

@@ -19,8 +19,8 @@ from PIL import Image
 
 from promptmill.pipeline.evaluation.reference import reference_images
 from promptmill.pipeline.export.suites import as_png, grid_png
-from promptmill.pipeline.pixels import MAX_PIXELS, ImageError, decode_image, open_image
 from promptmill.pipeline.prompts.inputs import decode
+from promptmill.pipeline.prompts.pixels import MAX_PIXELS, ImageError, decode_image, open_image
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.pipeline.scores import score_dataset as scoring
 from promptmill.pipeline.scores.image import ImageStatistics
