@@ -12,7 +12,7 @@ from promptmill.pipeline.dataset.selections import write_selection
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.job import LOWER_IS_BETTER
+from promptmill.schemas.scores import LOWER_IS_BETTER
 
 UNSAFE = ("nsfw",)
 

@@ -24,7 +24,7 @@ from promptmill.pipeline.planning.same import differences
 from promptmill.pipeline.prompts.held import held_copy
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, OutputMismatchError, Problem, StorageError
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, Problem, StorageError
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 
 
