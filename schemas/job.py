@@ -85,7 +85,7 @@ class Format(StrictModel):
     escape: Text | None = None
     """Sign before a quotation mark that is text, such as a backslash. Two marks for one are always read."""
     comment: Text | None = None
-    """Lines of plain text that begin so are no prompts, such as `#`."""
+    """Lines of plain text that begin so are no prompts, such as `//`."""
 
     @property
     def separator(self) -> str | None:

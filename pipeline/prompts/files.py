@@ -16,8 +16,9 @@ from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote,
 from promptmill.schemas.errors import InputError, Problem
 
 _OWN_OBJECT: Final = re.compile(
-    r"(data|rejects|failures|receipts)/part-|inputs/((retry-)?[0-9a-f]{16}\.parquet$|images/)|(segments|report|scores)/"
-    r"|(job\.json|README\.md|croissant\.json)$"
+    r"(data|rejects|failures|receipts)/part-|inputs/((retry-)?[0-9a-f]{16}\.parquet$|images/)"
+    r"|(segments|report|scores|selections)/"
+    r"|(job\.json|heartbeat\.json|README\.md|croissant\.json)$"
 )
 """Keys that runs write below the output, and no prompts of a folder `data` or `inputs` that someone else filled."""
 

@@ -29,7 +29,7 @@ from promptmill.pipeline.storage import local
 from promptmill.pipeline.storage import store as store_module
 from promptmill.pipeline.storage.entry import Entry, same_write
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, OutputMismatchError, SampleError
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, SampleError
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Sample
 
@@ -323,7 +323,9 @@ def test_two_extensions_at_once_both_get_in(plan: Plan, tmp_path: Path, monkeypa
     third = planned(source)
 
     def extend_second(other: Store) -> None:
-        with contextlib.suppress(OutputMismatchError):  # the third is there already, with files it knows nothing of
+        with contextlib.suppress(
+            OutputMismatchError, InputError
+        ):  # the third is there already, with files it knows nothing of
             claim_output(second, other, extend=True)
 
     def run(n: int) -> bool:

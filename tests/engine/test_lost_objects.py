@@ -17,8 +17,8 @@ MakeJob = Callable[..., Path]
 @pytest.fixture
 def made(cli: Cli, job: MakeJob, tmp_path: Path) -> Path:
     """The job of a finished dataset of two shards, prompts staged; the empty one failed."""
-    (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
-    made = job(prompts={"source": str(tmp_path / "prompts.txt")})
+    (tmp_path / "prompts.csv").write_text("prompt,tag\na red circle,1\n,2\na blue square,3\n")
+    made = job(prompts={"source": str(tmp_path / "prompts.csv")})
     assert cli("run", made, "--in-process").code == 3
     return made
 
@@ -46,11 +46,11 @@ def test_staged_prompts_that_are_gone(cli: Cli, made: Path, tmp_path: Path) -> N
     before = part.read_bytes()
     part.unlink()
     shutil.rmtree(tmp_path / "out" / "inputs")
-    source = tmp_path / "prompts.txt"
+    source = tmp_path / "prompts.csv"
     text = source.read_text()
-    source.write_text("a red square\n\na blue square\n")
+    source.write_text("prompt,tag\na red square,1\n,2\na blue square,3\n")
     answer = cli("run", made, "--in-process")
-    assert answer.code == 2 and "prompts.source.prompts.txt.etag" in answer.err
+    assert answer.code == 2 and "prompts.source.prompts.csv.etag" in answer.err
     source.write_text(text)
     assert cli("run", made, "--in-process").code == 3
     assert part.read_bytes() == before

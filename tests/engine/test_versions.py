@@ -83,8 +83,8 @@ def test_a_retry_says_so(cli: Cli, job: MakeJob, source: Path, tmp_path: Path, a
 
 def test_rows_at_fault_have_no_device(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     """Whether a worker holds a model by then is chance, and the bytes of the object must not be."""
-    text = tmp_path / "prompts.txt"
-    text.write_text("\n\n\na red circle\n")
+    text = tmp_path / "prompts.csv"
+    text.write_text("prompt,tag\n,1\n,2\n,3\na red circle,4\n")
     made = job(prompts={"source": str(text)}, score=None, output={"images_per_shard": 4})
     assert cli("run", made, "--in-process").code == 3
     whole = {number: (tmp_path / "out" / "data" / f"part-{number:06d}.parquet").read_bytes() for number in (0, 1)}

@@ -115,7 +115,11 @@ PRINTERS = {
     "jobs/outlets.py",
     "jobs/schema.py",
     "pipeline/execution/progress.py",
+    "pipeline/prompts/first_look.py",  # pipes between it and its child
+    "pipeline/prompts/parquet_child.py",
     "pipeline/training/shapes/evaluate.py",  # numbers, for those who train the built-in model
+    "pipeline/training/shapes/evaluate_conditions.py",
+    "pipeline/training/shapes/evaluate_edits.py",
 }
 
 

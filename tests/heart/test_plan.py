@@ -194,7 +194,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_which_end_of_a_score_is_better(tmp_path: Path) -> None:
-    plan = small_plan(tmp_path)
+    plan = small_plan(tmp_path, score=[{"python": "tests.heart.mill:OwnScore"}])
     own = PythonScore("a:B", ("bright", "dark"), "1", ("dark",))
     plan = replace(plan, python_scores=(own,))
     assert [plan.lower_is_better(name) for name in ("clip", "near_black", "bright", "dark")] == [

@@ -47,13 +47,13 @@ def test_ratings_of_two_people(dataset: Dataset, tmp_path: Path) -> None:
     lines = [f"{sample},{rater + 2 * is_strong},{rater}" for rater in (1, 3) for sample, is_strong in strong.items()]
     (tmp_path / "people.csv").write_text("\n".join(["sample_id,rating,rater", *lines, "somebody-else,5,1"]))
     found = score(str(dataset.folder), [], from_file=str(tmp_path / "people.csv"))
-    assert (found["images"], found["unknown"]) == (28, 1) and found["mean"]["rating"] == 3.0
+    assert (found.images, found.unknown, found.mean) == (28, 1, {"rating": 3.0, "rater": 2.0})
     summary = json.loads((dataset.folder / "report/summary.json").read_text())
     (weak, better), differences = summary["metrics"]["rating"]["means"], summary["metrics"]["rating"]["differences"]
     assert (weak[0], better[0]) == (2.0, 4.0) and differences[0][1][0] == 2.0 and summary["problems"] == []
     with pytest.raises(JobError, match="--again"):
         score(str(dataset.folder), [], from_file=str(tmp_path / "people.csv"))
-    assert score(str(dataset.folder), [], again=True, from_file=str(tmp_path / "people.csv"))["images"] == 28
+    assert score(str(dataset.folder), [], again=True, from_file=str(tmp_path / "people.csv")).images == 28
 
 
 def test_verdicts_of_geneval(dataset: Dataset, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_verdicts_of_geneval(dataset: Dataset, tmp_path: Path) -> None:
     assert len(images) == 28
     rows = [{"filename": str(path), "tag": "one", "correct": "guidance_scale=5.0" in str(path)} for path in images]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert score(str(dataset.folder), [], from_file=str(tmp_path / "results.jsonl"))["mean"] == {"correct": 0.5}
+    assert score(str(dataset.folder), [], from_file=str(tmp_path / "results.jsonl")).mean == {"correct": 0.5}
     samples, strong = read_samples(dataset.store), by_guidance(dataset)
     given = dict(zip(samples.texts("sample_id"), samples.score("correct"), strict=True))
     assert given == {sample: float(is_strong) for sample, is_strong in strong.items()}

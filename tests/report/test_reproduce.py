@@ -26,7 +26,7 @@ def rows(dataset: Dataset, folder: str, number: int = 0) -> list[dict[str, objec
 def test_kept_and_rejected_images_are_byte_identical(swept: Dataset, tmp_path: Path) -> None:
     kept, rejected = rows(swept, "data", 3)[-1], rows(swept, "rejects", 5)[0]
     found = reproduce(str(swept.folder), str(kept["sample_id"]), str(tmp_path / "again.png"), trust_dataset=True)
-    assert found["verdict"] == "byte-identical" and found["with_mates"]
+    assert found.verdict == "byte-identical" and found.with_mates
     assert (tmp_path / "again.png").read_bytes()[:4] == b"\x89PNG"
     short = str(rejected["sample_id"])[:10]
     assert reproduce_sample(swept.plan, swept.store, short).identical
