@@ -12,7 +12,6 @@ from promptmill.pipeline.dataset.selections import write_selection
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.scores import LOWER_IS_BETTER
 
 UNSAFE = ("nsfw",)
 
@@ -45,7 +44,8 @@ def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectS
     """Writes the view. Raises JobError for a score that the dataset does not have."""
     plan, samples = read_dataset(plan, store)
     _refuse_unknown(samples, wanted)
-    reasons = _reasons(samples, wanted, plan.job.output.keep_rejected_images)
+    signs = {name: -1 if name in plan.lowest_is_best else 1 for name in (*wanted.by, *wanted.least)}
+    reasons = _reasons(samples, wanted, signs, plan.job.output.keep_rejected_images)
     columns = {each: samples.table.column(each).to_pylist() for each in ("sample_id", "prompt_id", "variant", "row")}
     objects = samples.texts("object")
     rows = [
@@ -68,8 +68,10 @@ def _refuse_unknown(samples: Samples, wanted: Wanted) -> None:
             raise JobError(Problem("--by" if score in wanted.by else "--min", expected, repr(score), hint))
 
 
-def _reasons(samples: Samples, wanted: Wanted, rejected_have_images: bool) -> dict[int, str | None]:
-    """By row of the table, without failures: why it is not kept."""
+def _reasons(
+    samples: Samples, wanted: Wanted, signs: Mapping[str, int], rejected_have_images: bool
+) -> dict[int, str | None]:
+    """By row of the table, without failures: why it is not kept. `signs` are −1 for scores where lower is better."""
     status, prompts, variants = (samples.texts(name) for name in ("status", "prompt_id", "variant"))
     scores = {name: samples.score(name) for name in {*wanted.by, *wanted.least}}
     flags = samples.table.column("flags").to_pylist()
@@ -81,39 +83,38 @@ def _reasons(samples: Samples, wanted: Wanted, rejected_have_images: bool) -> di
         values = {name: float(column[row]) for name, column in scores.items()}
         unsafe = next((flag for flag in flags[row] or () if flag in UNSAFE), None)
         lost = "no_image" if ended == REJECTED and not rejected_have_images else None
-        reasons[row] = lost or unsafe or _below(values, wanted)
+        reasons[row] = lost or unsafe or _below(values, wanted, signs)
         if reasons[row] is None:
             groups.setdefault((prompts[row], variants[row]), []).append(row)
     indices = samples.table.column("sample_index").to_pylist()
     for group in groups.values():
-        best = _ranked(group, {name: [float(scores[name][row]) for row in group] for name in wanted.by}, indices)
+        signed = {name: [signs[name] * float(scores[name][row]) for row in group] for name in wanted.by}
+        best = _ranked(group, signed, indices)
         for row in best[wanted.keep :] if wanted.keep is not None else ():
             reasons[row] = "not_selected"
     return reasons
 
 
-def _below(values: Mapping[str, float], wanted: Wanted) -> str | None:
+def _below(values: Mapping[str, float], wanted: Wanted, signs: Mapping[str, int]) -> str | None:
     if any(math.isnan(values[name]) for name in (*wanted.by, *wanted.least)):
         return "no_score"
     return (
         "below_min"
-        if any(_sign(name) * values[name] < _sign(name) * least for name, least in wanted.least.items())
+        if any(signs[name] * values[name] < signs[name] * least for name, least in wanted.least.items())
         else None
     )
 
 
-def _sign(score: str) -> int:
-    return -1 if score in LOWER_IS_BETTER else 1
-
-
 def _ranked(group: Sequence[int], scores: Mapping[str, Sequence[float]], indices: Sequence[Any]) -> list[int]:
-    """Rows of one prompt and cell, the best first; equal ones by the first score, then by sample index."""
+    """Rows of one prompt and cell, the best first; equal ones by the first score, then by sample index.
+
+    Of `scores` higher is better.
+    """
     ranks = [0.0] * len(group)
-    for name, values in scores.items():
-        signed = [_sign(name) * value for value in values]
+    for signed in scores.values():
         for place, value in enumerate(signed):  # equal scores share a rank
             ranks[place] += sum(other > value for other in signed) + sum(other == value for other in signed) / 2
-    first = next(iter(scores.items()), None)
-    own = [0.0] * len(group) if first is None else [-_sign(first[0]) * value for value in first[1]]
+    first = next(iter(scores.values()), None)
+    own = [0.0] * len(group) if first is None else [-value for value in first]
     order = sorted(range(len(group)), key=lambda place: (ranks[place], own[place], indices[group[place]] or 0))
     return [group[place] for place in order]

@@ -59,8 +59,10 @@ class Plan:
         own = iter(self.python_scores)
         return [name for score in self.job.score for name in (next(own).names if score.python else score.names)]
 
-    def lower_is_better(self, score: str) -> bool:
-        return score in LOWER_IS_BETTER or any(score in own.lower_is_better for own in self.python_scores)
+    @cached_property
+    def lowest_is_best(self) -> frozenset[str]:
+        """Names of scores of which the lowest is the best, whoever makes them."""
+        return LOWER_IS_BETTER.union(*(own.lower_is_better for own in self.python_scores))
 
     @property
     def cells(self) -> int:

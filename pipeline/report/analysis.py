@@ -15,7 +15,6 @@ from promptmill.pipeline.report.frame import Bounds, Frame
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Estimate, Integers, differences, means, rank_correlation
 from promptmill.schemas.identity import canonical_json
-from promptmill.schemas.scores import LOWER_IS_BETTER
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
@@ -37,7 +36,7 @@ def analyse(frame: Frame) -> dict[str, Any]:
         "metrics": [
             {
                 "name": name,
-                "lower_is_better": name in LOWER_IS_BETTER,
+                "lower_is_better": name in frame.lowest_is_best,
                 "bounds": frame.bounds(name),
                 "images": int(np.isfinite(frame.samples.score(name)).sum()),
             }
@@ -54,7 +53,7 @@ def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
     every = range(len(frame.cell_texts))
     if len(every) <= MAX_CELLS or not metrics:
         return list(every)[:MAX_CELLS]
-    sign = 1 if metrics[0] in LOWER_IS_BETTER else -1
+    sign = 1 if metrics[0] in frame.lowest_is_best else -1
     average = [np.nan if not np.isfinite(c).any() else float(np.nanmean(c)) for c in frame.matrix(metrics[0]).T]
     best = sorted(every[1:], key=lambda i: sign * average[i] if np.isfinite(average[i]) else np.inf)
     return [0, *sorted(best[: MAX_CELLS - 1])]
@@ -92,7 +91,11 @@ def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
     matrix = frame.matrix(metric)[:, list(shown)]
     bounds = frame.bounds(metric)
     every = _group(matrix, bounds, range(len(shown)))
-    few = range(len(shown)) if len(shown) <= ALL_BASELINES else sorted({0, best_of(every["means"], metric)})
+    few = (
+        range(len(shown))
+        if len(shown) <= ALL_BASELINES
+        else sorted({0, best_of(every["means"], metric in frame.lowest_is_best)})
+    )
     return {
         "all": every,
         "facets": {
@@ -102,9 +105,9 @@ def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def best_of(averages: Sequence[Sequence[float | None]], metric: str) -> int:
+def best_of(averages: Sequence[Sequence[float | None]], lowest: bool) -> int:
     """Place of the best mean, the first of equals; 0 where there is none."""
-    sign = 1 if metric in LOWER_IS_BETTER else -1
+    sign = 1 if lowest else -1
     known = [(sign * one[0], place) for place, one in enumerate(averages) if one[0] is not None]
     return min(known)[1] if known else 0
 

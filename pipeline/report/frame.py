@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +16,10 @@ from promptmill.pipeline.report.cost import Speed, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Integers, cell_matrix, is_share
 from promptmill.pipeline.report.summary import cell_texts, status_counts
+from promptmill.schemas.scores import LOWER_IS_BETTER, bounds_of
 
 FACET_VALUES = 40
 FACETS = 6
-BOUNDS = {"verified": (0.0, 1.0), "verified_share": (0.0, 1.0), "near_black": (0.0, 1.0)}
 
 Bounds = tuple[float, float] | None
 
@@ -29,7 +29,7 @@ class Frame:
     """The samples as numbers: prompt and cell of each, int64 [rows].
 
     `facets` are columns that sort prompts into kinds: their values, and which of them each sample has. `axes` are the
-    swept fields with their values, `seconds` what an image takes, by the text of the cell.
+    swept fields with their values, `seconds` what an image takes, by the text of the cell. `lowest_is_best` are scores.
     """
 
     samples: Samples
@@ -40,6 +40,7 @@ class Frame:
     facets: dict[str, tuple[list[str], Integers]]
     axes: dict[str, list[Any]]
     seconds: dict[str, Speed]
+    lowest_is_best: frozenset[str] = LOWER_IS_BETTER
 
     @cached_property
     def status(self) -> list[str]:
@@ -57,7 +58,7 @@ class Frame:
     def bounds(self, metric: str) -> Bounds:
         """The least and greatest value; a score that holds or does not has them whoever gave it."""
         scores = self.samples.score(metric)
-        return BOUNDS.get(metric) or ((0.0, 1.0) if is_share(scores[:, None]) else None)
+        return bounds_of(metric) or ((0.0, 1.0) if is_share(scores[:, None]) else None)
 
     def matrix(self, metric: str) -> Floats:
         shape = (len(self.prompt_ids), len(self.cell_texts))
@@ -68,7 +69,8 @@ def make_frame(plan: Plan, samples: Samples) -> Frame:
     prompt_ids, prompts = coded(samples.texts("prompt_id"))
     texts = cell_texts(plan, samples)
     axes = {name: [shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()}
-    return frame_of(samples, prompt_ids, prompts, texts, axes, seconds_per_image(plan, samples.receipts))
+    frame = frame_of(samples, prompt_ids, prompts, texts, axes, seconds_per_image(plan, samples.receipts))
+    return replace(frame, lowest_is_best=plan.lowest_is_best)
 
 
 def frame_of(

@@ -110,7 +110,7 @@ class ImageMaker:
             [scored.sample.sample_index for scored in usable],
             select,
             self._work.block.prompts[group[0].sample.row].quota,
-            select is not None and self._context.plan.lower_is_better(select.by),
+            select is not None and select.by in self._context.plan.lowest_is_best,
         )
         reason_of = dict(zip((scored.sample.sample_id for scored in usable), reasons, strict=True))
         for scored in group:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -106,6 +107,11 @@ def test_in_a_job_it_is_a_score_like_others(cli: Cli, job: MakeJob, own: str, tm
         assert row["scores"]["darkness"] <= other["scores"]["darkness"]
     assert f"`{own}:{kind}`, version `1`" in (tmp_path / "out" / "README.md").read_text()
     assert cli("verify", tmp_path / "out").code == 0
+    again = cli("select", tmp_path / "out", "--keep", "1", "--by", "darkness", "--json")
+    assert (again.code, again.json["kept"]) == (0, len(kept)), again
+    (view,) = (tmp_path / "out" / "selections").glob("*.parquet")
+    chosen = {row["sample_id"] for row in pq.read_table(view).to_pylist() if row["reason"] is None}
+    assert chosen == {row["sample_id"] for row in kept}
 
 
 def test_columns_of_the_prompt_reach_it(cli: Cli, job: MakeJob, own: str, tmp_path: Path) -> None:

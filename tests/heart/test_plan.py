@@ -197,10 +197,5 @@ def test_which_end_of_a_score_is_better(tmp_path: Path) -> None:
     plan = small_plan(tmp_path, score=[{"python": "tests.heart.mill:OwnScore"}])
     own = PythonScore("a:B", ("bright", "dark"), "1", ("dark",))
     plan = replace(plan, python_scores=(own,))
-    assert [plan.lower_is_better(name) for name in ("clip", "near_black", "bright", "dark")] == [
-        False,
-        True,
-        False,
-        True,
-    ]
+    assert plan.lowest_is_best == {"near_black", "dark"}
     assert from_json(to_json(plan)).python_scores == (own,)
