@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 import ray
@@ -17,6 +18,7 @@ from ray.exceptions import RayError
 from promptmill.schemas.errors import ClusterError, JobError, Problem
 
 _TIMEOUT_S = 10.0
+_STARTING_S = 60.0
 _LOCAL = ("local", "auto")  # Ray's own words
 _FRONT_DOORS = {"ray": "Ray Client", "http": "Ray's dashboard and jobs", "https": "Ray's dashboard and jobs"}
 _EXPECTED = "HOST:PORT of the cluster's head (Ray's default port is 6379), or auto"
@@ -84,13 +86,22 @@ def _check_membership(address: str, where: str) -> None:
     try:
         head = GcsClient(address=address)
         metadata = json.loads(head.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=_TIMEOUT_S) or b"{}")
-        alive = {node.hex() for node, info in head.get_all_node_info(timeout=_TIMEOUT_S).items() if info.state == 0}
+        _check_versions(metadata, where)
+        alive = _nodes(head)
+        deadline = time.monotonic() + _STARTING_S
+        while not alive and time.monotonic() < deadline:
+            time.sleep(0.5)
+            alive = _nodes(head)
     except RayError as error:
         raise no_cluster(address, error) from None
-    _check_versions(metadata, where)
     if not alive & set(find_node_ids()):
         got = f"a command on {socket.gethostname()}, which is none of its {len(alive)} nodes"
         raise JobError(Problem(where, "a command on a node of the cluster", got, _SUBMIT))
+
+
+def _nodes(head: GcsClient) -> set[str]:
+    """Ids of the nodes that are alive: none yet where the head has only begun to start."""
+    return {node.hex() for node, info in head.get_all_node_info(timeout=_TIMEOUT_S).items() if info.state == 0}
 
 
 def _check_versions(metadata: Mapping[str, str], where: str) -> None:

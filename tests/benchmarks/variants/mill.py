@@ -34,8 +34,10 @@ class Watch(PlainProgress):
     def shard_done(self, receipt: ShardStats) -> None:
         super().shard_done(receipt)
         self.receipts.append(receipt)
-        if self.warmth.first is not None:
-            self.answer = self.warmth.answer(sum(each.counts.samples for each in self.receipts))
+        made = sum(each.counts.samples for each in self.receipts)
+        if self.warmth.first is None:  # a starved machine: the first shard was done before a batch of it was seen
+            self.pulse(made, 1, 0)
+        self.answer = self.warmth.answer(made)
 
 
 def job_of(setting: Setting) -> dict[str, Any]:
