@@ -90,7 +90,7 @@ def _data_object(store: Store, entry: Entry) -> DataObject | None:
         metadata = store.parquet_metadata(entry)
     except MissingObjectError:
         return None
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         return DataObject(entry, None, problem=f"no whole Parquet file: {_first_line(error)}", damaged=True)
     try:
         footer = read_footer(metadata)

@@ -148,7 +148,7 @@ def _side_problem(store: Store, record: CommitRecord, sidecar: Sidecar, entry: E
         rows = store.parquet_metadata(entry).num_rows
     except MissingObjectError:
         return "which is not there"
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         return f"which is no whole Parquet file: {(str(error).splitlines() or [''])[0][:200]}"
     expected = rows_of_side(record, sidecar.name)
     return None if rows == expected else f"which has {rows} rows, not {expected}"
