@@ -8,11 +8,13 @@ from promptmill.pipeline.models.interface import Embedder
 from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scope, Scores
 
 
-class ClipScore:
+class OfCaption:
+    """What scores of an image and its caption by a CLIP share."""
+
     needs = ("caption",)
     scope: Scope = "image"
 
-    def __init__(self, embedder: Embedder, name: str = "clip", version: str = "") -> None:
+    def __init__(self, embedder: Embedder, name: str, version: str = "") -> None:
         self.name = name
         self.version = version
         self.columns = (name,)
@@ -24,6 +26,8 @@ class ClipScore:
     def is_cut(self, caption: str) -> bool:
         return self._embedder.is_cut(caption)
 
+
+class ClipScore(OfCaption):
     def score(self, pictures: Sequence[Picture]) -> Scores:
         """Cosine of image and caption, −1 to 1."""
         captions = [picture.caption for picture in pictures]

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from promptmill.pipeline.models.interface import Embedder
-from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scope, Scores
+from promptmill.pipeline.scores.clip import OfCaption
+from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scores
 
 Floats = npt.NDArray[np.float32]
 
@@ -16,27 +17,15 @@ LOGIT_SCALE = 100.0
 """What published CLIPs end their training with (Radford et al. 2021, section 2.5)."""
 
 
-class Relative:
+class Relative(OfCaption):
     """Shares its model, and what that saw of a batch, with a `ClipScore` of the same CLIP."""
-
-    needs = ("caption",)
-    scope: Scope = "image"
 
     def __init__(
         self, embedder: Embedder, distractors: Sequence[str], name: str = "relative", version: str = ""
     ) -> None:
-        self.name = name
-        self.version = version
-        self.columns = (name,)
-        self._embedder = embedder
+        super().__init__(embedder, name, version)
         self._distractors = list(dict.fromkeys(distractors))
         self._rows: Floats | None = None
-
-    def prepare(self, captions: Sequence[str]) -> None:
-        self._embedder.prepare(captions)
-
-    def is_cut(self, caption: str) -> bool:
-        return self._embedder.is_cut(caption)
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         """0 to 1."""

@@ -7,14 +7,11 @@ import base64
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
-from tests.servers.process import Child, ServerError, free_ports, wait_until
+from tests.servers.process import KeptServer, ServerError
 
 VERSION = "3.35.0"
 ACCOUNT = "mill"
@@ -44,38 +41,17 @@ def install() -> list[str]:
     return [node, str(folder / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js")]
 
 
-class AzureServer:
-    """`stop` and `start` keep port and data."""
-
+class AzureServer(KeptServer):
     def __init__(self, folder: Path) -> None:
-        self._command, self._folder = install(), folder
-        (self.port,) = free_ports(1)
+        super().__init__(folder)
+        self._program = install()
         self.key = base64.b64encode(secrets.token_bytes(64)).decode()
-        self._child: Child | None = None
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
+    def command(self) -> tuple[list[str], Mapping[str, str]]:
         where = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self._folder)]
         options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
         env = {**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{self.key}"}
-        self._child = Child([*self._command, *where, *options], self._folder / "log", env)
-        wait_until(self._answers, "Azurite answers", [self._child])
-
-    def stop(self) -> None:
-        """Gently, as it writes its index every few seconds."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.signal(signal.SIGTERM)
-            deadline = time.monotonic() + 10
-            while child.alive and time.monotonic() < deadline:
-                time.sleep(0.02)
-            child.kill()
+        return [*self._program, *where, *options], env
 
     def env(self, key: str | None = None) -> dict[str, str]:
         endpoint = f"http://127.0.0.1:{self.port}/{ACCOUNT}"
@@ -89,7 +65,3 @@ class AzureServer:
 
         with BlobServiceClient.from_connection_string(self.env()[CONNECTION]) as client:
             client.create_container(name).close()
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
 import urllib.request
 from pathlib import Path
-from typing import Self
 
-from tests.servers.process import Child, ServerError, free_ports, wait_until
+from tests.servers.process import KeptServer, ServerError
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
 
@@ -26,32 +24,16 @@ def _program() -> Path:
     return program
 
 
-class GcsServer:
-    """`stop` and `start` keep port and data."""
-
+class GcsServer(KeptServer):
     def __init__(self, folder: Path) -> None:
-        self._program, self._folder = _program(), folder
-        (self.port,) = free_ports(1)
-        self._child: Child | None = None
+        super().__init__(folder)
+        self._program = _program()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
+    def command(self) -> tuple[list[str], None]:
         where = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(self.port)]
         data = ["-backend", "filesystem", "-filesystem-root", str(self._folder / "data")]
         public = ["-public-host", f"127.0.0.1:{self.port}"]
-        self._child = Child([str(self._program), *where, *data, *public], self._folder / "log")
-        wait_until(self._answers, "the server answers", [self._child])
-
-    def stop(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+        return [str(self._program), *where, *data, *public], None
 
     def env(self) -> dict[str, str]:
         return {EMULATOR: f"http://127.0.0.1:{self.port}"}
@@ -63,7 +45,3 @@ class GcsServer:
             headers={"Content-Type": "application/json"},
         )
         urllib.request.urlopen(request, timeout=10).close()
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 PR_SET_PDEATHSIG = 1
 
@@ -95,3 +96,42 @@ def free_ports(count: int) -> list[int]:
         if port not in ports:
             ports.append(port)
     return ports
+
+
+class KeptServer:
+    """One server program on loopback, within a `with`. `stop` and `start` keep port and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (self.port,) = free_ports(1)
+        self._child: Child | None = None
+
+    def command(self) -> tuple[list[str], Mapping[str, str] | None]:
+        """What to start, and its environment; None for that of the tests."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        command, env = self.command()
+        self._child = Child(command, self._folder / "log", env)
+        wait_until(self._answers, f"{type(self).__name__} answers", [self._child])
+
+    def stop(self) -> None:
+        """Gently: some write their index every few seconds."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while child.alive and time.monotonic() < deadline:
+                time.sleep(0.02)
+            child.kill()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0

@@ -18,10 +18,10 @@ from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download
 from promptmill.pipeline.models.catalog.weights import list_folder
 from promptmill.pipeline.models.diffusion.closed import closed
-from promptmill.pipeline.models.diffusion.errors import describe, guarded, translate
+from promptmill.pipeline.models.diffusion.errors import guarded, loading
 from promptmill.pipeline.models.diffusion.pipelines import choose_device
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, JobError, ModelLoadError, WorkerError
+from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, WorkerError
 
 IMAGES = 32
 """In one pass."""
@@ -153,25 +153,15 @@ def _pair(size: Any) -> tuple[int, int]:
 def load_clip(clip: ResolvedClip, device: torch.device) -> tuple[Any, Any, Any]:
     """Model in evaluation mode, its image transform, its tokenizer."""
     location = clip.location
-    try:
-        published = clip.tag is not None  # open_clip's own list names the file, a few of them pickles of tensors alone
-        with held(clip):
-            if not published:
-                location = f"{LOCAL}{_look_again(clip)}"
-            with closed(pickles=published, network=published):
-                model, transform = open_clip.create_model_from_pretrained(
-                    location, clip.tag, precision="fp32", device=device, weights_only=True
-                )
-                tokenizer = open_clip.get_tokenizer(location)
-    except JobError as error:
-        raise ModelLoadError(f"{clip.path} is not what it was when the job was planned. {error}") from error
-    except Exception as error:
-        failure = translate(error, True, "scoring")
-        if isinstance(failure, DeviceMemoryError):
-            raise failure from error
-        raise ModelLoadError(
-            f"{clip.path} does not load. {describe(error)}. Tried: open_clip {location} on {device}"
-        ) from error
+    published = clip.tag is not None  # open_clip's own list names the file, a few of them pickles of tensors alone
+    with loading(clip.path, "scoring", lambda: f"Tried: open_clip {location} on {device}"), held(clip):
+        if not published:
+            location = f"{LOCAL}{_look_again(clip)}"
+        with closed(pickles=published, network=published):
+            model, transform = open_clip.create_model_from_pretrained(
+                location, clip.tag, precision="fp32", device=device, weights_only=True
+            )
+            tokenizer = open_clip.get_tokenizer(location)
     return model.eval(), transform, tokenizer
 
 

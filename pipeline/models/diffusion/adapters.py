@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from promptmill.pipeline.models.catalog.adapters import adapter_file, embedding_part, is_adapter
 from promptmill.pipeline.models.diffusion.closed import closed
-from promptmill.pipeline.models.diffusion.errors import describe
+from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.schemas.errors import ModelLoadError
 from promptmill.schemas.plan import ResolvedAdapter, Sample
 
@@ -60,11 +60,8 @@ class Adapters:
         path = adapter_file(adapter)
         if not is_adapter(adapter, path):
             raise ModelLoadError(f"adapter {adapter.name}: {path} is not the file it was when the job was planned")
-        try:
-            with closed():
-                changed = self._add_words(path, name) if adapter.kind == "embedding" else self._add_lora(path, name)
-        except Exception as error:
-            raise ModelLoadError(f"adapter {adapter.name} ({path}) does not load. {describe(error)}") from error
+        with loading(f"adapter {adapter.name} ({path})"), closed():
+            changed = self._add_words(path, name) if adapter.kind == "embedding" else self._add_lora(path, name)
         if changed != adapter.modules:
             raise ModelLoadError(f"adapter {adapter.name} changes {changed} modules, and its file {adapter.modules}")
         (self._words if adapter.kind == "embedding" else self._loaded)[name] = None

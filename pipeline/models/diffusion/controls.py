@@ -17,9 +17,8 @@ from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.catalog.weights import list_folder, select_weights
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.conditioning import Batch
-from promptmill.pipeline.models.diffusion.errors import describe, translate
+from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.pipeline.models.diffusion.maps import control_map
-from promptmill.schemas.errors import DeviceMemoryError, JobError, ModelLoadError
 from promptmill.schemas.inputs import CONTROL, control_role, task_of
 from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import ResolvedControl, Sample
@@ -55,26 +54,17 @@ def _key(control: ResolvedControl) -> str:
 
 
 def _load(control: ResolvedControl, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
-    where = f"ControlNet {control.name} ({control.path})"
-    try:
-        with held(control), closed():
-            root = control_folder(control)
-            if not control.is_local:
-                listed = open_hub_model(control.path, control.revision, "model.controlnets", "config.json")
-                root = download(control.path, control.revision, control_files(listed))
-            folder = list_folder(root)
-            look_at(folder, "model.controlnets")
-            variant = select_weights(name for name in folder.files if "/" not in name)[0]
-            options = {"use_safetensors": True, "local_files_only": True, "variant": variant}
-            net: torch.nn.Module = getattr(diffusers, control.class_name).from_pretrained(root, dtype=dtype, **options)
-            return net.to(device).eval()
-    except JobError as error:
-        raise ModelLoadError(f"{where} is not what it was when the job was planned. {error}") from error
-    except Exception as error:
-        failure = translate(error, True, "generation")
-        if isinstance(failure, DeviceMemoryError):
-            raise failure from error
-        raise ModelLoadError(f"{where} does not load. {describe(error)}") from error
+    with loading(f"ControlNet {control.name} ({control.path})"), held(control), closed():
+        root = control_folder(control)
+        if not control.is_local:
+            listed = open_hub_model(control.path, control.revision, "model.controlnets", "config.json")
+            root = download(control.path, control.revision, control_files(listed))
+        folder = list_folder(root)
+        look_at(folder, "model.controlnets")
+        variant = select_weights(name for name in folder.files if "/" not in name)[0]
+        options = {"use_safetensors": True, "local_files_only": True, "variant": variant}
+        net: torch.nn.Module = getattr(diffusers, control.class_name).from_pretrained(root, dtype=dtype, **options)
+        return net.to(device).eval()
 
 
 class ControlConditioner:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, PromptmillError, SampleError, WorkerError
+from promptmill.schemas.errors import (
+    DeviceLostError,
+    DeviceMemoryError,
+    JobError,
+    ModelLoadError,
+    PromptmillError,
+    SampleError,
+    WorkerError,
+)
 
 Result = TypeVar("Result")
 
@@ -46,6 +55,23 @@ def translate(error: Exception, alone: bool, kind: str) -> WorkerError:
     if isinstance(error, torch.AcceleratorError) or (_is_torch(error) and LOST.search(message)):
         return DeviceLostError(message)
     return SampleError(kind, message) if alone else WorkerError(message)
+
+
+@contextmanager
+def loading(what: str, kind: str = "generation", tried: Callable[[], str] = str) -> Iterator[None]:
+    """Raises ModelLoadError for what loading raises, and DeviceMemoryError where it does not fit the device.
+
+    `tried` says, after the fact, what was called.
+    """
+    try:
+        yield
+    except JobError as error:
+        raise ModelLoadError(f"{what} is not what it was when the job was planned. {error}") from error
+    except Exception as error:
+        failure = translate(error, True, kind)
+        if isinstance(failure, DeviceMemoryError):
+            raise failure from error
+        raise ModelLoadError(". ".join(filter(None, [f"{what} does not load", describe(error), tried()]))) from error
 
 
 def describe(error: BaseException) -> str:

@@ -18,8 +18,8 @@ from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download, open_hub_model
 from promptmill.pipeline.models.catalog.resolve import check_folder, model_folder
 from promptmill.pipeline.models.diffusion.closed import closed
-from promptmill.pipeline.models.diffusion.errors import describe, release_memory, translate
-from promptmill.schemas.errors import DeviceMemoryError, JobError, ModelLoadError, Problem
+from promptmill.pipeline.models.diffusion.errors import loading, release_memory
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedModel
 
 
@@ -50,20 +50,12 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     if "add_watermarker" in inspect.signature(getattr(diffusers, name).__init__).parameters:
         options["add_watermarker"] = False
     location = model.location
-    try:
-        with held(model):
-            root, parts = _look_again(model)
-            location, options["variant"] = str(root), _variant(parts)
-            with closed():
-                pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
-    except JobError as error:
-        raise ModelLoadError(f"{model.path} is not what it was when the job was planned. {error}") from error
-    except Exception as error:
-        failure = translate(error, True, "generation")
-        if isinstance(failure, DeviceMemoryError):
-            raise failure from error
-        tried = f"{loader}.from_pretrained({location!r}, dtype={dtype}, use_safetensors=True) on {device}"
-        raise ModelLoadError(f"{model.path} does not load. {describe(error)}. Tried: {tried}") from error
+    call = f"{loader}.from_pretrained({{!r}}, dtype={dtype}, use_safetensors=True) on {device}"
+    with loading(model.path, tried=lambda: f"Tried: {call.format(location)}"), held(model):
+        root, parts = _look_again(model)
+        location, options["variant"] = str(root), _variant(parts)
+        with closed():
+            pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

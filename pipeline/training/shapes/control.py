@@ -11,7 +11,6 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import CLIPTextModel
 
 from promptmill.pipeline.shapes import captions
@@ -19,11 +18,11 @@ from promptmill.pipeline.shapes.styles import edge_maps, overlap
 from promptmill.pipeline.shapes.suite import sample_prompts
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Claims, ObjectClaim, Scene
-from promptmill.pipeline.training.loop import Draw, Stage, autocast
+from promptmill.pipeline.training.loop import Draw, Stage
 from promptmill.pipeline.training.shapes.conditioned import Cache
 from promptmill.pipeline.training.shapes.settings import GUIDANCE, STEPS, ControlSettings
-from promptmill.pipeline.training.shapes.text import shared_tokenizer, tokenize
-from promptmill.pipeline.training.shapes.unet import build_scheduler, sample_timesteps
+from promptmill.pipeline.training.shapes.text import shared_tokenizer
+from promptmill.pipeline.training.shapes.unet import DenoisingLoss, build_scheduler
 
 
 def build(unet: UNet2DConditionModel, settings: ControlSettings) -> ControlNetModel:
@@ -52,7 +51,7 @@ def write_caption(scene: Scene, settings: ControlSettings, rng: np.random.Genera
 def train(
     stage: Stage, settings: ControlSettings, cache: Cache, text: CLIPTextModel, unet: UNet2DConditionModel
 ) -> ControlNetModel:
-    alphas, device = build_scheduler().alphas_cumprod.to(stage.device), stage.device
+    device, loss = stage.device, DenoisingLoss(text, settings.focus)
 
     def losses(now: Draw) -> dict[str, Tensor]:
         rng, n = now.numpy, stage.batch
@@ -61,18 +60,15 @@ def train(
         maps = to_map(edge_maps(scenes, rng.uniform(*settings.width_px, n))).to(device)
         texts = [write_caption(scene, settings, rng) for scene in scenes]
         latents = cache.latents[torch.from_numpy(chosen)].to(device).float()
-        noise = torch.randn(latents.shape, generator=now.torch).to(device)
-        steps = sample_timesteps(n, settings.focus, now.torch).to(device)
-        signal, spread = (a[:, None, None, None] for a in (alphas[steps].sqrt(), (1 - alphas[steps]).sqrt()))
-        noisy = signal * latents + spread * noise
-        with autocast(device):
-            with torch.no_grad():
-                states = text(input_ids=tokenize(texts).to(device)).last_hidden_state
-            down, mid = stage.module(noisy, steps, states, controlnet_cond=maps, return_dict=False)
-            output = unet(
-                noisy, steps, states, down_block_additional_residuals=down, mid_block_additional_residual=mid
+
+        def predict(*given: Tensor) -> Tensor:
+            down, mid = stage.module(*given, controlnet_cond=maps, return_dict=False)
+            steered: Tensor = unet(
+                *given, down_block_additional_residuals=down, mid_block_additional_residual=mid
             ).sample
-        return {"loss": functional.mse_loss(output.float(), signal * noise - spread * latents)}
+            return steered
+
+        return {"loss": loss(predict, latents, texts, now)}
 
     def measured(model: nn.Module) -> dict[str, float]:
         return measure(assemble(cache.vae, text, unet, model), 48)

@@ -10,7 +10,6 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import CLIPTextModel
 
 from promptmill.pipeline.shapes import captions
@@ -18,11 +17,10 @@ from promptmill.pipeline.shapes.styles import fill_holes, is_hollow, is_wide
 from promptmill.pipeline.shapes.suite import Prompt, sample_prompts
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Claims, Kind
-from promptmill.pipeline.training.loop import Draw, Stage, autocast
+from promptmill.pipeline.training.loop import Draw, Stage
 from promptmill.pipeline.training.shapes.conditioned import Cache
 from promptmill.pipeline.training.shapes.settings import LoraSettings
-from promptmill.pipeline.training.shapes.text import tokenize
-from promptmill.pipeline.training.shapes.unet import assemble, build_scheduler, generate, sample_timesteps
+from promptmill.pipeline.training.shapes.unet import DenoisingLoss, assemble, generate
 
 
 class Adapted(nn.Module):
@@ -47,7 +45,7 @@ class Adapted(nn.Module):
 
 
 def train(stage: Stage, settings: LoraSettings, cache: Cache, text: CLIPTextModel) -> UNet2DConditionModel:
-    alphas, device = build_scheduler().alphas_cumprod.to(stage.device), stage.device
+    device, loss = stage.device, DenoisingLoss(text, settings.focus)
 
     def losses(now: Draw) -> dict[str, Tensor]:
         rng, n = now.numpy, stage.batch
@@ -55,14 +53,7 @@ def train(stage: Stage, settings: LoraSettings, cache: Cache, text: CLIPTextMode
         said = [captions.write(captions.claims_at_random(cache.scenes[i], rng), rng) for i in chosen]
         texts = ["" if rng.random() < settings.caption_drop else t for t in said]
         latents = cache.latents[torch.from_numpy(chosen)].to(device).float()
-        noise = torch.randn(latents.shape, generator=now.torch).to(device)
-        steps = sample_timesteps(n, settings.focus, now.torch).to(device)
-        signal, spread = (a[:, None, None, None] for a in (alphas[steps].sqrt(), (1 - alphas[steps]).sqrt()))
-        with autocast(device):
-            with torch.no_grad():
-                states = text(input_ids=tokenize(texts).to(device)).last_hidden_state
-            output = stage.module(signal * latents + spread * noise, steps, states)
-        return {"loss": functional.mse_loss(output.float(), signal * noise - spread * latents)}
+        return {"loss": loss(stage.module, latents, texts, now)}
 
     def measured(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Adapted)

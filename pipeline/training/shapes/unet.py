@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,30 @@ def cache_latents(vae: AutoencoderKL, settings: UnetSettings, seed: int, folder:
     return Cache(scenes, torch.load(path, map_location=device, weights_only=True))
 
 
+class DenoisingLoss:
+    """How far a prediction of v is from what turns noisy latents into clean ones, at random timesteps.
+
+    `focus` is as in `sample_timesteps`; the text encoder stays as it is.
+    """
+
+    def __init__(self, text: CLIPTextModel, focus: tuple[float, int, int]) -> None:
+        self._text, self._focus = text, focus
+        self._alphas = build_scheduler().alphas_cumprod.to(text.device)
+
+    def __call__(self, predict: Callable[..., Tensor], latents: Tensor, texts: list[str], now: Draw) -> Tensor:
+        """`predict` gets noisy latents like `latents`, timesteps [n] and the states of the texts."""
+        device = latents.device
+        noise = torch.randn(latents.shape, generator=now.torch).to(device)
+        steps = sample_timesteps(len(texts), self._focus, now.torch).to(device)
+        alphas = self._alphas[steps]
+        signal, spread = (a[:, None, None, None] for a in (alphas.sqrt(), (1 - alphas).sqrt()))
+        with autocast(device):
+            with torch.no_grad():
+                states = self._text(input_ids=tokenize(texts).to(device)).last_hidden_state
+            output = predict(signal * latents + spread * noise, steps, states)
+        return functional.mse_loss(output.float(), signal * noise - spread * latents)
+
+
 def train(
     stage: Stage,
     settings: UnetSettings,
@@ -118,8 +142,7 @@ def train(
 ) -> UNet2DConditionModel:
     """VAE and text encoder stay as they are."""
     cache = cache_latents(vae, settings, stage.seed, stage.folder, stage.device)
-    device = stage.device
-    alphas = build_scheduler().alphas_cumprod.to(device)
+    device, loss = stage.device, DenoisingLoss(text, settings.focus)
 
     def losses(now: Draw) -> dict[str, Tensor]:
         rng, n = now.numpy, stage.batch
@@ -127,15 +150,7 @@ def train(
         said = [captions.write(captions.claims_at_random(cache.scenes[i], rng), rng) for i in chosen]
         texts = ["" if rng.random() < settings.caption_drop else t for t in said]
         latents = cache.latents[torch.from_numpy(chosen).to(cache.latents.device)].to(device).float()
-        noise = torch.randn(latents.shape, generator=now.torch).to(device)
-        steps = sample_timesteps(n, settings.focus, now.torch).to(device)
-        signal, spread = (a[:, None, None, None] for a in (alphas[steps].sqrt(), (1 - alphas[steps]).sqrt()))
-        with autocast(device):
-            with torch.no_grad():
-                states = text(input_ids=tokenize(texts).to(device)).last_hidden_state
-            output = stage.module(signal * latents + spread * noise, steps, states).sample
-        target = signal * noise - spread * latents
-        return {"loss": functional.mse_loss(output.float(), target)}
+        return {"loss": loss(lambda *given: stage.module(*given).sample, latents, texts, now)}
 
     model = stage.run(losses, lambda m: measure(assemble(vae, text, m), settings.guidance), measure_every=2500)
     assert isinstance(model, UNet2DConditionModel)
