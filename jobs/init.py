@@ -19,7 +19,10 @@ from promptmill.pipeline.jobfile.document import printable
 from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.jobfile.yaml_reader import read_value
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.job import Generation, Job, Model, Output, Prompts, Score, Select
+from promptmill.schemas.generation import Generation, Model
+from promptmill.schemas.job import Job, Output
+from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.scores import Score, Select
 
 SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".txt")
 WIDTH: Final = 110

@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from promptmill.schemas.job import MAX_SEED
 from promptmill.schemas.plan import Variant
+from promptmill.schemas.prompts import MAX_SEED
 
 _ID_HEX = 32
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict
 
 from promptmill.schemas.errors import SampleError
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import Input, Role
-from promptmill.schemas.job import Generation
 
 STAGED = "staged:"
 LEAST_DIGITS = 6

@@ -1,9 +1,15 @@
-"""What is known of each score without making it: its name, what it says, its bounds, and which end is better."""
+"""`score:` and `select:` of the job file, and what is known of each score without making it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import ConfigDict, Field, model_serializer, model_validator
+
+from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all
+
+SCORE_KINDS: Final = ("clip", "relative", "metric", "python")
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,81 @@ LOWER_IS_BETTER: Final = frozenset(name for name, facts in _BY_NAME.items() if f
 def bounds_of(score: str) -> tuple[float, float] | None:
     facts = _BY_NAME.get(score)
     return None if facts is None else facts.bounds
+
+
+class Score(StrictModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [kind], "properties": {kind: {"type": "string"}}} for kind in SCORE_KINDS]
+        }
+    )
+
+    clip: Text | None = None
+    """Cosine of image and caption, by an open_clip model: `name/tag`, `hf-hub:org/name[@commit]`, `local-dir:folder`
+    or `builtin:shapes`."""
+    relative: Text | None = None
+    """How surely an open_clip model picks the caption among `distractors`, 0 to 1."""
+    distractors: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Captions that `relative` holds against that of the image."""
+    metric: Literal["image", "verified"] | None = None
+    """`image`: `sharpness`, `contrast`, `colourfulness`, `near_black`. `verified`: whether the image shows what a
+    caption of the shapes world says, and `verified_share`, the share of its claims that hold."""
+    python: Text | None = None
+    """A score of your own: the import path of its class, `package.module:Class`, or the name of an entry point in the
+    group `promptmill.scores`. The class says what its scores are called."""
+    name: Text | None = None
+    """Key of `clip` or `relative` in the `scores` column, and what `select.by` refers to. Null is that word."""
+
+    @property
+    def model(self) -> str | None:
+        """The open_clip model, None where the score needs none."""
+        return self.clip or self.relative
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys in the `scores` column; none for `python`, whose class has them: `Plan.score_names`."""
+        if self.python is not None:
+            return ()
+        if self.metric is not None:
+            return METRIC_SCORES[self.metric]
+        return (str(self.name),)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("name") is not None:
+            return data
+        return {**data, "name": next((kind for kind in ("clip", "relative") if data.get(kind)), None)}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [kind for kind in SCORE_KINDS if getattr(self, kind) is not None]
+        wrong = []
+        if len(given) != 1:
+            hint = "One item of the list, one kind of score: `- clip: builtin:shapes`, `- metric: image`."
+            got = " and ".join(given) or "nothing"
+            loc = given[1] if given else "clip"
+            wrong.append(broken_rule((loc,), "one of `clip`, `relative`, `metric`, `python`", got, hint, "score"))
+        elif given in (["metric"], ["python"]) and self.name is not None:
+            fixed = f"Its scores are called {', '.join(self.names)}." if self.metric else "Its class names its scores."
+            wrong.append(broken_rule(("name",), "null", repr(self.name), fixed, "score"))
+        if bool(self.distractors) != ("relative" in given):
+            expected = "captions" if "relative" in given else "none without `relative`"
+            hint = "For example `distractors: [a photo of a dog, a blank image]`."
+            wrong.append(broken_rule(("distractors",), expected, list(self.distractors), hint, "score"))
+        raise_all(wrong)
+        return self
+
+    @model_serializer
+    def _in_use(self) -> dict[str, Any]:
+        """Only the fields in use, which are those that differ from their defaults."""
+        return {key: value for key, value in self if value != type(self).model_fields[key].default}
+
+
+class Select(StrictModel):
+    keep: Annotated[int, Field(ge=1)] | None = 1
+    """Best so many images of each prompt and sweep cell; null keeps all that pass `min`."""
+    by: Text = "clip"
+    """Name of a score. Higher is better, but for `near_black`."""
+    min: float | None = None
+    """Images that score below are rejected."""

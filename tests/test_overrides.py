@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from promptmill.pipeline.jobfile.reader import parse_job
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from tests.job_problems import JOB, OUTPUT, only, problems
 
 _SIZE = "an integer from 8 to 16384 or null"

@@ -14,7 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.schemas.job import Generation, ImageFormat, Output
+from promptmill.schemas.generation import Generation
+from promptmill.schemas.job import ImageFormat, Output
 from promptmill.schemas.plan import ResolvedModel, Sample
 
 SUFFIX: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}

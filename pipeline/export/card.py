@@ -18,9 +18,9 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.job import Score
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, passthrough_names, with_scores
+from promptmill.schemas.scores import Score
 
 CARD_KEY, CROISSANT_KEY = "README.md", "croissant.json"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))

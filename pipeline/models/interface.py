@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from promptmill.schemas.errors import SampleError
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, Sample
 
 Pixels = npt.NDArray[np.uint8]

@@ -19,7 +19,8 @@ from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe
 from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.job import LARGEST_SIDE, Job, Model
+from promptmill.schemas.generation import Model
+from promptmill.schemas.job import LARGEST_SIDE, Job
 from promptmill.schemas.plan import PythonScore, ResolvedModel
 
 Checked = tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...], tuple[PythonScore, ...]]

@@ -15,20 +15,12 @@ from pydantic import BaseModel
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.prompts.source import Source
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.identity import canonical_json, digest
-from promptmill.schemas.job import (
-    SCHEMA_VERSION,
-    Columns,
-    Generation,
-    Job,
-    Model,
-    Output,
-    Prompts,
-    Score,
-    Select,
-    ShapesSuite,
-)
+from promptmill.schemas.job import SCHEMA_VERSION, Job, Output
 from promptmill.schemas.plan import PythonScore, ResolvedModel
+from promptmill.schemas.prompts import Columns, Prompts, ShapesSuite
+from promptmill.schemas.scores import Score, Select
 from promptmill.schemas.sweep import Partial
 
 _FIRST: Final[Mapping[type[BaseModel], set[str]]] = {

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from promptmill.schemas.generation import Model
 from promptmill.schemas.identity import canonical_json
-from promptmill.schemas.job import Job, Model
+from promptmill.schemas.job import Job
 from promptmill.schemas.plan import ResolvedModel, Variant
 
 

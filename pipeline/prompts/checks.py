@@ -18,8 +18,8 @@ from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Prompts
 from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Prompts
 
 _SUSPICIOUS_RATIO = 100  # prompt files compress 2 to 20 times; a bomb thousands of times
 _BOMB_BYTES = 1 << 30

@@ -13,8 +13,8 @@ from promptmill.pipeline.prompts.kinds import common, is_text
 from promptmill.pipeline.prompts.nested import depth_problems, typed
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.inputs import ROLES, is_control
-from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Columns
 
 
 @dataclass(frozen=True)

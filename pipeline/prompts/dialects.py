@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Format
+from promptmill.schemas.prompts import Format
 
 _SEP_LINE: Final = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 _DELIMITERS: Final = (",", ";", "\t", "|")

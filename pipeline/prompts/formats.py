@@ -18,7 +18,7 @@ from promptmill.pipeline.prompts.spreadsheet import spreadsheet_rows
 from promptmill.pipeline.prompts.unpacking import UNPACK, unpack
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Prompts
+from promptmill.schemas.prompts import Prompts
 
 PARQUET_FORMATS = (".parquet", ".pq")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")

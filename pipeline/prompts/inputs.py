@@ -21,8 +21,8 @@ from promptmill.pipeline.prompts.pixels import MAX_BYTES, MAX_PIXELS, ImageError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
+from promptmill.schemas.generation import Fit, Generation
 from promptmill.schemas.inputs import Input, Role, is_control
-from promptmill.schemas.job import Fit, Generation
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 

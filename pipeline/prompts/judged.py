@@ -16,7 +16,7 @@ from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.prompts.values import RULES
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import Problem
-from promptmill.schemas.job import Prompts
+from promptmill.schemas.prompts import Prompts
 
 COUNTED_ROWS: Final = 1_000_000
 """Prompts that are read for repeats and notation: 3.4 s for so many (measured), and every run begins with it."""

@@ -12,8 +12,8 @@ from promptmill.pipeline.prompts.formats import is_parquet
 from promptmill.pipeline.prompts.kinds import as_kind, carried, is_bytes, is_media, looks_like_media
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Prompts
 from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Prompts
 
 _ROWS_LOOKED_AT = 16
 

@@ -26,8 +26,8 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
 from promptmill.schemas.inputs import CONTROL, ROLES, Input, Role, control_role
-from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Columns
 from promptmill.schemas.records import input_column
 
 MAX_PROMPT_BYTES = 64 << 10

@@ -10,7 +10,7 @@ import pyarrow.csv
 
 from promptmill.pipeline.prompts.dialects import Dialect, Separated, as_plain_csv, find_dialect, refuse_row
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Columns, Prompts
+from promptmill.schemas.prompts import Columns, Prompts
 
 
 def read_separated(

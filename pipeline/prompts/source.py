@@ -34,8 +34,8 @@ from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, split_query
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.job import Prompts
 from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Prompts
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import digest
-from promptmill.schemas.job import Columns, Prompts
 from promptmill.schemas.plan import STAGED, SourceFile
+from promptmill.schemas.prompts import Columns, Prompts
 
 
 def stage(

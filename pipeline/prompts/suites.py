@@ -19,7 +19,7 @@ from promptmill.pipeline.prompts.suite_formats import Lines, Odd, Row
 from promptmill.pipeline.shapes.suite import CATEGORIES, suite_rows
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import canonical_json
-from promptmill.schemas.job import ShapesSuite, SuiteName
+from promptmill.schemas.prompts import ShapesSuite, SuiteName
 
 PUBLISHED: Final[Mapping[str, int]] = {"partiprompts": 1632, "geneval": 553, "drawbench": 200, "dpg": 1065}
 """Prompts of a suite that has one size."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from promptmill.schemas.job import LARGEST_SEED
+from promptmill.schemas.prompts import LARGEST_SEED
 
 SEED_RULE: Final = f"an integer from 0 to {LARGEST_SEED}, or -1 for one that is derived"
 _DERIVE: Final = -1

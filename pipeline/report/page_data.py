@@ -26,7 +26,7 @@ from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.inputs import Role
-from promptmill.schemas.job import MAX_SEED  # JavaScript's numbers are exact up to it
+from promptmill.schemas.prompts import MAX_SEED
 
 MAX_SHOWN = 20_000
 """Samples in the gallery; numbers and plots are of all."""

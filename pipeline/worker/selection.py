@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from promptmill.schemas.job import Select
+from promptmill.schemas.scores import Select
 
 NOT_SELECTED = "not_selected"
 BELOW_MIN = "below_min"

@@ -17,8 +17,8 @@ from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task
-from promptmill.schemas.job import LARGEST_SEED
 from promptmill.schemas.plan import Sample, Shard, Variant
+from promptmill.schemas.prompts import LARGEST_SEED
 from promptmill.schemas.records import ADAPTERS, CONTROLS, LARGEST_NARROW_SEED, input_fields
 
 TRIES_ALONE = 3

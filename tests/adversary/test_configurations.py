@@ -18,7 +18,7 @@ from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from tests.adversary import folders
 from tests.engine.conftest import Answer
 

@@ -18,7 +18,7 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.closed import ClosedError, closed
 from promptmill.pipeline.models.load import load_embedder, load_generator
 from promptmill.schemas.errors import ModelLoadError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from tests.adversary import folders
 from tests.engine.conftest import Answer
 

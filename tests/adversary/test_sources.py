@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from promptmill.pipeline.prompts.first_look import LookError, first_look
 from promptmill.pipeline.prompts.source import open_source
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Prompts
+from promptmill.schemas.prompts import Prompts
 from tests.engine.conftest import Answer
 
 LETTERS = b"a" * (72 << 20)

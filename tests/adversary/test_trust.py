@@ -16,7 +16,7 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.trust import remember, strangers
 from promptmill.pipeline.planning.places import relocated
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedAdapter
 from tests.engine.conftest import Answer
 from tests.heart.conftest import home

@@ -20,8 +20,8 @@ from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError
-from promptmill.schemas.job import Columns
 from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Columns
 from tests.engine.conftest import PROMPTS, Answer, records
 
 Cli = Callable[..., Answer]

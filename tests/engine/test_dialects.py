@@ -22,7 +22,7 @@ from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.prompts.values import seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError
-from promptmill.schemas.job import Columns, Format, Prompts
+from promptmill.schemas.prompts import Columns, Format, Prompts
 
 ODD = 'a "red", round; circle'
 

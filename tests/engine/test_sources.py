@@ -28,8 +28,8 @@ from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError
-from promptmill.schemas.job import Columns, Prompts
 from promptmill.schemas.plan import STAGED
+from promptmill.schemas.prompts import Columns, Prompts
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]

@@ -24,7 +24,7 @@ from promptmill.pipeline.shapes.captions import parse
 from promptmill.pipeline.shapes.world import Claims
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError
-from promptmill.schemas.job import Prompts, ShapesSuite
+from promptmill.schemas.prompts import Prompts, ShapesSuite
 from tests.engine.conftest import Answer, records
 from tests.engine.test_sources import SUITES, needs_suites
 from tests.job_problems import NAME, OUTPUT, only

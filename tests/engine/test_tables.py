@@ -21,7 +21,7 @@ from promptmill.pipeline.prompts.source import Source, open_source
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError
-from promptmill.schemas.job import Columns, Prompts
+from promptmill.schemas.prompts import Columns, Prompts
 
 
 def opened(source: object, **columns: str) -> Source:

@@ -61,7 +61,7 @@ def warm_up() -> None:
     from promptmill.pipeline.models.catalog.clips import resolve_clip
     from promptmill.pipeline.models.catalog.resolve import resolve_model
     from promptmill.pipeline.models.load import load_embedder, load_generator
-    from promptmill.schemas.job import Generation, Model
+    from promptmill.schemas.generation import Generation, Model
     from promptmill.schemas.plan import Sample
 
     with tempfile.TemporaryDirectory() as name:

@@ -22,7 +22,8 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import SampleError
-from promptmill.schemas.job import Generation, Job
+from promptmill.schemas.generation import Generation
+from promptmill.schemas.job import Job
 from promptmill.schemas.plan import ResolvedModel, Sample, ShardStats
 from tests.heart.conftest import YESTERDAY
 

@@ -18,7 +18,10 @@ from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.planning.fingerprint import differing_fields, fingerprint
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas import generation as generation_schema
 from promptmill.schemas import job as schema
+from promptmill.schemas import prompts as prompts_schema
+from promptmill.schemas import scores as scores_schema
 from promptmill.schemas.job import Job
 from promptmill.schemas.sweep import axis
 from tests.heart.conftest import YESTERDAY
@@ -175,7 +178,7 @@ def test_how_a_job_runs_and_where_its_output_lies_changes_nothing(content: dict[
 
 def leaves(kind: type[BaseModel], place: str = "") -> Iterator[str]:
     for name, field in kind.model_fields.items():
-        inner = {"score": schema.Score, "select": schema.Select}.get(name, field.annotation)
+        inner = {"score": scores_schema.Score, "select": scores_schema.Select}.get(name, field.annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from leaves(inner, f"{place}{name}." + ("0." if name == "score" else ""))
         else:
@@ -285,10 +288,14 @@ def grown(section: type[BaseModel], **more: Any) -> Any:
 @functools.cache
 def later_job() -> type[Job]:
     # A column that most sources lack can have no other default than null.
-    columns = create_model("Columns", __base__=schema.Columns, later=(str | None, None))
-    shapes = grown(schema.ShapesSuite)
-    prompts = grown(schema.Prompts, columns=(columns, columns()), shapes=(shapes, shapes()))
-    model, generation, score = grown(schema.Model), grown(schema.Generation), grown(schema.Score)
+    columns = create_model("Columns", __base__=prompts_schema.Columns, later=(str | None, None))
+    shapes = grown(prompts_schema.ShapesSuite)
+    prompts = grown(prompts_schema.Prompts, columns=(columns, columns()), shapes=(shapes, shapes()))
+    model, generation, score = (
+        grown(generation_schema.Model),
+        grown(generation_schema.Generation),
+        grown(scores_schema.Score),
+    )
     sweep = create_model(
         "Sweep", __base__=schema.Sweep, later=axis(int), model=axis(schema.Text | model), switch=(bool, True)
     )
@@ -299,7 +306,7 @@ def later_job() -> type[Job]:
         generation=(generation, generation()),
         sweep=(sweep, sweep()),
         score=(Annotated[tuple[score, ...], Field(strict=False)], ()),
-        select=(grown(schema.Select) | None, None),
+        select=(grown(scores_schema.Select) | None, None),
         output=(grown(schema.Output), ...),
         adapters=(tuple[model, ...], ()),
     )

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import canonical_json, derived_prompt_id, digest, sample_id, sample_seed
-from promptmill.schemas.job import MAX_SEED, Generation
 from promptmill.schemas.plan import ResolvedModel, Variant
+from promptmill.schemas.prompts import MAX_SEED
 
 MODEL = ResolvedModel("org/model", "/somewhere", "abc", "auto", "P", "DDIMScheduler", 64, 64, 8, None, 1, False)
 VARIANT = Variant(3, {"guidance_scale": 1.0}, MODEL, Generation())

@@ -7,8 +7,7 @@ import math
 import pytest
 
 from promptmill.pipeline.worker.selection import rejection_reasons
-from promptmill.schemas.job import Select
-from promptmill.schemas.scores import LOWER_IS_BETTER
+from promptmill.schemas.scores import LOWER_IS_BETTER, Select
 
 NO_FLAGS: list[tuple[str, ...]] = [(), (), ()]
 BEST = Select(keep=1, by="clip")

@@ -163,7 +163,7 @@ def test_missing_columns_and_folders(tmp_path: Path) -> None:
 
 def test_painter_tells_the_truth_it_promises() -> None:
     """The stand-in generator is right as often as it says, so tests of the report know the answer."""
-    from promptmill.schemas.job import Generation
+    from promptmill.schemas.generation import Generation
     from promptmill.schemas.plan import Sample
 
     caption = "a red circle on a black background"

@@ -12,7 +12,7 @@ from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.load import load_generator
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from tests.models import tiny
 
 Family = Callable[[str], DiffusersGenerator]

@@ -20,7 +20,7 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, ModelLoadError
-from promptmill.schemas.job import Generation, Model
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Sample
 
 SETTINGS = Generation(num_inference_steps=2, guidance_scale=3.0)

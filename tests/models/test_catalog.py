@@ -25,7 +25,7 @@ from promptmill.pipeline.models.catalog.resolve import (
     resolve_model,
 )
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
 
 WHERE = "job.yaml:4: model"
@@ -311,7 +311,7 @@ import sys
 from promptmill.pipeline.models.catalog.resolve import resolve_model, check_size, memory_needed_bytes
 from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 model = resolve_model(Model(path={str(folder("sd15"))!r}), "model")
 check_scheduler("dpm++", model, "scheduler")
 check_size(64, 64, model, "generation")

@@ -15,8 +15,8 @@ from promptmill.pipeline.models.diffusion.conditioning import Batch, call_argume
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.worker.recovery import batch_size_key
 from promptmill.schemas.errors import JobError, WorkerError
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, task_of
-from promptmill.schemas.job import Generation, Model
 from promptmill.schemas.plan import ResolvedModel, Sample, Variant
 
 SETTINGS = Generation(num_inference_steps=2)

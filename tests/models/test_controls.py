@@ -19,8 +19,8 @@ from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.diffusion.maps import control_map
 from promptmill.schemas.additions import ControlNet, Preprocess
 from promptmill.schemas.errors import JobError, ModelLoadError
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, Role
-from promptmill.schemas.job import Generation, Model
 from promptmill.schemas.plan import ResolvedControl, Sample
 from tests.models.controls import build_control
 

@@ -15,7 +15,7 @@ import torch
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.interface import Generated
 from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 from tests.models import tiny
 
@@ -263,7 +263,7 @@ def test_pixels_that_are_not_finite_cost_only_their_sample(generator: Family) ->
 def test_full_precision_mends_what_half_precision_breaks(folder: Callable[[str], Path]) -> None:
     """A decoder whose middle overflows float16, as that of SDXL does; here in bfloat16 with a check on the dtype."""
     from promptmill.pipeline.models.catalog.resolve import resolve_model
-    from promptmill.schemas.job import Model
+    from promptmill.schemas.generation import Model
 
     made_by = DiffusersGenerator(resolve_model(Model(path=str(folder("sd15")), dtype="bfloat16"), "model"), "cpu")
     assert made_by.dtype == "bfloat16"
@@ -366,7 +366,7 @@ def test_size_follows_the_settings_and_else_the_model(generator: Family) -> None
 
 def test_safety_checker_flags(folder: Callable[[str], Path], tmp_path: Path) -> None:
     from promptmill.pipeline.models.catalog.resolve import resolve_model
-    from promptmill.schemas.job import Model
+    from promptmill.schemas.generation import Model
 
     checked = tiny.build_sd15(tmp_path, **tiny.safety_parts())
     made_by = DiffusersGenerator(resolve_model(Model(path=str(checked)), "model"), "cpu")

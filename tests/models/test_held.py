@@ -19,7 +19,7 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.weights import BY_HASH, hash_files, list_folder, sampled_hash
 from promptmill.pipeline.storage import digests
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -23,7 +23,7 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.load import load_embedder, load_generator
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from tests.models.test_generator import generate, pixels, samples
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -108,7 +108,7 @@ import json, sys
 from dataclasses import asdict
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 try:
     model = resolve_model(Model(path="org/tiny", revision="{COMMIT}"), "model")
 except JobError as error:

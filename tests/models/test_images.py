@@ -10,8 +10,8 @@ import pytest
 
 from promptmill.pipeline.models.catalog.tasks import blends, class_for, steps_made
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import Input, Role
-from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import Sample
 
 SETTINGS = Generation(num_inference_steps=4, guidance_scale=3.0, width=64, height=64)

@@ -16,7 +16,7 @@ from promptmill.pipeline.models.catalog.schedulers import SHORT_NAMES, check_sch
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
 from tests.models.test_generator import SETTINGS, generate, pixels, samples
 

@@ -16,7 +16,7 @@ from promptmill.pipeline.shapes.render import render
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import COLOURS, GROUNDS, SHAPES, Claims, Object, Scene
 from promptmill.pipeline.worker.context import WorkerContext
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import ResolvedModel, Sample
 
 PLACES = {"left": (18, 32), "right": (46, 32), "top": (32, 18), "bottom": (32, 46), "center": (32, 32), None: (32, 32)}

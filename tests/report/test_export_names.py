@@ -17,7 +17,7 @@ from promptmill.pipeline.export.suites import cell_label
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.schemas.errors import JobError, SampleError, StorageError
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 from tests.report.conftest import Dataset, paint
 from tests.report.painter import Painter

@@ -21,7 +21,7 @@ from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.worker.reproduce import _read_row, _sample, find_sample
 from promptmill.schemas.errors import InputError, SampleError
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Counts, Sample
 from tests.report.conftest import Dataset, paint
 from tests.report.painter import Painter

@@ -21,7 +21,7 @@ from promptmill.pipeline.training.shapes.evaluate_edits import Drawer
 from promptmill.pipeline.training.shapes.settings import GUIDANCE
 from promptmill.pipeline.training.shapes.train_conditions import main
 from promptmill.schemas.additions import Adapter
-from promptmill.schemas.job import Generation, Model
+from promptmill.schemas.generation import Generation, Model
 
 
 def scenes(n: int = 60) -> list[Scene]:

@@ -27,7 +27,7 @@ from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, S
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, hash_files, list_folder, read_json
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.job import Model
+from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
 
 BUILTIN = "builtin:"

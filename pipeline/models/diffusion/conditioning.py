@@ -15,7 +15,7 @@ import torch
 from promptmill.pipeline.models.diffusion.guidance import Guidance, stacked
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
 from promptmill.schemas.errors import WorkerError
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 
 

@@ -19,8 +19,8 @@ from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.pipeline.models.diffusion.maps import control_map
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import CONTROL, control_role, task_of
-from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import ResolvedControl, Sample
 
 

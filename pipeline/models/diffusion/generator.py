@@ -36,8 +36,8 @@ from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler, scheduler_class
 from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import TaskName
-from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Sample
 
 SWITCHED_OFF = {"clean_caption": False, "use_resolution_binning": False}

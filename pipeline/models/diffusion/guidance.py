@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from promptmill.pipeline.models.diffusion.prompt_encoder import Encoded, PromptEncoder, call_default
-from promptmill.schemas.job import Generation
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 
 

@@ -17,8 +17,8 @@ from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.decode import in_float32
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import TaskName, task_of
-from promptmill.schemas.job import Generation
 from promptmill.schemas.plan import Sample
 
 MASK_LIMIT = 128

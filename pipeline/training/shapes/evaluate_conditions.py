@@ -29,8 +29,8 @@ from promptmill.pipeline.training.shapes.lora import held_out, judge
 from promptmill.pipeline.training.shapes.settings import GUIDANCE, STEPS
 from promptmill.pipeline.training.shapes.vae import round_trip, to_tensor, to_uint8
 from promptmill.schemas.additions import Adapter, ControlNet
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import CONTROL, Input
-from promptmill.schemas.job import Generation, Model
 from promptmill.schemas.plan import Sample
 
 SCALES = (0.0, 0.5, 0.75, 1.0)

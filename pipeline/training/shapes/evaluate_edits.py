@@ -21,8 +21,8 @@ from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.shapes.edits import Edit, keeps_place, sample_edits
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.training.shapes.settings import GUIDANCE, STEPS
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, Role
-from promptmill.schemas.job import Generation, Model
 from promptmill.schemas.plan import Sample
 
 STRENGTHS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.45, 0.6, 0.75, 1.0)

@@ -1,0 +1,64 @@
+"""`model:` and `generation:` of the job file, whose fields `sweep:` has too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from promptmill.schemas.additions import Adapter, ControlNet
+from promptmill.schemas.rules import StrictModel, Text
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Fit = Literal["cover", "contain", "stretch"]
+Size = Annotated[int, Field(ge=8, le=16384)]
+INPUT_FIELDS: Final = frozenset({"strength", "fit"})
+"""Fields of `generation` that say something of input images."""
+CONTROL_FIELDS: Final = frozenset({"control_scale", "control_start", "control_end"})
+"""Fields of `generation` that say something of ControlNets."""
+
+
+class Model(StrictModel):
+    path: Text = "builtin:shapes"
+    """A diffusers folder, a hub id such as `stabilityai/sdxl-turbo`, or `builtin:shapes`. Safetensors only."""
+    revision: Text | None = None
+    """Commit of a hub id; required for hub ids, so that a resumed job cannot meet other weights."""
+    dtype: Dtype = "auto"
+    """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
+    adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
+    """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
+    controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()
+    """ControlNets, all at once, steered by `prompts.columns.control_image`."""
+
+
+class Generation(StrictModel):
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Denoising steps."""
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """Classifier-free guidance; at 1 and below the negative prompt has no effect."""
+    negative_prompt: str = ""
+    """What the image should not show."""
+    scheduler: Text | None = None
+    """A diffusers scheduler class or a short name (`ddim`, `dpm++`, `euler`, `euler_a`, `unipc`, `lcm`).
+
+    Null keeps the pipeline's own."""
+    width: Size | None = None
+    """Pixels; null is the model's own."""
+    height: Size | None = None
+    """Pixels; null is the model's own."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Images per forward pass. Part of the result: batch size changes last bits."""
+    images_per_prompt: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Images for each prompt and sweep cell, each with its own seed."""
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    """How far an input image is left behind: this share of the steps is made. Null is 0.6, with a mask 1."""
+    fit: Fit | None = None
+    """How input images come to `width` × `height`: `cover` cuts, `contain` adds black, `stretch`. Null is `cover`.
+
+    Without `width` and `height` each image keeps its own size, to the nearest that the model can draw."""
+    control_scale: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How strongly ControlNets act; 0 is without them. Null is 1."""
+    control_start: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the steps after which ControlNets begin to act. Null is 0."""
+    control_end: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the steps after which they act no more. Null is 1."""

@@ -1,0 +1,159 @@
+"""`prompts:` of the job file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from promptmill.schemas.inputs import ROLES, Role, control_role
+from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all
+
+MAX_SEED = 2**53 - 1
+"""Seeds that are derived stay exact in JSON, JavaScript and spreadsheets."""
+LARGEST_SEED = 2**64 - 1
+"""Of those in a column: what torch takes, and ComfyUI writes."""
+SuiteName = Literal["partiprompts", "geneval", "t2i-compbench", "drawbench", "dpg", "shapes"]
+SUITES_WITH_IDS: Final = frozenset({"dpg", "shapes"})
+
+
+class Columns(StrictModel):
+    """Names of the columns in the source. All other columns are carried into the records unchanged."""
+
+    prompt: Text = "prompt"
+    """The text to draw."""
+    id: Text | None = None
+    """Unique over the whole source. Without it an id is made from file name and row number."""
+    negative_prompt: Text | None = None
+    """Overrides `generation.negative_prompt` where the value is not null."""
+    seed: Text | None = None
+    """Integer from 0 to 2^64 − 1; sample i of the prompt takes seed + i. Null and -1 leave the derived seed."""
+    caption: Text | None = None
+    """Text that the image is stored with and scored against; the prompt where absent or null."""
+    image: Text | None = None
+    """Image to start from: a path relative to the source file's folder, a URL, bytes, or a Hugging Face image."""
+    mask: Text | None = None
+    """What of `image` to draw anew: white. The rest keeps its pixels exactly."""
+    control_image: Text | Annotated[dict[Text, Text], Field(min_length=1)] | None = None
+    """Image that steers the ControlNets of the model, in the same forms; or a column for each, by its name."""
+    strength: Text | None = None
+    """Number above 0, at most 1; overrides `generation.strength` where not null."""
+    adapter: Text | None = None
+    """Which of `model.adapters` the row is drawn with: a name, several with `+` between, or `none`. Null is all."""
+
+    @property
+    def images(self) -> dict[Role, str]:
+        """Columns of input images, by role."""
+        whole = {role: name for role in ROLES if isinstance(name := getattr(self, role, None), str)}
+        if isinstance(self.control_image, dict):
+            whole |= {control_role(net): name for net, name in self.control_image.items()}
+        return whole
+
+    @property
+    def named(self) -> dict[str, str | None]:
+        """What is mapped, to its column; each control image by its role."""
+        others = {key: name for key, name in self if not isinstance(name, dict)}
+        return {**others, **self.images}
+
+
+class Format(StrictModel):
+    """How CSV, TSV and plain text are written. What is left out is found out, and told where it is not as usual."""
+
+    delimiter: Text | None = None
+    """Sign between fields, such as `;`, or `tab`."""
+    quoting: Text | None = None
+    """Sign around fields that need one, such as `'`, or `none`."""
+    escape: Text | None = None
+    """Sign before a quotation mark that is text, such as a backslash. Two marks for one are always read."""
+    comment: Text | None = None
+    """Lines of plain text that begin so are no prompts, such as `//`."""
+
+    @property
+    def separator(self) -> str | None:
+        return "\t" if self.delimiter in ("tab", "\\t") else self.delimiter
+
+    @property
+    def quote(self) -> str | None:
+        """None where nothing is quoted."""
+        return None if self.quoting in (None, "none") else self.quoting
+
+    @model_validator(mode="after")
+    def _one_sign(self) -> Self:
+        given = {"delimiter": self.separator, "quoting": self.quote, "escape": self.escape}
+        hint = 'For example `format: {delimiter: ";"}`, `tab` as a delimiter, `none` as quoting.'
+        raise_all(
+            [
+                broken_rule((name,), "one sign", repr(sign), hint, f"prompts.format.{name}")
+                for name, sign in given.items()
+                if sign is not None and (len(sign) > 1 or sign in "\r\n")
+            ]
+        )
+        return self
+
+
+class ShapesSuite(StrictModel):
+    """Options of the built-in suite."""
+
+    per_category: Annotated[int, Field(ge=1, le=1000)] = 12
+    """Prompts of each category: colour, shape, one, size, place, relation."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    """Another seed gives other prompts."""
+    split: Literal["held_out", "train"] = "held_out"
+    """`held_out`: combinations that the built-in model never saw in training."""
+
+
+class Prompts(StrictModel):
+    # Also said by the JSON Schema, for editors; `_sound` says it better.
+    model_config = ConfigDict(
+        json_schema_extra={"if": {"not": {"required": ["suite"]}}, "then": {"required": ["source"]}}
+    )
+
+    suite: SuiteName | None = None
+    """A published prompt suite, of which `source` names the file or folder, or the built-in `shapes`.
+
+    It knows its columns, and gives each prompt a `category` where the suite has one."""
+    source: Text | None = None
+    """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, or text with one prompt a line.
+
+    Needed but for `shapes`.
+
+    A path is relative to the folder the command is started in."""
+    columns: Columns = Columns()
+    """Which source column is what."""
+    format: Format = Format()
+    """How text files are written, where that is not found out rightly."""
+    carry: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Columns of images or sounds that the records shall have too; all other columns are carried unasked."""
+    shapes: ShapesSuite = ShapesSuite()
+    """Options of `suite: shapes`."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many rows of the source."""
+
+    @property
+    def mapped(self) -> Columns:
+        """Which column is what once the source is read: of a suite its own, whatever its files call them."""
+        if self.suite is None:
+            return self.columns
+        return Columns(id="id") if self.suite in SUITES_WITH_IDS else Columns()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        built_in = self.suite == "shapes"
+        wrong = []
+        if self.source is None and not built_in:
+            hint = "File, folder, glob or URL of the prompts; only `suite: shapes` needs none."
+            wrong.append(broken_rule(("source",), "a non-empty string", "nothing", hint, "prompts"))
+        if self.source is not None and built_in:
+            hint = "`suite: shapes` makes its prompts itself."
+            wrong.append(broken_rule(("source",), "nothing", repr(self.source), hint, "prompts"))
+        if self.suite is not None and self.columns != type(self.columns)():
+            hint = f"`suite: {self.suite}` knows its columns; leave `suite` out to map them yourself."
+            wrong.append(broken_rule(("columns",), "nothing", "a mapping", hint, "prompts"))
+        if self.suite is not None and self.format != type(self.format)():
+            hint = f"`suite: {self.suite}` knows how its files are written."
+            wrong.append(broken_rule(("format",), "nothing", "a mapping", hint, "prompts"))
+        if self.shapes != type(self.shapes)() and not built_in:
+            hint = "These are options of `suite: shapes`."
+            wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))
+        raise_all(wrong)
+        return self
