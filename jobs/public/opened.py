@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,11 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import is_reject
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
+from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.selections import selection_of
 from promptmill.pipeline.dataset.state import DataObject, belongs, dataset_counts, read_data_objects
+from promptmill.pipeline.display import first_line
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
 
@@ -108,14 +112,24 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Record]:
         for key in self._keys:
-            with self._store.open(key) as file:
-                parquet = pq.ParquetFile(file)
+            with self._opened(key) as parquet:
                 names = [name for name in parquet.schema_arrow.names if name != "image"]
                 for group in range(parquet.num_row_groups):
                     images = _Images(self, key, group)
                     rows = parquet.read_row_group(group, columns=names).to_pylist()
                     records = (Record(fields, images, row) for row, fields in enumerate(rows))
                     yield from (each for each in records if self._counts(each.sample_id))
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[pq.ParquetFile]:
+        """Raises JobError for an object that is damaged."""
+        try:
+            with self._store.open(key) as file:
+                yield pq.ParquetFile(file)
+        except UNREADABLE as error:
+            hint = "`promptmill verify --repair` removes it, and the job's next run makes it again"
+            where = f"{self._store.url}/{key}"
+            raise JobError(Problem(where, "a whole Parquet object", first_line(error), hint)) from None
 
     def _counts(self, sample_id: str) -> bool:
         return self._selected is None or sample_id in self._selected
@@ -136,8 +150,7 @@ class Dataset:
         return datasets.Dataset(self.to_arrow())
 
     def _table(self, key: str, images: bool) -> pa.Table:
-        with self._store.open(key) as file:
-            parquet = pq.ParquetFile(file)
+        with self._opened(key) as parquet:
             own = parquet.schema_arrow.names
             left_out = {*(() if images else ("image",)), *(("reason",) if is_reject(key) else ())}
             table = parquet.read(columns=[name for name in own if name not in left_out])
@@ -148,8 +161,8 @@ class Dataset:
 
     def read_group(self, key: str, group: int) -> pa.ChunkedArray:
         """The column `image` of one row group."""
-        with self._store.open(key) as file:
-            return pq.ParquetFile(file).read_row_group(group, columns=["image"]).column(0)
+        with self._opened(key) as parquet:
+            return parquet.read_row_group(group, columns=["image"]).column(0)
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else f"{len(self._objects)} of {self._plan.shards} shards"

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import hash_in_name, is_reject
+from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import DataObject
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.prompts.pixels import ImageError, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
@@ -62,8 +64,8 @@ def _check_side(store: Store, item: DataObject, sidecar: Sidecar, seen: _Seen) -
 def _check_failures(content: bytes | None, name: str, record: CommitRecord, seen: _Seen) -> Iterator[str]:
     try:
         ids = pq.read_table(_whole(content), page_checksum_verification=True).column("sample_id").to_pylist()
-    except (pa.ArrowException, OSError, KeyError, MissingObjectError) as error:
-        yield f"{name}: cannot be read: {_first_line(error)}"
+    except (*UNREADABLE, MissingObjectError) as error:
+        yield f"{name}: cannot be read: {first_line(error)}"
         return
     if len(set(ids)) < len(ids):
         yield f"{name}: a sample_id comes twice"
@@ -95,8 +97,8 @@ def _check_rows(content: bytes | None, key: str, rows: int, seen: _Seen) -> Iter
                 seen.places[short] = key
                 yield from _check_image(key, row)
                 seen.images += row["image"] is not None
-    except (pa.ArrowException, OSError, KeyError, AttributeError, MissingObjectError) as error:
-        yield f"{key}: cannot be read: {_first_line(error)}"
+    except (*UNREADABLE, MissingObjectError) as error:
+        yield f"{key}: cannot be read: {first_line(error)}"
         return
     if found != rows:
         yield f"{key}: {found} rows can be read, its footer says {rows}"
@@ -104,10 +106,6 @@ def _check_rows(content: bytes | None, key: str, rows: int, seen: _Seen) -> Iter
 
 def _short(sample_id: str) -> bytes:
     return hashlib.blake2b(sample_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]
 
 
 def _check_image(key: str, row: dict[str, object]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,8 @@ from promptmill.schemas.records import (
 )
 
 FOOTER_KEY = b"promptmill"
+UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, RecursionError)
+"""What readers raise of a Parquet object whose bytes are damaged; what a store raises is none of these."""
 _ROW_GROUP_BYTES = 64 << 20
 _TAKE_BYTES = 1 << 30
 _WRITER_VERSION = "2.6"

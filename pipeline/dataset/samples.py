@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.open import newest_plan
+from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.side_scores import read_side_scores
 from promptmill.pipeline.dataset.state import (
     MAKE_AGAIN,
@@ -24,6 +25,7 @@ from promptmill.pipeline.dataset.state import (
     read_receipts,
     side_objects,
 )
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -164,8 +166,8 @@ def _read_one(store: Store, key: str, needed: Container[str]) -> pa.Table | str:
         _check_variants(table)
     except MissingObjectError:
         return "removed while it was to be read"
-    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except UNREADABLE as error:
+        return first_line(error)
     rows = table.num_rows
     table = table.append_column("status", pa.array([_STATUS_OF_FOLDER[key.partition("/")[0]]] * rows, pa.string()))
     table = table.append_column("object", pa.array([key] * rows, pa.string()).dictionary_encode())

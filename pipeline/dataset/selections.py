@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import shard_of
-from promptmill.pipeline.dataset.records import to_parquet
+from promptmill.pipeline.dataset.records import UNREADABLE, to_parquet
 from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, read_dataset
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
@@ -60,8 +61,8 @@ def selection_of(store: Store, name: str) -> dict[str, str | None]:
         )
     try:
         table = pq.read_table(pa.BufferReader(data), columns=["sample_id", "reason"])
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise JobError(Problem(f"{store.url}/{_key(name)}", "a selection", f"{error}"[:200])) from None
+    except UNREADABLE as error:
+        raise JobError(Problem(f"{store.url}/{_key(name)}", "a selection", first_line(error))) from None
     return dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
 
 

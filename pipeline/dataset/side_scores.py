@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptmill.pipeline.dataset.records import UNREADABLE
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
@@ -62,8 +64,8 @@ def _read(store: Store, entry: Entry) -> pa.Table | str:
         return table.set_column(names.index("sample_id"), "sample_id", table.column("sample_id").cast(pa.string()))
     except MissingObjectError:
         return "removed while it was to be read"
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except UNREADABLE as error:
+        return first_line(error)
 
 
 def as_numbers(column: pa.ChunkedArray) -> Floats | None:

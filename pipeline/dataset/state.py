@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, shard_number
-from promptmill.pipeline.dataset.records import read_footer
+from promptmill.pipeline.dataset.records import UNREADABLE, read_footer
 from promptmill.pipeline.dataset.side_json import fitting
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -90,19 +91,15 @@ def _data_object(store: Store, entry: Entry) -> DataObject | None:
         metadata = store.parquet_metadata(entry)
     except MissingObjectError:
         return None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return DataObject(entry, None, problem=f"no whole Parquet file: {_first_line(error)}", damaged=True)
+    except (pa.ArrowException, ValueError) as error:
+        return DataObject(entry, None, problem=f"no whole Parquet file: {first_line(error)}", damaged=True)
     try:
         footer = read_footer(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        unread = f"its footer of Promptmill cannot be read: {type(error).__name__}: {_first_line(error)}"
+        unread = f"its footer of Promptmill cannot be read: {type(error).__name__}: {first_line(error)}"
         return DataObject(entry, None, metadata.num_rows, unread, damaged=True)
     problem = None if footer is not None else "not written by Promptmill"
     return DataObject(entry, footer, metadata.num_rows, problem)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]
 
 
 def gone_sidecars(store: Store, record: CommitRecord) -> list[Sidecar]:
@@ -163,7 +160,7 @@ def _kinds(store: Store, key: str) -> tuple[list[str], list[str | None]]:
     try:
         with store.open(key) as file:
             table = pq.ParquetFile(file).read(columns=["sample_id", "error_kind"] if failed else ["sample_id"])
-    except (MissingObjectError, pa.ArrowException, OSError):
+    except (MissingObjectError, *UNREADABLE):
         return [], []
     ids = table["sample_id"].to_pylist()
     return ids, table["error_kind"].to_pylist() if failed else [None] * len(ids)

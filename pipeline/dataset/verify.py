@@ -11,6 +11,7 @@ from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, data_key_of, is_rejec
 from promptmill.pipeline.dataset.look import look_at_everything
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import DataObject, dataset_counts, fits, read_data_objects
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.local import TEMPORARY
@@ -148,8 +149,8 @@ def _side_problem(store: Store, record: CommitRecord, sidecar: Sidecar, entry: E
         rows = store.parquet_metadata(entry).num_rows
     except MissingObjectError:
         return "which is not there"
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return f"which is no whole Parquet file: {(str(error).splitlines() or [''])[0][:200]}"
+    except (pa.ArrowException, ValueError) as error:
+        return f"which is no whole Parquet file: {first_line(error)}"
     expected = rows_of_side(record, sidecar.name)
     return None if rows == expected else f"which has {rows} rows, not {expected}"
 

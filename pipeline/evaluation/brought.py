@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.samples import Samples, read_samples
 from promptmill.pipeline.dataset.side_scores import FOLDER, Floats, as_numbers, names_in
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.export.suites import geneval_files
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
@@ -69,7 +70,7 @@ def _read(path: str, where: str) -> pa.Table:
     try:
         table = read(Path(path).read_bytes())
     except (OSError, pa.ArrowException, ValueError) as error:
-        got = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        got = first_line(error)
         raise JobError(Problem(where, "a file that can be read", got)) from None
     if len(set(table.column_names)) < len(table.column_names):
         raise JobError(Problem(where, "each column once", ", ".join(table.column_names)[:200]))

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import TypeAdapter
 
+from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.side_json import fitting
-from promptmill.pipeline.display import redact
+from promptmill.pipeline.display import first_line, redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
@@ -139,8 +139,8 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
 def _parquet_images(store: Store, key: str) -> Iterator[tuple[str, Pixels | None]]:
     try:
         pictures, broken = read_pictures(store, Unit(key, (key,)))
-    except pa.ArrowException as error:
-        raise JobError(Problem(f"{store.url}/{key}", "a Parquet file", str(error).splitlines()[0][:200])) from None
+    except UNREADABLE as error:
+        raise JobError(Problem(f"{store.url}/{key}", "a Parquet file", first_line(error))) from None
     yield from ((str(picture.fields.get("variant") or "{}"), picture.pixels) for picture in pictures)
     yield from (("{}", None) for _ in range(broken))
 

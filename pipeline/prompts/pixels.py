@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from promptmill.pipeline.display import first_line
+
 MAX_PIXELS: Final = 100_000_000
 """Read from the header, before anything is decoded: a photo of 100 megapixels takes 300 MB."""
 MAX_BYTES: Final = 256 << 20
@@ -48,7 +50,7 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UnknownImageError("no image that Pillow knows") from None
     except Exception as error:  # its readers raise SyntaxError, struct.error, KeyError, zlib.error, … of broken bytes
-        raise ImageError((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        raise ImageError(first_line(error)) from error
 
 
 def decode_image(data: bytes) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -16,6 +15,7 @@ from promptmill.pipeline.dataset.encode import SUFFIX, encode_image, parameters_
 from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.keys import data_key_of, is_failure, shard_of
 from promptmill.pipeline.dataset.open import newest_plan
+from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
@@ -153,7 +153,7 @@ def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]
     try:
         with store.open(entry.name) as file:
             ids = pq.read_table(file, columns=["sample_id"]).column("sample_id")
-    except (pa.ArrowException, OSError, MissingObjectError):
+    except (*UNREADABLE, MissingObjectError):
         return []
     rows = pc.indices_nonzero(pc.starts_with(ids, sample_id)).to_pylist()
     return [(row, ids[row].as_py()) for row in rows]
