@@ -140,12 +140,29 @@ def _options(scheme: str) -> dict[str, Any]:
     return {"timeout": 10, "skip_instance_cache": True} if scheme in ("sftp", "ssh") else {}
 
 
+_SETTINGS = ("AWS_", "AZURE_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_")
+_met_settings: dict[type, dict[str, str]] = {}
+
+
+def _forget_clients_of_other_settings(kind: type[fsspec.AbstractFileSystem]) -> None:
+    """fsspec keeps one client for the process, whatever the environment says later: another key, another endpoint."""
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper().startswith(_SETTINGS) or name.upper().endswith("_PROXY")
+    }
+    if _met_settings.setdefault(kind, settings) != settings:
+        _met_settings[kind] = settings
+        kind.clear_instance_cache()
+
+
 def open_filesystem(url: str) -> tuple[Any, str]:
     """Raises StorageError for settings that no try can help."""
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     options = _options(scheme_of(url))
     try:
+        _forget_clients_of_other_settings(fsspec.get_filesystem_class(scheme_of(url) or "file"))
         fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
         if url.startswith(("s3://", "s3a://")):
             _make_patient(fs)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from promptmill.pipeline.execution import surroundings
 from promptmill.pipeline.storage.store import Store
@@ -109,12 +108,22 @@ def test_garbage_in_the_settings_is_known_at_once(setting: dict[str, str], monke
     usual = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
     for name, value in {**usual, **setting}.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
     waits: list[str] = []
     with pytest.raises(StorageError) as caught:
         Store("s3://bucket/out", patience_s=60, on_wait=waits.append).read("job.json")
     assert waits == []
     assert "Nothing is lost" not in str(caught.value)
+
+
+def test_settings_that_change_are_met(s3_bucket: str, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first client was kept for the process: in a notebook, correcting a key or an endpoint changed nothing."""
+    url = f"s3://{s3_bucket}/out"
+    with monkeypatch.context() as wrong:
+        wrong.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        with pytest.raises(StorageError, match="credentials"):
+            Store(url, patience_s=1).put("a", b"1")
+    Store(url).put("a", b"1")
+    assert Store(url).fs is Store(url).fs, "one client for one environment"
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "inf", "nan", "1,5"])
@@ -137,7 +146,6 @@ def test_https_without_checksums_after_the_body(
     with https_before(s3_server.port, tmp_path) as (endpoint, certificate):
         for name, value in {**endpoint_env(endpoint), "AWS_CA_BUNDLE": str(certificate)}.items():
             monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
         store = Store(f"s3://{s3_bucket}/out", patience_s=5)
         assert store.create("a", b"1" * 100_000) and not store.create("a", b"2")
         store.put("a", b"2")
