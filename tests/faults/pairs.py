@@ -19,7 +19,7 @@ from tests.faults.bench import Bench, Output
 from tests.faults.forks import Ended, Fork
 from tests.faults.rows import Row
 
-COMMANDS = ("run", "extend", "retry", "repair", "score", "report", "export")
+COMMANDS = ("run", "extend", "retry", "repair", "score", "report", "export", "select")
 PAIRS = tuple(combinations_with_replacement(COMMANDS, 2))
 FINISHED = (0, 3)
 _ALLOWED: dict[str, dict[int, str]] = {
@@ -31,6 +31,7 @@ _ALLOWED: dict[str, dict[int, str]] = {
     "score": {0: ""},
     "report": {0: ""},
     "export": {0: "", 2: "removed meanwhile"},
+    "select": {0: ""},
 }
 _MADE_IN = {"a": ("red circle", "green square raise", "", "blue star"), "b": ("yellow star", "green circle raise")}
 _DAMAGED, _MISSING = "data/part-000000.parquet", "data/part-000001.parquet"
@@ -81,6 +82,7 @@ class Scene:
             "score": ("score", url, "--metric", "image"),
             "report": ("report", url),
             "export": ("export", url, str(self.folder / f"tree-{time.monotonic_ns()}"), "--layout", "geneval"),
+            "select": ("select", url, "--keep", "1", "--by", "clip"),
         }[command]
         return self.bench.forks.start(*arguments, "--json", env=env)
 
