@@ -33,6 +33,11 @@ _ALLOWED: dict[str, dict[int, str]] = {
     "export": {0: "", 2: "removed meanwhile"},
     "select": {0: ""},
 }
+_MET_DAMAGE = {
+    **dict.fromkeys(("run", "extend", "retry"), "verify --repair"),
+    "export": "every image can be read",
+}
+"""What they say who meet what the repair has yet to remove."""
 _MADE_IN = {"a": ("red circle", "green square raise", "", "blue star"), "b": ("yellow star", "green circle raise")}
 _DAMAGED, _MISSING = "data/part-000000.parquet", "data/part-000001.parquet"
 _ORPHAN = "rejects/part-000001-000000000000.parquet"
@@ -123,8 +128,8 @@ def _one(scene: Scene, place: str, pair: tuple[str, str], chance: random.Random,
         if end.code == -signal.SIGKILL:
             continue
         said = _ALLOWED[command].get(end.code)
-        if command in ("run", "extend", "retry") and "repair" in pair and end.code == 2:
-            said = "verify --repair"  # it met what the repair had yet to remove
+        if "repair" in pair and end.code == 2 and "removed meanwhile" not in end.printed:
+            said = _MET_DAMAGE.get(command)
         row.check(said is not None and said in end.printed, f"{name}: {command}: {end.code}: {end.printed[-1500:]}")
         if command in ("run", "extend") and end.code in FINISHED and not kill:
             _who_says_done(scene, output, f"{name}: {command}", row)
