@@ -215,3 +215,14 @@ def test_shards_that_killed_a_worker_run_alone() -> None:
     assert backlog.take("n2", {"n1", "n2"}, [shards[1]]) is None
     assert backlog.take("n1", {"n1", "n2"}, []) == shards[1]
     assert backlog.take("n2", {"n1", "n2"}, []) == shards[0]
+
+
+def test_a_place_that_worked_first_is_named_when_it_fails() -> None:
+    """It was met without a name, and stayed "8f1adb9a (unknown address)" in what is told of it."""
+    places = Places()
+    places.works("8f1adb9a77")
+    places.meet("8f1adb9a77", "gpu-host-7", "10.0.0.7")
+    places.meet("8f1adb9a77", "", "")  # Ray has forgotten it since
+    left_out = places.fails("8f1adb9a77", StorageError("disk full"), "disk full", limit=1)
+    assert left_out is not None
+    assert (left_out.name, left_out.address) == ("gpu-host-7", "10.0.0.7")

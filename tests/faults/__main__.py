@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -34,8 +34,25 @@ from tests.servers.s3 import start_s3
 
 Scenario = Callable[[], Row]
 SMALL_DISK_BYTES = 1 << 20
-LONG = 12
-"""So often as much of each; of storage that stumbles five times that, since it is what costs the least time a fault."""
+LONG, LONG_STORMS = 3, 32
+"""So often as much of each, and of storage that stumbles, which costs the least time a fault: 10,000 faults in all."""
+ONLY = ("all", "local", "ray", "storage")
+
+
+def on_storage(bench: Bench, seed: int, more: int) -> Iterator[Scenario]:
+    def by_proxy(kind: str, part: int) -> Row:
+        with FaultProxy(bench.server, seed + part) as broken:
+            if kind in storage.TRANSIENT:
+                return storage.survived(bench, broken, kind)
+            if kind in storage.LASTING:
+                return storage.stopped(bench, broken, kind)
+            return storage.killed_in_upload(bench, broken, 2 * more, random.Random(f"{seed} {kind}"))
+
+    for part in range(LONG_STORMS if more > 1 else 1):
+        for kind in storage.TRANSIENT:
+            yield lambda kind=kind, part=part: by_proxy(kind, part)
+    for kind in (*storage.LASTING, "killed in mid-upload"):
+        yield lambda kind=kind: by_proxy(kind, 0)
 
 
 def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scenario]:
@@ -43,14 +60,6 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
 
     def chance(name: str) -> random.Random:
         return random.Random(f"{seed} {name}")
-
-    def by_proxy(kind: str) -> Row:
-        with proxy(bench, seed) as broken:
-            if kind in storage.TRANSIENT:
-                return storage.survived(bench, broken, kind, more if more == 1 else 5 * more)
-            if kind in storage.LASTING:
-                return storage.stopped(bench, broken, kind)
-            return storage.killed_in_upload(bench, broken, 2 * more, chance(kind))
 
     for place in bench.places:
         first = chance(place).randrange(1, 6)
@@ -64,8 +73,7 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
             yield lambda place=place, part=part: deaths.zombie(bench, place, chance(f"{place}{part}"))
         retries = range(first, 40, max(1, 12 // more))
         yield lambda place=place, retries=retries: deaths.crash_in_retry(bench, place, retries)
-    for kind in (*storage.TRANSIENT, *storage.LASTING, "killed in mid-upload"):
-        yield lambda kind=kind: by_proxy(kind)
+    yield from on_storage(bench, seed, more)
     scene = cache(lambda: pairs.Scene(bench))
     for place in bench.places:
         for part in range(more):
@@ -75,11 +83,6 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
                     scene(), place, some, chance(f"{place}{part}{first}"), kill=part % 2 == 1
                 )
     yield lambda: on_a_small_disk(bench, folder)
-
-
-def proxy(bench: Bench, seed: int) -> FaultProxy:
-    assert bench.server is not None
-    return FaultProxy(bench.server, seed)
 
 
 def on_ray(bench: Bench, nodes: Fleet, seed: int, more: int) -> Iterator[Scenario]:
@@ -120,10 +123,13 @@ def work(rows: list[Row], seed: int, more: int, at_once: int, only: str) -> None
         bench = Bench(folder, forks, server)
         # On this thread, since Ray's nodes want to handle signals, and first, since they give up after 30 s.
         fleet_stack = stack.enter_context(ExitStack())
-        nodes = fleet_stack.enter_context(Fleet(forks, nodes=2, cpus=1, env=server.env())) if only != "local" else None
+        with_ray = only in ("all", "ray")
+        nodes = fleet_stack.enter_context(Fleet(forks, nodes=2, cpus=1, env=server.env())) if with_ray else None
         pool = stack.enter_context(ThreadPoolExecutor(at_once))
         stack.callback(pool.shutdown, cancel_futures=True)
-        plain = scenarios(bench, folder, seed, more) if only != "ray" else []
+        plain: Iterable[Scenario] = on_storage(bench, seed, more) if only == "storage" else ()
+        if only in ("all", "local"):
+            plain = scenarios(bench, folder, seed, more)
         pending = [pool.submit(attempt, scenario, rows) for scenario in plain]
         if nodes is not None:
             for scenario in on_ray(bench, nodes, seed, more):
@@ -183,9 +189,9 @@ def as_table(rows: list[Row]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="another sequence of faults")
-    parser.add_argument("--long", action="store_true", help="twelve times as many faults, which takes hours")
+    parser.add_argument("--long", action="store_true", help="10,000 faults, which takes hours")
     parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="scenarios beside each other")
-    parser.add_argument("--only", choices=["all", "local", "ray"], default="all", help="without Ray, or nothing but")
+    parser.add_argument("--only", choices=ONLY, default="all", help="without Ray, or nothing but")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

@@ -110,7 +110,9 @@ def device_left_out(bench: Bench, fleet: Fleet) -> Row:
     row, output, began = Row("GPU lost, twice"), bench.output(), time.monotonic()
     ended = bench.run(job, output, *fleet.options(), **fleet.env(PROMPTMILL_TEST_FAULTY="1"))
     row.times = ended.printed.count("is lost to its process")
-    row.check("is left out: lost twice" in ended.printed, f"not left out: {ended.printed[-2000:]}")
+    told = [(lost["name"], lost["address"], lost["cause"]) for lost in ended.json["left_out"]]
+    good = len(told) == 1 and "lost twice" in told[0][2] and not told[0][1].startswith("unknown")
+    row.check(good and "left out from now on: " in ended.printed, f"not left out: {ended.printed[-2000:]}")
     count(row, bench, job, output, ended, began)
     return row
 

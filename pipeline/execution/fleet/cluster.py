@@ -116,11 +116,11 @@ def fitting_nodes(demand: Demand) -> dict[str, int]:
 
 
 def node_name(node: str) -> tuple[str, str]:
-    """Host name and address."""
+    """Host name and address; both empty where Ray does not know the node."""
     for known in ray.nodes():
         if known["NodeID"] == node:
             return str(known.get("NodeManagerHostname") or ""), str(known["NodeManagerAddress"])
-    return "", "unknown address"
+    return "", ""
 
 
 def node_of(actor: Any) -> str:

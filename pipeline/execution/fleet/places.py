@@ -46,10 +46,14 @@ class Places:
         self._places: dict[str, Place] = {}
 
     def meet(self, node: str, name: str, address: str) -> Place:
-        return self._places.setdefault(node, Place(name or node[:8], address))
+        """The place, named from now on; an empty `address` where Ray no longer knows the node."""
+        place = self[node]
+        if address:
+            place.name, place.address = name or place.name, address
+        return place
 
     def __getitem__(self, node: str) -> Place:
-        return self.meet(node, "", "unknown address")
+        return self._places.setdefault(node, Place(node[:8], "unknown address"))
 
     def works(self, node: str) -> None:
         self[node].failures, self[node].worked_at = 0, time.monotonic()
