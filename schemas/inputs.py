@@ -11,6 +11,9 @@ Role = str
 ROLES: Final[tuple[Role, ...]] = ("image", "mask", "control_image", "reference_image")
 CONTROL: Final = "control_image"
 
+MASK_LIMIT: Final = 128
+"""From here on, of 255, a mask is white: drawn anew."""
+
 TaskName = Literal["text-to-image", "image-to-image", "inpainting"]
 
 

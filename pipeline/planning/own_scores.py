@@ -92,7 +92,7 @@ def find_class(path: str, where: str) -> Any:
         return _loaded(path, where)
     except JobError:
         raise
-    except Exception as error:  # what a module of the user's raises while it is imported
+    except (Exception, SystemExit) as error:  # what a module of the user's raises while it is imported
         got = f"{type(error).__name__}: {error}"
         hint = f"Looked in the installed packages and in {Path.cwd()}. {_HINT}"
         raise JobError(Problem(where, f"{EXPECTED}, that can be imported", f"{path}: {got}"[:300], hint)) from None

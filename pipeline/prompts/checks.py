@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.prompts.first_look import FirstLook, FooterFacts, LookError
+from promptmill.pipeline.prompts.folders import folder_columns
 from promptmill.pipeline.prompts.formats import as_schema, file_suffix, is_parquet, read_text_format, read_unpacked
 from promptmill.pipeline.prompts.kinds import carried
 from promptmill.pipeline.prompts.unicode import mend
@@ -38,7 +40,7 @@ def whole_parquet(name: str) -> Iterator[None]:
             Problem(
                 f"prompts.source: {name}",
                 "a whole Parquet file",
-                f"{error}".splitlines()[0],
+                first_line(error),
                 "Write it again: the copy may be cut short or damaged",
             )
         ) from None
@@ -150,8 +152,20 @@ def column_tables(store: Store, file: SourceFile, prompts: Prompts, names: list[
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=names):
                 table = pa.Table.from_batches([batch])
                 plain = pa.schema([field.with_type(carried(field.type)) for field in table.schema])
-                yield as_schema(table, plain)
+                yield _with_folders(as_schema(table, plain), file, names, batch.num_rows)
     else:
         data = read_unpacked(store, file.name)
         table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts)
-        yield table.select(names)
+        yield _with_folders(table, file, names, table.num_rows)
+
+
+def _with_folders(table: pa.Table, file: SourceFile, names: list[str], rows: int) -> pa.Table:
+    """These columns, whether the file has them or its folders say them; a table without any has no rows either."""
+    said = folder_columns(file.name)
+    there = set(table.column_names)
+    return pa.table(
+        {
+            name: table.column(name) if name in there else pa.array([said.get(name)] * rows, pa.string())
+            for name in names
+        }
+    )

@@ -38,7 +38,7 @@ def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
     fields = {field.name: field.type for field in first.schema}
     for other in opened[1:]:
         theirs = {field.name: field.type for field in other.schema}
-        for name in [*fields, *(set(theirs) - set(fields))]:
+        for name in list(dict.fromkeys([*fields, *theirs])):
             mine, their = fields.get(name), theirs.get(name)
             if mine == their or (their is not None and pa.types.is_null(their)):
                 continue

@@ -99,7 +99,7 @@ class FirstLook:
             line = process.stdout.readline()
         finally:
             late.cancel()
-        if not line:
+        if not line.endswith(b"\n"):  # it died, maybe in the middle of its answer
             raise LookError(self._last_word(process))
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

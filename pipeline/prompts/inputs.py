@@ -17,16 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from promptmill.pipeline.prompts.pixels import MAX_BYTES, MAX_PIXELS, ImageError, UnknownImageError, open_image
+from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, UnknownImageError, open_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
 from promptmill.schemas.generation import Fit, Generation
-from promptmill.schemas.inputs import Input, Role, is_control
+from promptmill.schemas.inputs import MASK_LIMIT, Input, Role, is_control
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 
-MAX_INPUT_PIXELS = MAX_PIXELS
 MIN_SIDE = 8
 FETCH_PATIENCE_S = 60.0
 EMBEDDED = "row:"
@@ -92,7 +91,9 @@ class InputReader:
         with self._lock:
             if len(self._stores) > _STORES_KEPT:
                 self._stores.clear()
-            store = self._stores.setdefault(folder, Store(folder, patience_s=FETCH_PATIENCE_S))
+            if folder not in self._stores:  # over SFTP each store is a connection
+                self._stores[folder] = Store(folder, patience_s=FETCH_PATIENCE_S)
+            store = self._stores[folder]
         entry = store.entry(name)
         if entry is None:
             raise FileNotFoundError(place)
@@ -271,10 +272,6 @@ def without_pixels(sample: Sample) -> Sample:
     if not sample.inputs:
         return sample
     return replace(sample, inputs={role: replace(each, pixels=None) for role, each in sample.inputs.items()})
-
-
-MASK_LIMIT = 128
-"""From here on a mask is white."""
 
 
 def _fitting_mask(mask: Pixels, image: Pixels) -> Pixels:

@@ -69,7 +69,7 @@ def _row(item: Any, number: int, where: str, prompt: str) -> dict[str, Any]:
 def _rows_inside(content: Mapping[str, Any]) -> Rows | None:
     """`{"prompts": [{…}, …]}`, columns as lists or by row number, and pandas' `orient="split"`."""
     if {"columns", "data"} <= content.keys() and isinstance(content["data"], list):
-        return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
+        return _rows_of_split(content["columns"], content["data"])
     inside = [value for value in content.values() if _is_rows(value)]
     if len(inside) == 1:
         return list(inside[0])
@@ -77,6 +77,15 @@ def _rows_inside(content: Mapping[str, Any]) -> Rows | None:
     if columns and len(columns) == len(content):
         return _rows_of_columns(columns)
     return [dict(content)] if content and not inside else None
+
+
+def _rows_of_split(names: Any, rows: Sequence[Any]) -> Rows | None:
+    """None where the names are none, or a row has not one value for each."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        return None
+    if not all(isinstance(row, list) and len(row) == len(names) for row in rows):
+        return None
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _is_rows(value: Any) -> bool:

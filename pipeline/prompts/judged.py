@@ -13,7 +13,7 @@ from promptmill.pipeline.prompts.checks import column_tables
 from promptmill.pipeline.prompts.columns import OpenedFile
 from promptmill.pipeline.prompts.kinds import as_kind, carried
 from promptmill.pipeline.prompts.unicode import mend
-from promptmill.pipeline.prompts.values import RULES
+from promptmill.pipeline.prompts.values import RULES, WrongValueError
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import Problem
 from promptmill.schemas.prompts import Prompts
@@ -97,11 +97,11 @@ def _look(judged: Judged, wrong: _Wrong, role: str, column: pa.ChunkedArray, pla
     for row, value in enumerate(column.to_pylist()):
         try:
             number = RULES[role](value)
-        except ValueError as error:
+        except WrongValueError as error:
             wrong.count += 1
             if len(wrong.shown) < _SHOWN_ROWS:
-                expected, _, got = str(error).removeprefix("expected ").rpartition(", got ")
-                wrong.shown.append(Problem(f"prompts.columns.{role}: {place} {first + row}", expected, got))
+                where = f"prompts.columns.{role}: {place} {first + row}"
+                wrong.shown.append(Problem(where, error.expected, error.got))
         else:
             good += [] if number is None else [number]
     judged.note(role, good)

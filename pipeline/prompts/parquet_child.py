@@ -21,7 +21,8 @@ ROWS: Final = 64
 
 def main() -> None:
     for kind, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+        most = resource.getrlimit(kind)[1]  # no process may ask for more than it was given
+        resource.setrlimit(kind, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
     import pyarrow as pa
 
     pa.set_cpu_count(1)

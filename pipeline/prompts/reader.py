@@ -123,7 +123,7 @@ class PromptReader:
                 raise InputError(
                     Problem(
                         f"prompts.source: {file.name}",
-                        f"{file.rows} rows, as when the job was planned",
+                        f"{file.whole or file.rows} rows, as when the job was planned",
                         f"{parquet.metadata.num_rows}",
                         "Put the file back as it was, or start a new output",
                     )

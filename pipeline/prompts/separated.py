@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.csv
 
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.prompts.dialects import Dialect, Separated, as_plain_csv, find_dialect, refuse_row
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.prompts import Columns, Prompts
@@ -32,8 +33,8 @@ def read_separated(
     try:
         table = _typed(rows.encode(), dialect, where, columns)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        refuse_row(separated, where, str(error).splitlines()[0])
-        got, hint = str(error).splitlines()[0], "Quote fields that hold the separator"
+        refuse_row(separated, where, first_line(error))
+        got, hint = first_line(error), "Quote fields that hold the separator"
         raise InputError(Problem(where, "the same number of fields in every row", got, hint)) from None
     return table, list(separated.notices)
 

@@ -8,11 +8,10 @@ import zipfile
 from importlib.util import find_spec
 from typing import Any, Final
 
+from promptmill.pipeline.prompts.unpacking import is_bomb
 from promptmill.schemas.errors import InputError, Problem
 
 MOST_BYTES: Final = 1 << 30
-_LIKELY_RATIO: Final = 100  # sheets pack 5 to 20 times
-_SMALL_BYTES: Final = 64 << 20
 
 
 def spreadsheet_rows(data: bytes, where: str) -> tuple[list[str], list[list[Any]]]:
@@ -54,6 +53,6 @@ def _refuse_bomb(data: bytes, where: str) -> None:
             size = sum(part.file_size for part in packed.infolist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise InputError(Problem(where, "an Excel file (.xlsx)", f"{error}"[:200], "Save it again")) from None
-    if size > MOST_BYTES or (size > _SMALL_BYTES and size > _LIKELY_RATIO * len(data)):
+    if size > MOST_BYTES or is_bomb(len(data), size):
         got = f"{len(data):,} bytes that unpack to {size:,}"
         raise InputError(Problem(where, "a sheet of prompts", got, "Give such a source as Parquet"))

@@ -84,7 +84,7 @@ def _tables_above(store: Store) -> Iterator[str]:
     folder = absolute_url(store.url).rstrip("/")
     for _ in range(4):
         folder, _, name = folder.rpartition("/")
-        if not folder or ("=" not in name and name != "data"):
+        if not folder or folder.endswith(":/") or ("=" not in name and name != "data"):  # a bucket lies in nothing
             return
         parent = Store(folder)
         yield from (kind for kind in _LOGS if _is_table(parent, "", kind))

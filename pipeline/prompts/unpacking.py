@@ -51,6 +51,11 @@ UNPACK: Final[Mapping[str, Callable[[bytes], Any]]] = {
 }
 
 
+def is_bomb(packed_bytes: int, unpacked_bytes: int) -> bool:
+    """Whether more comes out than of any text."""
+    return unpacked_bytes > _SMALL_BYTES and unpacked_bytes > _LIKELY_RATIO * packed_bytes
+
+
 def unpack(data: bytes, ending: str) -> bytes:
     """Raises ValueError where more comes out than prompts are; what the packers raise where `data` is broken."""
     parts: list[bytes] = []
@@ -60,7 +65,7 @@ def unpack(data: bytes, ending: str) -> bytes:
         total += len(part)
         if total > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES >> 30} GiB inside; give such a source as Parquet")
-        if total > _SMALL_BYTES and total > _LIKELY_RATIO * len(data):
+        if is_bomb(len(data), total):
             raise ValueError(f"{len(data):,} bytes that unpack to more than {total:,}, which no text does")
         parts.append(bytes(part))
     return b"".join(parts)

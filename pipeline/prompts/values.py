@@ -14,8 +14,14 @@ _DERIVE: Final = -1
 _EXACT_FLOAT: Final = 1 << 53
 
 
+class WrongValueError(ValueError):
+    def __init__(self, expected: str, value: object) -> None:
+        self.expected, self.got = expected, repr(value)
+        super().__init__(f"expected {expected}, got {self.got}")
+
+
 def seed_of(value: Any) -> int | None:
-    """None for a seed that is to be derived: null, NaN, an empty text and -1. Raises ValueError for what is none."""
+    """None for one that is to be derived: null, NaN, an empty text and -1. Raises WrongValueError for no seed."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
@@ -24,11 +30,11 @@ def seed_of(value: Any) -> int | None:
         return None
     is_whole = isinstance(value, int | float | Decimal) and not isinstance(value, bool) and value == value // 1
     if not is_whole or (isinstance(value, float) and abs(value) > _EXACT_FLOAT):
-        raise ValueError(f"expected {SEED_RULE}, got {value!r}")
+        raise WrongValueError(SEED_RULE, value)
     if value == _DERIVE:
         return None
     if not 0 <= value <= LARGEST_SEED:
-        raise ValueError(f"expected {SEED_RULE}, got {value!r}")
+        raise WrongValueError(SEED_RULE, value)
     return int(value)
 
 
@@ -43,11 +49,11 @@ def _number(text: str) -> int | float | str | None:
 
 
 def strength_of(value: Any) -> float | None:
-    """None where the row says none. Raises ValueError for what is no share of the steps."""
+    """None where the row says none. Raises WrongValueError for what is no share of the steps."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= 1:
-        raise ValueError(f"expected a number above 0, at most 1, got {value!r}")
+        raise WrongValueError("a number above 0, at most 1", value)
     return float(value)
 
 

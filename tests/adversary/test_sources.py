@@ -210,6 +210,28 @@ def test_bytes_that_end_the_native_reader(tmp_path: Path, cli: Callable[..., Ans
     assert "native reader" in answer.err.replace("\n", " ")
 
 
+def test_an_answer_that_is_cut_off_is_a_death() -> None:
+    """A reader that died while it wrote was taken for one that speaks no JSON: a defect, exit code 1."""
+    speaker = [sys.executable, "-c", "import sys; sys.stdin.buffer.readline(); sys.stdout.write('{\"rows')"]
+    with first_look() as look:
+        look._process = subprocess.Popen(speaker, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with pytest.raises(LookError, match="end the native reader"):
+            look.footer(b"")
+
+
+def test_a_machine_that_gives_less_memory_than_the_first_look_asks_for(tmp_path: Path) -> None:
+    """A hard limit below its own ended it before it had looked, and the file was blamed."""
+    (tmp_path / "a.parquet").write_bytes(_parquet(_table()))
+    script = (
+        "import resource, pathlib; from promptmill.pipeline.prompts.first_look import first_look\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        f"data = pathlib.Path({str(tmp_path / 'a.parquet')!r}).read_bytes()\n"
+        "with first_look() as look: print(look.footer(data).rows)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (answer.stdout, answer.stderr) == ("50\n", "")
+
+
 @settings(max_examples=6, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=3), min_size=20))
 def test_any_bytes_in_a_footer(files: list[list[tuple[int, int]]]) -> None:

@@ -162,7 +162,15 @@ def test_json_in_every_form(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "got"), [("3", "int"), ('{"a": "b", "c": [1]}', "columns"), ("[1]", "item 1"), ("[", "1")]
+    ("text", "got"),
+    [
+        *(("3", "int"), ('{"a": "b", "c": [1]}', "columns"), ("[1]", "item 1"), ("[", "1")),
+        *(('{"columns": 5, "data": [[1]]}', "columns"), ('{"columns": ["prompt"], "data": [3]}', "columns")),
+        *(
+            ('{"columns": [["a"]], "data": [["b"]]}', "columns"),
+            ('{"columns": ["a", "a"], "data": [["b", "c"]]}', "columns"),
+        ),
+    ],
 )
 def test_json_that_is_no_prompts(tmp_path: Path, text: str, got: str) -> None:
     (tmp_path / "a.json").write_text(text)

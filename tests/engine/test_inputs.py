@@ -16,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptmill.pipeline.prompts.inputs import MAX_INPUT_PIXELS, decode, fit
+from promptmill.pipeline.prompts import inputs
+from promptmill.pipeline.prompts.inputs import InputReader, decode, fit
+from promptmill.pipeline.prompts.pixels import MAX_PIXELS
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError
 from tests.engine.conftest import Answer, records
 
@@ -91,7 +94,18 @@ def test_what_is_no_image_says_why(data: bytes, reason: str) -> None:
     with pytest.raises(SampleError, match=reason) as refused:
         decode(data, "image")
     assert refused.value.kind == "input"
-    assert MAX_INPUT_PIXELS < 30_000 * 30_000
+    assert MAX_PIXELS < 30_000 * 30_000
+
+
+def test_images_of_one_folder_are_read_by_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image opened a store of its own, which over SFTP is a connection."""
+    opened: list[str] = []
+    monkeypatch.setattr(inputs, "Store", lambda url, **options: opened.append(url) or Store(url, **options))
+    reader = InputReader(Store(str(tmp_path / "out")))
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert [reader.read(str(tmp_path / name)) for name in ("a", "b", "a")] == [b"a", b"b", b"a"]
+    assert opened == [str(tmp_path)]
 
 
 def test_fitting_cuts_adds_or_stretches() -> None:

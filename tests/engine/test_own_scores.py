@@ -152,11 +152,13 @@ def test_what_it_returns_is_checked(cli: Cli, job: MakeJob, own: str, tmp_path: 
         ("{own}:Siblings", "`promptmill score URL --metric python=…` takes it afterwards"),
         ("brightness", "entry point in the group"),
         ("image", "entry point in the group"),
+        ("leaves_at_once:Score", "SystemExit: 0"),
     ],
 )
 def test_what_does_not_keep_the_protocol_is_refused_before_anything_runs(
     cli: Cli, job: MakeJob, own: str, tmp_path: Path, path: str, words: str
 ) -> None:
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(0)\n")
     answer = cli("validate", job(score=[{"python": path.format(own=own)}]))
     assert answer.code == 2, answer
     assert words in " ".join(answer.err.split()) and "score.0.python" in answer.err

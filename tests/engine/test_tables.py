@@ -145,6 +145,29 @@ def test_columns_in_the_names_of_folders(tmp_path: Path) -> None:
     assert rows(tmp_path / "p" / "**" / "*.parquet", tmp_path / "out", caption="lang") == [{"prompt": "a", "N": 1}]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_column_in_the_name_of_a_folder_as_the_id(tmp_path: Path, name: str) -> None:
+    """It ended in an IndexError, of text files in a KeyError."""
+    folder = tmp_path / "in" / "batch=7"
+    folder.mkdir(parents=True)
+    table = pa.table({"prompt": ["a", "b"]})
+    pq.write_table(table, folder / name) if name == "a.parquet" else (folder / name).write_text("prompt\na\nb\n")
+    with pytest.raises(InputError, match="unique over the whole source.*'7', which"):
+        opened(tmp_path / "in", id="batch")
+    (tmp_path / "in" / f"b{name[1:]}").write_bytes((folder / name).read_bytes())
+    with pytest.raises(InputError, match="an id in column 'batch' of every row, got null"):
+        opened(tmp_path / "in", id="batch")
+
+
+def test_a_bucket_that_is_called_data(tmp_path: Path) -> None:
+    """It was taken for a folder inside of a table, and what lies above it for a URL: `memory:/`."""
+    Store("memory://data").put("a.csv", b"prompt\na red circle\n")
+    try:
+        assert opened("memory://data/*.csv").rows == 1
+    finally:
+        Store("memory://data").delete("a.csv")
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.pq", "a.csv", "a.tsv", "a.jsonl", "a.txt", "a.csv.gz", "a.txt.zst"])
 def test_pointers_of_git_lfs_are_refused_by_name(tmp_path: Path, name: str) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

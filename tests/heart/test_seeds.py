@@ -78,6 +78,9 @@ def test_wrong_seeds_are_refused_where_nothing_is_begun(tmp_path: Path) -> None:
     source = write_prompts(tmp_path / "a.parquet", ["a", "b"], n=pa.array([-2, 5]))
     with pytest.raises(InputError, match=r"a.parquet row 0: expected an integer from 0 to 18446744073709551615"):
         claim_output(plan_job(job(source, **WITH_SEEDS)), memory())
+    (tmp_path / "a.csv").write_text('prompt,n\na,"7, got 8"\n')
+    with pytest.raises(InputError, match=r"or -1 for one that is derived, got '7, got 8'"):
+        claim_output(plan_job(job(tmp_path / "a.csv", **WITH_SEEDS)), memory())
 
 
 def test_wide_seeds_do_not_come_to_a_narrow_dataset(tmp_path: Path) -> None:
