@@ -62,3 +62,9 @@ class Generation(StrictModel):
     """Share of the steps after which ControlNets begin to act. Null is 0."""
     control_end: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the steps after which they act no more. Null is 1."""
+
+    @property
+    def steering(self) -> tuple[float, float, float]:
+        """How strongly ControlNets act, and from which share of the steps to which, with the values that null is."""
+        scale = 1.0 if self.control_scale is None else self.control_scale
+        return scale, self.control_start or 0.0, 1.0 if self.control_end is None else self.control_end

@@ -56,7 +56,7 @@ class Generator(Protocol):
 class Embedder(Protocol):
     """An image and text encoder with a common space; rows are float32 vectors of length 1.
 
-    `cosines` and `images` raise SampleError for one image that breaks the model, WorkerError for more.
+    `cosines`, `images` and `texts` raise SampleError for one that breaks the model, WorkerError for more.
     """
 
     def prepare(self, captions: Sequence[str]) -> None:

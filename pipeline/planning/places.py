@@ -19,7 +19,7 @@ from promptmill.pipeline.models.catalog.adapters import is_adapter
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, LOCAL, ResolvedClip
 from promptmill.pipeline.models.catalog.held import lies_at
 from promptmill.pipeline.models.catalog.hub import COMMIT
-from promptmill.pipeline.models.catalog.resolve import BUILTIN
+from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned

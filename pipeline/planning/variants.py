@@ -127,7 +127,8 @@ def model_name(value: Mapping[str, Any]) -> str:
     ]
     if "path" not in value and not added:
         return str(dict(value))
-    return " + ".join([f"{value.get('path', 'builtin:shapes')}{_unusual(value)}", *added])
+    path = value.get("path", Model.model_fields["path"].default)
+    return " + ".join([f"{path}{_unusual(value)}", *added])
 
 
 def _unusual(value: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from promptmill.pipeline.models.interface import Generated, Generator
 from promptmill.pipeline.prompts.inputs import InputReader, prepare_all
 from promptmill.pipeline.scores.interface import Picture, Scorer
-from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
+from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, ModelLoadError, SampleError, WorkerError
 from promptmill.schemas.plan import Sample, Variant
 
 BatchLimits = MutableMapping[Hashable, int]
@@ -83,7 +83,7 @@ class VariantGenerator:
         except SampleError as error:
             if len(batch) == 1:
                 return [Generated(None, error=error)]
-        except DeviceLostError:
+        except (DeviceLostError, ModelLoadError):  # an adapter that a row chose is gone, or another: no sample's fault
             raise
         except WorkerError as error:
             if len(batch) == 1:
@@ -98,6 +98,10 @@ class VariantGenerator:
             return Generated(None, error=SampleError("memory", f"in full precision, after not finite values: {error}"))
         except SampleError as error:
             return Generated(None, error=error)
+        except (DeviceLostError, ModelLoadError):
+            raise
+        except WorkerError as error:
+            return Generated(None, error=SampleError("generation", f"in full precision: {error}"))
         flags = result.flags if "retried_fp32" in result.flags else (*result.flags, "retried_fp32")
         return replace(result, flags=flags)
 

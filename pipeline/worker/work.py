@@ -152,7 +152,7 @@ def _strength(plan: Plan, variant: Variant, prompt: Prompt) -> float | None:
 
 def _constants(variant: Variant, task: Task) -> dict[str, Any]:
     base, settings = variant.model.pipeline_class, variant.generation
-    end = 1.0 if settings.control_end is None else settings.control_end
+    scale, start, end = settings.steering
     return {
         **({"task": task.name} if task.roles else {}),
         "adapters": [
@@ -162,8 +162,7 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
         "controls": [
             {
                 **{"name": net.name, "revision": net.revision, "preprocess": net.preprocess},
-                "scale": net.scale * (1.0 if settings.control_scale is None else settings.control_scale),
-                **{"start": settings.control_start or 0.0, "end": end},
+                **{"scale": net.scale * scale, "start": start, "end": end},
             }
             for net in variant.model.controlnets
         ],

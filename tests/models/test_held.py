@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, clip_folder, old_clip_files, resolve_clip
 from promptmill.pipeline.models.catalog.held import held, is_same, lies_at
 from promptmill.pipeline.models.catalog.resolve import resolve_model
-from promptmill.pipeline.models.catalog.weights import BY_HASH, hash_files, list_folder, sampled_hash
+from promptmill.pipeline.models.catalog.weights import BY_HASH, hash_files, identity_of, list_folder, sampled_hash
 from promptmill.pipeline.storage import digests
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
@@ -240,3 +240,9 @@ def test_pieces_are_all_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len({digest for _, digest in seen}) == len({data for data, _ in seen}) == len(seen)
     path.write_bytes(b"1")
     assert hash_files(tmp_path, ["weights"])[1]["weights"] == digests.file_digest(path)
+
+
+def test_a_file_that_goes_away_while_it_is_planned_is_the_job_s_error(tmp_path: Path) -> None:
+    """Of adapters and CLIPs it was an unexpected one."""
+    with pytest.raises(JobError, match=r"adapters\[0\].path: expected files in .* that can be read"):
+        identity_of(tmp_path, ["gone.safetensors"], "model.adapters[0].path")

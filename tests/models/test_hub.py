@@ -20,6 +20,7 @@ import pytest
 
 from promptmill.pipeline.models.catalog.clips import builtin_clip_folder, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.load import load_embedder, load_generator
 from promptmill.schemas.errors import JobError
@@ -149,6 +150,17 @@ def test_a_look_costs_no_download_of_weights(hub: tuple[str, list[str]], tmp_pat
 
     offline = run(RESOLVE + SHOW, endpoint, cache, HF_HUB_OFFLINE="1")
     assert "no weights" in offline["error"]
+
+
+def test_steps_are_held_against_the_scheduler_of_a_hub_model(
+    hub: tuple[str, list[str]], client: Path, tmp_path: Path
+) -> None:
+    """Of a folder alone: of the hub's the defaults were taken for its settings."""
+    path = tmp_path / "repository" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_train_timesteps": 20}))
+    model = resolve_model(Model(path="org/tiny", revision=COMMIT), "model")
+    with pytest.raises(JobError, match="steps with ddim, got 30"):
+        check_steps("ddim", 30, model, "generation.num_inference_steps")
 
 
 def test_a_worker_downloads_what_it_needs(hub: tuple[str, list[str]], client: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.clip.encoder import ClipEncoder
 from promptmill.pipeline.models.load import load_embedder
-from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError, WorkerError
+from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, ModelLoadError, SampleError, WorkerError
 
 CAPTIONS = ["a red circle", "a blue square", "a star", "a red circle"]
 
@@ -61,6 +61,17 @@ def test_each_distinct_caption_is_encoded_once(scorer: ClipEncoder, monkeypatch:
     scorer.prepare([f"{word} star" for word in ("a", "the", "on") for _ in range(40)])
     scorer.cosines(images(3), ["a star", "the star", "a star"])
     assert len(calls) == 1
+
+
+def test_a_device_that_is_lost_over_texts(scorer: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own error came out, which failed the images one by one and left the broken process alive."""
+
+    def lost(_: list[str]) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(scorer, "encode_texts", lost)
+    with pytest.raises(DeviceLostError):
+        scorer.texts(["never seen", "nor this"])
 
 
 def test_captions_not_prepared_and_too_long(scorer: ClipEncoder) -> None:

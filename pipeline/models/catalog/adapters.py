@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +17,12 @@ from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, cached_snapshot, download
 from promptmill.pipeline.models.catalog.installed import has_loader
 from promptmill.pipeline.models.catalog.resolve import settings_folder
-from promptmill.pipeline.models.catalog.weights import hash_files, list_folder, read_json
+from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
+from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, list_folder, read_json
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel
 
-BUILTIN: Final = "builtin:"
-_SHIPPED: Final = "shapes/weights/adapters"
 _EMBEDDING_KEYS: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 _MOST_VECTORS: Final = 256
 _SHOWN: Final = 3
@@ -57,7 +55,7 @@ def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> Resolv
     else:
         changes = _lora(shapes, base, path, where)
         on_text, changed = any(name.startswith("text_encoder") for name in changes), len(changes)
-    digest, _ = hash_files(path.parent, [path.name])
+    digest, _ = identity_of(path.parent, [path.name], f"{where}.path")
     return ResolvedAdapter(
         name=adapter.name,
         path=adapter.path,
@@ -103,7 +101,7 @@ def is_embedding(shapes: Mapping[str, Shape]) -> bool:
 
 
 def _shipped(path: str) -> Path:
-    return Path(str(files("promptmill.pipeline"))) / _SHIPPED / f"{path.removeprefix(BUILTIN)}.safetensors"
+    return shipped(f"adapters/{path.removeprefix(BUILTIN)}.safetensors")
 
 
 def _hub_name(path: str) -> tuple[str, str | None]:

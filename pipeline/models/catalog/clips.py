@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 
 from promptmill.pipeline.models.catalog import installed
@@ -13,11 +12,12 @@ from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, newest_commit, open_hub_model
 from promptmill.pipeline.models.catalog.settings import ClipSettings, read_settings
+from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
     PICKLES,
     ModelFolder,
-    hash_files,
+    identity_of,
     list_folder,
     read_json,
     small_files,
@@ -25,7 +25,7 @@ from promptmill.pipeline.models.catalog.weights import (
 )
 from promptmill.schemas.errors import JobError, Problem
 
-BUILTIN_CLIPS = {"builtin:shapes": ("promptmill.pipeline", "shapes/weights/clip")}
+BUILTIN_CLIPS = {f"{BUILTIN}shapes": "clip"}
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "open_clip_config.json"
 PREFERRED_BY_OPEN_CLIP = (
@@ -69,7 +69,7 @@ class ResolvedClip:
 
 def resolve_clip(spec: str, where: str) -> ResolvedClip:
     """`builtin:shapes`, `local-dir:folder`, `hf-hub:org/name[@commit]` or `architecture/tag`. Raises JobError."""
-    if spec.startswith("builtin:"):
+    if spec.startswith(BUILTIN):
         if spec not in BUILTIN_CLIPS:
             raise JobError(Problem(where, f"one of {', '.join(BUILTIN_CLIPS)}", spec))
         return _resolve_folder(spec, builtin_clip_folder(spec), where)
@@ -86,8 +86,7 @@ def clip_folder(clip: ResolvedClip) -> Path:
 
 
 def builtin_clip_folder(spec: str) -> Path:
-    package, relative = BUILTIN_CLIPS[spec]
-    return Path(str(files(package))) / relative
+    return shipped(BUILTIN_CLIPS[spec])
 
 
 def _resolve_hub(spec: str, where: str) -> ResolvedClip:
@@ -143,7 +142,7 @@ def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
     check_clip_folder(folder, str(root), where)
     weights = _weights(folder)
     size = sum(folder.files[name] for name in weights)
-    whole, files = hash_files(root, clip_files(folder))
+    whole, files = identity_of(root, clip_files(folder), where)
     return ResolvedClip(spec, f"{LOCAL}{root}", None, f"{BY_HASH}{whole}", size, files)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -11,24 +10,22 @@ from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
 from promptmill.pipeline.models.catalog.installed import call_parameters, init_annotations
 from promptmill.pipeline.models.catalog.resolve import settings_folder
+from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
     ModelFolder,
-    hash_files,
+    identity_of,
     list_folder,
     read_json,
     select_weights,
     weights_problem,
 )
-from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.schemas.additions import ControlNet
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.plan import ResolvedControl, ResolvedModel
 
-BUILTIN: Final = "builtin:"
-_SHIPPED: Final = "shapes/weights/controlnets"
 CONFIG: Final = "config.json"
 _SAME: Final = (
     *("cross_attention_dim", "block_out_channels", "layers_per_block", "addition_embed_type"),
@@ -61,7 +58,8 @@ def resolve_control(net: ControlNet, base: ResolvedModel, task: TaskName, severa
         raise JobError(Problem(f"{where}.path", "a ControlNet without channels for a mask", got))
     revision, hashes = str(net.revision), dict[str, str]()
     if is_local:
-        revision, hashes = _hashed(folder, where)
+        whole, hashes = identity_of(folder.root, control_files(folder), where)
+        revision = f"{BY_HASH}{whole}"
     return ResolvedControl(
         name=net.name,
         path=net.path,
@@ -127,7 +125,7 @@ def _open(net: ControlNet, where: str) -> tuple[ModelFolder, bool]:
 
 
 def _builtin(path: str) -> Path:
-    return Path(str(files("promptmill.pipeline"))) / _SHIPPED / path.removeprefix(BUILTIN)
+    return shipped(f"controlnets/{path.removeprefix(BUILTIN)}")
 
 
 def _config(folder: ModelFolder, where: str) -> dict[str, Any]:
@@ -171,11 +169,3 @@ def _base_config(base: ResolvedModel) -> dict[str, Any]:
     root = settings_folder(base)
     paths = [root / part / CONFIG for part in ("unet", "transformer")] if root else []
     return next((read_json(path) for path in paths if path.is_file()), {})
-
-
-def _hashed(folder: ModelFolder, where: str) -> tuple[str, dict[str, str]]:
-    try:
-        whole, found = hash_files(folder.root, control_files(folder))
-    except (OSError, ChangedMeanwhileError) as error:
-        raise JobError(Problem(where, f"files in {folder.root} that can be read", str(error))) from None
-    return f"{BY_HASH}{whole}", found

@@ -6,7 +6,6 @@ Imports neither torch nor diffusers: `validate` and `plan` answer in under a sec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from math import lcm
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +23,14 @@ from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
-from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, hash_files, list_folder, read_json
-from promptmill.pipeline.storage.digests import ChangedMeanwhileError
+from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
+from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
 
-BUILTIN = "builtin:"
-BUILTIN_MODELS = {"shapes": ("promptmill.pipeline", "shapes/weights/model")}
+BUILTIN_MODELS = {"shapes": "model"}
+"""By the name behind `builtin:`, where it lies among what is shipped."""
 BUILTIN_MAX_SIZE = 128
 """The built-in model has seen 64 pixels; above twice that it repeats itself."""
 
@@ -59,7 +58,8 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
     builtin = model.path.startswith(BUILTIN)
     revision, files = str(model.revision), dict[str, str]()
     if is_local:
-        revision, files = _hashed(folder, index, where)
+        whole, files = identity_of(folder.root, hashed_files(folder, index), where)
+        revision = f"{BY_HASH}{whole}"
     return ResolvedModel(
         path=model.path,
         location=str(folder.root) if is_local else model.path,
@@ -75,14 +75,6 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         is_local=is_local,
         files=files,
     )
-
-
-def _hashed(folder: ModelFolder, index: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
-    try:
-        whole, files = hash_files(folder.root, hashed_files(folder, index))
-    except (OSError, ChangedMeanwhileError) as error:
-        raise JobError(Problem(where, f"files in {folder.root} that can be read", str(error))) from None
-    return f"{BY_HASH}{whole}", files
 
 
 def check_folder(folder: ModelFolder, where: str) -> dict[str, Any]:
@@ -156,8 +148,7 @@ def settings_folder(model: ResolvedModel) -> Path | None:
 
 def builtin_folder(path: str) -> Path:
     """Folder of `builtin:name` in the package as installed here. KeyError for an unknown name."""
-    package, relative = BUILTIN_MODELS[path.removeprefix(BUILTIN)]
-    return Path(str(files(package))) / relative
+    return shipped(BUILTIN_MODELS[path.removeprefix(BUILTIN)])
 
 
 def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, Problem
@@ -55,5 +55,6 @@ def _last(steps: int, trained: int) -> int:
 
 
 def _own_config(model: ResolvedModel) -> dict[str, Any]:
-    path = Path(model.location) / "scheduler" / "scheduler_config.json"
-    return read_json(path) if model.is_local and path.is_file() else {}
+    root = settings_folder(model)
+    path = root / "scheduler" / "scheduler_config.json" if root else None
+    return read_json(path) if path is not None and path.is_file() else {}

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from promptmill.pipeline.models.catalog.adapters import BUILTIN
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, ResolvedClip
 from promptmill.pipeline.models.catalog.resolve import BUILTIN_MODELS
+from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel
 

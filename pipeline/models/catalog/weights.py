@@ -12,9 +12,9 @@ from typing import Any
 import xxhash
 
 from promptmill.pipeline.models.catalog.headers import MAX_HEADER_BYTES, parameter_count
-from promptmill.pipeline.storage.digests import PIECE_BYTES, file_digest, read_blocks
+from promptmill.pipeline.storage.digests import PIECE_BYTES, ChangedMeanwhileError, file_digest, read_blocks
 from promptmill.pipeline.storage.local import read_regular_file
-from promptmill.schemas.errors import Problem
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.json_text import parse_object
 
 SAMPLES, SAMPLE_BYTES = 64, 64 * 2**10
@@ -160,6 +160,14 @@ def hash_files(root: Path, names: Iterable[str]) -> tuple[str, dict[str, str]]:
                 own.update(block)
             files[name] = own.hexdigest()
     return whole.hexdigest(), files
+
+
+def identity_of(root: Path, names: Iterable[str], where: str) -> tuple[str, dict[str, str]]:
+    """As `hash_files`. Raises JobError for files that cannot be read, or are written meanwhile."""
+    try:
+        return hash_files(root, names)
+    except (OSError, ChangedMeanwhileError) as error:
+        raise JobError(Problem(where, f"files in {root} that can be read", str(error))) from None
 
 
 def sampled_hash(root: Path, names: Iterable[str]) -> str:

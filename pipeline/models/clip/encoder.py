@@ -107,13 +107,19 @@ class ClipEncoder:
         return _to_numpy(guarded(lambda: self.image_features(images), len(images) == 1, "scoring"))
 
     def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """float32 [len(texts), width], of length 1; each distinct text is encoded once, prepared captions not again."""
+        """float32 [len(texts), width], of length 1; each distinct text is encoded once, prepared captions not again.
+
+        Raises as `cosines`.
+        """
+        return _to_numpy(guarded(lambda: self._rows_of(texts), len(texts) == 1, "scoring"))
+
+    def _rows_of(self, texts: Sequence[str]) -> torch.Tensor:
         rows = {text: row for shard in reversed(self._shards) for text, row in shard.items()}
         late = [text for text in dict.fromkeys(texts) if text not in rows]
         for start in range(0, len(late), CAPTIONS):
             chunk = late[start : start + CAPTIONS]
             rows |= dict(zip(chunk, self.encode_texts(chunk), strict=True))
-        return _to_numpy(torch.stack([rows[text] for text in texts]))
+        return torch.stack([rows[text] for text in texts])
 
     def encode_texts(self, captions: list[str]) -> torch.Tensor:
         """float32 [len(captions), width], of length 1, of at most `CAPTIONS` texts."""

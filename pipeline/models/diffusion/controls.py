@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import torch
 
-from promptmill.pipeline.models.catalog.controls import control_files, control_folder, look_at
+from promptmill.pipeline.models.catalog.controls import CONFIG, control_files, control_folder, look_at
 from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download, open_hub_model
 from promptmill.pipeline.models.catalog.installed import call_parameters
@@ -57,7 +57,7 @@ def _load(control: ResolvedControl, dtype: torch.dtype, device: torch.device) ->
     with loading(f"ControlNet {control.name} ({control.path})"), held(control), closed():
         root = control_folder(control)
         if not control.is_local:
-            listed = open_hub_model(control.path, control.revision, "model.controlnets", "config.json")
+            listed = open_hub_model(control.path, control.revision, "model.controlnets", CONFIG)
             root = download(control.path, control.revision, control_files(listed))
         folder = list_folder(root)
         look_at(folder, "model.controlnets")
@@ -81,7 +81,8 @@ class ControlConditioner:
         if not nets:
             return {}
         maps = [self._maps(batch.samples, net) for net in nets]
-        scales = [net.scale * (1.0 if settings.control_scale is None else settings.control_scale) for net in nets]
+        scale, start, end = settings.steering
+        scales = [net.scale * scale for net in nets]
         taken = call_parameters(class_for(task_of(batch.samples[0].inputs).name, self._base, controlled=True) or "")
         several = len(nets) > 1
         arguments: dict[str, Any] = {
@@ -89,8 +90,7 @@ class ControlConditioner:
             "controlnet_conditioning_scale": scales if several else scales[0],
         }
         if "control_guidance_start" in taken:
-            arguments["control_guidance_start"] = settings.control_start or 0.0
-            arguments["control_guidance_end"] = 1.0 if settings.control_end is None else settings.control_end
+            arguments |= {"control_guidance_start": start, "control_guidance_end": end}
         return arguments
 
     @staticmethod

@@ -18,11 +18,9 @@ from promptmill.pipeline.models.diffusion.decode import in_float32
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.inputs import TaskName, task_of
+from promptmill.schemas.inputs import MASK_LIMIT, TaskName, task_of
 from promptmill.schemas.plan import Sample
 
-MASK_LIMIT = 128
-"""From here on a mask is white: drawn anew."""
 _NOISE_SEED = 0x5EED
 """Added to a sample's seed: the noise over what stays is not that under what is drawn anew."""
 
