@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmill.opened import Dataset
+from promptmill.pipeline.display import shown
 from promptmill.pipeline.execution.progress import ProgressState
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
@@ -133,7 +134,7 @@ class _CallbackProgress(ProgressState):
         self._tell()
 
     def notice(self, text: str) -> None:
-        log.warning("%s", text)
+        log.warning("%s", shown(text))
 
     def _tell(self) -> None:
         if self._callback is None:

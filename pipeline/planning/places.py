@@ -23,7 +23,7 @@ from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
-from promptmill.pipeline.storage.urls import is_remote
+from promptmill.pipeline.storage.urls import is_remote, local_path
 from promptmill.schemas.plan import STAGED, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
 
 Beside = TypeVar("Beside", ResolvedAdapter, ResolvedControl)
@@ -77,7 +77,7 @@ def relocated(plan: Plan, stored: Plan) -> Plan:
 
 
 def is_relative(path: str) -> bool:
-    return not is_remote(path) and not Path(re.sub(r"^(file|local)://", "", path)).expanduser().is_absolute()
+    return not is_remote(path) and not local_path(path).is_absolute()
 
 
 def _home(plan: Plan, output: str | None) -> Path | None:

@@ -32,10 +32,11 @@ from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_dige
 from promptmill.pipeline.storage.entry import Entry, content_version
 from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import absolute_url, split_query
+from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.urls import split_query
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from promptmill.pipeline.prompts.source import (
 from promptmill.pipeline.storage.digests import digest_of
 from promptmill.pipeline.storage.entry import content_version
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import STAGED, SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
+from promptmill.schemas.urls import split_query
 
 
 def stage(

@@ -11,12 +11,9 @@ from urllib.parse import unquote
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import absolute_url, is_remote, misread_part, split_query
+from promptmill.pipeline.storage.urls import SFTP, absolute_url, is_remote, misread_part
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.urls import scheme_of
-
-_BY_PATH = ("sftp", "ssh")
-"""Below their root no URL is read any more."""
+from promptmill.schemas.urls import scheme_of, split_query
 
 
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
@@ -64,8 +61,8 @@ def _one_object(source: str, size_bytes: int) -> tuple[Store, list[Entry]]:
 
 
 def _readable(store: Store, entries: list[Entry]) -> list[Entry]:
-    for entry in entries:
-        if scheme_of(store.url) not in _BY_PATH and (misread := misread_part(store.url, entry.name)):
+    for entry in entries:  # over SFTP no URL is read any more below the root
+        if scheme_of(store.url) not in SFTP and (misread := misread_part(store.url, entry.name)):
             where, hint = f"{store.url}/{entry.name}", "The client of that storage cannot ask for it: copy it"
             raise InputError(Problem(where, f"the name of an object without `{misread}`", "one with it", hint))
     return entries

@@ -14,7 +14,7 @@ import fsspec.asyn
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.faults import describe, error_code, is_storage_fault, settings_advice
 from promptmill.pipeline.storage.local import NO_CONDITIONS, warn_of_races
-from promptmill.pipeline.storage.urls import absolute_url
+from promptmill.pipeline.storage.urls import AZURE, GCS, OBJECT_STORES, S3, SFTP, absolute_url
 from promptmill.schemas.errors import StorageError
 from promptmill.schemas.urls import scheme_of
 
@@ -31,12 +31,10 @@ _CONTENT_TYPES = {
 }
 """Without one a browser downloads the report from a bucket instead of showing it."""
 
-_CONDITIONAL = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-
 
 def is_conditional(url: str) -> bool:
     """Whether `mode="create"` is a condition that the server checks; elsewhere fsspec looks first and then writes."""
-    return scheme_of(url) in _CONDITIONAL
+    return scheme_of(url) in OBJECT_STORES
 
 
 def create_object(fs: Any, url: str, path: str, data: bytes) -> bool:
@@ -57,7 +55,7 @@ def create_object(fs: Any, url: str, path: str, data: bytes) -> bool:
 
 def put_object(fs: Any, url: str, path: str, data: bytes, **options: Any) -> None:
     if isinstance(fs, fsspec.asyn.AsyncFileSystem):
-        if url.startswith(("s3://", "s3a://")):
+        if scheme_of(url) in S3:
             # One PUT whatever the size (S3 takes 5 GiB): not every server honours the condition on several parts.
             options["chunksize"] = len(data) + 1
             if kind := _CONTENT_TYPES.get(path.rpartition(".")[2]):
@@ -128,16 +126,16 @@ _TALKATIVE = ("paramiko", "gcsfs", "azure", "fsspec", "s3fs")
 
 def _options(scheme: str) -> dict[str, Any]:
     """What makes one call one try, and shows what others wrote meanwhile."""
-    if scheme in ("s3", "s3a"):
+    if scheme in S3:
         config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
         return {"use_listings_cache": False, "default_fill_cache": False, "config_kwargs": config}
-    if scheme in ("az", "abfs", "abfss"):
+    if scheme in AZURE:
         return {"connection_timeout": 10, "read_timeout": 60, "use_listings_cache": False}
-    if scheme in ("gs", "gcs"):
+    if scheme in GCS:
         # Else each call first asks for the kind of its bucket, in vain where credentials are not Google's.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         return {"use_listings_cache": False}
-    return {"timeout": 10, "skip_instance_cache": True} if scheme in ("sftp", "ssh") else {}
+    return {"timeout": 10, "skip_instance_cache": True} if scheme in SFTP else {}
 
 
 _SETTINGS = ("AWS_", "AZURE_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_")
@@ -164,7 +162,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     try:
         _forget_clients_of_other_settings(fsspec.get_filesystem_class(scheme_of(url) or "file"))
         fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
-        if url.startswith(("s3://", "s3a://")):
+        if scheme_of(url) in S3:
             _make_patient(fs)
         _stop_own_retries(fs)
     except Exception as error:  # clients complain of their settings with errors of every kind

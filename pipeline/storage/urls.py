@@ -13,17 +13,16 @@ from promptmill.pipeline.display import keep_secrets, redact
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.urls import chain, holds_password, names_secret, scheme_of, split_query
 
-__all__ = ["absolute_url", "check_place", "check_url", "is_remote", "misread_part", "split_query"]
-
 _NEEDS_NO_HOST = ("file", "local", "memory")
-_OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+S3, GCS, AZURE, SFTP = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss"), ("sftp", "ssh")
+OBJECT_STORES = (*S3, *GCS, *AZURE)
 _MISREAD = {
-    **dict.fromkeys(("s3", "s3a"), r"\?versionId="),
-    **dict.fromkeys(("gs", "gcs"), "//"),
-    **dict.fromkeys(("az", "abfs", "abfss"), r"[\[\]:\\]"),
-    **dict.fromkeys(("sftp", "ssh"), r"[?#]"),
+    **dict.fromkeys(S3, r"\?versionId="),
+    **dict.fromkeys(GCS, "//"),
+    **dict.fromkeys(AZURE, r"[\[\]:\\]"),
+    **dict.fromkeys(SFTP, r"[?#]"),
 }
-_WITH_HOST = ("http", "https", "ftp", "sftp", "ssh", "hdfs", "webhdfs", "smb")
+_WITH_HOST = ("http", "https", "ftp", *SFTP, "hdfs", "webhdfs", "smb")
 
 
 def check_url(url: str, where: str) -> None:
@@ -34,7 +33,7 @@ def check_url(url: str, where: str) -> None:
     keep_secrets([url])
     links = chain(url)
     if holds_password(url):
-        over_ssh = scheme_of(links[-1]) in ("sftp", "ssh")
+        over_ssh = scheme_of(links[-1]) in SFTP
         hint = "Give credentials in the environment" + (": FSSPEC_SFTP_PASSWORD, or a key" if over_ssh else "")
         raise InputError(Problem(where, "a URL without user and password", "one that holds them", hint))
     if names_secret(url) or (len(links) > 1 and split_query(url) != (url, "")):
@@ -76,7 +75,7 @@ def check_place(url: str, where: str) -> None:
         raise InputError(Problem(where, f"a name without `{misread}`", redact(url), hint))
     if scheme_of(url) in _MISREAD and re.search(r"[\x00-\x1f\x7f]", key):
         raise InputError(Problem(where, "a name without control characters", redact(url)))
-    if scheme_of(url) in _OBJECT_STORES and key.startswith("/"):
+    if scheme_of(url) in OBJECT_STORES and key.startswith("/"):
         hint = "What is written there is in no listing"
         raise InputError(Problem(where, "a key that does not begin with `/`", redact(url), hint))
 
@@ -109,4 +108,9 @@ def absolute_url(url: str) -> str:
     """A local path made absolute, so that it means the same on a worker started elsewhere; URLs unchanged."""
     if is_remote(url):
         return url
-    return str(Path(re.sub(r"^(file|local)://", "", url)).expanduser().absolute())
+    return str(local_path(url).absolute())
+
+
+def local_path(url: str) -> Path:
+    """Of what is not remote: as it is written, which may be relative."""
+    return Path(re.sub(r"^(file|local)://", "", url)).expanduser()
