@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from promptmill.jobs.arguments import Commands, OwnJob, TrustDataset
-from promptmill.jobs.commands_evaluation import Selection, add_commands
+from promptmill.jobs.commands_evaluation import add_commands
 from promptmill.jobs.console import say, say_json, table
+from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Selection, Set, Url, Yes
+from promptmill.pipeline.display import format_bytes
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.results import ValidateResult
 
@@ -24,17 +26,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; - reads it from standard input.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; repeat for more.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 cells.")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
-]
-Extend = Annotated[bool, typer.Option("--extend", help="Add prompts that are new in the source.")]
-InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in this process, on one device.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -107,7 +98,7 @@ def plan(job: JobFile, set_: Set = None, extend: Extend = False, yes: Yes = Fals
         "variants": describe_axes(planned.job) or "1",
         "images": shown["samples"],
         "shards": f"{shown['shards']:,}, of which {shown['shards_done']:,} are done",
-        "size": f"about {_size(shown['bytes_estimated'])}",
+        "size": f"about {format_bytes(shown['bytes_estimated'])}",
         "models": ", ".join(f"{m['path']} ({m['pipeline_class']}, {m['revision'][:18]})" for m in shown["models"]),
         "output": shown["output"],
         "fingerprint": shown["fingerprint"][:16],
@@ -304,11 +295,3 @@ def _loaded(path: str, overrides: list[str] | None) -> Iterator[Any]:
         yield job
     except JobError as error:
         raise located(error, document) from None
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -9,15 +9,7 @@ import typer
 
 from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.console import say, say_json, table
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset.")]
-
-
-Selection = Annotated[
-    str | None,
-    typer.Option("--selection", metavar="NAME", help="See the images that a selection keeps as the kept ones."),
-]
+from promptmill.jobs.options import AsJson, Selection, Url
 
 
 def add_commands(app: typer.Typer) -> None:

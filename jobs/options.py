@@ -1,0 +1,22 @@
+"""Options and arguments that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; - reads it from standard input.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; repeat for more.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 cells.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
+]
+Extend = Annotated[bool, typer.Option("--extend", help="Add prompts that are new in the source.")]
+InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in this process, on one device.")]
+Selection = Annotated[
+    str | None,
+    typer.Option("--selection", metavar="NAME", help="See the images that a selection keeps as the kept ones."),
+]
