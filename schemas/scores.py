@@ -119,6 +119,13 @@ class Score(StrictModel):
         return {key: value for key, value in self if value != type(self).model_fields[key].default}
 
 
+NOT_SELECTED: Final = "not_selected"
+BELOW_MIN: Final = "below_min"
+NO_SCORE: Final = "no_score"
+UNSAFE_FLAGS: Final = ("nsfw",)
+"""Of an image that a safety checker blanked: it is never kept, and the flag is the reason."""
+
+
 class Select(StrictModel):
     keep: Annotated[int, Field(ge=1)] | None = 1
     """Best so many images of each prompt and sweep cell; null keeps all that pass `min`."""

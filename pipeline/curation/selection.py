@@ -12,8 +12,9 @@ from promptmill.pipeline.dataset.selections import write_selection
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.scores import BELOW_MIN, NO_SCORE, NOT_SELECTED, UNSAFE_FLAGS
 
-UNSAFE = ("nsfw",)
+NO_IMAGE = "no_image"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectS
     ]
     key = write_selection(store, name, rows, asdict(wanted))
     kept = sum(reason is None for reason in reasons.values())
-    without = sum(reason == "no_image" for reason in reasons.values())
+    without = sum(reason == NO_IMAGE for reason in reasons.values())
     return SelectSummary(name, key, len(reasons) - without, kept, len(reasons) - without - kept, without)
 
 
@@ -81,8 +82,8 @@ def _reasons(
         if ended == FAILED:
             continue
         values = {name: float(column[row]) for name, column in scores.items()}
-        unsafe = next((flag for flag in flags[row] or () if flag in UNSAFE), None)
-        lost = "no_image" if ended == REJECTED and not rejected_have_images else None
+        unsafe = next((flag for flag in flags[row] or () if flag in UNSAFE_FLAGS), None)
+        lost = NO_IMAGE if ended == REJECTED and not rejected_have_images else None
         reasons[row] = lost or unsafe or _below(values, wanted, signs)
         if reasons[row] is None:
             groups.setdefault((prompts[row], variants[row]), []).append(row)
@@ -91,18 +92,15 @@ def _reasons(
         signed = {name: [signs[name] * float(scores[name][row]) for row in group] for name in wanted.by}
         best = _ranked(group, signed, indices)
         for row in best[wanted.keep :] if wanted.keep is not None else ():
-            reasons[row] = "not_selected"
+            reasons[row] = NOT_SELECTED
     return reasons
 
 
 def _below(values: Mapping[str, float], wanted: Wanted, signs: Mapping[str, int]) -> str | None:
     if any(math.isnan(values[name]) for name in (*wanted.by, *wanted.least)):
-        return "no_score"
-    return (
-        "below_min"
-        if any(signs[name] * values[name] < signs[name] * least for name, least in wanted.least.items())
-        else None
-    )
+        return NO_SCORE
+    below = any(signs[name] * values[name] < signs[name] * least for name, least in wanted.least.items())
+    return BELOW_MIN if below else None
 
 
 def _ranked(group: Sequence[int], scores: Mapping[str, Sequence[float]], indices: Sequence[Any]) -> list[int]:

@@ -6,6 +6,7 @@ made of it, suffice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.dataset.keys import SOURCE_FIELD
+from promptmill.pipeline.dataset.keys import ROWS_FOLDERS, SOURCE_FIELD
+from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import missing_shards
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, blocks
@@ -24,7 +26,7 @@ from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.prompts.staging import read_whole
 from promptmill.pipeline.prompts.tables import IS_DELTA
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, JobError, OutputMismatchError, Problem
+from promptmill.schemas.errors import InputError, JobError, MissingObjectError, OutputMismatchError, Problem
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import LARGEST_NARROW_SEED
 
@@ -190,12 +192,12 @@ def _differs_from_records(
 
 
 def _recorded(store: Store) -> Iterator[tuple[str, str]]:
-    for folder in ("data", "rejects", "failures"):
-        for entry in store.list(folder):
-            if entry.name.endswith(".parquet"):
-                with store.open(entry.name) as stream:
-                    table = pq.read_table(stream, columns=["prompt_id", "prompt"])
-                yield from zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True)
+    """Ids and prompts of all that was made; a damaged object is made again, from the file as it is now."""
+    for entry in (entry for folder in ROWS_FOLDERS for entry in store.list(folder) if entry.name.endswith(".parquet")):
+        with contextlib.suppress(*UNREADABLE, MissingObjectError):
+            with store.open(entry.name) as stream:
+                table = pq.read_table(stream, columns=["prompt_id", "prompt"])
+            yield from zip(table.column("prompt_id").to_pylist(), table.column("prompt").to_pylist(), strict=True)
 
 
 def _refuse_lost(names: Any, stored: Plan, store: Store) -> None:

@@ -9,13 +9,14 @@ from promptmill.schemas.plan import Shard
 
 JOB_KEY = "job.json"
 
-
 SOURCE_FIELD = ("prompts", "source")
-
+"""Where the fields of a job name the files of its source."""
 
 SIDE_FOLDERS = ("rejects", "failures")
+ROWS_FOLDERS = ("data", *SIDE_FOLDERS)
+"""Every sample that ended has its row in an object below one of these."""
 
-OWN_FOLDERS = (*("data", *SIDE_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "report", ".tmp"),)
+OWN_FOLDERS = (*ROWS_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "report", ".tmp")
 """All that a dataset's folder or bucket has of folders that Promptmill writes to."""
 
 _ROWS_OBJECT = re.compile(r"(?:data|rejects|failures)/part-([0-9]{6,18})(?:-[0-9a-f]{12})?\.parquet")

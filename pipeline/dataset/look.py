@@ -112,7 +112,7 @@ def _check_image(key: str, row: dict[str, object]) -> Iterator[str]:
     image = row["image"]
     if not isinstance(image, dict):
         return
-    data = image["bytes"]
+    data = image["bytes"] or b""
     if hashlib.sha256(data).hexdigest() != row["image_sha256"]:
         yield f"{key}: the image of sample {row['sample_id']} does not have its hash"
         return

@@ -22,6 +22,7 @@ from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.scores import NOT_SELECTED
 
 FOLDER: Final = "selections"
 _MADE_BY: Final = b"promptmill-selection"
@@ -77,8 +78,7 @@ def _seen_by(samples: Samples, reasons: Mapping[str, str | None]) -> Samples:
     table = samples.table
     before, ids = samples.texts("status"), samples.texts("sample_id")
     why = [
-        None if status == FAILED else reasons.get(each, "not_selected")
-        for status, each in zip(before, ids, strict=True)
+        None if status == FAILED else reasons.get(each, NOT_SELECTED) for status, each in zip(before, ids, strict=True)
     ]
     status = [
         old if old == FAILED else KEPT if reason is None else REJECTED for old, reason in zip(before, why, strict=True)

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, shard_number
+from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, is_failure, shard_number
 from promptmill.pipeline.dataset.records import UNREADABLE, read_footer
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.checked import NO_OBJECT
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats, Sidecar
 
@@ -95,7 +96,7 @@ def _data_object(store: Store, entry: Entry) -> DataObject | None:
         return DataObject(entry, None, problem=f"no whole Parquet file: {first_line(error)}", damaged=True)
     try:
         footer = read_footer(metadata)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except NO_OBJECT as error:
         unread = f"its footer of Promptmill cannot be read: {type(error).__name__}: {first_line(error)}"
         return DataObject(entry, None, metadata.num_rows, unread, damaged=True)
     problem = None if footer is not None else "not written by Promptmill"
@@ -144,19 +145,21 @@ def read_footers(plan: Plan, store: Store) -> dict[int, CommitRecord]:
 
 def failure_kinds(plan: Plan, store: Store, footers: Mapping[int, CommitRecord]) -> dict[str, int]:
     """How many samples ended as a failure of each kind, the commonest first; those that a retry made are none."""
-    latest: dict[str, str | None] = {}
+    keys: list[str] = []
     for number in sorted(footers):
         record = footers[number]
         again = plan.segments[plan.shard(number).segment].kind == "retry"
-        keys = [key for key in record.side_objects if again or key.startswith("failures/")]
-        for ids, kinds in store.map(lambda key: _kinds(store, key), [record.shard.data_key, *keys] if again else keys):
-            latest.update(zip(ids, kinds, strict=True))
+        keys += [record.shard.data_key] if again else []
+        keys += [key for key in record.side_objects if again or is_failure(key)]
+    latest: dict[str, str | None] = {}
+    for ids, kinds in store.map(lambda key: _kinds(store, key), keys):
+        latest.update(zip(ids, kinds, strict=True))
     return dict(Counter(kind for kind in latest.values() if kind is not None).most_common())
 
 
 def _kinds(store: Store, key: str) -> tuple[list[str], list[str | None]]:
     """Of one object the ids of its samples, and the kind of error of each that failed."""
-    failed = key.startswith("failures/")
+    failed = is_failure(key)
     try:
         with store.open(key) as file:
             table = pq.ParquetFile(file).read(columns=["sample_id", "error_kind"] if failed else ["sample_id"])
@@ -215,11 +218,14 @@ def _sound(stats: ShardStats) -> ShardStats:
 
 
 def commonest_failure(store: Store) -> str:
-    """Kind and message, from the failures written last; empty where there are none."""
+    """Kind and message, from the failures written last; empty where there are none, or they are damaged."""
     entries = store.list("failures")
     content = store.read_if_exists(entries[-1].name) if entries else None
     if content is None:
         return ""
-    table = pq.read_table(pa.BufferReader(content), columns=["error_kind", "message"])
-    rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
-    return rows.most_common(1)[0][0][:300]
+    try:
+        table = pq.read_table(pa.BufferReader(content), columns=["error_kind", "message"])
+        rows = Counter(f"{row['error_kind']}: {row['message']}" for row in table.to_pylist())
+    except UNREADABLE:
+        return ""
+    return rows.most_common(1)[0][0][:300] if rows else ""

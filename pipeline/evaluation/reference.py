@@ -13,23 +13,27 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from promptmill.pipeline.dataset.keys import SIDE_FOLDERS
 from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.side_json import fitting
+from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.display import first_line, redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
 from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.prompts.files import kept_of_dataset
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
-from promptmill.pipeline.scores.score_dataset import FOLDER, Unit, check_columns, find_units, read_pictures
+from promptmill.pipeline.scores.score_dataset import Unit, check_columns, find_units, read_pictures
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_SIDES = ("rejects/", "failures/", "scores/")
+_SIDES = tuple(f"{folder}/" for folder in (*SIDE_FOLDERS, FOLDER))
+"""Of a dataset that was copied without its `job.json`."""
 _BATCH = 64
 _HELD_BYTES = 256 << 20
 """Of pixels that wait to be encoded: 64 images of 1024×1024 have 200 MB."""
@@ -122,7 +126,8 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
 
     Raises JobError where there is neither.
     """
-    store, entries = find_objects(source)
+    store, found = find_objects(source)
+    entries = kept_of_dataset(found)
     files = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
     tables = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(_SIDES)]
     if not files and not tables:

@@ -18,6 +18,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, passthrough_names, with_scores
 from promptmill.schemas.scores import Score
@@ -40,7 +41,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
     for entry in store.list("data"):
         try:
             schema = store.parquet_metadata(entry).schema.to_arrow_schema()
-        except pa.ArrowException:
+        except (pa.ArrowException, MissingObjectError):  # damaged, or taken away by a repair
             continue
         if FOOTER_KEY in (schema.metadata or {}):
             return schema

@@ -13,11 +13,11 @@ import pyarrow as pa
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, blocks
-from promptmill.pipeline.storage.urls import split_query
 from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.job import SCHEMA_VERSION, Job
 from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.plan import MOST_SHARDS, PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment
+from promptmill.schemas.urls import split_query
 
 MOST_PLAN_BYTES = 64 << 20
 """Of `job.json` and of each segment: 200,000 source files have so much."""
@@ -94,8 +94,7 @@ def _check_fields(plan: Plan) -> None:
     section: Any = plan.fields
     for name in ("prompts", "source"):
         section = section.get(name) if isinstance(section, Mapping) else None
-    if not isinstance(section, Mapping):
-        raise ValueError("fields: no source")  # noqa: TRY004
+    check_source(section)
     suite = plan.fields["prompts"].get("suite")
     if suite is not None and not (isinstance(suite, Mapping) and {"name", "sha256"} <= suite.keys()):
         raise ValueError("fields: a suite without name and sha256")
@@ -105,6 +104,15 @@ def _check_fields(plan: Plan) -> None:
         raise ValueError(f"{len(plan.python_scores)} scores of its maker's own, which is not what the job names")
     if len(plan.clips) != sum(score.model is not None for score in plan.job.score):
         raise ValueError(f"{len(plan.clips)} CLIPs, which is not what the job's scores need")
+
+
+def check_source(section: object) -> None:
+    """Of what the fields say of each source file: what it held, and how many rows. Raises ValueError."""
+    if not isinstance(section, Mapping):
+        raise ValueError("fields: no source")  # noqa: TRY004
+    for entry in section.values():
+        if not (isinstance(entry, Mapping) and isinstance(entry.get("rows"), int) and "etag" in entry):
+            raise ValueError("fields: a file of the source without rows and etag")
 
 
 def _model(content: Mapping[str, Any]) -> ResolvedModel:

@@ -17,7 +17,6 @@ from promptmill.schemas.prompts import Format
 _SEP_LINE: Final = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 _DELIMITERS: Final = (",", ";", "\t", "|")
 _SHOWN: Final = {"\t": "a tab", " ": "a blank"}
-_LOOKED_AT: Final = 1 << 16
 
 
 @dataclass(frozen=True)

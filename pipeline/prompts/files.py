@@ -12,8 +12,9 @@ from promptmill.pipeline.prompts.tables import files_that_count
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote, split_query
+from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote
 from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.urls import split_query
 
 _OWN_OBJECT: Final = re.compile(
     r"(data|rejects|failures|receipts)/part-|inputs/((retry-)?[0-9a-f]{16}\.parquet$|images/)"
@@ -37,7 +38,7 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
     Of a folder that is a table, the files that it still has. Raises InputError.
     """
     store, entries = find_files(source, output)
-    entries = _kept_of_dataset(entries)
+    entries = kept_of_dataset(entries)
     known: tuple[str, ...] = (*PARQUET_FORMATS, *TEXT_FORMATS)
     readable = [entry for entry in entries if file_suffix(entry.name) in known]
     if not readable or any(c in source for c in "*?["):
@@ -91,7 +92,7 @@ def refuse_strange_names(entries: Sequence[Entry]) -> None:
             raise InputError(Problem(f"prompts.source: {shown}", "a file name in UTF-8", "other bytes", hint))
 
 
-def _kept_of_dataset(entries: list[Entry]) -> list[Entry]:
+def kept_of_dataset(entries: list[Entry]) -> list[Entry]:
     """Of a dataset that an earlier job made, what it kept; of every other folder all."""
     kept = [entry for entry in entries if _DATA_OBJECT.match(entry.name)]
     is_dataset = bool(kept) and any(entry.name == "job.json" for entry in entries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,8 @@ def joined_frame(a: Side, b: Side, shared: set[str]) -> Frame:
         for side in (a, b)
         for text, spent in seconds_per_image(side.plan, side.samples.receipts).items()
     }
-    return frame_of(samples, prompt_ids, prompts, texts, _axes(a, b, texts), seconds)
+    frame = frame_of(samples, prompt_ids, prompts, texts, _axes(a, b, texts), seconds)
+    return replace(frame, lowest_is_best=a.plan.lowest_is_best | b.plan.lowest_is_best)
 
 
 def _renamed(side: Side, letter: str, shared: set[str], axes: Sequence[str]) -> pa.Table:

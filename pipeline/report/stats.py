@@ -19,9 +19,6 @@ from promptmill.pipeline.report.shares import LEVEL, Floats, mid_p_intervals, pa
 
 Integers = npt.NDArray[np.int64]
 
-SURE_FROM = 6
-"""With fewer prompts nothing is called better or worse: five that agree do so once in 16 by chance."""
-
 _SKEW = 0.8
 _LEAST_IMAGES = 12
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +20,8 @@ from promptmill.pipeline.scores.relative import Relative
 from promptmill.pipeline.scores.verified import Verified
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.identity import digest
+from promptmill.schemas.rules import repeats
+from promptmill.schemas.scores import METRIC_SCORES
 
 PLAIN: dict[str, Callable[[], Scorer]] = {"image": ImageStatistics, "verified": Verified}
 """What needs pixels and caption alone."""
@@ -83,6 +85,10 @@ def choose_scorers(words: Sequence[str], distractors: Sequence[str] = (), thread
         problems.append(Problem("metric", EXPECTED, "none"))
     for word in words:
         problems += _problems(word, distractors)
+    problems = problems or [
+        Problem("metric", "scores whose names differ", f"{name!r} twice", "`clip:other=MODEL` gives it another name")
+        for name in _repeated(dict.fromkeys(words))
+    ]
     if problems:
         raise JobError(*problems)
     clip = cache(lambda model: resolve_clip(model, "metric"))
@@ -98,6 +104,19 @@ def choose_scorers(words: Sequence[str], distractors: Sequence[str] = (), thread
         return WITH_CLIP[kind](embedder(value), Asked(clip(value), name or None, others))
 
     return [scorer(word) for word in dict.fromkeys(words)]
+
+
+def _repeated(words: Iterable[str]) -> list[str]:
+    """Names of scores that two words give: the second would lie where the first does."""
+    names = [name for word in words for name in _columns(word)]
+    return [names[place] for place, _ in repeats(names)]
+
+
+def _columns(word: str) -> tuple[str, ...]:
+    kind, name, value = _parts(word)
+    if kind == OWN:
+        return describe_score(value, f"metric {word}").names
+    return METRIC_SCORES[kind] if kind in PLAIN else (name or kind,)
 
 
 def _parts(word: str) -> tuple[str, str, str]:

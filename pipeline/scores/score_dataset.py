@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
+from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
@@ -27,7 +28,6 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
-FOLDER = "scores"
 _MADE_BY = b"promptmill-made-by"
 _READ_ROWS = 64
 _HELD_BYTES = 1 << 30

@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from promptmill.schemas.scores import Select
-
-NOT_SELECTED = "not_selected"
-BELOW_MIN = "below_min"
-NO_SCORE = "no_score"
-UNSAFE_FLAGS = ("nsfw",)
+from promptmill.schemas.scores import BELOW_MIN, NO_SCORE, NOT_SELECTED, UNSAFE_FLAGS, Select
 
 
 def rejection_reasons(

@@ -112,6 +112,9 @@ def test_in_a_job_it_is_a_score_like_others(cli: Cli, job: MakeJob, own: str, tm
     (view,) = (tmp_path / "out" / "selections").glob("*.parquet")
     chosen = {row["sample_id"] for row in pq.read_table(view).to_pylist() if row["reason"] is None}
     assert chosen == {row["sample_id"] for row in kept}
+    assert cli("compare", tmp_path / "out", tmp_path / "out", "--out", tmp_path / "both").code == 0
+    (analysis,) = (tmp_path / "both" / "data").glob("analysis.*.js")
+    assert '"name":"darkness","lower_is_better":true' in analysis.read_text()
 
 
 def test_columns_of_the_prompt_reach_it(cli: Cli, job: MakeJob, own: str, tmp_path: Path) -> None:

@@ -96,6 +96,19 @@ def test_rows_that_were_not_made_yet_come_from_the_file_as_it_is(nightly: Nightl
     assert nightly.made() == [(f"{name}:{i}", text) for i, text in enumerate("abcd")]
 
 
+def test_a_damaged_object_is_made_again_from_the_file_as_it_is(nightly: Nightly) -> None:
+    """What was made is held against the file that grew: a damaged object ended that in an error of Arrow's."""
+    write(nightly.source / "a.parquet", ["a", "b", "c"])
+    nightly.run()
+    first = nightly.store.list("data")[0].name
+    nightly.store.put(first, b"PAR1 and no more")
+    write(nightly.source / "a.parquet", ["a", "b", "c", "d"])
+    assert nightly.claim().prompts == 4
+    nightly.store.delete(first)
+    nightly.run()
+    assert nightly.made() == [(f"a.parquet:{i}", text) for i, text in enumerate("abcd")]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_another_beginning_is_refused(nightly: Nightly, name: str) -> None:
     write(nightly.source / name, ["a", "b", "c"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.open import open_dataset, open_output
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, JobError
-from tests.heart.mill import small_plan
+from promptmill.schemas.errors import InputError, JobError, OutputMismatchError
+from tests.heart.mill import memory, small_plan
 
 
 def test_a_folder_is_opened_whether_it_is_there_or_not(tmp_path: Path) -> None:
@@ -61,3 +62,15 @@ def test_options_reach_the_store(tmp_path: Path) -> None:
     plan, store = open_dataset(str(tmp_path / "out"), on_wait=heard.append)
     store.on_wait("waiting")
     assert (plan.shards, heard) == (3, ["waiting"])
+
+
+@pytest.mark.parametrize("entry", [5, {"rows": 1}, {"rows": "1", "etag": "e"}])
+def test_fields_that_say_too_little_of_a_file_are_no_plan(tmp_path: Path, entry: object) -> None:
+    """`run` looked for the etag of each file, and ended in a KeyError."""
+    store, plan = memory(), small_plan(tmp_path)
+    claim_output(plan, store)
+    content = json.loads(store.read("job.json"))
+    content["fields"]["prompts"]["source"]["b.parquet"] = entry
+    store.put("job.json", json.dumps(content).encode())
+    with pytest.raises(OutputMismatchError, match="a file of the source without rows and etag"):
+        claim_output(plan, store)

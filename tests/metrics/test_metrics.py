@@ -116,6 +116,12 @@ def test_words_that_name_no_metric() -> None:
             choose_scorers(words)
 
 
+def test_two_words_for_one_name_are_refused() -> None:
+    """The second score lay where the first did, and nobody was told."""
+    with pytest.raises(JobError, match="'clip' twice"):
+        choose_scorers(["clip=builtin:shapes", "image", "clip:clip=builtin:shapes"])
+
+
 def test_scores_lie_beside_the_data(painted: Dataset, tmp_path: Path) -> None:
     dataset = painted.copy(tmp_path / "scored")
     before = {path: path.read_bytes() for path in (dataset.folder / "data").iterdir()}

@@ -18,7 +18,6 @@ import pytest
 from promptmill.pipeline.models.catalog import installed
 from promptmill.pipeline.models.catalog.resolve import (
     BUILTIN_MAX_SIZE,
-    builtin_folder,
     check_size,
     memory_needed_bytes,
     parameters,
@@ -278,8 +277,6 @@ def test_hub_id_in_the_cache(folder: Folder, tmp_path: Path, monkeypatch: pytest
 
 def test_builtin() -> None:
     assert "one of builtin:shapes" in complaint("builtin:circles")
-    if not (builtin_folder("builtin:shapes") / "model_index.json").is_file():
-        pytest.skip("the built-in model is not trained yet")
     found = resolve("builtin:shapes")
     assert found.max_size == BUILTIN_MAX_SIZE
     assert found.pipeline_class == "StableDiffusionPipeline"

@@ -21,10 +21,10 @@ from promptmill.pipeline.models.catalog.controls import resolve_control
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.shapes.edits import sample_cases
-from promptmill.pipeline.shapes.styles import overlap, render_styled
+from promptmill.pipeline.shapes.styles import STYLES, overlap, render_styled
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.training.shapes.conditioned import shipped_parts
-from promptmill.pipeline.training.shapes.evaluate_edits import Drawer, Images
+from promptmill.pipeline.training.shapes.evaluate_edits import Drawer, Images, share
 from promptmill.pipeline.training.shapes.lora import held_out, judge
 from promptmill.pipeline.training.shapes.settings import GUIDANCE, STEPS
 from promptmill.pipeline.training.shapes.vae import round_trip, to_tensor, to_uint8
@@ -35,7 +35,6 @@ from promptmill.schemas.plan import Sample
 
 SCALES = (0.0, 0.5, 0.75, 1.0)
 WEIGHTS = (0.5, 0.75, 1.0, 1.25)
-STYLES = ("hollow", "wide")
 BOTH = 0.75
 """Weight of each style where both act."""
 
@@ -58,7 +57,7 @@ def control(
         images = at.draw_samples(samples)
         overlaps = [overlap(image, case.scene) for image, case in zip(images, asked, strict=True)]
         right = [verify(image, case.claims).correct for image, case in zip(images, asked, strict=True)]
-        rows[f"{scale:g}"] = {"overlap": round(float(np.median(overlaps)), 4), "right": _share(right)}
+        rows[f"{scale:g}"] = {"overlap": round(float(np.median(overlaps)), 4), "right": share(right)}
     drawer.generator.use([], [])
     return rows
 
@@ -89,10 +88,6 @@ def _through_the_autoencoder(images: np.ndarray) -> Images:
     vae, _, _ = shipped_parts(torch.device("cpu"))
     parts = [to_uint8(round_trip(vae, to_tensor(images[i : i + 64]))) for i in range(0, len(images), 64)]
     return list(np.concatenate(parts))
-
-
-def _share(values: Sequence[bool]) -> float:
-    return round(float(np.mean(values)), 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

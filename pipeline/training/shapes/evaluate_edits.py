@@ -62,7 +62,7 @@ def by_strength(drawer: Drawer, cases: int, seed: int) -> dict[str, dict[str, fl
         images = drawer.draw(edits, strength)
         asked = [verify(i, e.claims).correct for i, e in zip(images, edits, strict=True)]
         kept = [verify(i, keeps_place(e.scene)).correct for i, e in zip(images, edits, strict=True)]
-        rows[f"{strength:g}"] = {"changed_as_asked": _share(asked), "place_kept": _share(kept)}
+        rows[f"{strength:g}"] = {"changed_as_asked": share(asked), "place_kept": share(kept)}
     return rows
 
 
@@ -72,10 +72,10 @@ def inpainting(drawer: Drawer, cases: int, seed: int) -> dict[str, float]:
     images = drawer.draw(edits, 1.0, with_mask=True)
     right = [verify(i, e.claims).correct for i, e in zip(images, edits, strict=True)]
     outside = [(i != e.image).any(2)[e.mask == 0] for i, e in zip(images, edits, strict=True)]
-    return {"right": _share(right), "changed_outside": float(np.concatenate(outside).mean())}
+    return {"right": share(right), "changed_outside": float(np.concatenate(outside).mean())}
 
 
-def _share(values: Sequence[bool]) -> float:
+def share(values: Sequence[bool]) -> float:
     return round(float(np.mean(values)), 4)
 
 
