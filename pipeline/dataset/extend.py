@@ -127,7 +127,7 @@ def _parts(stored: Plan) -> dict[str, list[SourceFile]]:
 
 
 def _is_longer(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    return bool(ours["etag"] != theirs["etag"] and ours["rows"] > theirs["rows"])
+    return bool(ours.get("etag") != theirs.get("etag") and ours["rows"] > theirs["rows"])
 
 
 def _later_part(file: SourceFile, parts: Sequence[SourceFile]) -> SourceFile:

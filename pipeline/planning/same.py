@@ -44,7 +44,7 @@ def _count_as_they_did(fields: dict[str, Any], stored: Plan) -> None:
     theirs = stored.fields["prompts"].get("source", {})
     for name, ours in fields["prompts"].get("source", {}).items():
         before = theirs.get(name)
-        if before is not None and before["etag"] == ours["etag"] and not is_parquet(name):
+        if before is not None and before.get("etag") == ours["etag"] and not is_parquet(name):
             ours["rows"] = before["rows"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.open import open_dataset, open_output
+from promptmill.pipeline.planning.plan import plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, OutputMismatchError
 from tests.heart.mill import memory, small_plan
@@ -64,13 +65,22 @@ def test_options_reach_the_store(tmp_path: Path) -> None:
     assert (plan.shards, heard) == (3, ["waiting"])
 
 
-@pytest.mark.parametrize("entry", [5, {"rows": 1}, {"rows": "1", "etag": "e"}])
-def test_fields_that_say_too_little_of_a_file_are_no_plan(tmp_path: Path, entry: object) -> None:
-    """`run` looked for the etag of each file, and ended in a KeyError."""
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        *((entry, "a file of the source without its number of rows") for entry in (5, {"rows": "1", "etag": "e"})),
+        ({"rows": 1}, "prompts.source.b.parquet.rows: expected 1, as in the dataset there, got nothing"),
+    ],
+)
+def test_fields_that_say_too_little_of_a_file(tmp_path: Path, entry: object, words: str) -> None:
+    """`run` looked for the etag of each file, and ended in a KeyError or TypeError."""
     store, plan = memory(), small_plan(tmp_path)
     claim_output(plan, store)
     content = json.loads(store.read("job.json"))
     content["fields"]["prompts"]["source"]["b.parquet"] = entry
     store.put("job.json", json.dumps(content).encode())
-    with pytest.raises(OutputMismatchError, match="a file of the source without rows and etag"):
+    with pytest.raises(OutputMismatchError, match=words):
         claim_output(plan, store)
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
+    with pytest.raises(OutputMismatchError):
+        claim_output(plan_job(plan.job), store)
