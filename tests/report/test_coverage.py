@@ -1,8 +1,7 @@
 """How often the intervals of the page hold the truth, from 2 prompts to 200: simulated, and for shares by enumeration.
 
 What the numbers say, in percent (seeds below):
-  continuous   93 to 97 for normal, uniform and moderately skewed data from 2 prompts; exponential data 91 to 93 up to
-               6 prompts, 93 to 96 from 8
+  continuous   93 to 97 for normal, uniform, moderately skewed and exponential data from 2 prompts
   shares       never below 93. A share is met in steps: of 2 prompts three outcomes, one of which would have to be left
                out to stay below 97, and for middling shares each has a quarter or more of the probability. So above 97
                for 78 % of all shares with 2 prompts, 42 % with 8, 14 % with 20, 10 % with 50
@@ -61,15 +60,12 @@ def test_continuous(n: int, draw: Callable[[Rng, tuple[int, int]], np.ndarray], 
     assert 0.93 <= held(values, truth) <= 0.97 + NOISE
 
 
-@pytest.mark.parametrize("n", [8, 12, 20, 50, 200])
+@pytest.mark.parametrize("n", sorted({*PROMPTS, 7, 9, 10}))
 def test_skewed(n: int) -> None:
-    assert 0.93 - NOISE <= held(np.random.default_rng(n).exponential(1.0, (n, trials(n))), 1.0) <= 0.97
-
-
-def test_very_skewed_of_few() -> None:
-    """What is not reached: with so few prompts nobody can see how long the tail is."""
-    for n in (2, 3, 4, 5, 6):
-        assert 0.91 <= held(np.random.default_rng(n).exponential(1.0, (n, trials(n))), 1.0) <= 0.94
+    """t alone covers 88 % with 5 prompts; t and Hall's at the same levels for every number 92 % up to 7."""
+    values = np.random.default_rng(n).exponential(1.0, (n, trials(n)))
+    assert 0.93 - NOISE <= held(values, 1.0) <= 0.97
+    assert 0.93 - NOISE <= held_paired(1.0 - values, 0.0) <= 0.97
 
 
 @pytest.mark.parametrize("n", PROMPTS)
