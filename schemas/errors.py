@@ -120,7 +120,7 @@ class ModelLoadError(WorkerError):
 
 FAILURE_KINDS = (
     "empty_prompt",  # null, empty, or only white space
-    "prompt_too_long",  # over prompts.MAX_PROMPT_BYTES
+    "prompt_too_long",  # over MAX_TEXT_BYTES of prompts/values.py
     "invalid_text",  # not Unicode: lone surrogates, broken UTF-8
     "invalid_seed",  # a seed column that holds no integer ≥ 0
     "invalid_strength",  # a strength column that holds no number above 0, at most 1, or leaves no step

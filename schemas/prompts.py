@@ -117,7 +117,7 @@ class Prompts(StrictModel):
 
     Needed but for `shapes`.
 
-    A path is relative to the folder the command is started in."""
+    A path is relative to the folder the command is started in. `{date}` is the day, as in `output.url`."""
     columns: Columns = Columns()
     """Which source column is what."""
     format: Format = Format()

@@ -60,7 +60,8 @@ def oddities() -> Iterator[str]:
         yield f"{temporary} cannot be written to: set TMPDIR to a folder that can"
     elif not _fits(os.environ.get("RAY_TMPDIR") or str(temporary)):
         most = _SOCKET_BYTES - _SESSION_BYTES
-        yield f"TMPDIR is longer than {most} bytes, too long for Ray's sockets: set RAY_TMPDIR to a shorter one"
+        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+        yield f"{name} is longer than {most} bytes, too long for Ray's sockets: set RAY_TMPDIR to a shorter one"
     home = _home()
     if home is not None and not _writable(home):
         yield f"{home} cannot be written to: set HOME, or XDG_CACHE_HOME and HF_HOME, to a folder that can"

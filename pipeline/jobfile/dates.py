@@ -1,4 +1,4 @@
-"""`{date}` in `output.url`: the day a command is started, so that a job on a schedule has an output for each day."""
+"""`{date}` in `output.url` and `prompts.source`: the day of the command, so that a nightly job has its own each day."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 
 def dated(job: Job, now: datetime | None = None) -> Job:
     """The day is that of UTC: the same on every machine. `{date:%Y/%m}` says another form than 2026-11-28."""
-    if not _DATE.search(job.output.url):
-        return job
     today = now or datetime.now(UTC)
-    url = _DATE.sub(lambda found: today.strftime(found[1] or "%Y-%m-%d"), job.output.url)
-    return job.model_copy(update={"output": job.output.model_copy(update={"url": url})})
+    places = {"output": ("url", job.output.url), "prompts": ("source", job.prompts.source)}
+    changed = {}
+    for section, (name, text) in places.items():
+        if text is not None and _DATE.search(text):
+            said = _DATE.sub(lambda found: today.strftime(found[1] or "%Y-%m-%d"), text)
+            changed[section] = getattr(job, section).model_copy(update={name: said})
+    return job.model_copy(update=changed) if changed else job

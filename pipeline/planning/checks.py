@@ -144,7 +144,18 @@ def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: 
 
 def wrong_values(job: Job, models: Sequence[ResolvedModel], source: Source) -> tuple[Problem, ...]:
     """Values of mapped columns that make no image."""
-    return (*source.wrong, *_too_weak(job, models, source.least.get("strength")))
+    return (*source.wrong, *_unknown_adapters(job, source), *_too_weak(job, models, source.least.get("strength")))
+
+
+def _unknown_adapters(job: Job, source: Source) -> Iterator[Problem]:
+    """Names in rows that some model of the job lacks."""
+    for model in variants.swept_models(job):
+        known = [each.name for each in model.adapters]
+        for name, file in source.adapters.items():
+            if name not in known:
+                expected = f"an adapter of the model ({', '.join(known) or 'it has none'}), or none"
+                yield Problem(f"prompts.columns.adapter: {file}", expected, repr(name[:80]))
+                return
 
 
 def _too_weak(job: Job, models: Sequence[ResolvedModel], least: float | None) -> Iterator[Problem]:

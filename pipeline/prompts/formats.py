@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, Final
@@ -40,11 +41,15 @@ def is_parquet(name: str) -> bool:
 
 
 LFS_BYTES: Final = 1024
-"""A pointer of Git LFS is smaller (its specification says so)."""
+"""A pointer of Git LFS is smaller (its specification says so), and one of git-annex is."""
+_ANNEX: Final = re.compile(rb"/?(\S*/)?annex/objects/\S+\s*")
 
 
 def refuse_lfs(data: bytes, name: str) -> None:
-    """Raises InputError for what Git LFS leaves in place of a file, whatever the file is."""
+    """Raises InputError for what Git LFS or git-annex leaves in place of a file, whatever the file is."""
+    if len(data) < LFS_BYTES and _ANNEX.fullmatch(data):
+        hint = "Run `git annex get` where it was cloned"
+        raise InputError(Problem(f"prompts.source: {name}", "the file itself", "a pointer of git-annex", hint))
     if len(data) < LFS_BYTES and data.lstrip().startswith((b"version https://git-lfs", b"version https://hawser")):
         hint = "Run `git lfs pull` where it was cloned"
         raise InputError(Problem(f"prompts.source: {name}", "the file itself", "a Git LFS pointer", hint))
@@ -111,6 +116,8 @@ def _read_as_before(data: bytes, suffix: str, where: str, prompts: Prompts) -> p
 
 
 def _read_lines(text: str, where: str, prompts: Prompts) -> tuple[pa.Table, list[str]]:
+    if "\n" not in text:
+        text = text.removesuffix("\r").replace("\r", "\n")  # as old Macs and some spreadsheets end lines
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     kept = [line for line in lines if line.strip()]
     blank, comment = len(lines) - len(kept), prompts.format.comment

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from promptmill.pipeline.prompts.checks import column_tables
 from promptmill.pipeline.prompts.columns import OpenedFile
-from promptmill.pipeline.prompts.kinds import as_kind, carried
+from promptmill.pipeline.prompts.inputs import locator
+from promptmill.pipeline.prompts.kinds import as_kind, carried, is_text
 from promptmill.pipeline.prompts.unicode import mend
-from promptmill.pipeline.prompts.values import RULES, WrongValueError
+from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, RULES, WrongValueError, adapters_of
 from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.errors import Problem
-from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Columns, Prompts
 
 COUNTED_ROWS: Final = 1_000_000
-"""Prompts that are read for repeats and notation: 3.4 s for so many (measured), and every run begins with it."""
+"""Rows whose texts are read, for repeats, notation, length: 3.4 s for so many (measured), and each run does it."""
 _SHOWN_ROWS: Final = 3
+_FILES_SOUGHT: Final = 1_000
+_LONG_TEXTS: Final = ("caption", "negative_prompt")
 
 NOTATION: Final[Mapping[str, str]] = {
     '`--prompt "…"`': r"(^|\s)--(prompt|negative_prompt|steps|cfg_scale|sampler_name|width|height)(\s|=|$)",
@@ -39,10 +46,14 @@ NOTATION: Final[Mapping[str, str]] = {
 
 @dataclass
 class Judged:
-    """`problems` are wrong values of mapped columns, `largest` and `least` the right ones' bounds by role."""
+    """`problems` are wrong values of mapped columns, `largest` and `least` the right ones' bounds by role.
+
+    `adapters` are those that rows ask for, each with the first place.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    adapters: dict[str, str] = field(default_factory=dict)
     largest: dict[str, int | float] = field(default_factory=dict)
     least: dict[str, int | float] = field(default_factory=dict)
 
@@ -57,32 +68,53 @@ class _Wrong:
     count: int = 0
     shown: list[Problem] = field(default_factory=list)
 
+    def add(self, problem: Problem) -> None:
+        self.count += 1
+        if len(self.shown) < _SHOWN_ROWS:
+            self.shown.append(problem)
+
+
+def looked_at(prompts: Prompts, schema: pa.Schema) -> list[str]:
+    """Columns of the source that are judged: mapped ones, but for images that lie in it."""
+    columns = prompts.columns
+    roles = (*RULES, *_LONG_TEXTS, "adapter", "prompt")
+    names = [*(getattr(columns, role) for role in roles), *columns.images.values()]
+    there = [name for name in dict.fromkeys(names) if name in schema.names]
+    return [name for name in there if name not in columns.images.values() or is_text(schema.field(name).type)]
+
 
 def judge(store: Store, opened: Sequence[OpenedFile], prompts: Prompts) -> Judged:
-    judged, texts, counted = Judged(), list[pa.ChunkedArray](), 0
+    judged, counted = Judged(), 0
     roles = {role: name for role in RULES if (name := getattr(prompts.columns, role, None)) is not None}
-    wrong = {role: _Wrong() for role in roles}
+    wrong = {role: _Wrong() for role in (*roles, *_LONG_TEXTS)}
+    texts = _Texts(prompts.columns, wrong)
     for each in opened:
-        names = [*roles.values(), *([prompts.columns.prompt] if counted < COUNTED_ROWS else [])]
         first = 0
-        for table in _tables(store, each, prompts, list(dict.fromkeys(names))):
+        every = looked_at(prompts, each.schema)
+        for table, broken in _tables(store, each, prompts, every if counted < COUNTED_ROWS else list(roles.values())):
+            place = f"{each.file.name} row"
             for role, name in roles.items():
                 if name in table.column_names:
-                    _look(judged, wrong[role], role, table.column(name), f"{each.file.name} row", first)
-            if prompts.columns.prompt in table.column_names and counted < COUNTED_ROWS:
-                texts.append(table.column(prompts.columns.prompt))
+                    _look(judged, wrong[role], role, table.column(name), place, first)
+            if counted < COUNTED_ROWS:
+                texts.look(judged, table, place, first)
+                texts.look_for_files(table, each.file)
+                texts.broken += len(broken)
                 counted += table.num_rows
             first += table.num_rows
-    judged.problems += [problem for role in roles for problem in _told(wrong[role])]
-    judged.notices += _of_texts(texts)
+    judged.problems += [problem for role in wrong for problem in _told(wrong[role])]
+    judged.problems += texts.nowhere()
+    judged.notices += texts.notices()
     return judged
 
 
-def _tables(store: Store, each: OpenedFile, prompts: Prompts, names: list[str]) -> Iterator[pa.Table]:
+def _tables(
+    store: Store, each: OpenedFile, prompts: Prompts, names: list[str]
+) -> Iterator[tuple[pa.Table, frozenset[int]]]:
     if each.judged is not None:
-        yield mend(each.judged)[0]
+        yield mend(each.judged)
     elif names:
-        yield from (mend(table)[0] for table in column_tables(store, each.file, prompts, names))
+        yield from (mend(table) for table in column_tables(store, each.file, prompts, names))
 
 
 def _look(judged: Judged, wrong: _Wrong, role: str, column: pa.ChunkedArray, place: str, first: int) -> None:
@@ -98,10 +130,7 @@ def _look(judged: Judged, wrong: _Wrong, role: str, column: pa.ChunkedArray, pla
         try:
             number = RULES[role](value)
         except WrongValueError as error:
-            wrong.count += 1
-            if len(wrong.shown) < _SHOWN_ROWS:
-                where = f"prompts.columns.{role}: {place} {first + row}"
-                wrong.shown.append(Problem(where, error.expected, error.got))
+            wrong.add(Problem(f"prompts.columns.{role}: {place} {first + row}", error.expected, error.got))
         else:
             good += [] if number is None else [number]
     judged.note(role, good)
@@ -115,27 +144,93 @@ def _told(wrong: _Wrong) -> list[Problem]:
     return [*wrong.shown[:-1], Problem(last.where, last.expected, last.got, f"{more:,} more rows are wrong so")]
 
 
-def _of_texts(texts: Sequence[pa.ChunkedArray]) -> list[str]:
-    if not texts:
-        return []
-    chunks = [as_kind(text, pa.large_string()).combine_chunks() for text in texts]
-    whole = pa.chunked_array(chunks, pa.large_string())
-    trimmed = pc.utf8_trim_whitespace(whole.fill_null(""))
-    blank = pc.sum(pc.equal(trimmed, "")).as_py() or 0
-    repeated = len(trimmed) - blank - pc.count_distinct(trimmed.filter(pc.not_equal(trimmed, ""))).as_py()
-    said = {
-        "blank, and fails": blank,
-        "repeated": repeated,
-        **{
-            f"written for another tool: {name}, read as plain words": _rows_with(trimmed, NOTATION[name])
-            for name in NOTATION
-        },
-    }
-    return [
-        f"prompts.source: of {len(whole):,} prompts {count:,} {_is(count)} {what}"
-        for what, count in said.items()
-        if count
-    ]
+@dataclass
+class _Texts:
+    """What the texts of rows say of these, row by row; the prompts are held until all are there."""
+
+    columns: Columns
+    wrong: Mapping[str, _Wrong]
+    prompts: list[pa.ChunkedArray] = field(default_factory=list)
+    broken: int = 0
+    without_image: dict[str, int] = field(default_factory=dict)
+    sought: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    def look_for_files(self, table: pa.Table, file: SourceFile) -> None:
+        """Whether the first images that lie on this machine are there."""
+        for role, name in self.columns.images.items():
+            left = _FILES_SOUGHT - self.sought.get(role, 0)
+            if name not in table.column_names or left <= 0:
+                continue
+            texts = as_kind(table.column(name).slice(0, left), pa.large_string()).drop_null().to_pylist()
+            places = [locator(text, file, name, 0) or "" for text in texts if text]
+            near = [place for place in places if place and not is_remote(place)]
+            self.sought[role] = self.sought.get(role, 0) + len(near)
+            self.missing.setdefault(role, []).extend(place for place in near if not Path(place).exists())
+
+    def nowhere(self) -> list[Problem]:
+        """Where none of the images is there, their paths mean another folder."""
+        hint = "A path is relative to the folder of the file that it stands in"
+        return [
+            Problem(f"prompts.columns.{role}", "images that are there", f"none at {gone[0]}, nor any other", hint)
+            for role, gone in self.missing.items()
+            if gone and len(gone) == self.sought[role]
+        ]
+
+    def look(self, judged: Judged, table: pa.Table, place: str, first: int) -> None:
+        columns = self.columns
+        there = {name: table.column(name) for name in table.column_names}
+        if columns.prompt in there:
+            self.prompts.append(there[columns.prompt])
+        for role in _LONG_TEXTS:
+            if (name := getattr(columns, role)) in there:
+                _look_for_long(self.wrong[role], role, there[name], place, first)
+        if columns.adapter in there:
+            for text in pc.unique(as_kind(there[columns.adapter], pa.large_string())).to_pylist():
+                for name in adapters_of(text) or ():
+                    judged.adapters.setdefault(name, f"{place.removesuffix(' row')}")
+        for role, name in columns.images.items():
+            if name in there:
+                empty = pc.equal(as_kind(there[name], pa.large_string()).fill_null(""), "")
+                self.without_image[role] = self.without_image.get(role, 0) + (pc.sum(empty).as_py() or 0)
+
+    def notices(self) -> list[str]:
+        if not self.prompts:
+            return []
+        chunks = [as_kind(text, pa.large_string()).combine_chunks() for text in self.prompts]
+        whole = pa.chunked_array(chunks, pa.large_string())
+        trimmed = pc.utf8_trim_whitespace(whole.fill_null(""))
+        blank = pc.sum(pc.equal(trimmed, "")).as_py() or 0
+        repeated = len(trimmed) - blank - pc.count_distinct(trimmed.filter(pc.not_equal(trimmed, ""))).as_py()
+        said = {
+            "blank: not drawn": blank,
+            f"over {MAX_TEXT_BYTES:,} bytes: not drawn": int(pc.sum(_long(whole)).as_py() or 0),
+            "no valid Unicode: not drawn": self.broken,
+            **{f"without {role}: not drawn": count for role, count in self.without_image.items()},
+            **{f"with {role} at a place where no file is": len(gone) for role, gone in self.missing.items()},
+            "repeated": repeated,
+            **{
+                f"written for another tool: {name}, read as plain words": _rows_with(trimmed, NOTATION[name])
+                for name in NOTATION
+            },
+        }
+        return [
+            f"prompts.source: of {len(whole):,} prompts {count:,} {_is(count)} {what}"
+            for what, count in said.items()
+            if count
+        ]
+
+
+def _look_for_long(wrong: _Wrong, role: str, column: pa.ChunkedArray, place: str, first: int) -> None:
+    text = as_kind(column, pa.large_string())
+    for row in np.flatnonzero(_long(text).to_numpy()):
+        size = len(str(text[int(row)].as_py()).encode())
+        expected = f"a text of at most {MAX_TEXT_BYTES:,} bytes"
+        wrong.add(Problem(f"prompts.columns.{role}: {place} {first + int(row)}", expected, f"{size:,} bytes"))
+
+
+def _long(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.greater(pc.binary_length(texts).fill_null(0), MAX_TEXT_BYTES)
 
 
 def _is(count: int) -> str:

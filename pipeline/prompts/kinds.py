@@ -18,12 +18,16 @@ def carried(kind: pa.DataType) -> pa.DataType:
     """The type in which a column is carried into records; itself for every type that all readers know.
 
     Views become what they view, extension types what they store (a UUID its text), a map a list of key and value:
-    Hugging Face `datasets` 5.2 loads no file that has a map.
+    Hugging Face `datasets` 5.2 loads no file that has a map, or decimals of 32 or 64 bits.
     """
     if isinstance(kind, pa.UuidType):
         return pa.string()
+    if isinstance(kind, pa.Bool8Type):
+        return pa.bool_()
     if isinstance(kind, pa.BaseExtensionType):
         return carried(kind.storage_type)
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_binary_view(kind):
@@ -36,6 +40,8 @@ def carried(kind: pa.DataType) -> pa.DataType:
         return pa.list_(kind.value_field.with_type(carried(kind.value_type)))
     if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
         return pa.large_list(kind.value_field.with_type(carried(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(carried(kind.value_type)), kind.list_size)
     return kind
 
 
@@ -82,12 +88,16 @@ def common(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
         return b if pa.types.is_null(a) else a
     if is_text(a) and is_text(b):
         return pa.large_string()
-    if _is_binary(a) and _is_binary(b):
+    if is_bytes(a) and is_bytes(b):
         return pa.large_binary()
     if pa.types.is_integer(a) and pa.types.is_integer(b):
         return _common_integer(a, b)
     if pa.types.is_floating(a) and pa.types.is_floating(b):
         return max(a, b, key=lambda kind: kind.bit_width)
+    if pa.types.is_decimal(a) and pa.types.is_decimal(b):
+        return _common_decimal(a, b)
+    if pa.types.is_date(a) and pa.types.is_date(b):
+        return pa.date32()
     if pa.types.is_timestamp(a) and pa.types.is_timestamp(b) and a.tz == b.tz:
         return pa.timestamp(max(a.unit, b.unit, key=_TIME_UNITS.index), a.tz)
     return _common_nested(a, b)
@@ -108,6 +118,12 @@ def _common_integer(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     return None if unsigned == pa.uint64() else pa.int64()
 
 
+def _common_decimal(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    scale = max(a.scale, b.scale)
+    digits = scale + max(a.precision - a.scale, b.precision - b.scale)
+    return None if digits > 76 else pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(digits, scale)
+
+
 def _common_nested(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if pa.types.is_struct(a) and pa.types.is_struct(b):
         names = [field.name for field in a]
@@ -115,7 +131,7 @@ def _common_nested(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
             return None
         kinds = [common(mine.type, their.type) for mine, their in zip(a, b, strict=True)]
         return None if None in kinds else pa.struct(list(zip(names, kinds, strict=True)))
-    lists = (pa.types.is_list, pa.types.is_large_list)
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if any(is_list(a) for is_list in lists) and any(is_list(b) for is_list in lists):
         value = common(a.value_type, b.value_type)
         return None if value is None else pa.large_list(value)

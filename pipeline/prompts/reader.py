@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.prompts.unicode import mend
-from promptmill.pipeline.prompts.values import seed_of, strength_of
+from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, adapters_of, seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
@@ -29,9 +28,6 @@ from promptmill.schemas.inputs import CONTROL, ROLES, Input, Role, control_role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
 from promptmill.schemas.records import input_column
-
-MAX_PROMPT_BYTES = 64 << 10
-"""Longer texts are no prompts: every text encoder in use reads less than 1 % of this."""
 
 _CACHED_GROUP_BYTES = 128 << 20
 _INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")
@@ -205,8 +201,7 @@ def _adapters(chosen: object) -> tuple[str, ...] | None:
         return None
     if isinstance(chosen, list):
         return tuple(each["name"] for each in chosen)
-    text = _readable(chosen)[0].strip()
-    return tuple(name for name in re.split(r"[\s+,]+", text) if name not in ("", "none")) if text else None
+    return adapters_of(_readable(chosen)[0])
 
 
 RETRY_COLUMNS = Columns(
@@ -272,9 +267,15 @@ def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object
         error = _INVALID_TEXT
     elif not text.strip():
         error = SampleError("empty_prompt", "null" if prompt is None else "nothing but white space")
-    elif max(len(value.encode()) for value in (text, negative_text, caption_text)) > MAX_PROMPT_BYTES:
-        error = SampleError("prompt_too_long", f"over {MAX_PROMPT_BYTES:,} bytes: prompt {len(text.encode()):,} bytes")
+    elif long := _too_long({"prompt": text, "negative_prompt": negative_text, "caption": caption_text}):
+        error = SampleError("prompt_too_long", f"over {MAX_TEXT_BYTES:,} bytes: {long}")
     return replace(parsed, error=error or wrong_seed or base.error)
+
+
+def _too_long(texts: Mapping[str, str]) -> str | None:
+    """The first that is, with its size."""
+    sizes = ((role, len(text.encode())) for role, text in texts.items())
+    return next((f"{role} {size:,} bytes" for role, size in sizes if size > MAX_TEXT_BYTES), None)
 
 
 def _seed(value: object) -> tuple[int | None, SampleError | None]:

@@ -23,11 +23,10 @@ from promptmill.pipeline.prompts.formats import (
     read_unpacked,
     refuse_lfs,
 )
-from promptmill.pipeline.prompts.judged import judge
+from promptmill.pipeline.prompts.judged import judge, looked_at
 from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
-from promptmill.pipeline.prompts.values import RULES
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.storage.entry import Entry, content_version
 from promptmill.pipeline.storage.remote import ObjectChangedError
@@ -43,7 +42,8 @@ from promptmill.schemas.urls import split_query
 class Source:
     """All prompt files of a job. `schema` is what every row is read as; `sha256` is given for suites.
 
-    `wrong` are values of mapped columns that make no image, `largest` and `least` the bounds of the others, by role.
+    `wrong` are values of mapped columns that make no image, `largest` and `least` the bounds of the others, by role,
+    `adapters` those that rows ask for, each with the file that does first.
     """
 
     files: tuple[SourceFile, ...]
@@ -53,6 +53,7 @@ class Source:
     wrong: tuple[Problem, ...] = ()
     largest: Mapping[str, int | float] = field(default_factory=dict)
     least: Mapping[str, int | float] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -85,7 +86,8 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     judged = judge(store, opened, prompts)
     schema, left_out = without_media(store, files, schema, prompts)
     source = Source(files, schema, (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices))
-    source = replace(source, wrong=tuple(judged.problems), largest=judged.largest, least=judged.least)
+    source = replace(source, wrong=tuple(judged.problems), adapters=judged.adapters)
+    source = replace(source, largest=judged.largest, least=judged.least)
     if source.rows == 0:
         raise InputError(
             Problem(
@@ -169,9 +171,7 @@ def _open_text(store: Store, entry: Entry, prompts: Prompts) -> OpenedFile:
     data = read_unpacked(store, entry.name)
     table, notices = read_text_format(data, file_suffix(entry.name), entry.name, prompts)
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, hash_of(data))
-    looked_at = {prompts.columns.prompt, *(getattr(prompts.columns, role, None) for role in RULES)}
-    judged = table.select([name for name in table.column_names if name in looked_at])
-    return OpenedFile(file, table.schema, tuple(notices), judged)
+    return OpenedFile(file, table.schema, tuple(notices), table.select(looked_at(prompts, table.schema)))
 
 
 def hash_of(data: bytes) -> str:

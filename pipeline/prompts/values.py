@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
 from promptmill.schemas.prompts import LARGEST_SEED
 
+MAX_TEXT_BYTES: Final = 64 << 10
+"""Longer texts are no prompts or captions: every text encoder in use reads less than 1 % of this."""
 SEED_RULE: Final = f"an integer from 0 to {LARGEST_SEED}, or -1 for one that is derived"
 _DERIVE: Final = -1
 _EXACT_FLOAT: Final = 1 << 53
@@ -59,3 +62,10 @@ def strength_of(value: Any) -> float | None:
 
 RULES: Final[Mapping[str, Callable[[Any], int | float | None]]] = {"seed": seed_of, "strength": strength_of}
 """By what a column is mapped to: all that is a number."""
+
+
+def adapters_of(value: Any) -> tuple[str, ...] | None:
+    """Names in a text, or None for all of the model's; the word none is no adapter."""
+    if value is None or not str(value).strip():
+        return None
+    return tuple(name for name in re.split(r"[\s+,]+", str(value).strip()) if name not in ("", "none"))

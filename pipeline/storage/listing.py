@@ -80,7 +80,7 @@ def _without_escapes(source: str) -> str:
     """A `file://` URL as `Path.as_uri` writes it has brackets and blanks as %5B and %20, which fsspec does not read."""
     plain = unquote(source)
     start = re.split(r"[*?]", plain)[0].rpartition("/")[0]
-    is_written_so = source.startswith(("file://", "local://")) and plain != source and not _exists(source)
+    is_written_so = source.startswith(("file:", "local:")) and plain != source and not _exists(source)
     return plain if is_written_so and (_exists(plain) or _exists(start)) else source
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import fsspec
@@ -23,6 +24,8 @@ _MISREAD = {
     **dict.fromkeys(SFTP, r"[?#]"),
 }
 _WITH_HOST = ("http", "https", "ftp", *SFTP, "hdfs", "webhdfs", "smb")
+_LOCAL: Final = re.compile(r"^(?:file|local):(?://localhost(?=/)|//|(?=/))")
+"""`file:///x`, `file://localhost/x`, and `file:/x` as Spark and Java write it."""
 
 
 def check_url(url: str, where: str) -> None:
@@ -47,7 +50,7 @@ def _check_link(link: str, where: str, is_chained: bool) -> None:
     scheme, mark, rest = link.partition("://")
     protocol = scheme if mark or is_chained else link.partition("/")[0].removesuffix(":")
     if not mark and not is_chained:
-        if link.startswith(f"{protocol}:") and protocol in fsspec.available_protocols():
+        if not _LOCAL.match(link) and link.startswith(f"{protocol}:") and protocol in fsspec.available_protocols():
             raise InputError(Problem(where, f"a path, or {protocol}://…", redact(link)))
         return
     if is_chained and not mark and protocol not in fsspec.available_protocols():
@@ -101,7 +104,12 @@ def _port_is_number(link: str) -> bool:
 
 
 def is_remote(url: str) -> bool:
-    return "://" in url and not url.startswith(("file://", "local://"))
+    return "://" in url and not _LOCAL.match(url)
+
+
+def local_path(url: str) -> Path:
+    """Of a path, or a URL of this machine."""
+    return Path(_LOCAL.sub("", url)).expanduser()
 
 
 def absolute_url(url: str) -> str:
@@ -109,8 +117,3 @@ def absolute_url(url: str) -> str:
     if is_remote(url):
         return url
     return str(local_path(url).absolute())
-
-
-def local_path(url: str) -> Path:
-    """Of what is not remote: as it is written, which may be relative."""
-    return Path(re.sub(r"^(file|local)://", "", url)).expanduser()

@@ -63,9 +63,10 @@ def test_a_row_chooses_its_adapters_and_a_trigger_stands_before_its_prompt(
     cli: Cli, job: Callable[..., Path], models: Path, tmp_path: Path
 ) -> None:
     files = [write_lora(models / "sd", tmp_path / name, seed) for seed, name in enumerate(("bold", "thin"))]
-    rows = ["a red circle,bold", "a red circle,thin+bold", "a red circle,none", "a red circle,", "a red circle,wild"]
+    rows = ["a red circle,bold", "a red circle,thin+bold", "a red circle,none", "a red circle,"]
     source = tmp_path / "rows.csv"
-    source.write_text("prompt,style\n" + "\n".join(rows) + "\n")
+    wild = "a red circle,wild\n"
+    source.write_text("prompt,style\n" + "\n".join(rows) + "\n" + wild)
     adapters = [
         {"name": "bold", "path": str(files[0]), "trigger": "blurry"},
         {"name": "thin", "path": str(files[1]), "weight": 0.5},
@@ -76,7 +77,20 @@ def test_a_row_chooses_its_adapters_and_a_trigger_stands_before_its_prompt(
         generation={"images_per_prompt": 1, "batch_size": 8},
         output={"images_per_shard": 8},
     )
-    assert cli("run", path, "--in-process").code == 3
+    answer = cli("validate", path)
+    assert answer.code == 2 and "prompts.columns.adapter: rows.csv" in answer.err and "got 'wild'" in answer.err
+    source.write_text(source.read_text().removesuffix(wild))
+    found = set()
+    for columns in ({}, {"adapter": "style"}):
+        given = {"source": str(source), "columns": columns}
+        elsewhere = {"url": str(tmp_path / "elsewhere")}
+        planned = job("other.yaml", prompts=given, model={"adapters": adapters}, output=elsewhere)
+        found.add(cli("plan", planned, "--json").json["fingerprint"])
+    assert len(found) == 2
+    assert cli("run", path, "--in-process").code == 0
+    with source.open("a") as file:  # what comes later to a dataset that is there fails alone
+        file.write(wild)
+    assert cli("run", path, "--in-process", "--extend").code == 3
     kept = records(tmp_path / "out")
     assert [[each["name"] for each in row["adapters"]] for row in kept] == [
         ["bold"],
@@ -88,11 +102,5 @@ def test_a_row_chooses_its_adapters_and_a_trigger_stands_before_its_prompt(
     assert {row["caption"] for row in kept} == {"a red circle"}
     (failed,) = records(tmp_path / "out", "failures")
     assert failed["error_kind"] == "invalid_adapter" and "'wild'" in failed["message"]
-    found = set()
-    for columns in ({}, {"adapter": "style"}):
-        given = {"source": str(source), "columns": columns}
-        planned = job(prompts=given, model={"adapters": adapters}, output={"url": str(tmp_path / "elsewhere")})
-        found.add(cli("plan", planned, "--json").json["fingerprint"])
-    assert len(found) == 2
     answer = cli("validate", job(prompts={"source": str(source), "columns": {"adapter": "style"}}))
     assert answer.code == 2 and "nothing without `model.adapters`" in answer.err

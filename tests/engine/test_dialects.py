@@ -313,3 +313,57 @@ def test_wrong_values_are_all_known_before_anything_starts(tmp_path: Path) -> No
         f"prompts.columns.seed: a.parquet row {i}" for i in (1, 2, 3)
     ]
     assert "1 more rows are wrong so" in str(source.wrong[-1])
+
+
+def test_texts_that_are_too_long_and_rows_without_image_are_known_before_anything_starts(tmp_path: Path) -> None:
+    """They failed row by row in workers, after `validate` had said ok."""
+    long = "é" * 40_000  # 80,000 bytes
+    columns = {"prompt": ["a", "b", long, "d"], "c": ["x", long, None, "y"], "n": [None, None, "x", long]}
+    table = pa.table({**columns, "i": ["1.png", "", None, "4.png"]})
+    (tmp_path / "4.png").write_bytes(b"x")
+    for kind in (pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(_with(table, kind), tmp_path / "a.parquet")
+        found = Columns(caption="c", negative_prompt="n", image="i")
+        source = open_source(Prompts(source=str(tmp_path / "a.parquet"), columns=found))
+        assert [str(problem) for problem in source.wrong] == [
+            f"prompts.columns.{role}: a.parquet row {row}: expected a text of at most 65,536 bytes, got 80,000 bytes"
+            for role, row in (("caption", 1), ("negative_prompt", 3))
+        ]
+        notices = "; ".join(source.notices)
+        assert "of 4 prompts 1 is over 65,536 bytes: not drawn" in notices
+        assert "of 4 prompts 2 are without image: not drawn" in notices
+        assert "1 is with image at a place where no file is" in notices
+    (tmp_path / "c.jsonl").write_text(json.dumps({"prompt": "a", "i": "images/1.png"}))
+    source = open_source(Prompts(source=str(tmp_path / "c.jsonl"), columns=Columns(image="i")))
+    assert f"none at {tmp_path}/images/1.png, nor any other. A path is relative to" in str(source.wrong[0])
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "a", "c": long}))
+    source = open_source(Prompts(source=str(tmp_path / "b.jsonl"), columns=Columns(caption="c")))
+    assert len(source.wrong) == 1
+
+
+def _with(table: pa.Table, kind: pa.DataType) -> pa.Table:
+    return table.set_column(1, "c", pa.array(table.column("c").to_pylist(), pa.string()).cast(kind))
+
+
+def test_broken_texts_are_counted(tmp_path: Path) -> None:
+    broken = pa.array([b"fine", b"\xed\xa0\x80", b"\xff\xfe"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": broken}), tmp_path / "a.parquet")
+    assert "of 3 prompts 2 are no valid Unicode: not drawn" in told(tmp_path / "a.parquet")
+
+
+def test_pointers_of_git_annex_and_lines_of_old_macs(tmp_path: Path) -> None:
+    """The first was a prompt, the second one prompt of many lines, both with exit code 0."""
+    for name in ("a.txt", "a.parquet"):
+        (tmp_path / name).write_text("/annex/objects/MD5E-s123--0cc175b9c0f1b6a831c399e269772661.parquet\n")
+        with pytest.raises(InputError, match="git annex get"):
+            open_source(Prompts(source=str(tmp_path / name)))
+    (tmp_path / "mac.txt").write_bytes(b"a cat\ra dog\r")
+    assert open_source(Prompts(source=str(tmp_path / "mac.txt"))).rows == 2
+
+
+def test_urls_of_this_machine_in_all_their_forms(tmp_path: Path) -> None:
+    (tmp_path / "br[1]").mkdir()
+    (tmp_path / "br[1]" / "a.txt").write_text("a cat\n")
+    for start in ("file://", "file://localhost", "file:", "local://"):
+        for name in ("br[1]", "br[1]/*.txt", "br%5B1%5D/a.txt"):
+            assert open_source(Prompts(source=f"{start}{tmp_path}/{name}")).rows == 1, (start, name)

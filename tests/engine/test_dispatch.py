@@ -156,18 +156,6 @@ def test_two_signals_stop_now(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_folder_of_the_users_own(job: MakeJob, tmp_path: Path) -> None:
-    """The command is started where `schemas/`, `pipeline.py` and `jobs/` of the user's lie; workers import ours."""
-    (tmp_path / "schemas").mkdir()
-    for name in ("schemas/__init__.py", "pipeline.py", "jobs.py", "records.py"):
-        (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
-    process = start(["run", job(), "--json"], tmp_path)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert json.loads(out)["kept"] == 8
-
-
-@pytest.mark.slow
 def test_cluster_too_small_for_one_worker(cli: Cli, job: MakeJob) -> None:
     answer = cli("run", job(compute={"threads_per_worker": 1000}))
     assert answer.code == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,12 @@ def test_files_of_several_tools_are_one_source(cli: Any, job: Any, tmp_path: Pat
         (pa.struct([("a", pa.int32())]), pa.struct([("b", pa.int32())]), None),
         (pa.string(), pa.int64(), None),
         (pa.null(), pa.int64(), pa.int64()),
+        (pa.decimal32(5, 2), pa.decimal128(12, 3), pa.decimal128(12, 3)),
+        (pa.decimal128(38, 0), pa.decimal128(38, 38), pa.decimal256(76, 38)),
+        (pa.list_(pa.float32(), 2), pa.list_(pa.float64()), pa.large_list(pa.float64())),
+        (pa.binary(4), pa.binary(), pa.large_binary()),
+        (pa.date32(), pa.date64(), pa.date32()),
+        (pa.bool8(), pa.bool_(), pa.bool_()),
     ],
     ids=str,
 )
@@ -106,6 +113,11 @@ def test_two_types_meet_where_nothing_is_lost(first: Any, second: Any, expected:
 
 
 def test_values_keep_themselves_in_the_carried_type() -> None:
+    pairs = pa.FixedSizeListArray.from_arrays(UUIDS, 2)
+    assert as_kind(pa.chunked_array([pairs]), carried(pairs.type)).to_pylist() == [[str(one) for one in IDS]]
+    small = pa.chunked_array([pa.array([Decimal("1.5")], pa.decimal32(5, 2))])
+    assert as_kind(small, carried(small.type)).to_pylist() == [Decimal("1.50")]
+    assert carried(small.type) == pa.decimal128(5, 2), "`datasets` loads no decimals of 32 bits"
     column = pa.chunked_array([pa.MapArray.from_arrays([0, 1, 1], pa.array(["a"]), UUIDS[:1])])
     plain = as_kind(column, carried(column.type))
     assert plain.to_pylist() == [[{"key": "a", "value": str(IDS[0])}], []]

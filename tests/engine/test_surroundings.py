@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from tests.servers.s3 import S3Server
 
 Cli = Callable[..., Answer]
 NOBODY = 4711
+UV = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 def test_the_hook_of_uv_run_is_off_before_ray_is_there() -> None:
@@ -31,6 +33,33 @@ def test_the_hook_of_uv_run_is_off_before_ray_is_there() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(UV is None, reason="needs uv")
+def test_uv_run_in_a_project_with_names_like_ours_and_a_temporary_folder_too_long_for_sockets(
+    job: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A real uv project with this checkout as a path dependency, a real Ray of its own, two samples."""
+    project = tmp_path / "project"
+    project.mkdir()
+    root = Path(__file__).parents[2]
+    (project / "pyproject.toml").write_text(
+        '[project]\nname = "mine"\nversion = "0"\nrequires-python = ">=3.11"\ndependencies = ["promptmill"]\n'
+        f'[tool.uv.sources]\npromptmill = {{path = "{root}", editable = true}}\n'
+    )
+    (project / "schemas").mkdir()
+    for name in ("schemas/__init__.py", "pipeline.py", "jobs.py", "records.py"):  # workers import ours
+        (project / name).write_text("raise SystemExit('the wrong module')\n")
+    long = tmp_path / ("temporary" * 12)
+    long.mkdir()
+    made = job(prompts={"limit": 1}, compute={"workers": 1})
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"TMPDIR": str(long), "UV_PROJECT_ENVIRONMENT": sys.prefix, "UV_OFFLINE": "1"}
+    command = [str(UV), "run", "--no-sync", "promptmill", "run", str(made), "--json"]
+    ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["kept"] == 2
 
 
 def test_a_temporary_folder_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,7 @@ def test_a_date_in_the_output_is_that_of_the_day(tmp_path: Path) -> None:
     day = datetime.now(UTC)
     assert asked.output.url == f"{tmp_path}/out-{day:%Y-%m-%d}/{day:%Y/%m}/{{dates}}"
     assert dated(asked, datetime(2030, 1, 2, tzinfo=UTC)) == asked  # what was resolved stays
+    assert job(tmp_path / "{date}.parquet").prompts.source == f"{tmp_path}/{day:%Y-%m-%d}.parquet"
     store = Store(asked.output.url)
     make_missing(claim_output(plan_job(asked), store, extend=True), store)
     assert require_plan(store).job.output.url == asked.output.url
