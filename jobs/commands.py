@@ -246,9 +246,9 @@ def report(
 
     shown = report(url, price_per_hour, single_file, selection)
     if as_json:
-        say_json(shown)
+        say_json(shown.as_json())
         return
-    for problem in shown["problems"][:20]:
+    for problem in shown.problems[:20]:
         say(f"problem: {problem}")
     say(f"wrote {url.rstrip('/')}/report/{'single-file.html, ' if single_file else ''}index.html and summary.json")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson, Selection, Url
+from promptmill.schemas.reports import MetricAnswer
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -36,13 +37,16 @@ def score(
         str | None,
         typer.Option("--from", metavar="FILE", help="Scores of others: a column sample_id (or GenEval's filename)."),
     ] = None,
+    selection: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For --reference: of the images that a selection keeps.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the tensor library.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Add metrics to a dataset, beside it and without generating again."""
     from promptmill.jobs.score import score
 
-    shown = score(url, metric or [], distractors, again, threads, reference, features, from_file)
+    shown = score(url, metric or [], distractors, again, threads, reference, features, from_file, selection=selection)
     if as_json:
         say_json(shown.as_json())
         return
@@ -69,32 +73,52 @@ def select(
     """Select again among the images that are there, as a view beside them; no image is made."""
     from promptmill.jobs.select import select
 
-    _show(select(url, keep, by or [], least or [], name), as_json)
+    _show(select(url, keep, by or [], least or [], name).as_json(), as_json)
 
 
 def compare(
     url_a: Annotated[str, typer.Argument(metavar="URL_A", help="The baseline.")],
     url_b: Annotated[str, typer.Argument(metavar="URL_B", help="What is held against it.")],
     out: Annotated[str, typer.Option(help="Folder or URL of the page.")] = "compare",
-    selection: Selection = None,
+    selection: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Compare the images that this selection of each keeps.")
+    ] = None,
+    selection_b: Annotated[
+        str | None, typer.Option("--selection-b", metavar="NAME", help="A selection of URL_B alone.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two datasets on the prompts that both have."""
     from promptmill.jobs.compare import compare
 
-    shown = compare(url_a, url_b, out, selection)
+    shown = compare(url_a, url_b, out, selection, selection_b)
     if as_json:
-        say_json(shown)
+        say_json(shown.as_json())
     else:
-        first, second = shown["runs"]
-        for metric, answer in shown["answers"].items():
-            say(f"{metric}: {_change(answer['difference'], first, second)}")
-            for cell in answer["cells"] if len(answer["cells"]) > 1 else []:
-                holm = "" if cell["holm"] is None else f", p {cell['holm']:.2g} by Holm"
-                say(f"  {cell['name']}: {_change(cell['difference'], first, second)}{holm}")
-        for row in shown["differences"]:
+        first, second = shown.runs
+        for metric, answer in shown.answers.items():
+            say(f"{metric}: {_change(answer.difference, first, second)}")
+            for line in _by_setting(answer, first, second):
+                say(f"  {line}")
+        for row in shown.differences:
             say(f"differs: {row['field']}: {row[first]} | {row[second]}")
         table({"open": f"{out.rstrip('/')}/index.html"})
+
+
+_LINES = 12
+
+
+def _by_setting(answer: MetricAnswer, first: str, second: str) -> Iterator[str]:
+    """Each setting; of many only those that differ for sure, and how many do not."""
+    cells = answer.cells if len(answer.cells) > 1 else []
+    sure = [cell for cell in cells if cell.holm is not None and cell.holm < 0.05]
+    shown = cells if len(cells) <= _LINES else sure
+    for cell in shown:
+        holm = "" if cell.holm is None else f", p {cell.holm:.2g} by Holm"
+        yield f"{cell.name}: {_change(cell.difference, first, second)}{holm}"
+    if len(shown) < len(cells):
+        many = f"{len(cells) - len(shown)} {'other ' if shown else ''}settings"
+        yield f"in {many} by themselves it is not sure; the page and summary.json have each"
 
 
 def _change(difference: Sequence[float | None], first: str, second: str) -> str:

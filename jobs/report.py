@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.report.build import build_report
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.reports import ReportResult
 
 
 def report(
     url: str, price_per_hour: float | None = None, single_file: bool = False, selection: str | None = None
-) -> dict[str, Any]:
+) -> ReportResult:
     """`price_per_hour` is that of one device, in any currency; `single_file` adds `report/single-file.html`.
 
     Raises JobError where there is no dataset.

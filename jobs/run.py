@@ -91,7 +91,7 @@ def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
 def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:
     from promptmill.pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
 
-    for problem in build_report(plan, store, summary.seconds)["problems"][:20]:
+    for problem in build_report(plan, store, summary.seconds).problems[:20]:
         listener.notice(problem)
 
 

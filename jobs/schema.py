@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 import promptmill.schemas.job
 from promptmill.schemas.job import Job
+from promptmill.schemas.reports import REPORTS
 from promptmill.schemas.results import RESULTS
 
 SCHEMA_FILE: Final = Path(promptmill.schemas.job.__file__).with_name("job.schema.json")
@@ -38,7 +39,7 @@ def job_schema() -> str:
 
 def results_schema() -> str:
     """Pretty JSON: the schema of what each command prints with `--json`, by command."""
-    schemas = {command: TypeAdapter(result).json_schema() for command, result in RESULTS.items()}
+    schemas = {command: TypeAdapter(result).json_schema() for command, result in {**RESULTS, **REPORTS}.items()}
     shared = {name: part for schema in schemas.values() for name, part in schema.pop("$defs", {}).items()}
     content = {"$schema": _DIALECT, "title": "Promptmill --json", "properties": _tidy(schemas), "$defs": _tidy(shared)}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -31,14 +31,18 @@ def score(
     features: str | None = None,
     from_file: str | None = None,
     on_unit: Callable[[int, int], None] = lambda done, of: None,
+    selection: str | None = None,
 ) -> ScoreResult:
     """Writes `scores/` and, in our own datasets, the report anew. `distractors` is a text file, one caption a line.
 
     `reference` is a folder of images or a dataset, `features` the open_clip model that looks at both; `from_file` has
-    scores that others gave. Raises JobError for an unknown metric, a CLIP that does not load, a missing column, a
-    folder without images, a file of scores that does not fit.
+    scores that others gave; `selection` is the view whose images are held against the reference. Raises JobError for
+    an unknown metric, a CLIP that does not load, a missing column, a folder without images, a file of scores that
+    does not fit.
     """
     clip = _features(reference, features)
+    if selection is not None and reference is None:
+        raise JobError(Problem("--selection", "--reference, which it is for", "none: other scores are of all images"))
     metrics = [] if (clip or from_file) and not metric else choose_scorers(metric, _captions(distractors), threads)
     store = open_output(url)
     refuse_inside(url, "URL")
@@ -46,7 +50,7 @@ def score(
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
-        against = compare_with_reference(store, reference, clip, load_embedder(clip, threads))
+        against = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection)
         shown |= {**against, "cells": [ReferenceCell(**cell) for cell in against["cells"]]}
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))

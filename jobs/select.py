@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from promptmill.pipeline.curation.selection import Wanted, select_again
 from promptmill.pipeline.dataset.open import open_dataset
+from promptmill.pipeline.export.card import tell_selections
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.results import SelectResult
 
 
-def select(url: str, keep: int | None, by: Sequence[str], least: Sequence[str], name: str | None) -> dict[str, Any]:
+def select(url: str, keep: int | None, by: Sequence[str], least: Sequence[str], name: str | None) -> SelectResult:
     """`least` are `NAME=VALUE`, or a value alone for the first of `by`. Raises JobError."""
     if keep is None and not least:
         raise JobError(Problem("select", "--keep, or --min", "neither: all images would be kept"))
@@ -19,7 +20,10 @@ def select(url: str, keep: int | None, by: Sequence[str], least: Sequence[str], 
         raise JobError(Problem("--keep", "--by: the score by which they are the best", "none"))
     bounds = dict(_bound(text, by) for text in least)
     named = name or "-".join(["keep", str(keep), *by] if keep is not None else ["min", *bounds])
-    return asdict(select_again(*open_dataset(url), Wanted(keep, tuple(by), bounds), named))
+    plan, store = open_dataset(url)
+    made = select_again(plan, store, Wanted(keep, tuple(by), bounds), named)
+    tell_selections(store)
+    return SelectResult(**asdict(made))
 
 
 def _bound(text: str, by: Sequence[str]) -> tuple[str, float]:

@@ -156,6 +156,7 @@ class ScoreResult(Result):
     reference: str | None = None
     reference_images: int | None = None
     reference_left_out: int | None = None
+    selection: str | None = None
     features: str | None = None
     features_revision: str | None = None
     dimensions: int | None = None
@@ -193,6 +194,18 @@ class ReproduceResult(Result):
     other_versions: dict[str, VersionChange]
 
 
+@dataclass(frozen=True)
+class SelectResult(Result):
+    """`object` is the view; `without_image` are samples that a run rejected and of which it kept no image."""
+
+    name: str
+    object: str
+    candidates: int
+    kept: int
+    rejected: int
+    without_image: int
+
+
 RESULTS = {
     "validate": ValidateResult,
     "plan": PlanResult,
@@ -202,5 +215,6 @@ RESULTS = {
     "verify": VerifyResult,
     "score": ScoreResult,
     "reproduce": ReproduceResult,
+    "select": SelectResult,
 }
 """By command."""

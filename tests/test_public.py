@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_a_run_answers_with_counts(
     result, told = made
     assert (result.samples, result.kept, result.failed, result.shards_done) == (8, 6, 2, 2)
     assert (told[-1].done, told[-1].kept, told[-1].failed, told[-1].shards_done) == (8, 6, 2, 2)
-    plan, status = promptmill.plan(job), promptmill.status(result.output)
+    plan, status = promptmill.plan(job, extend=True), promptmill.status(result.output)
     assert (plan.prompts, plan.samples, plan.shards, plan.shards_done) == (4, 8, 2, 2)
     assert status.complete and status.fingerprint == plan.fingerprint == result.fingerprint
     assert promptmill.verify(result.output, deep=True).ok
@@ -87,6 +88,24 @@ def test_results_keep_to_their_published_schema(
     for command, answer in answers.items():
         part = {"$defs": schema["$defs"], **schema["properties"][command]}
         jsonschema.validate(json.loads(json.dumps(answer.as_json())), part)
+
+
+def test_the_researcher_s_functions_keep_to_theirs(
+    made: tuple[promptmill.RunResult, list[promptmill.Progress]], tmp_path: Path
+) -> None:
+    url = tmp_path / "copy"
+    shutil.copytree(made[0].output, url)
+    answers = {
+        "score": promptmill.score(url, ["image"]),
+        "select": promptmill.select(url, keep=1, by=["sharpness"], least={"near_black": 1.0}, name="sharp"),
+        "report": promptmill.report(url, selection="sharp"),
+        "compare": promptmill.compare(url, url, tmp_path / "page", selection_b="sharp"),
+    }
+    schema = json.loads(results_schema())
+    for command, answer in answers.items():
+        part = {"$defs": schema["$defs"], **schema["properties"][command]}
+        jsonschema.validate(json.loads(json.dumps(answer.as_json())), part)
+    assert answers["report"].as_json()["kept"] == 3
 
 
 def test_a_dataset_is_iterated_lazily(made: tuple[promptmill.RunResult, list[promptmill.Progress]]) -> None:

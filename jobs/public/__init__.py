@@ -16,7 +16,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from promptmill.api import Progress, load_job, open_dataset, plan, run, status, verify
+    from promptmill.api import (
+        Progress,
+        compare,
+        load_job,
+        open_dataset,
+        plan,
+        report,
+        retry,
+        run,
+        score,
+        select,
+        status,
+        verify,
+    )
     from promptmill.opened import Dataset, Record
     from promptmill.schemas.errors import (
         ClusterError,
@@ -28,12 +41,16 @@ if TYPE_CHECKING:
         StorageError,
     )
     from promptmill.schemas.job import Job
-    from promptmill.schemas.results import PlanResult, RunResult, StatusResult, VerifyResult
+    from promptmill.schemas.reports import CompareResult, ReportResult
+    from promptmill.schemas.results import PlanResult, RunResult, ScoreResult, SelectResult, StatusResult, VerifyResult
 
 _MODULE_OF = {
-    **dict.fromkeys(("Progress", "load_job", "open_dataset", "plan", "run", "status", "verify"), "promptmill.api"),
+    **dict.fromkeys(("Progress", "load_job", "open_dataset", "plan", "retry", "run", "status"), "promptmill.api"),
+    **dict.fromkeys(("compare", "report", "score", "select", "verify"), "promptmill.api"),
     **dict.fromkeys(("Dataset", "Record"), "promptmill.opened"),
-    **dict.fromkeys(("PlanResult", "RunResult", "StatusResult", "VerifyResult"), "promptmill.schemas.results"),
+    **dict.fromkeys(("CompareResult", "ReportResult"), "promptmill.schemas.reports"),
+    **dict.fromkeys(("PlanResult", "RunResult", "ScoreResult", "SelectResult"), "promptmill.schemas.results"),
+    **dict.fromkeys(("StatusResult", "VerifyResult"), "promptmill.schemas.results"),
     **dict.fromkeys(("ClusterError", "InputError", "JobError", "OutputMismatchError"), "promptmill.schemas.errors"),
     **dict.fromkeys(("Problem", "PromptmillError", "StorageError"), "promptmill.schemas.errors"),
     "Job": "promptmill.schemas.job",
@@ -41,6 +58,7 @@ _MODULE_OF = {
 
 __all__ = [
     "ClusterError",
+    "CompareResult",
     "Dataset",
     "InputError",
     "Job",
@@ -51,14 +69,22 @@ __all__ = [
     "Progress",
     "PromptmillError",
     "Record",
+    "ReportResult",
     "RunResult",
+    "ScoreResult",
+    "SelectResult",
     "StatusResult",
     "StorageError",
     "VerifyResult",
+    "compare",
     "load_job",
     "open_dataset",
     "plan",
+    "report",
+    "retry",
     "run",
+    "score",
+    "select",
     "status",
     "verify",
 ]

@@ -14,7 +14,8 @@ from promptmill.pipeline.display import shown
 from promptmill.pipeline.execution.progress import ProgressState
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
-from promptmill.schemas.results import PlanResult, RunResult, StatusResult, VerifyResult
+from promptmill.schemas.reports import CompareResult, ReportResult
+from promptmill.schemas.results import PlanResult, RunResult, ScoreResult, SelectResult, StatusResult, VerifyResult
 
 log = logging.getLogger("promptmill")
 
@@ -39,14 +40,16 @@ def load_job(job: JobLike, overrides: Sequence[str] = ()) -> Job:
     return reader.load_job(Path(job), overrides)
 
 
-def plan(job: JobLike, *, allow_large_sweep: bool = False) -> PlanResult:
-    """What a run would make, and what is there already. Starts and writes nothing.
+def plan(job: JobLike, *, extend: bool = False, allow_large_sweep: bool = False) -> PlanResult:
+    """What a run would make, and what is there already; with `extend` also of prompts that are new in the source.
+
+    Starts and writes nothing.
 
     Raises JobError where the job or what it names is wrong, OutputMismatchError where the output is another job's.
     """
     from promptmill.jobs import plan as command
 
-    return command.plan(load_job(job), allow_large_sweep)[1]
+    return command.plan(load_job(job), allow_large_sweep, extend)[1]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,94 @@ def verify(url: str | PathLike[str], *, deep: bool = False, repair: bool = False
     from promptmill.jobs import status as command
 
     return command.verify(str(url), deep, repair)
+
+
+def retry(
+    url: str | PathLike[str],
+    *,
+    in_process: bool = False,
+    address: str | None = None,
+    trust_dataset: bool = False,
+    job: str | None = None,
+) -> RunResult:
+    """Make failed samples again, into new shards. `job` is the path of your own job file, or `trust_dataset` says that
+    the models which the dataset names may be loaded.
+
+    Raises as `run` does.
+    """
+    from promptmill.jobs import run as command
+    from promptmill.jobs.retry import retry as again
+
+    made = again(str(url), address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
+    return command.result(*made)
+
+
+def report(
+    url: str | PathLike[str],
+    *,
+    price_per_hour: float | None = None,
+    single_file: bool = False,
+    selection: str | None = None,
+) -> ReportResult:
+    """Build `report/` again from what is there, and return its numbers. Raises JobError where there is no dataset."""
+    from promptmill.jobs import report as command
+
+    return command.report(str(url), price_per_hour, single_file, selection)
+
+
+def score(
+    url: str | PathLike[str],
+    metric: Sequence[str] = (),
+    *,
+    again: bool = False,
+    reference: str | None = None,
+    features: str | None = None,
+    from_file: str | None = None,
+    selection: str | None = None,
+    threads: int = 1,
+) -> ScoreResult:
+    """Add scores to a dataset, beside it: metrics as `--metric` names them, distances to a `reference` set by the
+    open_clip model `features`, or those that others gave in a file.
+
+    Raises JobError for what cannot be scored so.
+    """
+    from promptmill.jobs import score as command
+
+    return command.score(str(url), metric, None, again, threads, reference, features, from_file, selection=selection)
+
+
+def select(
+    url: str | PathLike[str],
+    *,
+    keep: int | None = None,
+    by: Sequence[str] = (),
+    least: Mapping[str, float] | None = None,
+    name: str | None = None,
+) -> SelectResult:
+    """Select again among the images that are there, as a view; `least` are scores below which an image is left out.
+
+    Raises JobError for a score that the dataset does not have.
+    """
+    from promptmill.jobs import select as command
+
+    return command.select(str(url), keep, by, [f"{score}={value!r}" for score, value in (least or {}).items()], name)
+
+
+def compare(
+    url_a: str | PathLike[str],
+    url_b: str | PathLike[str],
+    out: str | PathLike[str] = "compare",
+    *,
+    selection: str | None = None,
+    selection_b: str | None = None,
+) -> CompareResult:
+    """Two datasets on the prompts that both have: writes a page to `out` and returns its numbers.
+
+    Raises JobError where one of them is no dataset, or no prompt is in both.
+    """
+    from promptmill.jobs import compare as command
+
+    return command.compare(str(url_a), str(url_b), str(out), selection, selection_b)
 
 
 def open_dataset(url: str | PathLike[str], *, selection: str | None = None) -> Dataset:

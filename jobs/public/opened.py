@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.keys import is_reject
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
 from promptmill.pipeline.dataset.records import UNREADABLE
-from promptmill.pipeline.dataset.selections import selection_of
+from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.state import DataObject, belongs, dataset_counts, read_data_objects
 from promptmill.pipeline.display import first_line
 from promptmill.schemas.errors import JobError, Problem
@@ -84,8 +84,7 @@ class Dataset:
         self._keys = [item.entry.name for item in self._objects if item.rows]
         self._selected: frozenset[str] | None = None
         if self.selection is not None:
-            reasons = selection_of(self._store, self.selection)
-            self._selected = frozenset(sample for sample, reason in reasons.items() if reason is None)
+            self._selected = kept_by(self._store, self.selection)
             sidecars = (key for item in self._objects if item.footer for key in item.footer.side_objects)
             self._keys += [key for key in sidecars if is_reject(key)]
 
@@ -99,8 +98,12 @@ class Dataset:
 
     @property
     def counts(self) -> Counts:
+        """With a selection those of its view."""
         footers = [item.footer for item in self._objects if item.footer is not None]
-        return dataset_counts(self._plan, {footer.shard.number: footer.counts for footer in footers})
+        counts = dataset_counts(self._plan, {footer.shard.number: footer.counts for footer in footers})
+        if self._selected is None:
+            return counts
+        return replace(counts, kept=len(self._selected), rejected=counts.samples - counts.failed - len(self._selected))
 
     @property
     def complete(self) -> bool:

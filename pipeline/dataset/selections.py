@@ -5,6 +5,7 @@ No image is made or moved for it. A reader that is given its name sees the sampl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -21,7 +22,9 @@ from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples,
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.checked import checked
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import NOT_SELECTED
 
 FOLDER: Final = "selections"
@@ -51,11 +54,41 @@ def read_selected(plan: Plan, store: Store, name: str | None, needed: Container[
     return plan, samples if name is None else _seen_by(samples, selection_of(store, name))
 
 
+def kept_by(store: Store, name: str) -> frozenset[str]:
+    return frozenset(sample for sample, reason in selection_of(store, name).items() if reason is None)
+
+
+def selection_facts(store: Store, name: str) -> SelectionFacts:
+    """How the view was chosen, as far as it says so."""
+    kept = len(kept_by(store, name))
+    with store.open(_key(name)) as file:
+        said = (pq.read_schema(file).metadata or {}).get(_MADE_BY)
+    try:
+        how = json.loads(said or b"{}")
+        return checked(SelectionFacts, {"name": name, "kept": kept, **how})
+    except (ValueError, TypeError, RecursionError):
+        return SelectionFacts(name, kept)
+
+
+def selections(store: Store) -> list[SelectionFacts]:
+    """All views beside the data; one that is damaged is passed over."""
+    found = []
+    for name in _names(store):
+        with contextlib.suppress(JobError):
+            found.append(selection_facts(store, name))
+    return found
+
+
+def _names(store: Store) -> list[str]:
+    stems = (entry.name.rpartition("/")[2].removesuffix(".parquet") for entry in store.list(FOLDER))
+    return sorted(stem for stem in stems if _NAME.fullmatch(stem))
+
+
 def selection_of(store: Store, name: str) -> dict[str, str | None]:
     """Of each sample of the view why it is not kept; None for those that are."""
     data = store.read_if_exists(_key(name))
     if data is None:
-        known = [entry.name.rpartition("/")[2].removesuffix(".parquet") for entry in store.list(FOLDER)]
+        known = _names(store)
         hint = "`promptmill select` makes one"
         raise JobError(
             Problem(f"--selection: {name}", f"one of {', '.join(known) or 'no selections yet'}", "none", hint)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.records import to_parquet
@@ -19,15 +16,20 @@ from promptmill.pipeline.dataset.samples import Samples, read_samples
 from promptmill.pipeline.dataset.side_scores import FOLDER, Floats, as_numbers, names_in
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.export.suites import geneval_files
+from promptmill.pipeline.prompts.formats import (
+    PARQUET_FORMATS,
+    file_suffix,
+    is_parquet,
+    read_text_format,
+    read_unpacked,
+)
+from promptmill.pipeline.prompts.kinds import is_text
+from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.errors import InputError, JobError, Problem
+from promptmill.schemas.prompts import Prompts
 
-_READERS: Mapping[str, Callable[[bytes], pa.Table]] = {
-    ".parquet": lambda data: pq.read_table(pa.BufferReader(data)),
-    ".csv": lambda data: pyarrow.csv.read_csv(io.BytesIO(data)),
-    ".tsv": lambda data: pyarrow.csv.read_csv(io.BytesIO(data), parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
-    ".jsonl": lambda data: pyarrow.json.read_json(io.BytesIO(data)),
-}
+_TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx")
 _NO_SCORES = frozenset({"sample_id", "filename", "prompt_id", "sample_index", "seed"})
 
 
@@ -48,7 +50,7 @@ def bring_scores(store: Store, path: str, again: bool = False) -> Brought:
     """
     where = f"--from: {path}"
     table, samples = _read(path, where), read_samples(store)
-    found = [(name, as_numbers(table.column(name))) for name in table.column_names if name not in _NO_SCORES]
+    found = [(name, _numbers(table.column(name))) for name in table.column_names if name not in _NO_SCORES]
     scores = {name: numbers for name, numbers in found if numbers is not None}
     if not scores:
         got = ", ".join(table.column_names)[:200] or "none"
@@ -64,17 +66,47 @@ def bring_scores(store: Store, path: str, again: bool = False) -> Brought:
 
 
 def _read(path: str, where: str) -> pa.Table:
-    read = _READERS.get(Path(path).suffix.lower())
-    if read is None:
-        raise JobError(Problem(where, "a file of scores: " + ", ".join(_READERS), Path(path).suffix or "no ending"))
+    """A file or URL in any format that prompts are read from, packed or not, whatever its dialect."""
+    known = (*PARQUET_FORMATS, *_TEXT_FORMATS)
+    if file_suffix(path) not in known:
+        raise JobError(Problem(where, "a file of scores: " + ", ".join(known), file_suffix(path) or "no ending"))
     try:
-        table = read(Path(path).read_bytes())
+        store, entries = find_objects(path)
+        if len(entries) != 1:
+            raise JobError(Problem(where, "one file that can be read", f"{len(entries)} files"))
+        data = read_unpacked(store, entries[0].name)
+        if is_parquet(path):
+            table = pq.read_table(pa.BufferReader(data))
+        else:
+            table = read_text_format(data, file_suffix(path), path, Prompts(source=path))[0]
+    except InputError as error:
+        raise JobError(*(_at(problem, where) for problem in error.problems)) from None
     except (OSError, pa.ArrowException, ValueError) as error:
         got = first_line(error)
         raise JobError(Problem(where, "a file that can be read", got)) from None
     if len(set(table.column_names)) < len(table.column_names):
         raise JobError(Problem(where, "each column once", ", ".join(table.column_names)[:200]))
     return table
+
+
+def _at(problem: Problem | str, where: str) -> Problem | str:
+    return problem if isinstance(problem, str) else replace(problem, where=where)
+
+
+_WORDS: Mapping[str, float] = {"": np.nan, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+def _numbers(column: pa.ChunkedArray) -> Floats | None:
+    """As `as_numbers`; also of texts that all write one, with a decimal comma where that is how they do."""
+    numbers = as_numbers(column)
+    if numbers is not None or not is_text(column.type):
+        return numbers
+    texts = [str(value or "").strip().lower() for value in column.to_pylist()]
+    try:
+        read = [_WORDS[text] if text in _WORDS else float(text.replace(",", ".", 1)) for text in texts]
+    except ValueError:
+        return None
+    return np.asarray(read, np.float64) if any(texts) else None
 
 
 def _ids(table: pa.Table, samples: Samples, where: str) -> list[str]:

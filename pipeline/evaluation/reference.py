@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS
 from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.samples import plain
+from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.display import first_line, redact
@@ -49,15 +50,18 @@ class Seen:
     left_out: int
 
 
-def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, encoder: Embedder) -> dict[str, Any]:
-    """FID, KID, precision and recall of the kept images of each cell, written and returned.
+def compare_with_reference(
+    store: Store, reference: str, clip: ResolvedClip, encoder: Embedder, selection: str | None = None
+) -> dict[str, Any]:
+    """FID, KID, precision and recall of the kept images of each cell, written and returned; with the name of a
+    `selection`, of those that it keeps.
 
     Raises JobError where the reference or all cells have fewer than 8 images that decode.
     """
     there = _look((("", pixels) for _, pixels in reference_images(reference)), encoder)
     expected = there.cells.get("", np.zeros((0, 1), np.float32))
     _check_size(redact(reference), len(expected), there.left_out)
-    made = _look(dataset_images(store), encoder)
+    made = _look(dataset_images(store, selection), encoder)
     _check_size(store.url, max(map(len, made.cells.values()), default=0), made.left_out)
     cells = [
         {"name": cell_name(json.loads(cell)), "variant": cell, **asdict(distances(expected, rows))}
@@ -69,13 +73,15 @@ def compare_with_reference(store: Store, reference: str, clip: ResolvedClip, enc
             "reference_images": len(expected),
             "reference_left_out": there.left_out,
             "left_out": made.left_out,
+            "selection": selection,
             "features": clip.path,
             "features_revision": clip.revision,
             "dimensions": expected.shape[1],
             "cells": cells,
         }
     )
-    key = hashlib.sha256(f"{result['reference']}\n{clip.path}".encode()).hexdigest()[:12]
+    what = [result["reference"], clip.path, *([] if selection is None else [selection])]
+    key = hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
     store.put(f"{_PREFIX}{key}.json", json.dumps(result, indent=2, allow_nan=False).encode())
     return result
 
@@ -112,13 +118,14 @@ def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Embedder) -> See
     return Seen({cell: np.stack(rows) for cell, rows in found.items()}, left_out)
 
 
-def dataset_images(store: Store) -> Iterator[tuple[str, Pixels | None]]:
+def dataset_images(store: Store, selection: str | None = None) -> Iterator[tuple[str, Pixels | None]]:
     """Sweep cell and pixels of each kept image, None where it does not decode; object by object."""
     units = find_units(store)
     check_columns(store, units, ())
-    for unit in units:
+    chosen = None if selection is None else kept_by(store, selection)
+    for key in (key for unit in units for key in (unit.keys[:1] if chosen is None else unit.keys)):
         with contextlib.suppress(MissingObjectError):
-            yield from _parquet_images(store, unit.keys[0])
+            yield from _parquet_images(store, key, chosen)
 
 
 def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
@@ -141,9 +148,11 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
         yield from _parquet_images(store, entry.name)
 
 
-def _parquet_images(store: Store, key: str) -> Iterator[tuple[str, Pixels | None]]:
+def _parquet_images(
+    store: Store, key: str, chosen: frozenset[str] | None = None
+) -> Iterator[tuple[str, Pixels | None]]:
     try:
-        pictures, broken = read_pictures(store, Unit(key, (key,)))
+        pictures, broken = read_pictures(store, Unit(key, (key,)), chosen)
     except UNREADABLE as error:
         raise JobError(Problem(f"{store.url}/{key}", "a Parquet file", first_line(error))) from None
     yield from ((str(picture.fields.get("variant") or "{}"), picture.pixels) for picture in pictures)
@@ -172,6 +181,7 @@ class _Cell:
     kid_std: float | None
     precision: float | None
     recall: float | None
+    kid_subset: int | None = None
     variant: str = "{}"
 
 
@@ -185,6 +195,7 @@ class _Reference:
     dimensions: int
     cells: list[_Cell]
     features_revision: str = ""
+    selection: str | None = None
 
 
 _REFERENCE = TypeAdapter(_Reference)

@@ -11,16 +11,19 @@ import pyarrow as pa
 import yaml
 
 from promptmill.pipeline.dataset.records import FOOTER_KEY
+from promptmill.pipeline.dataset.selections import selections
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.export.croissant import MEANING, croissant_metadata
 from promptmill.pipeline.models.catalog.versions import one_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, passthrough_names, with_scores
+from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import Score
 
 CARD_KEY, CROISSANT_KEY = "README.md", "croissant.json"
@@ -31,9 +34,64 @@ _CELLS_SHOWN = 20
 def write_card(plan: Plan, store: Store, counts: Counts, versions: Sequence[Mapping[str, str]] = ()) -> None:
     """Replaces both objects. `counts` are of the whole dataset, `versions` those that acted on its shards."""
     schema = _data_schema(plan, store)
-    store.put(CARD_KEY, card_text(plan, counts, schema, versions).encode("utf-8", "replace"))
+    text = _with_selections(card_text(plan, counts, schema, versions), selections(store))
+    store.put(CARD_KEY, text.encode("utf-8", "replace"))
     croissant = json.dumps(croissant_metadata(plan, schema), indent=2, ensure_ascii=False)
     store.put(CROISSANT_KEY, croissant.encode("utf-8", "replace"))
+
+
+def tell_selections(store: Store) -> None:
+    """Brings the card's list of selections up to date, and leaves what else stands there, which people edit.
+
+    A run that ends meanwhile writes a card of its own, with all selections: that one is not overwritten.
+    """
+    before, views = store.entry(CARD_KEY), selections(store)
+    text = None if before is None else store.read_if_exists(CARD_KEY)
+    if before is None or text is None:
+        return
+    told = _with_selections(text.decode("utf-8", "replace"), views).encode("utf-8", "replace")
+    now = store.entry(CARD_KEY)
+    if now is not None and same_write(before, now):
+        store.put(CARD_KEY, told)
+
+
+_SELECTIONS = re.compile(r"\n*<!-- selections:begin -->.*?<!-- selections:end -->\n*", re.DOTALL)
+
+
+def _with_selections(text: str, views: Sequence[SelectionFacts]) -> str:
+    text = _SELECTIONS.sub("\n", text).rstrip("\n") + "\n"
+    if not views:
+        return text
+    rows = [f"| {code(view.name)} | {view.kept:,} | {_how(view)} |" for view in views]
+    return f"{text}\n" + _VIEWS.format(rows="\n".join(rows), name=views[0].name)
+
+
+_VIEWS = """\
+<!-- selections:begin -->
+## Selections
+
+Other choices among the images that were made: `selections/<name>.parquet` says of each sample its `weight`, 1 where
+it is kept, and why the others are not.
+
+| selection | images | how |
+|---|---:|---|
+{rows}
+
+```python
+import promptmill
+dataset = promptmill.open_dataset(".", selection="{name}").to_datasets()
+
+duckdb.sql("SELECT * FROM read_parquet(['data/*.parquet', 'rejects/*.parquet'], union_by_name = true) "
+           "SEMI JOIN (SELECT sample_id FROM 'selections/{name}.parquet' WHERE weight > 0) USING (sample_id)")
+```
+<!-- selections:end -->
+"""
+
+
+def _how(view: SelectionFacts) -> str:
+    best = f"the best {view.keep} of each prompt and setting by {' and '.join(map(code, view.by))}"
+    least = [f"{code(name)} at least {value:g}" for name, value in view.least.items()]
+    return ", ".join([*([best] if view.keep is not None else []), *least])
 
 
 def _data_schema(plan: Plan, store: Store) -> pa.Schema:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -15,7 +15,7 @@ import jinja2
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.selections import read_selected
+from promptmill.pipeline.dataset.selections import read_selected, selection_facts
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.reference import read_references
@@ -39,17 +39,18 @@ from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.summary import summarize
 from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.checked import checked
 from promptmill.schemas.inputs import Role
 from promptmill.schemas.records import input_column
+from promptmill.schemas.reports import ReportResult
 
 SUMMARY_KEY = "report/summary.json"
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
 SINGLE_FILE = "single-file.html"
 PIECES = ("data", "thumbs", "assets")
 PIECES_KEPT_S = 3600.0
-APP = tuple(
-    f"app/{name}.js" for name in ("core", "answer", "plots", "grid", "gallery", "detail", "copies", "address", "start")
-)
+_SCRIPTS = ("core", "answer", "compared", "plots", "grid", "gallery", "detail", "copies", "address", "start")
+APP = tuple(f"app/{name}.js" for name in _SCRIPTS)
 
 
 def build_report(
@@ -59,7 +60,7 @@ def build_report(
     price_per_hour: float | None = None,
     single_file: bool = False,
     selection: str | None = None,
-) -> dict[str, Any]:
+) -> ReportResult:
     """Write `report/summary.json`, `summary.csv`, `index.html` and what the page loads; returns the summary.
 
     `seconds` is the wall time of the run that just ended, `price_per_hour` what a device costs. Works on a dataset
@@ -77,6 +78,7 @@ def build_report(
     references, unread = reference_tables(store)
     summary["references"] = references
     summary["problems"] += unread
+    summary["selection"] = None if selection is None else asdict(selection_facts(store, selection))
     sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
     rows = choose_rows(plan, samples, sizes)
 
@@ -101,10 +103,11 @@ def build_report(
         single_file=single_file,
     )
     put("summary.csv", summary_csv(analysis))
-    content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+    result = checked(ReportResult, summary)
+    content = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
     put("summary.json", content.encode("utf-8", "backslashreplace"))
     _remove_old_pieces(store, written)
-    return summary
+    return result
 
 
 def _remove_old_pieces(store: Store, written: Collection[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from promptmill.pipeline.dataset.images import read_images
-from promptmill.pipeline.dataset.samples import plain
+from promptmill.pipeline.dataset.samples import REJECTED, plain
 from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning.fingerprint import differing_fields
@@ -25,25 +27,35 @@ from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.summary import summarize
 from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.checked import checked
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.reports import CompareResult
 
 _COUNTS = ("samples", "kept", "rejected", "failed", "made", "shards", "shards_done")
 
 
+Views = tuple[str | None, str | None]
+"""Names of selections of the two, None for all that was made."""
+
+
 def _side(label: str, plan: Plan, store: Store, selection: str | None) -> Side:
+    """With a selection only the images that it keeps."""
     plan, samples = read_selected(plan, store, selection)
+    if selection is not None:
+        samples = replace(samples, table=samples.table.filter(pc.not_equal(samples.table.column("status"), REJECTED)))
     return Side(label, plan, store, samples)
 
 
 def compare_datasets(
-    first: tuple[Plan, Store], second: tuple[Plan, Store], out: Store, selection: str | None = None
-) -> dict[str, Any]:
+    first: tuple[Plan, Store], second: tuple[Plan, Store], out: Store, selections: Views = (None, None)
+) -> CompareResult:
     """Writes `index.html`, `summary.json` and what the page loads to `out`; returns the summary.
 
     Prompts are matched by their text. Raises JobError where the two have none in common.
     """
     labels = _labels(first[1].url, second[1].url)
-    a, b = (_side(label, *one, selection) for label, one in zip(labels, (first, second), strict=True))
+    sides = zip(labels, (first, second), selections, strict=True)
+    a, b = (_side(label, *one, view) for label, one, view in sides)
     shared = set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))
     if not shared:
         hint = (
@@ -65,24 +77,27 @@ def compare_datasets(
         "cells": analysis["cells"],
         "metrics": summarized(analysis),
         "differences": [{"field": row["field"], labels[0]: row["a"], labels[1]: row["b"]} for row in differences],
+        "selection": None,
     }
 
     def read(key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         side, _, inner = key.partition(":")
         return read_images(a.store if side == SIDES[0] else b.store, inner, rows)
 
+    analysis["answers"] = summary["answers"]
     write_page(frame, analysis, _whole_prompts(frame), read, out.put, summary=summary, differences=differences)
     out.put("summary.csv", summary_csv(analysis))
-    out.put(
-        "summary.json", json.dumps(plain(summary), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    )
-    return summary
+    result = checked(CompareResult, plain(summary))
+    content = json.dumps(result.as_json(), indent=2, ensure_ascii=False)
+    out.put("summary.json", content.encode("utf-8", "backslashreplace"))
+    return result
 
 
 def _labels(first: str, second: str) -> tuple[str, str]:
-    """The last parts of the URLs where they differ, else A and B."""
+    """The last parts of the URLs where they differ, else A and B; our own words beside them are no names."""
     a, b = (redact(url).rstrip("/").rpartition("/")[2] for url in (first, second))
-    return (a, b) if a and b and a != b else SIDES
+    clear = a and b and a != b and not {"field", "name", "runs", "difference", "settings", "cells", "holm"} & {a, b}
+    return (a, b) if clear else SIDES
 
 
 def _job_differences(a: Side, b: Side) -> list[tuple[str, Any, Any]]:

@@ -134,4 +134,7 @@ def answers(frame: Frame) -> dict[str, dict[str, Any]]:
 
 def _both(matrix: Any, bounds: tuple[float, float] | None, runs: Sequence[str]) -> dict[str, Any]:
     average = [triple(one) for one in means(matrix, bounds)]
-    return {**dict(zip(runs, average, strict=True)), "difference": numbers(differences(matrix, [0], bounds)[0][1])}
+    return {
+        "runs": dict(zip(runs, average, strict=True)),
+        "difference": numbers(differences(matrix, [0], bounds)[0][1]),
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,14 +170,17 @@ def check_columns(store: Store, units: Sequence[Unit], metrics: Sequence[Scorer]
         raise JobError(*problems)
 
 
-def read_pictures(store: Store, unit: Unit) -> tuple[list[Picture], int]:
-    """The images of a unit, and how many of them do not decode. Rows without an image are passed over."""
+def read_pictures(store: Store, unit: Unit, chosen: Container[str] | None = None) -> tuple[list[Picture], int]:
+    """The images of a unit, or its `chosen` samples, and how many of them do not decode.
+
+    Rows without an image are passed over.
+    """
     pictures: list[Picture] = []
     broken = held = 0
     for key in unit.keys:
         for row, fields in enumerate(_rows(store, key)):
             data = _image_bytes(fields.pop("image", None))
-            if data is None:
+            if data is None or (chosen is not None and fields.get("sample_id") not in chosen):
                 continue
             caption = next((str(fields[n]) for n in ("caption", "prompt", "text") if fields.get(n) is not None), "")
             sample_id = str(fields.get("sample_id") or f"{key}:{row}")

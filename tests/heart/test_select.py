@@ -13,8 +13,10 @@ import pytest
 import promptmill
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.selections import read_selected
+from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.planning.plan import plan_job
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.plan import Counts
 from tests.heart.mill import job, make_missing, rows, write_prompts
 
 PROMPTS = ["a circle", "a nsfw star", "a square"]
@@ -75,12 +77,31 @@ def test_every_reader_understands_it(cli: Any, made: Store, tmp_path: Path) -> N
     assert all(image["bytes"] for image in table.column("image").to_pylist())
     summary = cli("report", made.url, "--selection", "three", "--json").json
     assert (summary["kept"], summary["rejected"]) == (6, 9)
+    assert summary["selection"] == {"name": "three", "kept": 6, "keep": 3, "by": ["clip"], "least": {}}
+    assert "Seen through the selection" in made.read("report/index.html").decode()
+    assert (dataset.counts.kept, dataset.counts.rejected) == (6, 9) and "6 kept" in repr(dataset)
     assert cli("report", made.url, "--json").json["kept"] == 2
     compared = cli("compare", made.url, made.url, "--out", tmp_path / "c", "--selection", "three", "--json")
     assert compared.code == 0, compared.err
+    answer = cli("compare", made.url, made.url, "--out", tmp_path / "c", "--selection-b", "three", "--json").json
+    better = answer["answers"]["clip"]["difference"]
+    assert better[0] > 0 and better[3] == 2, "the best three of five against all, where nsfw keeps nothing"
     assert cli("verify", made.url).code == 0
     unknown = cli("report", made.url, "--selection", "four")
     assert (unknown.code, "one of three" in unknown.err) == (2, True)
+
+
+def test_the_card_lists_selections_and_keeps_what_people_wrote(cli: Any, made: Store) -> None:
+    made.put("README.md", b"---\nlicense: cc0-1.0\n---\n\n# Mine\n")
+    cli("select", made.url, "--keep", "3", "--by", "clip", "--name", "three")
+    cli("select", made.url, "--min", "late=2", "--name", "bound")
+    cli("select", made.url, "--keep", "2", "--by", "late", "--by", "clip", "--name", "three")
+    card = made.read("README.md").decode()
+    assert card.startswith("---\nlicense: cc0-1.0\n---\n\n# Mine\n") and card.count("## Selections") == 1
+    assert "| `three` | 4 | the best 2 of each prompt and setting by `late` and `clip` |" in card
+    assert "| `bound` | " in card and "`late` at least 2 |" in card
+    write_card(promptmill_plan(made)[0], made, Counts(15, 2, 13, 0))
+    assert made.read("README.md").decode().count("## Selections") == 1
 
 
 def test_by_several_scores_and_bounds(cli: Any, made: Store) -> None:

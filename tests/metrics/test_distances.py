@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from scipy import linalg
 
+from promptmill.jobs.report import report
 from promptmill.jobs.score import score
+from promptmill.jobs.select import select
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances, precision_recall
 from promptmill.pipeline.evaluation.fid import fid_and_kid
 from promptmill.pipeline.shapes.render import render
@@ -104,6 +106,19 @@ def test_cells_against_a_folder(painted: Dataset, folder: Path, tmp_path: Path) 
     page = (dataset.folder / "report/index.html").read_text()
     assert "How near is it to a reference?" in page and "guidance_scale 5.0" in page
     assert "FID needs more images than it has features" in page
+
+
+def test_a_selection_against_a_reference(painted: Dataset, folder: Path, tmp_path: Path) -> None:
+    """The images of the view were passed over: the reference was held against what the run had kept."""
+    dataset = painted.copy(tmp_path / "selected")
+    url = str(dataset.folder)
+    made = select(url, 2, ["clip"], [], "two")
+    found = score(url, [], reference=str(folder), features=BUILTIN, selection="two")
+    assert found.selection == "two" and found.cells is not None
+    assert sum(cell.images for cell in found.cells) == made.kept > 4 * 98
+    assert [one.selection for one in report(url).references] == ["two"]
+    with pytest.raises(JobError, match="--reference, which it is for"):
+        score(url, ["image"], selection="two")
 
 
 def test_a_dataset_is_nearest_to_itself(painted: Dataset, tmp_path: Path) -> None:

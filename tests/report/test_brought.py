@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,28 @@ def test_verdicts_of_geneval(dataset: Dataset, tmp_path: Path) -> None:
     samples, strong = read_samples(dataset.store), by_guidance(dataset)
     given = dict(zip(samples.texts("sample_id"), samples.score("correct"), strict=True))
     assert given == {sample: float(is_strong) for sample, is_strong in strong.items()}
-    assert "correct" in report(str(dataset.folder))["metrics"]
+    assert "correct" in report(str(dataset.folder)).metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "row"),
+    [
+        ("excel.csv", "sample_id;mine\n", "{};2,50\n"),
+        ("pandas.tsv", "sample_id\tmine\n", "{}\t2.50\n"),
+        ("yes.csv", "sample_id,words,mine\n", '{},"good, or not",Yes\n'),
+        ("lines.ndjson", "", '{{"sample_id": "{}", "mine": 2.5}}\n'),
+        ("array.json", "", '{{"sample_id": "{}", "mine": true}},'),
+        ("packed.csv.gz", "sample_id,mine\n", "{},2.50\n"),
+    ],
+)
+def test_scores_as_others_write_them(dataset: Dataset, tmp_path: Path, name: str, head: str, row: str) -> None:
+    """Semicolons, decimal commas, arrays and packed files ended in "expected a file of scores"."""
+    text = head + "".join(row.format(sample) for sample in by_guidance(dataset))
+    text = f"[{text.rstrip(',')}]" if name.endswith(".json") else text
+    data = gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+    (tmp_path / name).write_bytes(data)
+    found = score(str(dataset.folder), [], from_file=(tmp_path / name).as_uri())
+    assert found.images == 28 and found.mean == {"mine": 1.0 if "2" not in row else 2.5}
 
 
 def test_what_is_no_file_of_scores(dataset: Dataset, tmp_path: Path) -> None:

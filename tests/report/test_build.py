@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from promptmill.jobs.report import report
+from promptmill.jobs.schema import results_schema
 from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.report.build import build_report, number
 from promptmill.pipeline.report.cost import run_facts
@@ -19,7 +21,7 @@ from tests.report.conftest import HOSTILE, Dataset, paint
 
 
 def test_summary_adds_up(painted: Dataset) -> None:
-    summary = build_report(painted.plan, painted.store, seconds=12.0)
+    summary = build_report(painted.plan, painted.store, seconds=12.0).as_json()
     assert painted.summary is not None
     counts = painted.summary.counts
     assert (summary["kept"], summary["rejected"], summary["failed"]) == (counts.kept, counts.rejected, counts.failed)
@@ -31,10 +33,12 @@ def test_summary_adds_up(painted: Dataset) -> None:
     assert summary["best"][0]["scores"]["clip"] >= summary["worst"][0]["scores"]["clip"]
     assert summary["run"]["images_per_second"] > 0
     assert json.loads((painted.folder / "report/summary.json").read_text()) == summary
+    schema = json.loads(results_schema())
+    jsonschema.validate(summary, {"$defs": schema["$defs"], **schema["properties"]["report"]})
 
 
 def test_run_facts_and_cost(painted: Dataset) -> None:
-    shown = report(str(painted.folder), price_per_hour=36.0)["run"]
+    shown = report(str(painted.folder), price_per_hour=36.0).as_json()["run"]
     assert 0 < shown["device_busy_share"] < 1 and shown["model_loads"] >= 0 and shown["attempts_repeated"] == 0
     spent = sum(shown["stage_seconds"][stage] for stage in ("generate", "score"))
     assert shown["device_busy_share"] == pytest.approx(spent / shown["worker_seconds"])
@@ -43,7 +47,7 @@ def test_run_facts_and_cost(painted: Dataset) -> None:
     page = (painted.folder / "report/index.html").read_text()
     for words in ("for 1,000 images", "devices busy", "model loads", "shards tried again"):
         assert words in page
-    assert report(str(painted.folder))["run"]["cost"] == shown["cost"], "built again, it still knows the price"
+    assert report(str(painted.folder)).run.cost == shown["cost"], "built again, it still knows the price"
     with pytest.raises(JobError, match="price-per-hour"):
         report(str(painted.folder), price_per_hour=float("nan"))
 
@@ -88,7 +92,7 @@ def test_prompts_stay_text_in_the_page(painted: Dataset) -> None:
 def test_unfinished_dataset_says_so(painted: Dataset, tmp_path: Path) -> None:
     half = painted.copy(tmp_path / "half")
     sorted((half.folder / "data").iterdir())[-1].unlink()
-    summary = build_report(half.plan, half.store)
+    summary = build_report(half.plan, half.store).as_json()
     assert not summary["finished"] and summary["shards_done"] == summary["shards"] - 1
     assert "Not finished" in (half.folder / "report/index.html").read_text()
 
@@ -96,13 +100,13 @@ def test_unfinished_dataset_says_so(painted: Dataset, tmp_path: Path) -> None:
 def test_damaged_object_is_named_and_passed_over(painted: Dataset, tmp_path: Path) -> None:
     broken = painted.copy(tmp_path / "broken")
     sorted((broken.folder / "data").iterdir())[0].write_bytes(b"PAR1 no")
-    summary = build_report(broken.plan, broken.store)
+    summary = build_report(broken.plan, broken.store).as_json()
     assert "part-000000" in summary["problems"][0]
 
 
 def test_empty_dataset(claimed: Callable[..., Dataset]) -> None:
     empty = claimed()
-    summary = build_report(empty.plan, empty.store)
+    summary = build_report(empty.plan, empty.store).as_json()
     assert summary["made"] == 0 and not summary["finished"]
     assert "Nothing has been made yet" in (empty.folder / "report/index.html").read_text()
     write_card(empty.plan, empty.store, Counts())
@@ -110,7 +114,7 @@ def test_empty_dataset(claimed: Callable[..., Dataset]) -> None:
 
 def test_all_failed(claimed: Callable[..., Dataset]) -> None:
     failed = paint(claimed(prompts=["", " ", None], sweep={}))
-    summary = build_report(failed.plan, failed.store)
+    summary = build_report(failed.plan, failed.store).as_json()
     assert summary["failed"] == summary["samples"] == 6
     assert "Every sample failed" in (failed.folder / "report/index.html").read_text()
 

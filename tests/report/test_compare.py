@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from promptmill.jobs.commands_evaluation import _by_setting
 from promptmill.jobs.commands_evaluation import compare as command
 from promptmill.jobs.compare import compare
+from promptmill.jobs.schema import results_schema
 from promptmill.schemas.errors import JobError
+from promptmill.schemas.reports import MetricAnswer, SettingAnswer
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 from tests.report.conftest import Dataset, paint
 
@@ -38,7 +42,7 @@ def runs(claimed: Callable[..., Dataset]) -> tuple[Dataset, Dataset]:
 
 def test_says_which_is_better_and_what_differs(runs: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     weak, strong = runs
-    found = compare(str(weak.folder), str(strong.folder), str(tmp_path / "out"))
+    found = compare(str(weak.folder), str(strong.folder), str(tmp_path / "out")).as_json()
     assert found["shared_prompts"] == 11
     assert [cell["values"]["run"] for cell in found["cells"]] == ["A", "B", "B"]
     _, same, better = found["metrics"]["clip"]["differences"][0]
@@ -48,7 +52,12 @@ def test_says_which_is_better_and_what_differs(runs: tuple[Dataset, Dataset], tm
     assert answer[0] == pytest.approx(0, abs=1e-6) and answer[3] == 11, "guidance 0.5 is what both have"
     assert found["same_seeds"]
     assert {"generation.guidance_scale", "sweep.guidance_scale"} <= {row["field"] for row in found["differences"]}
-    assert json.loads((tmp_path / "out/summary.json").read_text())["shared_prompts"] == 11
+    written = json.loads((tmp_path / "out/summary.json").read_text())
+    assert written == found
+    for answer in (found["answers"]["clip"], *found["answers"]["clip"]["cells"]):
+        assert {run: answer[run] for run in "AB"} == answer["runs"], "under its own name too, as before"
+    schema = json.loads(results_schema())
+    jsonschema.validate(written, {"$defs": schema["$defs"], **schema["properties"]["compare"]})
 
 
 def test_the_command_compares_cell_by_cell(
@@ -61,13 +70,38 @@ def test_the_command_compares_cell_by_cell(
     assert said.count("p 1 by Holm") == 2 and (tmp_path / "out/summary.csv").exists()
 
 
+def test_of_many_settings_the_command_says_those_that_differ() -> None:
+    """45 settings and five scores made 230 lines."""
+    cells = [
+        SettingAnswer(f"setting {i}", {}, [0.1 * i, 0.0, 1.0, 12, 0.001], 0.01 if i == 7 else 1.0) for i in range(45)
+    ]
+    lines = list(_by_setting(MetricAnswer({}, [0.1, 0.0, 1.0, 12, 0.001], 45, cells), "A", "B"))
+    assert [line.partition(":")[0] for line in lines[:1]] == ["setting 7"]
+    assert lines[1:] == ["in 44 other settings by themselves it is not sure; the page and summary.json have each"]
+    assert len(list(_by_setting(MetricAnswer({}, [], 12, cells[:12]), "A", "B"))) == 12
+
+
 @pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver")
 def test_the_page_opens(runs: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     compare(str(runs[0].folder), str(runs[1].folder), str(tmp_path / "out"))
     with Browser(tmp_path / "profile") as browser:
         browser.open((tmp_path / "out/index.html").as_uri())
         browser.wait("document.documentElement.dataset.ready")
-        assert "What differs" in browser.run("return document.body.innerText")
+        text = browser.run("return document.body.innerText")
+        assert "What differs" in text and "In the one setting that both have, B is at" in text
+        cells = browser.run("return [...document.querySelectorAll('#compared tbody tr')].map((row) => row.innerText)")
+        assert len(cells) == 1 and "guidance_scale 0.5" in cells[0] and "not distinguishable" in cells[0]
+        strong = str(runs[1].folder)
+        compare(strong, strong, str(tmp_path / "same"))
+        browser.open((tmp_path / "same/index.html").as_uri())
+        browser.wait("document.documentElement.dataset.ready")
+        cells = browser.run("return [...document.querySelectorAll('#compared tbody tr')].map((row) => row.innerText)")
+        assert len(cells) == 3 and "all of these together" in cells[0]
+        assert "In none of them is the difference sure" in browser.run("return document.body.innerText")
+        browser.size(420, 900)
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+        browser.open((tmp_path / "out/index.html").as_uri())
+        browser.wait("document.documentElement.dataset.ready")
         browser.wait("document.querySelectorAll('#grid .tile img').length >= 2")
         assert browser.console() == []
 

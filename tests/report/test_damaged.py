@@ -134,7 +134,7 @@ def test_any_receipt_reference_and_summary(small: Dataset, data: st.DataObject) 
 def test_what_is_left_out_is_said(copied: Dataset, content: bytes) -> None:
     for key in ("receipts/part-000000.json", "scores/reference-a.json", "report/summary.json"):
         copied.store.put(key, content)
-    summary = build_report(copied.plan, copied.store)
+    summary = build_report(copied.plan, copied.store).as_json()
     assert {text.partition(":")[0] for text in summary["problems"]} == {
         "receipts/part-000000.json",
         "scores/reference-a.json",
@@ -158,16 +158,16 @@ def test_scores_of_other_shapes(copied: Dataset) -> None:
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
     (folder / "cut-a.parquet").write_bytes(b"PAR1 and no more")
-    summary = build_report(copied.plan, copied.store)
+    summary = build_report(copied.plan, copied.store).as_json()
     said = " ".join(summary["problems"])
     assert all(word in said for word in ("cut-a", "words", "nested", "no_ids-a", "odd_ids-a")) and "good-a" not in said
     assert {"mine", "held", "fine", "infinite"} <= set(summary["metrics"])
-    assert compare(str(copied.folder), str(copied.folder), str(copied.folder.parent / "out"))["shared_prompts"] == 3
+    assert compare(str(copied.folder), str(copied.folder), str(copied.folder.parent / "out")).shared_prompts == 3
 
 
 def test_cost_survives_a_report_that_is_built_again(copied: Dataset) -> None:
     url = str(copied.folder)
-    first = report(url, price_per_hour=36.0)["run"]
-    again = report(url)["run"]
+    first = report(url, price_per_hour=36.0).as_json()["run"]
+    again = report(url).as_json()["run"]
     assert again["price_per_hour"] == 36.0 and again["cost"] == first["cost"] > 0
-    assert report(url, price_per_hour=72.0)["run"]["cost"] == pytest.approx(2 * first["cost"])
+    assert report(url, price_per_hour=72.0).as_json()["run"]["cost"] == pytest.approx(2 * first["cost"])

@@ -66,9 +66,9 @@ def made_of(claimed: Callable[..., Dataset], folder: Path, rows: list[dict[str, 
 
 def read_by_all(dataset: Dataset, folder: Path) -> None:
     url = str(dataset.folder)
-    assert report(url)["problems"] == []
+    assert report(url).problems == []
     write_card(dataset.plan, dataset.store, Counts(16, 12, 0, 4))
-    assert compare(url, url, str(folder / "compare"))["shared_prompts"] == 4
+    assert compare(url, url, str(folder / "compare")).shared_prompts == 4
     assert score(url, ["image", "verified"]).images == 12
     assert export(url, "dpg", str(folder / "dpg"))["images"] == 12
     first = read_samples(dataset.store).texts("sample_id")[0]

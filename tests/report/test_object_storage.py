@@ -37,7 +37,7 @@ def test_page_from_a_bucket(
     remote = Store(f"s3://{s3_bucket}/a set")
     for path in (path for path in painted.folder.rglob("*") if path.is_file() and "report" not in path.parts):
         remote.put(str(path.relative_to(painted.folder)), path.read_bytes())
-    assert report(remote.url, price_per_hour=1.0)["finished"]
+    assert report(remote.url, price_per_hour=1.0).finished
     allow_reading(s3_server.endpoint, s3_bucket)
     root = f"{s3_server.endpoint}/{s3_bucket}/a%20set/report/"
     with Browser(tmp_path / "profile") as browser:

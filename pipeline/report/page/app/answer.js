@@ -39,6 +39,7 @@ function drawChoices() {
   const redraw = (name) => (value) => {
     chosen[name] = name === "baseline" ? Number(value) : value;
     drawAnswer();
+    drawCompared();
     drawFacets();
     drawPlots();
     if (pm.prompts.length) drawGrid();

@@ -9,6 +9,7 @@ document.addEventListener("DOMContentLoaded", () => {
   recall();
   drawChoices();
   drawAnswer();
+  drawCompared();
   drawFacets();
   startGrid();
   startGallery();

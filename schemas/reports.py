@@ -1,0 +1,210 @@
+"""What `report` and `compare` answer, and write as `summary.json`. Fields are added, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from promptmill.schemas.results import ReferenceCell, Result
+
+Interval = list[float | int | None]
+"""Mean, the ends of its 95 % interval (null from one prompt), and the number of prompts."""
+
+Difference = list[float | int | None]
+"""As `Interval`, paired by prompt, and the p of no difference."""
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """One sweep cell. `scores` are means over all its images, `kept_scores` over those that were kept."""
+
+    index: int
+    name: str
+    values: dict[str, Any]
+    kept: int
+    rejected: int
+    failed: int
+    scores: dict[str, float | None]
+    kept_scores: dict[str, float | None]
+    seconds_per_image: float | None
+    seconds_deviation: float | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Seconds are sums over all workers; stages of neighbouring shards overlap, so they exceed the wall time."""
+
+    wall_seconds: float | None
+    price_per_hour: float | None
+    receipts: int
+    images: int
+    attempts_repeated: int
+    model_loads: int
+    devices: list[str]
+    stage_seconds: dict[str, float]
+    shard_seconds: float
+    stage_shares: dict[str, float]
+    versions: list[dict[str, str]]
+    workers: int
+    images_per_second: float | None
+    worker_seconds: float | None
+    device_busy_share: float | None
+    images_per_device_hour: float | None
+    cost: float | None
+    cost_per_thousand: float | None
+
+
+@dataclass(frozen=True)
+class MainEffect:
+    """By value of an axis the mean over all other settings; `differences` to the first value, by its place "0".
+
+    `range` is the distance of the best to the worst value.
+    """
+
+    means: list[Interval]
+    differences: dict[str, list[Difference]]
+    range: float | None
+
+
+@dataclass(frozen=True)
+class MetricSummary:
+    """`means` of all settings; `differences[i][j]` is setting j − setting i. `main_effects` are by axis."""
+
+    means: list[Interval]
+    differences: list[list[Difference]]
+    main_effects: dict[str, MainEffect]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's, over images."""
+
+    a: str
+    b: str
+    spearman: Interval
+
+
+@dataclass(frozen=True)
+class ReferenceTable:
+    """What `score --reference` found. `few` is a number of images that is not above the number of features."""
+
+    reference: str
+    reference_images: int
+    reference_left_out: int
+    left_out: int
+    features: str
+    features_revision: str
+    dimensions: int
+    selection: str | None
+    few: int | None
+    cells: list[ReferenceCell]
+
+
+@dataclass(frozen=True)
+class SelectionFacts:
+    """A view: of what it `keep`s the best, `by` which scores, above which (`least`), and how many images it has."""
+
+    name: str
+    kept: int
+    keep: int | None = None
+    by: list[str] = field(default_factory=list)
+    least: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary(Result):
+    """`made` counts samples that ended, `samples` those asked for. `best` and `worst` are by the first score.
+
+    `selection` is the view through which the dataset is seen, null for what the run kept.
+    """
+
+    name: str
+    url: str
+    fingerprint: str
+    promptmill: str
+    finished: bool
+    samples: int
+    kept: int
+    rejected: int
+    failed: int
+    made: int
+    prompts: int
+    shards: int
+    shards_done: int
+    failures: dict[str, int]
+    rejects: dict[str, int]
+    run: RunFacts
+    best: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
+    problems: list[str]
+    metrics: dict[str, MetricSummary]
+    selection: SelectionFacts | None
+
+
+@dataclass(frozen=True)
+class ReportResult(Summary):
+    cells: list[CellSummary]
+    correlations: list[Correlation]
+    references: list[ReferenceTable]
+
+
+@dataclass(frozen=True)
+class ComparedCell:
+    """A setting of one run, on the prompts that both have; `settings` are those that ran."""
+
+    name: str
+    values: dict[str, Any]
+    settings: dict[str, Any]
+    kept: int
+    rejected: int
+    failed: int
+    seconds: float | None
+    seconds_deviation: float | None
+    url: str
+
+
+@dataclass(frozen=True)
+class SettingAnswer:
+    """One setting that both runs have: its mean in each, by run, and B − A; `holm` is p raised for all settings."""
+
+    name: str
+    runs: dict[str, Interval]
+    difference: Difference
+    holm: float | None
+
+
+@dataclass(frozen=True)
+class MetricAnswer:
+    """Over the `settings` that both runs have, together; where there are none, over all of each run."""
+
+    runs: dict[str, Interval]
+    difference: Difference
+    settings: int
+    cells: list[SettingAnswer]
+
+
+@dataclass(frozen=True)
+class CompareResult(Summary):
+    """Of two runs on the prompts that both have. `runs` are their URLs by name; counts are of both together.
+
+    `differences` are fields of the jobs: `field`, and under the name of each run what that has.
+    """
+
+    cells: list[ComparedCell]
+    runs: dict[str, str]
+    shared_prompts: int
+    same_seeds: bool
+    answers: dict[str, MetricAnswer]
+    differences: list[dict[str, str]]
+
+    def as_json(self) -> dict[str, Any]:
+        """With the mean of each run also under the run's own name, where it stood first."""
+        shown = asdict(self)
+        for answer in shown["answers"].values():
+            for one in (answer, *answer["cells"]):
+                one |= {run: mean for run, mean in one["runs"].items() if run not in one}
+        return shown
+
+
+REPORTS = {"report": ReportResult, "compare": CompareResult}
+"""By command."""
