@@ -1,4 +1,4 @@
-"""Arrow schemas of what a run writes. Version 1: columns are added, never changed."""
+"""Arrow schemas of what a run writes, made of the table in `columns.py`."""
 
 from __future__ import annotations
 
@@ -8,59 +8,18 @@ from typing import Final
 
 import pyarrow as pa
 
+from promptmill.schemas.columns import HASHES, columns_in, columns_only, hashes_by_role, input_column
 from promptmill.schemas.inputs import ROLES, Role
 
 RECORD_VERSION: Final = 1
 
-# Hugging Face `datasets` decodes the column only in this form: nullable, bytes before path.
-IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-
-_SETTINGS: Final = [
-    pa.field("sample_index", pa.int32()),
-    pa.field("variant", pa.string()),
-    pa.field("seed", pa.int64()),
-    pa.field("model", pa.string()),
-    pa.field("model_revision", pa.string()),
-    pa.field("pipeline_class", pa.string()),
-    pa.field("scheduler", pa.string()),
-    pa.field("dtype", pa.string()),
-    pa.field("num_inference_steps", pa.int32()),
-    pa.field("guidance_scale", pa.float32()),
-    pa.field("width", pa.int32()),
-    pa.field("height", pa.int32()),
-]
-_TEXTS: Final = [
-    pa.field("caption", pa.string()),
-    pa.field("prompt", pa.string()),
-    pa.field("negative_prompt", pa.string()),
-]
-_QUALITY: Final = [
-    pa.field("clip_score", pa.float32()),
-    pa.field("scores", pa.struct([pa.field("clip", pa.float32())])),
-    pa.field("image_sha256", pa.string()),
-    pa.field("image_phash", pa.string()),
-    pa.field("flags", pa.list_(pa.string())),
-]
-_IDS: Final = [pa.field("sample_id", pa.string(), nullable=False), pa.field("prompt_id", pa.string(), nullable=False)]
-
-RECORD: Final = pa.schema([*_IDS, pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY])
+RECORD: Final = pa.schema(columns_in("data"))
 """A kept sample. The other columns of the source follow, `input_` before a name that is taken."""
 
-REJECT: Final = pa.schema(
-    [*_IDS, pa.field("reason", pa.string()), pa.field("image", IMAGE), *_TEXTS, *_SETTINGS, *_QUALITY]
-)
-"""A sample that was made and not kept. `reason` is `not_selected`, `below_min`, `no_score` or a flag such as `nsfw`."""
+REJECT: Final = pa.schema(columns_in("rejects"))
+"""A sample that was made and not kept, with the `reason`."""
 
-FAILURE: Final = pa.schema(
-    [
-        *_IDS,
-        pa.field("error_kind", pa.string()),
-        pa.field("message", pa.string()),
-        pa.field("attempts", pa.int32()),
-        *_TEXTS,
-        *_SETTINGS[:5],
-    ]
-)
+FAILURE: Final = pa.schema(columns_in("failures"))
 """A sample that could not be made, with all columns of its input row: `retry` reads this."""
 
 
@@ -69,43 +28,14 @@ def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
 
     `input_image` and its kin say where the bytes were read, `input_image_sha256` which they were, by role.
     """
-    known = [*ROLES, *sorted(set(roles) - set(ROLES))]
-    return [
-        pa.field("task", pa.string()),
-        pa.field("strength", pa.float64()),  # as wide as the job's: 0.3 as float32 is another number
-        pa.field("input_image_sha256", pa.struct([pa.field(role, pa.string()) for role in known])),
-        *(pa.field(input_column(role), pa.string()) for role in known),
-    ]
+    more = sorted(set(roles) - set(ROLES))
+    fields = [*columns_only("inputs"), *(pa.field(input_column(role), pa.string()) for role in more)]
+    return [each.with_type(hashes_by_role((*ROLES, *more))) if each.name == HASHES else each for each in fields]
 
 
-ADAPTERS: Final = [
-    pa.field(
-        "adapters",
-        pa.list_(
-            pa.struct([("name", pa.string()), ("sha", pa.string()), ("weight", pa.float64()), ("trigger", pa.string())])
-        ),
-    )
-]
-"""Adapters that a sample was drawn with, in every kind of object of a job that has any."""
-CONTROLS: Final = [
-    pa.field(
-        "controls",
-        pa.list_(
-            pa.struct(
-                [
-                    *(("name", pa.string()), ("revision", pa.string()), ("scale", pa.float64())),
-                    *(("start", pa.float64()), ("end", pa.float64()), ("preprocess", pa.string())),
-                ]
-            )
-        ),
-    )
-]
-"""ControlNets that a sample was drawn with, in every kind of object of a job that has any."""
-
-
-def input_column(role: Role) -> str:
-    """The column that says where an input was read."""
-    return f"input_{role}"
+ADAPTERS: Final = columns_only("adapters")
+CONTROLS: Final = columns_only("controls")
+"""What a sample was drawn with, in every kind of object of a job that has any."""
 
 
 def kept_input_key(sha256: str) -> str:

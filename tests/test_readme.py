@@ -1,12 +1,13 @@
 """The READMEs say what is true: every field, every command, every option, every file it links to.
 
-`python -m tests.test_readme` writes the field table anew.
+`python -m tests.test_readme` writes the tables of fields and of columns anew.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from promptmill.jobs.commands import app
 from promptmill.pipeline.jobfile.fields import describe_fields
 from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.planning.variants import cell_count
+from promptmill.schemas.columns import COLUMNS, EVERYWHERE
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 JOBS = ROOT / "jobs" / "README.md"
+RECORDS = ROOT / "schemas" / "README.md"
 DOCUMENTS = [README, JOBS, *(ROOT / room / "README.md" for room in ("schemas", "pipeline", "tests", "infra"))]
-_FIELDS = re.compile(r"(<!-- fields:begin -->\n).*?(<!-- fields:end -->)", re.S)
 
 
 def field_table() -> str:
@@ -33,10 +35,28 @@ def field_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def test_field_table_is_current() -> None:
-    found = _FIELDS.search(JOBS.read_text())
-    assert found
-    assert found.group(0) == f"{found.group(1)}{field_table()}{found.group(2)}", "run python -m tests.test_readme"
+def column_table() -> str:
+    rows = ["| column | type | kind | in | meaning |", "|---|---|---|---|---|"]
+    for column in COLUMNS:
+        folders = "all" if column.folders == EVERYWHERE else ", ".join(sorted(column.folders))
+        only = f", of jobs with {column.only}" if column.only else ""
+        rows.append(f"| `{column.name}` | `{column.type}` | {column.kind} | {folders}{only} | {column.meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+GENERATED = ((JOBS, "fields", field_table), (RECORDS, "columns", column_table))
+
+
+def with_table(path: Path, name: str, table: str) -> str:
+    """The file's text with the generated block of this name."""
+    begin, end = (f"<!-- {name}:{where} -->" for where in ("begin", "end"))
+    before, rest = path.read_text().split(f"{begin}\n")
+    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
+
+
+@pytest.mark.parametrize(("path", "name", "table"), GENERATED, ids=lambda one: one if isinstance(one, str) else "")
+def test_generated_tables_are_current(path: Path, name: str, table: Callable[[], str]) -> None:
+    assert path.read_text() == with_table(path, name, table()), "run python -m tests.test_readme"
 
 
 def test_commands_and_options_exist() -> None:
@@ -80,4 +100,5 @@ def test_make_targets_exist() -> None:
 
 
 if __name__ == "__main__":
-    JOBS.write_text(_FIELDS.sub(lambda match: match.group(1) + field_table() + match.group(2), JOBS.read_text()))
+    for path, name, table in GENERATED:
+        path.write_text(with_table(path, name, table()))

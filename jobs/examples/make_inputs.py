@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from promptmill.pipeline.shapes.edits import ControlCase, Edit, sample_cases, sample_edits
-from promptmill.schemas.records import IMAGE
+from promptmill.schemas.columns import IMAGE
 
 FOLDER: Final = Path(__file__).with_name("inputs")
 COUNT: Final = 24

@@ -20,6 +20,7 @@ from promptmill.pipeline.display import first_line
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
+from promptmill.schemas.records import RECORD, REJECT
 
 if TYPE_CHECKING:
     import datasets
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SHOWN = 8
+_ONLY_REJECTED = frozenset(REJECT.names) - frozenset(RECORD.names)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Dataset:
     def _table(self, key: str, images: bool) -> pa.Table:
         with self._opened(key) as parquet:
             own = parquet.schema_arrow.names
-            left_out = {*(() if images else ("image",)), *(("reason",) if is_reject(key) else ())}
+            left_out = {*(() if images else ("image",)), *(_ONLY_REJECTED if is_reject(key) else ())}
             table = parquet.read(columns=[name for name in own if name not in left_out])
         if self._selected is not None:
             table = table.filter(pa.array([self._counts(each) for each in table.column("sample_id").to_pylist()]))

@@ -11,6 +11,7 @@ from promptmill.pipeline.dataset.samples import FAILED, REJECTED, Samples, read_
 from promptmill.pipeline.dataset.selections import write_selection
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.scores import BELOW_MIN, NO_SCORE, NOT_SELECTED, UNSAFE_FLAGS
 
@@ -47,7 +48,9 @@ def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectS
     _refuse_unknown(samples, wanted)
     signs = {name: -1 if name in plan.lowest_is_best else 1 for name in (*wanted.by, *wanted.least)}
     reasons = _reasons(samples, wanted, signs, plan.job.output.keep_rejected_images)
-    columns = {each: samples.table.column(each).to_pylist() for each in ("sample_id", "prompt_id", "variant", "row")}
+    columns = {
+        each: samples.table.column(each).to_pylist() for each in (*named("sample_id", "prompt_id", "variant"), "row")
+    }
     objects = samples.texts("object")
     rows = [
         {**{each: values[row] for each, values in columns.items()}, "object": objects[row], "reason": reason}

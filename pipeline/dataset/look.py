@@ -16,13 +16,14 @@ from promptmill.pipeline.dataset.state import DataObject
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.prompts.pixels import ImageError, open_image
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import named
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import CommitRecord, Sidecar
 
 if TYPE_CHECKING:
     from promptmill.pipeline.dataset.verify import Verification
 
-_COLUMNS = ["sample_id", "image", "image_sha256", "width", "height"]
+_COLUMNS = list(named("sample_id", "image", "image_sha256", "width", "height"))
 
 
 @dataclass

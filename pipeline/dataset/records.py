@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.encode import EncodedImage
 from promptmill.pipeline.display import redact
 from promptmill.schemas.checked import checked, count, text_map
+from promptmill.schemas.columns import input_column
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Sample, Sidecar
@@ -24,7 +25,6 @@ from promptmill.schemas.records import (
     RECORD,
     RECORD_VERSION,
     REJECT,
-    input_column,
     passthrough_names,
     with_scores,
     with_wide_seeds,

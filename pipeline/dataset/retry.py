@@ -27,14 +27,14 @@ from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.reader import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import HASHES, named, of_kind
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import FAILURE
 
-_KEPT_COLUMNS = ("prompt_id", "sample_id", "sample_index", "prompt", "negative_prompt", "caption", "seed")
-_DROPPED = frozenset(FAILURE.names) - frozenset(_KEPT_COLUMNS)
-_OF_INPUTS = frozenset({"task", "input_image_sha256"})
+_DROPPED = frozenset(FAILURE.names) - frozenset(of_kind("identity", "text"))
+_OF_INPUTS = frozenset(named("task", HASHES))
 
 
 def plan_retry(plan: Plan, store: Store) -> Plan:

@@ -29,6 +29,7 @@ from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import named
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts, ShardStats
 from promptmill.schemas.records import FAILURE, RECORD, REJECT, TAKEN
@@ -42,7 +43,7 @@ SOURCE_PREFIX = "source:"
 """Every column of the source has it, so that none can stand where one of ours does, whatever its name."""
 
 _TYPES = {column.name: column.type for schema in (FAILURE, REJECT, RECORD) for column in schema}
-_NEEDED = ("sample_id", "prompt_id", "prompt", "variant")
+_NEEDED = named("sample_id", "prompt_id", "prompt", "variant")
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from promptmill.pipeline.prompts.formats import (
 from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import of_kind
 from promptmill.schemas.errors import InputError, JobError, Problem
 from promptmill.schemas.prompts import Prompts
 
 _TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx")
-_NO_SCORES = frozenset({"sample_id", "filename", "prompt_id", "sample_index", "seed"})
+_NO_SCORES = frozenset({*of_kind("identity"), "filename"})
 
 
 @dataclass(frozen=True)

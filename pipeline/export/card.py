@@ -13,13 +13,14 @@ import yaml
 from promptmill.pipeline.dataset.records import FOOTER_KEY
 from promptmill.pipeline.dataset.selections import selections
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.export.croissant import MEANING, croissant_metadata
+from promptmill.pipeline.export.croissant import croissant_metadata
 from promptmill.pipeline.models.catalog.versions import one_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import own_columns
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, passthrough_names, with_scores
@@ -209,8 +210,9 @@ def _settings(plan: Plan) -> list[str]:
 
 
 def _columns(schema: pa.Schema) -> list[str]:
+    ours = {name: column.meaning for name, column in own_columns(schema).items()}
     rows = [
-        f"| {code(field.name)} | {code(str(field.type))} | {MEANING.get(field.name, 'from the prompts')} |"
+        f"| {code(field.name)} | {code(str(field.type))} | {ours.get(field.name, 'from the prompts')} |"
         for field in schema
     ]
     return ["", "## Columns", "", "| column | type | meaning |", "|---|---|---|", *rows]

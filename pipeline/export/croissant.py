@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.schemas.columns import Column, own_columns
 
 
 def croissant_metadata(plan: Plan, schema: pa.Schema) -> dict[str, Any]:
     """Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant-spec.html)."""
+    ours = own_columns(schema)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -39,19 +41,21 @@ def croissant_metadata(plan: Plan, schema: pa.Schema) -> dict[str, Any]:
                 "name": "samples",
                 "key": {"@id": "samples/sample_id"},
                 "field": [
-                    _croissant_field(field) for field in schema if field.name == "image" or _croissant_type(field.type)
+                    _croissant_field(field, ours.get(field.name))
+                    for field in schema
+                    if field.name == "image" or _croissant_type(field.type)
                 ],
             }
         ],
     }
 
 
-def _croissant_field(field: pa.Field[Any]) -> dict[str, Any]:
+def _croissant_field(field: pa.Field[Any], ours: Column | None) -> dict[str, Any]:
     source: dict[str, Any] = {"fileSet": {"@id": "parquet-files"}, "extract": {"column": field.name}}
     is_image = field.name == "image"
     if is_image:
         source["transform"] = {"jsonPath": "bytes"}
-    description = MEANING.get(field.name, "From the source of the prompts.")
+    description = "From the source of the prompts." if ours is None else ours.meaning
     content: dict[str, Any] = {
         "@type": "cr:Field",
         "@id": f"samples/{field.name}",
@@ -79,31 +83,6 @@ def _croissant_type(kind: pa.DataType) -> str | None:
     return None
 
 
-MEANING = {
-    "sample_id": "names this image: prompt, setting and sample index",
-    "prompt_id": "names the prompt",
-    "image": "encoded bytes and file name",
-    "caption": "text the image is scored against",
-    "prompt": "text the image was made from",
-    "negative_prompt": "what the image should not show",
-    "sample_index": "number of the image among those of its prompt and setting",
-    "variant": "swept settings as JSON",
-    "seed": "start of the noise",
-    "model": "model path or hub id",
-    "model_revision": "commit, or hash of the weights",
-    "pipeline_class": "diffusers pipeline",
-    "scheduler": "diffusers scheduler",
-    "dtype": "precision of the weights",
-    "num_inference_steps": "denoising steps",
-    "guidance_scale": "classifier-free guidance",
-    "width": "pixels",
-    "height": "pixels",
-    "clip_score": "cosine similarity of image and caption by the first score",
-    "scores": "all scores by name",
-    "image_sha256": "of the encoded bytes",
-    "image_phash": "64-bit perceptual hash in hex",
-    "flags": "such as `prompt_truncated`",
-}
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",

@@ -22,12 +22,12 @@ from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, adapters_of, seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import input_column
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
 from promptmill.schemas.inputs import CONTROL, ROLES, Input, Role, control_role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
-from promptmill.schemas.records import input_column
 
 _CACHED_GROUP_BYTES = 128 << 20
 _INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")

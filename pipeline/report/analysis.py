@@ -14,6 +14,7 @@ from promptmill.pipeline.planning.variants import cell_name, shown_value
 from promptmill.pipeline.report.frame import Bounds, Frame
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Estimate, Integers, differences, means, rank_correlation
+from promptmill.schemas.columns import of_kind
 from promptmill.schemas.identity import canonical_json
 
 MAX_CELLS = 60
@@ -77,10 +78,8 @@ def settings_of(frame: Frame, index: int) -> dict[str, Any]:
     """From the first row of the cell that has them, so that they are those that ran."""
     rows = np.flatnonzero(frame.cells == index)
     table = frame.samples.table
-    names = ("model", "model_revision", "pipeline_class", "scheduler", "dtype", "num_inference_steps", "guidance_scale")
-    sizes = ("width", "height")
     found: dict[str, Any] = {}
-    for name in (n for n in (*names, *sizes) if n in table.column_names):
+    for name in (name for name in of_kind("setting") if name in table.column_names):
         column = table.column(name).take(pa.array(rows[:50]))
         found[name] = next((value for value in column.to_pylist() if value is not None), None)
     return {name: value for name, value in found.items() if value is not None}

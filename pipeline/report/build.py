@@ -23,7 +23,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.report.analysis import ALL_BASELINES, analyse
 from promptmill.pipeline.report.frame import Frame, make_frame
-from promptmill.pipeline.report.inputs import HASHES, input_pictures
+from promptmill.pipeline.report.inputs import input_pictures
 from promptmill.pipeline.report.page_data import (
     Put,
     ReadImages,
@@ -40,8 +40,8 @@ from promptmill.pipeline.report.summary import summarize
 from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
+from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.inputs import Role
-from promptmill.schemas.records import input_column
 from promptmill.schemas.reports import ReportResult
 
 SUMMARY_KEY = "report/summary.json"

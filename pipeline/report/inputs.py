@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from promptmill.pipeline.dataset.samples import Samples
 from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import Role
-from promptmill.schemas.records import input_column
 
 MAX_INPUTS = 2_000
 """Pictures in all; each is fetched from where the prompts name it."""
-HASHES = "input_image_sha256"
 GIVEN_UP = 5
 """After so many that are gone in a row the rest is gone too: the dataset was moved away from what it was made of."""
 

@@ -24,6 +24,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.report.frame import Frame
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.schemas.columns import named, of_kind
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.inputs import Role
 from promptmill.schemas.prompts import MAX_SEED
@@ -85,7 +86,7 @@ def text_pieces(frame: Frame, rows: Integers, inputs: Inputs = MappingProxyType(
     first = first_rows(frame, rows)
     limit = max(200, _TEXT_BYTES // max(1, len(first)))
     table = frame.samples.table
-    names = [name for name in ("prompt", "caption", "negative_prompt") if name in table.column_names]
+    names = [name for name in of_kind("text") if name in table.column_names]
     for number, start in enumerate(range(0, len(first), PROMPTS_A_PIECE)):
         chunk = first[start : start + PROMPTS_A_PIECE]
         columns = {name: [_cut(v, limit) for v in table.column(name).take(chunk).to_pylist()] for name in names}
@@ -124,7 +125,9 @@ def sample_pieces(
     scores = {name: frame.samples.score(name) for name in frame.metrics()}
     for number, start in enumerate(range(0, len(rows), SAMPLES_A_PIECE)):
         chunk = rows[start : start + SAMPLES_A_PIECE]
-        columns = {name: _column(frame.samples, name, chunk) for name in ("sample_id", "sample_index", "seed", "flags")}
+        columns = {
+            name: _column(frame.samples, name, chunk) for name in named("sample_id", "sample_index", "seed", "flags")
+        }
         why = [
             a or b
             for a, b in zip(_column(frame.samples, "reason", chunk), _failures(frame.samples, chunk), strict=True)

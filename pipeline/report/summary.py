@@ -18,6 +18,7 @@ from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, cell_nam
 from promptmill.pipeline.report.cost import run_facts, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Integers
+from promptmill.schemas.columns import named
 
 BEST = 8
 """So many samples at either end of the first score."""
@@ -124,7 +125,7 @@ def sample_facts(samples: Samples, row: int) -> dict[str, Any]:
     return {**values, "variant": cell_name(json.loads(values.get("variant") or "{}")), "scores": scores}
 
 
-_SHOWN = ("sample_id", "prompt_id", "caption", "prompt", "variant", "seed", "status", "object", "row")
+_SHOWN = (*named("sample_id", "prompt_id", "caption", "prompt", "variant", "seed"), "status", "object", "row")
 
 
 def _of_status(samples: Samples, status: str, column: str) -> list[str]:

@@ -26,13 +26,14 @@ from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 
 _MADE_BY = b"promptmill-made-by"
 _READ_ROWS = 64
 _HELD_BYTES = 1 << 30
 """Of pixels at one time: 1,300 images of 512×512. Those of larger shards are decoded once more for each metric."""
-_COLUMNS = ("sample_id", "caption", "prompt", "text", "prompt_id", "variant", "truth")
+_COLUMNS = (*named("sample_id", "caption", "prompt", "prompt_id", "variant"), "text", "truth")
 
 Floats = npt.NDArray[np.float32]
 

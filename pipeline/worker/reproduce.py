@@ -25,9 +25,9 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
+from promptmill.schemas.columns import named, of_kind, own_columns
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
 from promptmill.schemas.plan import Sample, Shard, Variant
-from promptmill.schemas.records import ADAPTERS, TAKEN
 
 SHORTEST_ID = 6
 _GIVEN_UP = ("crash", "hang")
@@ -162,8 +162,7 @@ def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]
 def _read_row(store: Store, key: str, row: int) -> dict[str, Any]:
     with store.open(key) as file:
         parquet = pq.ParquetFile(file)
-        ours = (field for field in parquet.schema_arrow if field.name in TAKEN or field.equals(ADAPTERS[0]))
-        names = [field.name for field in ours if field.name != "image"]
+        names = [name for name in own_columns(parquet.schema_arrow) if name != "image"]
         fields: dict[str, Any] = parquet.read(columns=names).select(names).slice(row, 1).to_pylist()[0]
     return fields
 
@@ -184,17 +183,16 @@ def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
     for entry in store.list("failures"):
         if data_key_of(entry.name) == shard.data_key:
             with store.open(entry.name) as file:
-                rows = pq.read_table(file, columns=["sample_id", "error_kind", "message"]).to_pylist()
+                rows = pq.read_table(file, columns=list(named("sample_id", "error_kind", "message"))).to_pylist()
             kinds = {row["sample_id"]: row for row in rows if row["error_kind"] in _GIVEN_UP}
             found |= {key: SampleError(row["error_kind"], row["message"] or "") for key, row in kinds.items()}
     return found
 
 
 def _sample(fields: Mapping[str, Any]) -> Sample:
-    names = ("sample_id", "prompt_id", "sample_index", "seed", "prompt", "negative_prompt", "caption")
     chosen = fields.get("adapters")
     adapters = None if chosen is None else tuple(each["name"] for each in chosen)
-    return Sample(row=0, adapters=adapters, **{name: fields[name] for name in names})
+    return Sample(row=0, adapters=adapters, **{name: fields[name] for name in of_kind("identity", "text")})
 
 
 def _generate(

@@ -15,8 +15,9 @@ from PIL import Image
 
 from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.models.load import load_embedder
+from promptmill.schemas.columns import IMAGE
 from promptmill.schemas.identity import sample_seed
-from promptmill.schemas.records import IMAGE, RECORD
+from promptmill.schemas.records import RECORD
 from tests.engine.conftest import PROMPTS, Answer, records
 
 Cli = Callable[..., Answer]
