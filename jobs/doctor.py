@@ -14,7 +14,7 @@ import psutil
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.execution.surroundings import oddities
 from promptmill.pipeline.models.diffusion.device import describe_device
-from promptmill.pipeline.storage.store import default_patience_s
+from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.schemas.errors import StorageError
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "ray", "pyarrow", "fsspec", "s3fs")

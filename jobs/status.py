@@ -16,7 +16,8 @@ from promptmill.pipeline.dataset.state import dataset_counts, failure_kinds, new
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.display import format_duration
 from promptmill.pipeline.execution.heartbeat import read_heartbeat
-from promptmill.pipeline.storage.store import Store, default_patience_s
+from promptmill.pipeline.storage.patience import default_patience_s
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import StorageError
 from promptmill.schemas.results import StatusResult, VerifyResult
 

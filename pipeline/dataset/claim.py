@@ -92,7 +92,7 @@ def _as_it_was(now: SourceFile, copied: SourceFile) -> SourceFile:
 
 
 def _folder(store: Store) -> str | None:
-    return store.root if store.is_local else None
+    return None if store.local_path() is None else store.root
 
 
 def _staged(plan: Plan, store: Store) -> Plan:

@@ -35,10 +35,10 @@ def open_output(url: str, field: str = "", **options: Any) -> Store:
     where = f"{field}: {redact(url)}" if field else redact(url)
     check_place(url, where)
     store = Store(url, **options)
-    if store.is_local:
-        _refuse_rays_own(Path(store.root), where)
-    got = _in_the_way(Path(store.root)) if store.is_local else ""
-    if got:
+    folder = store.local_path()
+    if folder is not None:
+        _refuse_rays_own(folder, where)
+    if folder is not None and (got := _in_the_way(folder)):
         hint = "Choose another" if field else "Give the job's output.url"
         raise JobError(Problem(where, "a folder, or the name of a new one", got, hint))
     return store
@@ -69,7 +69,7 @@ def open_dataset(url: str, **options: Any) -> tuple[Plan, Store]:
 
 def located(plan: Plan, store: Store) -> Plan:
     """The plan with absolute paths to prompts and models, for a command that reads them and is given no job file."""
-    return found(plan, store.root if store.is_local else None)
+    return found(plan, None if store.local_path() is None else store.root)
 
 
 def read_plan(store: Store) -> Plan | None:

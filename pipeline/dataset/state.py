@@ -17,6 +17,7 @@ from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import NO_OBJECT
 from promptmill.schemas.errors import MissingObjectError
@@ -89,7 +90,7 @@ def read_data_object(store: Store, entry: Entry | None) -> DataObject | None:
 
 def _data_object(store: Store, entry: Entry) -> DataObject | None:
     try:
-        metadata = store.parquet_metadata(entry)
+        metadata = parquet_metadata(store, entry)
     except MissingObjectError:
         return None
     except (pa.ArrowException, ValueError) as error:

@@ -13,8 +13,9 @@ from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import DataObject, dataset_counts, fits, read_data_objects
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.backend import TEMPORARY
 from promptmill.pipeline.storage.entry import Entry
-from promptmill.pipeline.storage.local import TEMPORARY
+from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, Sidecar
@@ -146,7 +147,7 @@ def _side_problem(store: Store, record: CommitRecord, sidecar: Sidecar, entry: E
     if not fits(sidecar, entry):
         return f"which has {entry.size_bytes} bytes, not {sidecar.size_bytes}"
     try:
-        rows = store.parquet_metadata(entry).num_rows
+        rows = parquet_metadata(store, entry).num_rows
     except MissingObjectError:
         return "which is not there"
     except (pa.ArrowException, ValueError) as error:

@@ -19,6 +19,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.entry import same_write
+from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import own_columns
 from promptmill.schemas.errors import MissingObjectError
@@ -99,7 +100,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
     """As the first object has it; of a dataset without objects as they will have it."""
     for entry in store.list("data"):
         try:
-            schema = store.parquet_metadata(entry).schema.to_arrow_schema()
+            schema = parquet_metadata(store, entry).schema.to_arrow_schema()
         except (pa.ArrowException, MissingObjectError):  # damaged, or taken away by a repair
             continue
         if FOOTER_KEY in (schema.metadata or {}):

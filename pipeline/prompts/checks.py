@@ -66,9 +66,9 @@ def check_no_bomb(store: Store, entry: Entry, footer: FooterFacts, look: FirstLo
     )
     if entry.size_bytes > _BOMB_BYTES:
         raise InputError(bomb)
-    path = store.path(entry.name) if store.is_local else None
+    path = store.local_path(entry.name)
     data = b"" if path else store.read(entry.name)
-    size, longest = look.decode(path, data, _BOMB_BYTES, LARGEST_ROW_BYTES)
+    size, longest = look.decode(None if path is None else str(path), data, _BOMB_BYTES, LARGEST_ROW_BYTES)
     if longest:
         raise _too_wide(where, longest)
     if size > _BOMB_BYTES:

@@ -92,11 +92,12 @@ def _place(file: SourceFile, output: Store) -> tuple[Store, str]:
 
 
 def _state(file: SourceFile, store: Store, key: str) -> State:
-    if store.is_local:
+    path = store.local_path(key)
+    if path is not None:
         try:
-            return stamp(Path(store.path(key)))
+            return stamp(path)
         except FileNotFoundError:
-            raise changed(file, f"nothing at {store.path(key)}") from None
+            raise changed(file, f"nothing at {path}") from None
     entry = store.entry(key)
     if entry is None:
         raise changed(file, "nothing there")
@@ -115,8 +116,9 @@ def _check(file: SourceFile, store: Store, key: str, now: State) -> None:
 
 def _digest(file: SourceFile, store: Store, key: str, now: State) -> str:
     try:
-        if store.is_local:
-            return file_digest(Path(store.path(key)))
+        path = store.local_path(key)
+        if path is not None:
+            return file_digest(path)
         entry = store.entry(key)
         version = now if isinstance(now, str) else None
         return digest_of_pieces(lambda: store.open(key, version), entry.size_bytes if entry else 0)

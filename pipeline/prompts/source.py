@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -28,7 +27,8 @@ from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
-from promptmill.pipeline.storage.entry import Entry, content_version
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.footers import parquet_tail
 from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
@@ -139,10 +139,10 @@ def _try_open(store: Store, entry: Entry, prompts: Prompts, look: FirstLook) -> 
 
 def _open_parquet(store: Store, entry: Entry, look: FirstLook) -> OpenedFile:
     where = f"prompts.source: {entry.name}"
-    version = None if store.is_local else content_version(entry)
+    version, path = store.content_version(entry), store.local_path(entry.name)
     with whole_parquet(entry.name), _unchanged(where):
-        digest = file_digest(Path(store.path(entry.name))) if store.is_local else None
-        footer = look.footer(store.parquet_tail(entry, version))
+        digest = None if path is None else file_digest(path)
+        footer = look.footer(parquet_tail(store, entry, version))
         names = footer.schema.names
     if len(set(names)) < len(names):
         raise InputError(Problem(where, "each column name once", f"columns {names}"))

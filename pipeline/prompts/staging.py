@@ -26,7 +26,6 @@ from promptmill.pipeline.prompts.source import (
     source_file,
 )
 from promptmill.pipeline.storage.digests import digest_of
-from promptmill.pipeline.storage.entry import content_version
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import digest
@@ -82,7 +81,7 @@ def _read_again(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
             raise changed(file)
         return read_text_format(data, file_suffix(file.name), file.name, prompts, file.whole or file.rows)[0]
     with whole_parquet(file.name), first_look() as look:
-        another = file.version is not None and content_version(store.entry(name)) != file.version
+        another = file.version is not None and store.content_version(store.entry(name)) != file.version
         another = another or (file.digest is not None and _digest(data) != file.digest)
         if another or look.footer(data).etag != file.etag:
             raise changed(file)
@@ -123,7 +122,7 @@ def stage_table(table: pa.Table, file: SourceFile, name: str, output: Store) -> 
         elif there != data:
             output.put(key, data)
     digest = _digest(data)
-    version = None if output.is_local else content_version(output.entry(key))
+    version = output.content_version(output.entry(key))
     return replace(file, path=f"{STAGED}{key}", digest=digest, version=version)
 
 

@@ -25,6 +25,7 @@ from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
@@ -107,7 +108,7 @@ def _check_made_by(store: Store, there: Mapping[str, Entry], pairs: Sequence[tup
 def _made_by(store: Store, entry: Entry) -> str:
     """Empty where an older version, or somebody else, wrote it."""
     try:
-        return ((store.parquet_metadata(entry).metadata or {}).get(_MADE_BY) or b"").decode(errors="replace")
+        return ((parquet_metadata(store, entry).metadata or {}).get(_MADE_BY) or b"").decode(errors="replace")
     except pa.ArrowException:
         return ""
 

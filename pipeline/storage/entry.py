@@ -52,11 +52,6 @@ def etag_of(version: str | None) -> str | None:
     return None if not version or version.startswith(" ") else version.rpartition(" ")[0]
 
 
-def content_version(entry: Entry | None) -> str | None:
-    """Of a remote object its version where that is of its content; None where the store says no more than a time."""
-    return None if entry is None or not entry.version or entry.version.startswith(" ") else entry.version
-
-
 def is_file(info: Mapping[str, Any]) -> bool:
     # fsspec lists a link on disk as "other": caches, DVC and Kubernetes mounts are made of links.
     return info["type"] == "file" or bool(info.get("islink", False) and Path(info["name"]).is_file())

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import logging
 import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
 from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.storage.backend import TEMPORARY, Backend, Info, Infos, warn_of_races
+from promptmill.pipeline.storage.durable import sync_folder, write_temporary
 from promptmill.pipeline.storage.entry import Entry, described
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
-
-TEMPORARY = ".tmp"
 TAKEN = "taken-"
 _TRIES = 3
 
@@ -35,24 +33,58 @@ NO_LINK = frozenset(
 """What disks without hard links answer, each in its own way. Where more is wrong than that, what follows fails too."""
 
 NO_LINKS = "there are no hard links"
-NO_CONDITIONS = "it has no conditional writes"
-
-_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
-_NO_FOLDER_SYNC = _NO_SYNC | {errno.EBADF, errno.EIO, errno.EACCES, errno.EPERM}
 
 
-@functools.cache
-def warn_of_races(where: str, weakness: str) -> None:
-    """Once a process for each output."""
-    log.warning("%s: %s, so two writers at the same instant could both think they were first", where, weakness)
+class LocalBackend(Backend):
+    """A folder on a disk of this machine."""
 
+    may_overwrite = False
 
-@functools.cache
-def _warn_of_no_sync(what: str, where: str, error: str) -> None:
-    log.warning(
-        "%s of %s cannot be synced (%s): a power failure may take what was written last, which is then made again",
-        *(what, where, error),
-    )
+    @property
+    def shown(self) -> str:
+        return self.root
+
+    def local_path(self, key: str) -> Path:
+        return Path(self.path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return create_file(Path(self.root), key, data)
+
+    def put(self, key: str, data: bytes) -> None:
+        replace_file(Path(self.root), key, data)
+
+    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+        return read_regular_file(self.local_path(key), most_bytes)
+
+    def open(self, key: str, read_range: Callable[[int, int], bytes]) -> BinaryIO:
+        return cast(BinaryIO, self.fs.open(self.path(key), "rb"))
+
+    def still_there(self, entry: Entry) -> bool:
+        """Seen by `remove` itself, after the file was taken away."""
+        return True
+
+    def remove(self, entry: Entry) -> bool:
+        return remove_file(Path(self.root), entry)
+
+    def content_version(self, entry: Entry | None) -> str | None:
+        return None
+
+    def weakness(self) -> str:
+        return "" if has_links(Path(self.root)) else NO_LINKS
+
+    def _ls(self, folder: str) -> Infos:
+        try:
+            return super()._ls(folder)
+        except FileNotFoundError:
+            if Path(self.path(folder)).is_dir():
+                raise BlockingIOError(errno.EAGAIN, "a file went away while the folder was listed") from None
+            raise
+
+    def _info(self, key: str) -> Info:
+        info = super()._info(key)
+        if info["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, "a folder", key)
+        return info
 
 
 def _again_where_it_vanished(write: Callable[[Path, str, bytes], T]) -> Callable[[Path, str, bytes], T]:
@@ -71,7 +103,7 @@ def _again_where_it_vanished(write: Callable[[Path, str, bytes], T]) -> Callable
 @_again_where_it_vanished
 def create_file(root: Path, key: str, data: bytes) -> bool:
     target = root / key
-    temporary = _write_temporary(root / TEMPORARY, data)
+    temporary = write_temporary(root / TEMPORARY, data)
     reached("temporary-written")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +111,7 @@ def create_file(root: Path, key: str, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     if created:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     return created
 
 
@@ -105,7 +137,7 @@ def _give_name(temporary: Path, target: Path, root: Path, data: bytes) -> bool:
 @contextlib.contextmanager
 def _beside(target: Path, data: bytes) -> Iterator[Path]:
     """The data in a hidden file of the same folder."""
-    near = _write_temporary(target.parent, data, ".")
+    near = write_temporary(target.parent, data, ".")
     try:
         yield near
     finally:
@@ -115,7 +147,7 @@ def _beside(target: Path, data: bytes) -> Iterator[Path]:
 @_again_where_it_vanished
 def replace_file(root: Path, key: str, data: bytes) -> None:
     target = root / key
-    temporary = _write_temporary(root / TEMPORARY, data)
+    temporary = write_temporary(root / TEMPORARY, data)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(target)
@@ -126,12 +158,12 @@ def replace_file(root: Path, key: str, data: bytes) -> None:
             near.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def has_links(root: Path) -> bool:
     """Whether of two writers of a file one wins. Raises OSError where nothing can be written."""
-    temporary = _write_temporary(root / TEMPORARY, b"links?")
+    temporary = write_temporary(root / TEMPORARY, b"links?")
     second = temporary.with_name(uuid.uuid4().hex)
     try:
         os.link(temporary, second)
@@ -182,7 +214,7 @@ def remove_file(root: Path, entry: Entry) -> bool:
         _put_back(taken, target)
         return False
     taken.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return True
 
 
@@ -210,41 +242,3 @@ def _put_back(taken: Path, target: Path) -> None:
 
 def _described(path: Path) -> Entry:
     return described(path.name, LocalFileSystem().info(str(path)))
-
-
-def _write_temporary(folder: Path, data: bytes, prefix: str = "") -> Path:
-    # Beside the data folders and not inside: a tool that reads data/ while the job runs sees whole files only.
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{prefix}{uuid.uuid4().hex}"
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            _sync(file.fileno(), "a file", folder, _NO_SYNC)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-        _warn_of_no_sync("the folder", str(folder), os.strerror(error.errno))
-        return
-    try:
-        _sync(descriptor, "the folder", folder, _NO_FOLDER_SYNC)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int, what: str, folder: Path, forgiven: frozenset[int]) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in forgiven:
-            raise
-        _warn_of_no_sync(what, str(folder), os.strerror(error.errno))

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
 
 import fsspec
 import fsspec.asyn
 
-from promptmill.pipeline.display import redact
-from promptmill.pipeline.storage.faults import describe, error_code, is_storage_fault, settings_advice
-from promptmill.pipeline.storage.local import NO_CONDITIONS, warn_of_races
-from promptmill.pipeline.storage.urls import AZURE, GCS, OBJECT_STORES, S3, SFTP, absolute_url
-from promptmill.schemas.errors import StorageError
+from promptmill.pipeline.storage.backend import Backend, warn_of_races
+from promptmill.pipeline.storage.entry import Entry, etag_of, same_write
+from promptmill.pipeline.storage.faults import error_code
+from promptmill.pipeline.storage.urls import OBJECT_STORES, S3
 from promptmill.schemas.urls import scheme_of
 
-if TYPE_CHECKING:
-    from promptmill.pipeline.storage.store import Store
-
+NO_CONDITIONS = "it has no conditional writes"
 CALL_TIMEOUT_S = 120.0  # a server that accepts and stays silent would block a PUT for ever
 _SLOWEST_BYTES_PER_S = 1 << 20
+_BUFFER_BYTES = 1 << 16
 _CONTENT_TYPES = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -37,20 +34,57 @@ def is_conditional(url: str) -> bool:
     return scheme_of(url) in OBJECT_STORES
 
 
-def create_object(fs: Any, url: str, path: str, data: bytes) -> bool:
-    """False where the key is taken."""
-    if not is_conditional(url):
-        warn_of_races(redact(url), NO_CONDITIONS)
-    try:
-        put_object(fs, url, path, data, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        # Some servers' 412 reaches us as EINVAL with the client's error as its cause.
-        if error_code(error) in {"PreconditionFailed", "412"}:
+class RemoteBackend(Backend):
+    """Object storage, and whatever else fsspec opens."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        if not is_conditional(self.url):
+            warn_of_races(self.shown, NO_CONDITIONS)
+        try:
+            put_object(self.fs, self.url, self.path(key), data, mode="create")
+        except FileExistsError:
             return False
-        raise
-    return True
+        except OSError as error:
+            # Some servers' 412 reaches us as EINVAL with the client's error as its cause.
+            if error_code(error) in {"PreconditionFailed", "412"}:
+                return False
+            raise
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        put_object(self.fs, self.url, self.path(key), data)
+
+    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+        entry = None if most_bytes is None else self.entry(key)
+        if most_bytes is not None and entry is not None and entry.size_bytes > most_bytes:
+            raise ValueError(f"more than {most_bytes:,} bytes")
+        return cast(bytes, self.fs.cat_file(self.path(key)))
+
+    def open(self, key: str, read_range: Callable[[int, int], bytes]) -> BinaryIO:
+        size = self._info(key)["size"]
+        if size is None:  # an HTTP server that does not say: no seeking then
+            return io.BytesIO(self.read(key))
+        return cast(BinaryIO, io.BufferedReader(RemoteFile(read_range, int(size)), _BUFFER_BYTES))
+
+    def still_there(self, entry: Entry) -> bool:
+        there = self.entry(entry.name)
+        return there is not None and same_write(there, entry)
+
+    def remove(self, entry: Entry) -> bool:
+        self.delete(entry.name)
+        return True
+
+    def content_version(self, entry: Entry | None) -> str | None:
+        """None too where the store says no more than a time."""
+        return None if entry is None or not entry.version or entry.version.startswith(" ") else entry.version
+
+    def weakness(self) -> str:
+        return "" if is_conditional(self.url) else NO_CONDITIONS
+
+    def _part(self, key: str, start: int, stop: int, version: str | None) -> bytes:
+        if (etag := etag_of(version)) and scheme_of(self.url) in S3:
+            return read_if_match(self.fs, self.path(key), start, stop, etag)
+        return super()._part(key, start, stop, version)
 
 
 def put_object(fs: Any, url: str, path: str, data: bytes, **options: Any) -> None:
@@ -70,8 +104,8 @@ def put_object(fs: Any, url: str, path: str, data: bytes, **options: Any) -> Non
 class RemoteFile(io.RawIOBase):
     """One object as a file of `size_bytes`, without any cache: Parquet readers ask for whole column chunks."""
 
-    def __init__(self, store: Store, key: str, size_bytes: int, version: str | None = None) -> None:
-        self._store, self._key, self._size, self._at, self._version = store, key, size_bytes, 0, version
+    def __init__(self, read_range: Callable[[int, int], bytes], size_bytes: int) -> None:
+        self._read_range, self._size, self._at = read_range, size_bytes, 0
 
     def readable(self) -> bool:
         return True
@@ -90,7 +124,7 @@ class RemoteFile(io.RawIOBase):
         stop = min(self._size, self._at + len(buffer))
         if stop <= self._at:
             return 0
-        data = self._store.read_range(self._key, self._at, stop, self._version)
+        data = self._read_range(self._at, stop)
         buffer[: len(data)] = data
         self._at = stop
         return len(data)
@@ -118,85 +152,3 @@ def read_if_match(fs: Any, path: str, start: int, stop: int, etag: str) -> bytes
             raise ObjectChangedError(path) from None
         raise
     return found
-
-
-_TALKATIVE = ("paramiko", "gcsfs", "azure", "fsspec", "s3fs")
-"""They log tracebacks of what our own patience tells in a line."""
-
-
-def _options(scheme: str) -> dict[str, Any]:
-    """What makes one call one try, and shows what others wrote meanwhile."""
-    if scheme in S3:
-        config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-        return {"use_listings_cache": False, "default_fill_cache": False, "config_kwargs": config}
-    if scheme in AZURE:
-        return {"connection_timeout": 10, "read_timeout": 60, "use_listings_cache": False}
-    if scheme in GCS:
-        # Else each call first asks for the kind of its bucket, in vain where credentials are not Google's.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        return {"use_listings_cache": False}
-    return {"timeout": 10, "skip_instance_cache": True} if scheme in SFTP else {}
-
-
-_SETTINGS = ("AWS_", "AZURE_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_")
-_met_settings: dict[type, dict[str, str]] = {}
-
-
-def _forget_clients_of_other_settings(kind: type[fsspec.AbstractFileSystem]) -> None:
-    """fsspec keeps one client for the process, whatever the environment says later: another key, another endpoint."""
-    settings = {
-        name: value
-        for name, value in os.environ.items()
-        if name.upper().startswith(_SETTINGS) or name.upper().endswith("_PROXY")
-    }
-    if _met_settings.setdefault(kind, settings) != settings:
-        _met_settings[kind] = settings
-        kind.clear_instance_cache()
-
-
-def open_filesystem(url: str) -> tuple[Any, str]:
-    """Raises StorageError for settings that no try can help."""
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    options = _options(scheme_of(url))
-    try:
-        _forget_clients_of_other_settings(fsspec.get_filesystem_class(scheme_of(url) or "file"))
-        fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
-        if scheme_of(url) in S3:
-            _make_patient(fs)
-        _stop_own_retries(fs)
-    except Exception as error:  # clients complain of their settings with errors of every kind
-        if is_storage_fault(error):
-            raise
-        raise StorageError(f"cannot open {redact(url)}: {describe(error)}. {settings_advice(url)}") from None
-    return fs, root
-
-
-def _make_patient(fs: Any) -> None:
-    """One request a call: the patience is ours. botocore's five tries inside s3fs' five took 317 s to say no."""
-    from botocore.handlers import add_expect_header
-
-    fs.retries = 1
-    _spare_checksums(fs.s3.meta)
-    # With Expect: 100-continue botocore waits for a reply without any timer: a silent server blocks for ever.
-    fs.s3.meta.events.unregister("before-call.s3", add_expect_header)
-
-
-_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
-
-
-def _spare_checksums(meta: Any) -> None:
-    """boto3 sends a checksum after the body, over HTTPS; Ceph before 2025 and many appliances know no such trailer."""
-    host = urlsplit(str(meta.endpoint_url)).hostname or ""
-    if not host.endswith(_AWS) and not os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION"):
-        meta.config.request_checksum_calculation = "when_required"
-
-
-def _stop_own_retries(fs: Any) -> None:
-    """Azure's client tries four times, Google's six, over half a minute: the patience is ours."""
-    for policy in getattr(getattr(getattr(fs, "service_client", None), "_pipeline", None), "_impl_policies", ()):
-        if hasattr(policy, "total_retries"):
-            policy.total_retries = 0
-    once = getattr(getattr(type(fs), "_request", None), "__wrapped__", None)
-    if once is not None and "gcsfs" in type(fs).__module__:
-        fs._request = once.__get__(fs)

@@ -98,7 +98,7 @@ def test_a_store_that_refuses_a_heartbeat_costs_nothing(tmp_path: Path, monkeypa
     def refuse(*_: object) -> None:
         raise ConnectionError("no")
 
-    monkeypatch.setattr(store, "_put", refuse)
+    monkeypatch.setattr(store.backend, "put", refuse)
     with Heartbeat(store, Notes()) as beating:
         beating.begin(plan, list(plan.all_shards()), Counts())
     assert read_heartbeat(store) is None

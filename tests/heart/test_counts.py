@@ -26,7 +26,8 @@ from promptmill.pipeline.dataset.state import (
     side_objects,
 )
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.plan import CommitRecord, Counts, Segment, Shard, ShardStats
 from tests.heart.mill import memory, small_plan
 

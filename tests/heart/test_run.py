@@ -16,7 +16,8 @@ from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
 from promptmill.pipeline.execution.run import RunSummary, run_job
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage import store as store_module
-from promptmill.pipeline.storage.store import Entry, Store
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import JobError, OutputMismatchError, PromptmillError, StorageError
 from promptmill.schemas.plan import Counts, Shard, ShardStats

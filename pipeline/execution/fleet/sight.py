@@ -11,7 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from promptmill.pipeline.storage.local import TEMPORARY
+from promptmill.pipeline.storage.backend import TEMPORARY
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import PlaceError
 
