@@ -91,9 +91,9 @@ def test_fields_that_differ() -> None:
 
 def test_axes_in_words(tmp_path: Path) -> None:
     sweep = {"guidance_scale": [1, 2], "num_inference_steps": [1, 2, 3]}
-    assert describe_axes(job(tmp_path, sweep=sweep)) == "guidance_scale 2 × num_inference_steps 3"
+    assert describe_axes(job(tmp_path, sweep=sweep)) == "num_inference_steps 3 × guidance_scale 2"
     less = {**sweep, "exclude": [{"guidance_scale": 1, "num_inference_steps": 3}]}
-    assert describe_axes(job(tmp_path, sweep=less)) == "guidance_scale 2 × num_inference_steps 3, 1 excluded"
+    assert describe_axes(job(tmp_path, sweep=less)) == "num_inference_steps 3 × guidance_scale 2, 1 excluded"
 
 
 @pytest.mark.parametrize(
