@@ -261,7 +261,7 @@ def doctor(
     """Say what this machine can do and what stands in the way."""
     from promptmill.jobs.doctor import doctor
 
-    shown = doctor(url)
+    shown = doctor(url).as_json()
     if as_json:
         say_json(shown)
     else:

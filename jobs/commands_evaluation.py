@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+import click
 import typer
 
 from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson, Selection, Url
+from promptmill.pipeline.export.layouts import LAYOUTS
 from promptmill.schemas.reports import MetricAnswer
 
 
@@ -147,7 +149,7 @@ def reproduce(
 def export(
     url: Url,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL to write.")],
-    layout: Annotated[Literal["geneval", "dpg"], typer.Option(help="dpg: four images as a 2×2 grid.")],
+    layout: Annotated[str, typer.Option(click_type=click.Choice(LAYOUTS), help="dpg: four images as a 2×2 grid.")],
     rejected: Annotated[bool, typer.Option("--rejected", help="With the images that were not kept.")] = False,
     selection: Selection = None,
     as_json: AsJson = False,
@@ -155,7 +157,7 @@ def export(
     """Write the folders that a suite's own scorer reads."""
     from promptmill.jobs.export import export
 
-    _show(export(url, layout, out, rejected, selection), as_json)
+    _show(export(url, layout, out, rejected, selection).as_json(), as_json)
 
 
 def _show(content: dict[str, Any], as_json: bool) -> None:

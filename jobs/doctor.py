@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -16,13 +15,14 @@ from promptmill.pipeline.execution.surroundings import oddities
 from promptmill.pipeline.models.diffusion.device import describe_device
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.schemas.errors import StorageError
+from promptmill.schemas.results import DoctorResult
 
 _PACKAGES = ("torch", "diffusers", "transformers", "open-clip-torch", "ray", "pyarrow", "fsspec", "s3fs")
 _SHM = Path("/dev/shm")  # noqa: S108 - looked at, not written
 _LEAST_SHM_BYTES = 1 << 30
 
 
-def doctor(url: str | None) -> dict[str, Any]:
+def doctor(url: str | None) -> DoctorResult:
     """`problems` is empty on a machine that is ready. With a URL, a small object is written there and deleted."""
     problems: list[str] = []
     versions = {}
@@ -36,18 +36,17 @@ def doctor(url: str | None) -> dict[str, Any]:
     if shm is not None and shm < _LEAST_SHM_BYTES:
         problems.append(f"{_SHM} has {shm >> 20} MiB free; Ray wants 1 GiB (in a container: --shm-size)")
     problems += oddities()
-    report: dict[str, Any] = {
-        "python": platform.python_version(),
-        "packages": versions,
-        "cpus": os.cpu_count(),
-        "memory_free_bytes": psutil.virtual_memory().available,
-        "disk_free_bytes": shutil.disk_usage(".").free,
-        "device": describe_device(),
-        "credentials": sorted(name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))),
-    }
-    if url is not None:
-        report["storage"] = _try_storage(url, problems)
-    return {**report, "problems": problems}
+    return DoctorResult(
+        python=platform.python_version(),
+        packages=versions,
+        cpus=os.cpu_count(),
+        memory_free_bytes=psutil.virtual_memory().available,
+        disk_free_bytes=shutil.disk_usage(".").free,
+        device=describe_device(),
+        credentials=sorted(name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))),
+        storage=None if url is None else _try_storage(url, problems),
+        problems=problems,
+    )
 
 
 def _try_storage(url: str, problems: list[str]) -> str:

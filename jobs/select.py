@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from promptmill.pipeline.curation.selection import Wanted, select_again
 from promptmill.pipeline.dataset.open import open_dataset
@@ -23,7 +22,7 @@ def select(url: str, keep: int | None, by: Sequence[str], least: Sequence[str], 
     plan, store = open_dataset(url)
     made = select_again(plan, store, Wanted(keep, tuple(by), bounds), named)
     tell_selections(store)
-    return SelectResult(**asdict(made))
+    return made
 
 
 def _bound(text: str, by: Sequence[str]) -> tuple[str, float]:

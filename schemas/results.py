@@ -164,7 +164,7 @@ class ScoreResult(Result):
 
     def as_json(self) -> dict[str, Any]:
         """Without what was not asked for."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return _without_nones(list(asdict(self).items()))
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,8 @@ class ReproduceResult(Result):
 
 @dataclass(frozen=True)
 class SelectResult(Result):
-    """`object` is the view; `without_image` are samples that a run rejected and of which it kept no image."""
+    """`object` is the view that was written. `without_image` are samples that a run rejected and of which it kept no
+    image: they cannot be chosen."""
 
     name: str
     object: str
@@ -204,6 +205,61 @@ class SelectResult(Result):
     kept: int
     rejected: int
     without_image: int
+
+
+@dataclass(frozen=True)
+class ExportResult(Result):
+    """`folders` are those of the sweep's cells, the root alone without one. `without_image` are rejected samples whose
+    image the dataset does not store."""
+
+    out: str
+    images: int
+    prompts: int
+    folders: list[str]
+    without_image: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """`kind` is cuda, cpu, or none where torch cannot be imported, with the `error`; what does not apply is absent."""
+
+    kind: str
+    error: str | None = None
+    threads: int | None = None
+    gpus: list[Gpu] | None = None
+    bfloat16: bool | None = None
+
+
+@dataclass(frozen=True)
+class DoctorResult(Result):
+    """`problems` is empty on a machine that is ready, `storage` absent where none was to be tried.
+
+    `packages` are versions, `credentials` names of variables.
+    """
+
+    python: str
+    packages: dict[str, str]
+    cpus: int | None
+    memory_free_bytes: int
+    disk_free_bytes: int
+    device: Device
+    credentials: list[str]
+    storage: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        whole = asdict(self, dict_factory=_without_nones)
+        return {**whole, "cpus": self.cpus}
+
+
+def _without_nones(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None}
 
 
 RESULTS = {
@@ -216,5 +272,7 @@ RESULTS = {
     "score": ScoreResult,
     "reproduce": ReproduceResult,
     "select": SelectResult,
+    "export": ExportResult,
+    "doctor": DoctorResult,
 }
 """By command."""

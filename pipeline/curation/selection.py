@@ -13,6 +13,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.results import SelectResult
 from promptmill.schemas.scores import BELOW_MIN, NO_SCORE, NOT_SELECTED, UNSAFE_FLAGS
 
 NO_IMAGE = "no_image"
@@ -30,19 +31,7 @@ class Wanted:
     least: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class SelectSummary:
-    """`without_image` are samples that a run rejected and of which it kept no image: they cannot be chosen."""
-
-    name: str
-    object: str
-    candidates: int
-    kept: int
-    rejected: int
-    without_image: int
-
-
-def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectSummary:
+def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectResult:
     """Writes the view. Raises JobError for a score that the dataset does not have."""
     plan, samples = read_dataset(plan, store)
     _refuse_unknown(samples, wanted)
@@ -60,7 +49,7 @@ def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectS
     key = write_selection(store, name, rows, asdict(wanted))
     kept = sum(reason is None for reason in reasons.values())
     without = sum(reason == NO_IMAGE for reason in reasons.values())
-    return SelectSummary(name, key, len(reasons) - without, kept, len(reasons) - without - kept, without)
+    return SelectResult(name, key, len(reasons) - without, kept, len(reasons) - without - kept, without)
 
 
 def _refuse_unknown(samples: Samples, wanted: Wanted) -> None:

@@ -15,7 +15,7 @@ from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.samples import Samples, read_samples
 from promptmill.pipeline.dataset.side_scores import FOLDER, Floats, as_numbers, names_in
 from promptmill.pipeline.display import first_line
-from promptmill.pipeline.export.suites import geneval_files
+from promptmill.pipeline.export.layouts.geneval import geneval_files
 from promptmill.pipeline.prompts.formats import (
     PARQUET_FORMATS,
     file_suffix,

@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from promptmill.jobs.doctor import doctor
 from promptmill.jobs.export import export
+from promptmill.jobs.schema import results_schema
+from promptmill.jobs.select import select
+from promptmill.pipeline.export import layouts
 from promptmill.schemas.errors import JobError
 from tests.report.conftest import Dataset, paint
 
@@ -45,7 +50,7 @@ def suite(claimed: Callable[..., Dataset], tmp_path_factory: pytest.TempPathFact
 
 def test_geneval(suite: Dataset, tmp_path: Path) -> None:
     found = export(str(suite.folder), "geneval", str(tmp_path / "out"))
-    assert (found["images"], found["prompts"]) == (16, 2)
+    assert (found.images, found.prompts) == (16, 2)
     for cell in ("guidance_scale=1.0", "guidance_scale=5.0"):
         for number, row in enumerate(SUITE):
             folder = tmp_path / "out" / cell / f"{number:05d}"
@@ -76,3 +81,30 @@ def test_what_the_layout_lacks(painted: Dataset, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="4 images"):
         export(str(painted.folder), "dpg", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layout_is_one_file(suite: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flat.py").write_text(
+        "from promptmill.pipeline.export.trees import Tree, as_png\n"
+        "def fill(samples, places, folders):\n"
+        "    names = {place: f'{i}' for i, place in enumerate(places)}\n"
+        "    keys = {p: (lambda n, at=name: [f'{at}-{i}.png' for i in range(n)]) for p, name in names.items()}\n"
+        "    return Tree(keys, lambda place, group: (as_png(data) for _, data in group))\n"
+    )
+    monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(tmp_path)])
+    made = export(str(suite.folder), "flat", str(tmp_path / "out"))
+    assert (made.images, len(list((tmp_path / "out").glob("?-?.png")))) == (16, 16)
+    assert set(layouts.LAYOUTS) == {"dpg", "geneval"}
+
+
+def test_answers_keep_to_their_published_schema(suite: Dataset, tmp_path: Path) -> None:
+    schema = json.loads(results_schema())
+    answers = {
+        "export": export(str(suite.folder), "dpg", str(tmp_path / "out")),
+        "select": select(str(suite.folder), 1, ["clip"], [], "best"),
+        "doctor": doctor(str(tmp_path / "new")),
+    }
+    for command, answer in answers.items():
+        part = {"$defs": schema["$defs"], **schema["properties"][command]}
+        jsonschema.validate(json.loads(json.dumps(answer.as_json())), part)
+    assert "storage" not in doctor(None).as_json()

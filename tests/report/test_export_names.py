@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from promptmill.jobs.export import export
 from promptmill.pipeline.dataset.retry import plan_retry
 from promptmill.pipeline.export.names import distinct_names
-from promptmill.pipeline.export.suites import cell_label
+from promptmill.pipeline.export.trees import cell_label
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.variants import cell_name
 from promptmill.schemas.errors import JobError, SampleError, StorageError
@@ -97,9 +97,9 @@ def retried(claimed: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) ->
 def test_retried_images_are_exported(retried: Dataset, tmp_path: Path) -> None:
     """It said 12 images, and 9 were there: the group of a retried image was written over that of its siblings."""
     found = export(str(retried.folder), "dpg", str(tmp_path / "dpg"))
-    assert (found["images"], found["prompts"]) == (12, 3)
+    assert (found.images, found.prompts) == (12, 3)
     assert len(list((tmp_path / "dpg").glob("*.png"))) == 3
-    assert export(str(retried.folder), "dpg", str(tmp_path / "dpg"))["images"] == 12, "the same export once more"
+    assert export(str(retried.folder), "dpg", str(tmp_path / "dpg")).images == 12, "the same export once more"
 
 
 def test_every_tree_is_counted(retried: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def read_by_all(dataset: Dataset, folder: Path) -> None:
     write_card(dataset.plan, dataset.store, Counts(16, 12, 0, 4))
     assert compare(url, url, str(folder / "compare")).shared_prompts == 4
     assert score(url, ["image", "verified"]).images == 12
-    assert export(url, "dpg", str(folder / "dpg"))["images"] == 12
+    assert export(url, "dpg", str(folder / "dpg")).images == 12
     first = read_samples(dataset.store).texts("sample_id")[0]
     assert _sample(_read_row(dataset.store, *find_sample(dataset.store, first))).sample_id == first
 

@@ -6,23 +6,21 @@ import platform
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from promptmill.schemas.results import Device, Gpu
 
 
-def describe_device() -> dict[str, Any]:
+def describe_device() -> Device:
     """Name, memory in bytes and bfloat16 of each GPU; `cpu` where there is none."""
     try:
         import torch
     except (ImportError, OSError) as error:
-        return {"kind": "none", "error": f"torch cannot be imported: {error}"}
+        return Device("none", error=f"torch cannot be imported: {error}")
     if not torch.cuda.is_available():
-        return {"kind": "cpu", "threads": torch.get_num_threads()}
+        return Device("cpu", threads=torch.get_num_threads())
     properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return {
-        "kind": "cuda",
-        "gpus": [{"name": p.name, "memory_bytes": p.total_memory} for p in properties],
-        "bfloat16": torch.cuda.is_bf16_supported(),
-    }
+    gpus = [Gpu(each.name, each.total_memory) for each in properties]
+    return Device("cuda", gpus=gpus, bfloat16=torch.cuda.is_bf16_supported())
 
 
 def device_facts(device: str) -> dict[str, str]:
