@@ -14,8 +14,9 @@ import xxhash
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.prompts.first_look import FirstLook, FooterFacts, LookError
 from promptmill.pipeline.prompts.folders import folder_columns
-from promptmill.pipeline.prompts.formats import as_schema, file_suffix, is_parquet, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.formats import as_schema, is_parquet
 from promptmill.pipeline.prompts.kinds import carried
+from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -154,8 +155,7 @@ def column_tables(store: Store, file: SourceFile, prompts: Prompts, names: list[
                 plain = pa.schema([field.with_type(carried(field.type)) for field in table.schema])
                 yield _with_folders(as_schema(table, plain), file, names, batch.num_rows)
     else:
-        data = read_unpacked(store, file.name)
-        table, _ = read_text_format(data, file_suffix(file.name), file.name, prompts)
+        table = read_text(store, file.name, prompts).table
         yield _with_folders(table, file, names, table.num_rows)
 
 

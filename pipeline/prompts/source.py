@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,9 +15,7 @@ from promptmill.pipeline.prompts.first_look import FirstLook, first_look
 from promptmill.pipeline.prompts.folders import with_folder_columns
 from promptmill.pipeline.prompts.formats import (
     LFS_BYTES,
-    file_suffix,
     is_parquet,
-    read_text_format,
     read_unpacked,
     refuse_lfs,
 )
@@ -26,6 +23,7 @@ from promptmill.pipeline.prompts.judged import judge, looked_at
 from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
+from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_tail
@@ -128,9 +126,9 @@ def source_file(file: SuiteFile) -> SourceFile:
 
 def _try_open(store: Store, entry: Entry, prompts: Prompts, look: FirstLook) -> OpenedFile | InputError:
     try:
-        if entry.size_bytes < LFS_BYTES:
-            refuse_lfs(store.read(entry.name), entry.name)
         if is_parquet(entry.name):
+            if entry.size_bytes < LFS_BYTES:
+                refuse_lfs(store.read(entry.name), entry.name)
             return _open_parquet(store, entry, look)
         return _open_text(store, entry, prompts)
     except InputError as error:
@@ -168,14 +166,10 @@ def _unchanged(where: str) -> Iterator[None]:
 
 
 def _open_text(store: Store, entry: Entry, prompts: Prompts) -> OpenedFile:
-    data = read_unpacked(store, entry.name)
-    table, notices = read_text_format(data, file_suffix(entry.name), entry.name, prompts)
-    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, hash_of(data))
-    return OpenedFile(file, table.schema, tuple(notices), table.select(looked_at(prompts, table.schema)))
-
-
-def hash_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+    text = read_text(store, entry.name, prompts, entry=entry)
+    table = text.table
+    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, text.etag)
+    return OpenedFile(file, table.schema, text.notices, table.select(looked_at(prompts, table.schema)))
 
 
 def _url(store: Store, entry: Entry) -> str:

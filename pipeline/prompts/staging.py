@@ -22,10 +22,10 @@ from promptmill.pipeline.prompts.formats import (
 from promptmill.pipeline.prompts.held import changed
 from promptmill.pipeline.prompts.source import (
     find_suite,
-    hash_of,
     source_file,
 )
-from promptmill.pipeline.storage.digests import digest_of
+from promptmill.pipeline.prompts.texts import hash_of, read_text
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError, digest_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import digest
@@ -75,17 +75,28 @@ def _rows_of(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
 def _read_again(file: SourceFile, prompts: Prompts, query: str) -> pa.Table:
     folder, _, name = file.path.rpartition("/")
     store = Store(folder, query=query)
-    data = read_unpacked(store, name)
     if not is_parquet(file.name):
-        if hash_of(data) != file.etag:
-            raise changed(file)
-        return read_text_format(data, file_suffix(file.name), file.name, prompts, file.whole or file.rows)[0]
+        rows = file.whole or file.rows
+        try:
+            table = read_text(store, name, prompts, planned=file).table
+        except ChangedMeanwhileError:
+            raise changed(file) from None
+        return table if table.num_rows == rows else _as_before(store, file, prompts, rows)
+    data = read_unpacked(store, name)
     with whole_parquet(file.name), first_look() as look:
         another = file.version is not None and store.content_version(store.entry(name)) != file.version
         another = another or (file.digest is not None and _digest(data) != file.digest)
         if another or look.footer(data).etag != file.etag:
             raise changed(file)
         return pq.ParquetFile(pa.BufferReader(data)).read()
+
+
+def _as_before(store: Store, file: SourceFile, prompts: Prompts, rows: int) -> pa.Table:
+    """In the `rows` that an earlier version read."""
+    data = read_unpacked(store, file.path.rpartition("/")[2])
+    if hash_of(data) != file.etag:
+        raise changed(file)
+    return read_text_format(data, file_suffix(file.name), file.name, prompts, rows)[0]
 
 
 def _digest(data: bytes) -> str:

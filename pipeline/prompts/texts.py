@@ -1,0 +1,92 @@
+"""Text sources, fetched and parsed once: what a job's checks, its plan and its copies read is one reading."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from promptmill.pipeline.prompts.formats import file_suffix, read_text_format, read_unpacked
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError
+from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.urls import scheme_of
+
+_MOST_BYTES = 256 << 20
+_YOUNG_S = 2.0  # two writes of one size within a tick of the disk's clock look the same, so git waits too
+
+
+@dataclass(frozen=True)
+class Text:
+    """`etag` is a hash of the unpacked bytes."""
+
+    etag: str
+    table: pa.Table
+    notices: tuple[str, ...]
+
+
+class _Kept:
+    """The latest readings, as many as fit."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[tuple[str, ...], Text] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, ...]) -> Text | None:
+        with self._lock:
+            return self._texts.get(key)
+
+    def put(self, key: tuple[str, ...], text: Text) -> None:
+        with self._lock:
+            self._texts[key] = text
+            while sum(each.table.nbytes for each in self._texts.values()) > _MOST_BYTES:
+                self._texts.popitem(last=False)
+
+
+_kept = _Kept()
+
+
+def read_text(
+    store: Store, name: str, prompts: Prompts, entry: Entry | None = None, planned: SourceFile | None = None
+) -> Text:
+    """The object as it is now; `entry` is what a listing just said of it.
+
+    Raises InputError where it is no such text, ChangedMeanwhileError where it is not the one that was `planned`.
+    """
+    shown = name if planned is None else planned.name
+    if entry is None or not entry.version:
+        entry = store.entry(name)
+    key = _key(store, entry, prompts)
+    text = None if key is None else _kept.get(key)
+    if text is None:
+        data = read_unpacked(store, name)
+        if planned is not None and hash_of(data) != planned.etag:
+            raise ChangedMeanwhileError
+        table, notices = read_text_format(data, file_suffix(shown), shown, prompts)
+        text = Text(hash_of(data), table, tuple(notices))
+        if key is not None:
+            _kept.put(key, text)
+    if planned is not None and text.etag != planned.etag:
+        raise ChangedMeanwhileError
+    return text
+
+
+def _key(store: Store, entry: Entry | None, prompts: Prompts) -> tuple[str, ...] | None:
+    """None where the store cannot say whether the object is still the same."""
+    if entry is None:
+        return None
+    on_disk = store.local_path() is not None and entry.modified is not None
+    known = entry.version if on_disk else store.content_version(entry)
+    if not known or (on_disk and time.time() - (entry.modified or 0.0) < _YOUNG_S):
+        return None
+    return scheme_of(store.url), store.path(entry.name), known, prompts.model_dump_json()
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
