@@ -11,7 +11,7 @@ import typer
 from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson, Selection, Url
-from promptmill.pipeline.export.layouts import LAYOUTS
+from promptmill.pipeline.export.registry import LAYOUTS
 from promptmill.schemas.reports import MetricAnswer
 
 

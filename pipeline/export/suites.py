@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples
 from promptmill.pipeline.dataset.selections import read_selected
-from promptmill.pipeline.export.layouts import columns_of, layout_of
+from promptmill.pipeline.export.registry import columns_of, layout_of
 from promptmill.pipeline.export.trees import Group, Place, Places, folders_of, places_of
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.pixels import ImageError
