@@ -1,6 +1,6 @@
 """What conditions an image, one class a kind: each gives arguments of the pipeline's call, and says who may share it.
 
-A new kind (an image, a mask, a control map) is one more class in `conditioners`.
+A new kind is one more class, in a file of its own, and a line in the list that the generator keeps of them.
 """
 
 from __future__ import annotations
