@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 from promptmill.jobs.arguments import OwnJob, TrustDataset
@@ -13,6 +12,11 @@ from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson, Selection, Url
 from promptmill.pipeline.export.registry import LAYOUTS
 from promptmill.schemas.reports import MetricAnswer
+
+if TYPE_CHECKING:
+    LayoutName = str
+else:
+    LayoutName = Literal[LAYOUTS]  # as many as there are modules, which no type checker can count
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -149,7 +153,7 @@ def reproduce(
 def export(
     url: Url,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL to write.")],
-    layout: Annotated[str, typer.Option(click_type=click.Choice(LAYOUTS), help="dpg: four images as a 2×2 grid.")],
+    layout: Annotated[LayoutName, typer.Option(help="dpg: four images as a 2×2 grid.")],
     rejected: Annotated[bool, typer.Option("--rejected", help="With the images that were not kept.")] = False,
     selection: Selection = None,
     as_json: AsJson = False,
