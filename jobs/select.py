@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from promptmill.pipeline.curation.selection import Wanted, select_again
@@ -28,6 +29,9 @@ def select(url: str, keep: int | None, by: Sequence[str], least: Sequence[str], 
 def _bound(text: str, by: Sequence[str]) -> tuple[str, float]:
     score, _, value = text.rpartition("=")
     try:
-        return score or by[0], float(value)
+        name, least = score or by[0], float(value)
     except (ValueError, IndexError):
-        raise JobError(Problem("--min", "NAME=VALUE, or a value for --by", repr(text))) from None
+        name, least = "", math.nan
+    if not math.isfinite(least):
+        raise JobError(Problem("--min", "NAME=VALUE, or a value for --by", repr(text)))
+    return name, least

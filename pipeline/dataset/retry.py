@@ -24,7 +24,7 @@ from promptmill.pipeline.dataset.state import (
 )
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
-from promptmill.pipeline.prompts.reader import quota_column
+from promptmill.pipeline.prompts.retried import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import HASHES, named, of_kind

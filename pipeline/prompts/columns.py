@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.formats import is_parquet
-from promptmill.pipeline.prompts.kinds import common, is_text
+from promptmill.pipeline.prompts.kinds import common, is_binary, is_image_struct, is_text
 from promptmill.pipeline.prompts.nested import depth_problems, typed
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.inputs import ROLES, is_control
@@ -108,14 +108,7 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     # A whole column with gaps is one of floats to pandas.
     is_number = is_whole or pa.types.is_floating(kind)
     if role in ROLES or is_control(role):
-        is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        return is_text(kind) or bool(is_bytes or _is_image_struct(kind))
-    is_number = is_number or bool(pa.types.is_decimal(kind)) or (role == "seed" and is_text(kind))
-    return bool(
-        is_number if role in ("seed", "strength") else is_text(kind) or is_whole if role == "id" else is_text(kind)
-    )
-
-
-def _is_image_struct(kind: pa.DataType) -> bool:
-    """As Hugging Face `datasets` writes an image: its bytes, and the name of a file."""
-    return bool(pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)})
+        return is_text(kind) or is_binary(kind) or is_image_struct(kind)
+    if role in ("seed", "strength"):
+        return bool(is_number or pa.types.is_decimal(kind) or (role == "seed" and is_text(kind)))
+    return bool(is_text(kind) or (role == "id" and is_whole))

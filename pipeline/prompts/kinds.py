@@ -49,17 +49,20 @@ def has_map(kind: pa.DataType) -> bool:
     return bool(pa.types.is_map(kind)) or any(has_map(kind.field(i).type) for i in range(kind.num_fields))
 
 
+def is_image_struct(kind: pa.DataType) -> bool:
+    """As Hugging Face `datasets` writes an image: its bytes, and the name of a file."""
+    return bool(pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind})
+
+
 def is_media(kind: pa.DataType) -> bool:
     """Whether Hugging Face `datasets` keeps images, sounds or videos so: a struct of bytes and path, or lists of it."""
     kind = carried(kind)
-    if pa.types.is_struct(kind):
-        return {"bytes", "path"} <= {field.name for field in kind} or any(is_media(field.type) for field in kind)
-    return any(is_media(kind.field(i).type) for i in range(kind.num_fields))
+    return is_image_struct(kind) or any(is_media(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def is_bytes(kind: pa.DataType) -> bool:
     kind = carried(kind)
-    return _is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind) and not pa.types.is_decimal(kind))
+    return is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind) and not pa.types.is_decimal(kind))
 
 
 _MEDIA_STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"fLaC", b"OggS", b"ID3")
@@ -107,7 +110,7 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _is_binary(kind: pa.DataType) -> bool:
+def is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

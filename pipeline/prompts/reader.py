@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import input_column
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
-from promptmill.schemas.inputs import CONTROL, ROLES, Input, Role, control_role
+from promptmill.schemas.inputs import Input, Role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
 
@@ -202,39 +202,6 @@ def _adapters(chosen: object) -> tuple[str, ...] | None:
     if isinstance(chosen, list):
         return tuple(each["name"] for each in chosen)
     return adapters_of(_readable(chosen)[0])
-
-
-RETRY_COLUMNS = Columns(
-    prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
-)
-RETRY_HELPERS = {"sample_id": "sample_id", "sample_index": "sample_index"}
-"""Columns of the file that `retry` stages, which datasets hold, and the fields of `Prompt` that they fill.
-
-The quota is the last column: `room`, or what `quota_column` says where the source has a column of that name.
-"""
-
-
-def quota_column(names: Sequence[str]) -> str:
-    name = "room"
-    while name in names:
-        name += "_"
-    return name
-
-
-def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns) -> PromptReader:
-    """For the file that `retry` stages: a row is one sample, not one prompt. `columns` are those of the job."""
-    with HeldFiles(output).open(files[0]) as stream:
-        schema = pq.read_schema(stream).remove_metadata()
-    given: dict[str, object] = {role: input_column(role) for role in columns.images if role in ROLES}
-    if isinstance(columns.control_image, dict):
-        given[CONTROL] = {net: input_column(control_role(net)) for net in columns.control_image}
-    if "image" in given:
-        given["strength"] = "strength"
-    if columns.adapter is not None:
-        given["adapter"] = "adapters"
-    return PromptReader(
-        files, output, schema, RETRY_COLUMNS.model_copy(update=given), {**RETRY_HELPERS, schema.names[-1]: "quota"}
-    )
 
 
 def open_thin(stream: BinaryIO) -> pq.ParquetFile:

@@ -16,7 +16,8 @@ from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
-from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
+from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.retried import retry_reader
 from promptmill.pipeline.scores.interface import Scorer
 from promptmill.pipeline.scores.registry import scorers_beside, scorers_on_device
 from promptmill.pipeline.storage.store import Store

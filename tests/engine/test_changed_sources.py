@@ -16,7 +16,8 @@ import pytest
 from promptmill.pipeline.jobfile.reader import load_job
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.prompts.held import held_copy
-from promptmill.pipeline.prompts.reader import PromptReader, retry_reader
+from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.retried import retry_reader
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError

@@ -129,6 +129,7 @@ def promptmill_plan(store: Store) -> Any:
         ([], "--keep, or --min"),
         (["--keep", "1"], "--by"),
         (["--min", "late=x"], "NAME=VALUE"),
+        (["--min", "late=nan"], "NAME=VALUE"),  # all was kept: nothing is below it
         (["--keep", "1", "--by", "late", "--name", "../x"], "letters, digits"),
     ],
 )
