@@ -56,11 +56,13 @@ def _try_storage(url: str, problems: list[str]) -> str:
         store.put(key, b"doctor")
         if store.read(key) != b"doctor":
             problems.append(f"{url} does not return what was written")
+            store.try_delete(key)
             return "loses what is written"
         store.delete(key)
         weakness = store.weakness()
     except StorageError as error:
         problems.append(str(error))
+        store.try_delete(key)
         return "failed"
     if weakness:
         problems.append(f"{url}: {weakness}, so two drivers at the same instant could both write a shard")

@@ -29,10 +29,9 @@ from promptmill.schemas.scores import LOWER_IS_BETTER
 class Plan:
     """Everything a worker needs to know about the job. `fields` is what the fingerprint is made of.
 
-    `clips` are the open_clip models of those scores that need one, in the order of the job, `python_scores` those of
-    the user's own. `folder` is what
-    relative paths in `job.json` are relative to: where the command was started that claimed it, seen from the output.
-    `versions` are those of the driver that did.
+    `clips` are the open_clip models of those scores that need one, in the order of the job, `python_scores` the scores
+    of the user's own. `folder` is what relative paths in `job.json` are relative to: where the command was started that
+    claimed it, seen from the output. `versions` are those of the driver that did.
     """
 
     job: Job

@@ -46,7 +46,7 @@ def files_that_count(store: Store, entries: Sequence[Entry]) -> tuple[list[Entry
             continue
         where = f"prompts.source: {folder.rstrip('/') or store.url}"
         if kind != "Delta":
-            raise InputError(Problem(where, "files of prompts", f"the files of an {kind} table", _EXPORT))
+            raise InputError(Problem(where, "files of prompts", f"the files of a table that {kind} keeps", _EXPORT))
         counting, version = _of_delta(store, folder, where)
         inside = [entry for entry in left if entry.name.startswith(folder)]
         _refuse_missing(where, counting - {entry.name for entry in inside}, inside)

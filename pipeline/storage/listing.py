@@ -17,12 +17,11 @@ from promptmill.schemas.urls import scheme_of, split_query
 
 
 def find_objects(source: str) -> tuple[Store, list[Entry]]:
-    """The objects that a file, folder or glob names, sorted, relative to the returned store.
-
-    Raises InputError for an object whose name no client can ask for.
+    """The objects that a file, folder or glob names, sorted, relative to the returned store; none where none is found.
 
     A folder gives its files at any depth, without those that begin with a dot or an underscore; a glob those with a
-    dot only where it says the dot. Links to files are files. Empty where nothing is found.
+    dot only where it says the dot. Links to files are files. Raises InputError for an object whose name no client can
+    ask for.
     """
     source = _without_escapes(source)
     address, query = split_query(source)

@@ -14,8 +14,10 @@ from promptmill.schemas.plan import Shard
 
 @dataclass
 class History:
-    """Losses of nodes are not counted: they are nobody's fault. `failed` tries ended in an error or
-    a death; `errors` and `died_at` are by node."""
+    """Losses of nodes are not counted: they are nobody's fault.
+
+    `failed` tries ended in an error or a death; `errors` and `died_at` are by node.
+    """
 
     failed: int = 0
     deaths: int = 0
