@@ -22,7 +22,6 @@ from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, adapters_of, seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import input_column
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
 from promptmill.schemas.inputs import Input, Role

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import input_column
 from promptmill.schemas.inputs import CONTROL, ROLES, control_role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
-from promptmill.schemas.records import input_column
 
 RETRY_COLUMNS = Columns(
     prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
