@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +50,7 @@ class Growth:
 
 def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
     """Raises JobError for what cannot be added, and InputError for a file whose beginning is another."""
+    plan = _without_renamed(plan, stored)
     ours, theirs = _source(plan), _source(stored)
     parts = _parts(stored)
     grown = {name for name in ours.keys() & theirs.keys() if _is_longer(ours[name], theirs[name]) and name in parts}
@@ -76,6 +78,30 @@ def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
         _with_source(plan, {**gone, **ours}),
         _without_files(_with_source(plan, {**gone, **known}), grown),
     )
+
+
+def _without_renamed(plan: Plan, stored: Plan) -> Plan:
+    """Without files that are gone elsewhere and stand here packed, moved to another folder or with a suffix behind
+    their name (`a.csv`, `a.csv.gz`, `old/a.csv`, `a.csv-20261128.gz`): their rows are there already."""
+    ours, theirs = _source(plan), _source(stored)
+    gone = [name for name in theirs if name not in ours]
+    renamed: set[str] = set()
+    for name in [name for name in ours if name not in theirs]:
+        before = next((each for each in gone if _is_renamed(name, ours[name], each, theirs[each])), None)
+        if before is not None:
+            gone.remove(before)
+            renamed.add(name)
+    if not renamed:
+        return plan
+    source = {name: entry for name, entry in ours.items() if name not in renamed}
+    return _without_files(_with_source(plan, source), renamed)
+
+
+def _is_renamed(name: str, now: dict[str, Any], before: str, then: dict[str, Any]) -> bool:
+    """Of the same content and the same name, as rotation changes it: other files of the same prompts are new."""
+    same = now.get("etag") is not None and (now["etag"], now["rows"]) == (then.get("etag"), then["rows"])
+    base, old = (re.sub(r"\.(gz|bz2|xz|zst)$", "", each.rpartition("/")[2]) for each in (name, before))
+    return same and (base == old or base.startswith((f"{old}.", f"{old}-")))
 
 
 def may_extend(plan: Plan, stored: Plan) -> set[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,21 @@ def test_a_file_that_was_archived_is_not_missed(nightly: Nightly, name: str) -> 
     assert [text for _, text in nightly.made()] == ["a", "b", "c", "d"]
     with pytest.raises(OutputMismatchError, match="were archived"):
         nightly.claim(extend=False)
+
+
+@pytest.mark.parametrize(("before", "after"), [("a.csv", "a.csv.gz"), ("a.csv", "old/a.csv"), ("a.csv.gz", "a.csv")])
+def test_a_file_that_was_rotated_within_the_source_is_not_made_again(nightly: Nightly, before: str, after: str) -> None:
+    """Packed or moved, each of its prompts was made a second time."""
+    text = b"prompt\na\nb\nc\n"
+    for name, others in ((before, {}), (after, {"n.csv": b"prompt\nd\n", "other.csv": text})):
+        shutil.rmtree(nightly.source)
+        for each, content in {name: text, **others}.items():
+            (nightly.source / each).parent.mkdir(parents=True, exist_ok=True)
+            (nightly.source / each).write_bytes(gzip.compress(content) if each.endswith(".gz") else content)
+        nightly.run()
+    nightly.run()
+    made = [text for _, text in nightly.made()]
+    assert made == ["a", "b", "c", "d", "a", "b", "c"], "the prompts of another file are new, whatever it holds"
 
 
 def test_a_file_that_is_gone_before_it_was_made(nightly: Nightly) -> None:

@@ -8,14 +8,18 @@ function drawCompared() {
   const [first, second] = pm.analysis.axes.run;
   const said = verdicts(answer.cells.map((cell) => cell.difference), chosen.metric, -1);
   const together = answer.cells.length !== 1;
-  const rows = answer.cells.map((cell, i) => comparedRow(cell.name, cell, said[i]));
+  const order = answer.cells.map((_, i) => i).sort((i, j) => gain(answer.cells[j]) - gain(answer.cells[i]));
+  const rows = order.map((i) => comparedRow(answer.cells[i].name, answer.cells[i], said[i]));
   if (together) rows.unshift(comparedRow(answer.cells.length ? "all of these together" : "all settings of each", answer, verdict(answer.difference, chosen.metric, null)));
-  const head = ["setting", first, "95 % interval", second, "95 % interval", `${second} − ${first}`, "its interval", second, "prompts"];
+  const head = ["setting", first, "95 % interval", second, "95 % interval", `${second} − ${first}`, "its interval", "", "prompts"];
   const table = el("table", { id: "compared" }, el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, rows));
   fill("compared", comparedSentence(answer, said, first, second), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Setting by setting" }, table),
     copiesOf(table, `setting-by-setting-${fileName(chosen.metric)}`),
-    el("p", { class: "quiet" }, "Settings that ran the same in both, on the prompts that both have." + (answer.cells.length > 1 ? ` “Better” and “worse” of single settings hold for all ${answer.cells.length} together (Holm).` : "")));
+    el("p", { class: "quiet" }, "Settings that ran the same in both, on the prompts that both have, the largest gain first." + (answer.cells.length > 1 ? ` “Better” and “worse” of single settings hold for all ${answer.cells.length} together (Holm).` : "")));
 }
+
+// How much better the second is; what no prompt has in both stands last.
+const gain = ({ difference: [mean] }) => (mean === null ? -Infinity : metricOf(chosen.metric).lower_is_better ? -mean : mean);
 
 function comparedRow(name, one, is) {
   const { difference } = one;
