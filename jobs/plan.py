@@ -12,7 +12,7 @@ from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.state import read_counts
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, plan_job
-from promptmill.schemas.errors import InputError
+from promptmill.schemas.errors import InputError, NoFilesError
 from promptmill.schemas.job import Job
 from promptmill.schemas.results import PlanResult
 
@@ -23,7 +23,7 @@ _BYTES_A_ROW = 1_000
 
 def plan(job: Job, allow_large_sweep: bool, extend: bool = False) -> tuple[Plan, PlanResult]:
     """The plan, and what is printed of it. Raises OutputMismatchError where the output belongs to another job."""
-    planned = plan_job(job, allow_large_sweep)
+    planned = plan_of(job, allow_large_sweep, extend)
     store = open_output(job.output.url, "output.url")
     stored = read_plan(store)
     if stored is None:
@@ -36,6 +36,17 @@ def plan(job: Job, allow_large_sweep: bool, extend: bool = False) -> tuple[Plan,
     done = read_counts(planned, store)
     bytes_done = sum(entry.size_bytes for entry in store.list("data") if shard_number(entry.name) in done)
     return planned, describe(planned, len(done), bytes_done)
+
+
+def plan_of(job: Job, allow_large_sweep: bool, extend: bool) -> Plan:
+    """As `plan_job`; a dataset that is extended misses no file, even where all are archived."""
+    try:
+        return plan_job(job, allow_large_sweep)
+    except NoFilesError:
+        stored = read_plan(open_output(job.output.url, "output.url")) if extend else None
+        if stored is None:
+            raise
+        return plan_job(job, allow_large_sweep, stored.source_schema)
 
 
 def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:

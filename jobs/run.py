@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import psutil
 
 from promptmill.jobs.console import err, is_terminal
+from promptmill.jobs.plan import plan_of
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.open import newest_plan, open_output
@@ -24,7 +25,7 @@ from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.models.catalog.trust import remember
-from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from promptmill.schemas.job import Job
@@ -49,7 +50,7 @@ def run(
     display: Display | None = None,
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
-    planned = plan_job(job, allow_large_sweep)
+    planned = plan_of(job, allow_large_sweep, extend)
     if address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(planned)
     elif not in_process:

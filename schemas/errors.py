@@ -3,6 +3,7 @@
 PromptmillError                 1   something unexpected
 ├── JobError                    2   the job file, or what it names, is wrong
 │   ├── InputError              2   the prompts cannot be read as described
+│   │   └── NoFilesError        2   there are none: of a job that is extended they may be archived
 │   └── OutputMismatchError     2   the output belongs to another job
 ├── StorageError                4   object storage or disk refused, after retries
 │   └── MissingObjectError      4   what is to be read is not there, or not there any more
@@ -57,6 +58,10 @@ class JobError(PromptmillError):
 
 
 class InputError(JobError):
+    pass
+
+
+class NoFilesError(InputError):
     pass
 
 

@@ -17,8 +17,8 @@ from promptmill.pipeline.planning.checks import (
     wrong_values,
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
-from promptmill.pipeline.prompts.source import open_source
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.pipeline.prompts.source import Source, open_source
+from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import LEAST_DIGITS, PythonScore, ResolvedModel, Segment, Shard, Variant
 from promptmill.schemas.records import LARGEST_NARROW_SEED
@@ -139,13 +139,21 @@ def _numbers(segment: Segment) -> range:
     return range(segment.first_shard, segment.first_shard + segment.shards)
 
 
-def plan_job(job: Job, allow_large_sweep: bool = False) -> Plan:
-    """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts."""
+def plan_job(job: Job, allow_large_sweep: bool = False, archived: pa.Schema | None = None) -> Plan:
+    """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts.
+
+    `archived` is the schema of prompts that a dataset has, of which no file needs to be left.
+    """
     try:
         models, clips, own = check_job(job, allow_large_sweep)
     except JobError as error:
         raise and_those_of(error, lambda: open_source(job.prompts, job.output.url)) from None
-    source = open_source(job.prompts, job.output.url)
+    try:
+        source = open_source(job.prompts, job.output.url)
+    except NoFilesError:
+        if archived is None:
+            raise
+        source = Source((), archived, ("prompts.source: no file is there; what the dataset has of them suffices",))
     prompts = min(source.rows, job.prompts.limit or source.rows)
     shards = variants.cell_count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)

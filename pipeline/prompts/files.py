@@ -13,7 +13,7 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote
-from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.errors import InputError, NoFilesError, Problem
 from promptmill.schemas.urls import split_query
 
 _OWN_OBJECT: Final = re.compile(
@@ -72,7 +72,7 @@ def find_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:
     store, entries = find_objects(source)
     entries = entries if output is None else _without_own(store, entries, output)
     if not entries:
-        raise InputError(
+        raise NoFilesError(
             Problem(
                 f"prompts.source: {split_query(source)[0]}",
                 "at least one file",

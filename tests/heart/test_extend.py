@@ -15,13 +15,15 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from promptmill.jobs.plan import plan as command_plan
+from promptmill.jobs.plan import plan_of
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.open import require_plan
+from promptmill.pipeline.dataset.state import missing_shards
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.jobfile.dates import dated
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, JobError, OutputMismatchError
+from promptmill.schemas.errors import InputError, JobError, NoFilesError, OutputMismatchError
 from tests.heart.mill import job, make_missing, rows
 
 FORMATS = ["a.txt", "a.csv", "a.jsonl", "a.parquet"]
@@ -134,6 +136,29 @@ def test_a_file_that_was_archived_is_not_missed(nightly: Nightly, name: str) -> 
     assert [text for _, text in nightly.made()] == ["a", "b", "c", "d"]
     with pytest.raises(OutputMismatchError, match="were archived"):
         nightly.claim(extend=False)
+
+
+def test_a_night_on_which_all_files_are_archived_has_nothing_to_do(nightly: Nightly) -> None:
+    """It ended with exit code 2."""
+    write(nightly.source / "a.csv", ["a", "b", "c"])
+    write(nightly.source / "b.parquet", ["d"])
+    nightly.run()
+    for path in nightly.source.iterdir():
+        path.unlink()
+    asked = job(nightly.source, output={"url": nightly.store.url})
+    planned = plan_of(asked, False, extend=True)
+    assert missing_shards(claim_output(planned, nightly.store, True), nightly.store) == []
+    assert command_plan(asked, False, extend=True)[1].prompts == 4
+    write(nightly.source / "c.csv", ["e"])
+    assert len(nightly.run().segments) == 2
+    for other in ({"seed": 5}, {"generation": {"num_inference_steps": 3}}):
+        with pytest.raises(OutputMismatchError, match="seed|num_inference_steps"):
+            command_plan(job(nightly.source, output={"url": nightly.store.url}, **other), False, extend=True)
+    (nightly.source / "c.csv").unlink()
+    with pytest.raises(OutputMismatchError, match="seed"):
+        command_plan(job(nightly.source, output={"url": nightly.store.url}, seed=5), False, extend=True)
+    with pytest.raises(NoFilesError):
+        plan_of(asked, False, extend=False)
 
 
 @pytest.mark.parametrize(("before", "after"), [("a.csv", "a.csv.gz"), ("a.csv", "old/a.csv"), ("a.csv.gz", "a.csv")])
