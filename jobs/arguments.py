@@ -13,10 +13,16 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.urls import holds_password
 
 TrustDataset = Annotated[
-    bool, typer.Option("--trust-dataset", help="Load the models that the dataset names, whoever made it.")
+    bool,
+    typer.Option(
+        "--trust-dataset", help="Load the models that the dataset names, and read the images, whoever made it."
+    ),
 ]
 OwnJob = Annotated[
-    str | None, typer.Option("--job", metavar="JOB.yaml", help="Your own job: the models that it names are trusted.")
+    str | None,
+    typer.Option(
+        "--job", metavar="JOB.yaml", help="Your own job: its models and the place of its prompts are trusted."
+    ),
 ]
 
 

@@ -138,7 +138,9 @@ def _change(difference: Sequence[float | None], first: str, second: str) -> str:
 def reproduce(
     url: Url,
     sample_id: Annotated[str, typer.Argument(metavar="SAMPLE_ID")],
-    out: Annotated[str | None, typer.Option(help="File to write.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="File to write; else <sample id>.png, or so, in the current folder.")
+    ] = None,
     trust_dataset: TrustDataset = False,
     job: OwnJob = None,
     as_json: AsJson = False,

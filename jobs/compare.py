@@ -18,4 +18,7 @@ def compare(
     Raises JobError where one of them is no dataset, or no prompt is in both.
     """
     target = open_target(out, "--out", page=True)
-    return compare_datasets(open_dataset(url_a), open_dataset(url_b), target, (selection, selection_b or selection))
+    both = (selection, selection_b or selection)
+    summary = compare_datasets(open_dataset(url_a), open_dataset(url_b), target, both)
+    target.tidy()
+    return summary

@@ -16,8 +16,9 @@ def export(url: str, layout: str, out: str, rejected: bool = False, selection: s
     target = open_target(out, "OUT")
     try:
         made = export_dataset(*open_dataset(url), target, layout, rejected, selection)
-        return replace(made, out=out)
     except MissingObjectError as error:
         expected = "a dataset of which nothing is removed meanwhile"
         hint = "`verify --repair` is at work: export again when it is done"
         raise JobError(Problem(url, expected, str(error), hint)) from None
+    target.tidy()
+    return replace(made, out=out)

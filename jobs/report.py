@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.report.build import build_report
 from promptmill.schemas.errors import JobError, Problem
@@ -20,4 +21,5 @@ def report(
     if price_per_hour is not None and not math.isfinite(price_per_hour):
         raise JobError(Problem("--price-per-hour", "an amount of money", str(price_per_hour)))
     plan, store = open_dataset(url)
-    return build_report(plan, store, price_per_hour=price_per_hour, single_file=single_file, selection=selection)
+    reach = reach_of(store, trusted=False, job=None)
+    return build_report(plan, store, None, price_per_hour, single_file, selection, reach)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
-from promptmill.jobs.trust import refuse_strangers
+from promptmill.jobs.trust import reach_of, refuse_strangers
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.targets import refuse_dataset
 from promptmill.pipeline.models.catalog.versions import in_words
 from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.identity import digest
 from promptmill.schemas.results import ReproduceResult, VersionChange
 
 
@@ -22,11 +25,12 @@ def reproduce(
     Raises JobError for an id that does not exist, and for models that only the dataset names, unless it is trusted;
     ModelLoadError where the model is not here any more.
     """
-    refuse_dataset(str(Path(out).parent if out else Path()), "--out")
+    _refuse_place(Path(out) if out else Path("image.png"))
     plan, store = open_dataset(url)
     refuse_strangers(plan, url, trust_dataset, job, clips=False)
-    made = reproduce_sample(located(plan, store), store, sample_id)
-    path = Path(out or f"{made.sample_id}.{made.suffix}")
+    reach = reach_of(store, trust_dataset, job)
+    made = reproduce_sample(located(plan, store), store, sample_id, reach=reach)
+    path = Path(out or f"{_file_name(made.sample_id)}.{made.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made.data)
@@ -46,6 +50,21 @@ def reproduce(
         versions_then=dict(made.versions_then),
         other_versions={name: VersionChange(*pair) for name, pair in made.other_versions.items()},
     )
+
+
+def _file_name(sample_id: str) -> str:
+    """An id of ours is its own name; one that somebody wrote into a row may be a path."""
+    return sample_id if re.fullmatch(r"[0-9a-f]{6,64}", sample_id) else digest(sample_id)[:16]
+
+
+def _refuse_place(path: Path) -> None:
+    """Before a model is loaded for an image that nobody could write. Raises JobError."""
+    refuse_dataset(str(path.parent), "--out")
+    there = next((folder for folder in path.parent.absolute().parents if folder.exists()), Path("/"))
+    there = path.parent if path.parent.exists() else there
+    got = "a folder" if path.is_dir() else "" if there.is_dir() and os.access(there, os.W_OK) else f"in {there}"
+    if got:
+        raise JobError(Problem("--out", "a file that can be written", f"{path}, {got}", "Give another --out FILE"))
 
 
 def in_text(made: ReproduceResult) -> dict[str, Any]:

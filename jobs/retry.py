@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from promptmill.jobs.run import new_progress, run_plan
-from promptmill.jobs.trust import refuse_strangers
+from promptmill.jobs.trust import reach_of, refuse_strangers
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.retry import plan_retry
 from promptmill.pipeline.execution.run import RunSummary
@@ -17,12 +17,14 @@ def retry(
 ) -> tuple[Plan, RunSummary]:
     """Exactly once as well: stopped half-way, the same command continues.
 
-    Raises JobError while `run` is unfinished, and for models that only the dataset names, unless it is trusted.
+    Raises JobError while `run` is unfinished, and for models and images that only the dataset names, unless it
+    is trusted.
     """
     with new_progress() as progress:
         plan, store = open_dataset(url, on_wait=progress.notice)
         refuse_strangers(plan, url, trust_dataset, job)
-        plan = located(plan_retry(plan, store), store)
+        reach = reach_of(store, trust_dataset, job)
+        plan = located(plan_retry(plan, store, reach), store)
         output = plan.job.output.model_copy(update={"url": url})
         plan = replace(plan, job=plan.job.model_copy(update={"output": output}))
-        return plan, run_plan(plan, store, progress, address=address, in_process=in_process)
+        return plan, run_plan(plan, store, progress, address=address, in_process=in_process, reach=reach)

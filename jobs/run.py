@@ -26,6 +26,7 @@ from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.models.catalog.trust import remember
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.reach import Reach, places_of, remember_places
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from promptmill.schemas.job import Job
@@ -51,6 +52,7 @@ def run(
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
+    own_places = places_of(planned.segments[0].files)
     if address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(planned)
     elif not in_process:
@@ -61,21 +63,33 @@ def run(
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         refuse_inside(job.output.url, "output.url")
         planned = claim_output(planned, store, extend)
-        if problem := remember((*planned.models, *planned.clips, *planned.python_scores)):
+        problem = remember((*planned.models, *planned.clips, *planned.python_scores))
+        if problem := problem or remember_places(own_places):
             progress.notice(f"models are not noted ({problem}): `promptmill retry` will ask for --trust-dataset")
         stage_again(planned, store)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 
 
-def run_plan(plan: Plan, store: Store, progress: RunListener, *, address: str | None, in_process: bool) -> RunSummary:
-    """Make what is missing, then write dataset card and report. `interrupted` says that a signal came."""
+def run_plan(
+    plan: Plan,
+    store: Store,
+    progress: RunListener,
+    *,
+    address: str | None,
+    in_process: bool,
+    reach: Reach | None = None,
+) -> RunSummary:
+    """Make what is missing, then write dataset card and report. `interrupted` says that a signal came.
+
+    `reach` is what the report may read beside the dataset.
+    """
     stop = Stop()
     with finish_first(stop, progress):
         with Heartbeat(store, progress) as beating:
             summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), beating, stop)
         _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
         again = f"`promptmill report {store.url}`"
-        reported = _succeeds(lambda: _write_report(plan, store, summary, progress), "report", again, progress)
+        reported = _succeeds(lambda: _write_report(plan, store, summary, progress, reach), "report", again, progress)
     return replace(summary, interrupted=stop.requested, reported=reported)
 
 
@@ -89,10 +103,10 @@ def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
         write_card(newest, store, counts, summary.versions)
 
 
-def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener) -> None:
+def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener, reach: Reach | None) -> None:
     from promptmill.pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
 
-    for problem in build_report(plan, store, summary.seconds).problems[:20]:
+    for problem in build_report(plan, store, summary.seconds, reach=reach).problems[:20]:
         listener.notice(problem)
 
 

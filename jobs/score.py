@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.evaluation.brought import bring_scores
@@ -17,8 +18,11 @@ from promptmill.pipeline.models.load import load_embedder
 from promptmill.pipeline.report.build import build_report
 from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
+from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.results import ReferenceCell, ScoreResult
+
+MOST_BYTES = 64 << 20
 
 
 def score(
@@ -56,7 +60,8 @@ def score(
         shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)
     if plan is not None:
-        build_report(plan, store)
+        build_report(plan, store, reach=reach_of(store, trusted=False, job=None))
+    store.tidy()
     return ScoreResult(**shown)
 
 
@@ -75,7 +80,8 @@ def _captions(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(Problem("--distractors", "a text file with one caption a line", f"{path}: {error}")) from None
+        lines = read_regular_file(Path(path), MOST_BYTES).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = "no UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise JobError(Problem("--distractors", "a text file with one caption a line", f"{path}: {reason}")) from None
     return [line.strip() for line in lines if line.strip()]

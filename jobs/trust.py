@@ -7,8 +7,11 @@ from pathlib import Path
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.models.catalog.trust import Named, strangers
 from promptmill.pipeline.planning.checks import check_job
-from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.prompts.reach import Reach, places_of
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.job import Job
 
 _SHOWN = 10
 
@@ -32,10 +35,22 @@ def refuse_strangers(plan: Plan, url: str, trusted: bool, job: str | None, clips
         raise JobError(Problem(f"models of {redact(url)}", "models that a job run here has named", got, hint))
 
 
+def reach_of(store: Store, trusted: bool, job: str | None) -> Reach | None:
+    """What may be read for a dataset beside the models that it names; None for all."""
+    if trusted:
+        return None
+    own = [] if job is None else places_of(plan_job(_own_job(job), allow_large_sweep=True).segments[0].files)
+    return Reach((store.url if store.local_path() is None else str(store.local_path()), *own))
+
+
 def _named_by(job: str | None) -> tuple[Named, ...]:
     if job is None:
         return ()
+    models, clips, own = check_job(_own_job(job), allow_large_sweep=True)
+    return (*models, *clips, *own)
+
+
+def _own_job(path: str) -> Job:
     from promptmill.pipeline.jobfile.reader import load_job
 
-    models, clips, own = check_job(load_job(Path(job)), allow_large_sweep=True)
-    return (*models, *clips, *own)
+    return load_job(Path(path))

@@ -22,6 +22,7 @@ _NAMES_USERS: Final = frozenset(
 )
 """Where what stands before `@` is a user, a container or a bucket, and a secret only behind a colon."""
 
+_COLON: Final = re.compile(":|%3a", re.IGNORECASE)
 _SHORTEST_GUESS: Final = 6
 """Of what only looks like a password: `12:30@home.parquet` is a file."""
 _HOST_AND_PORT: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|localhost|[^:@]*\.[^:@]*):\d{1,5}")
@@ -85,8 +86,8 @@ def secrets_of(url: str) -> set[str]:
     found: set[str] = set()
     for link in chain(url[_prefix_length(url) :]):
         user, secret = _user(link)
-        password = user.partition(":")[2] or user
-        if secret or (not scheme_of(link) and ":" in user and len(password) >= _SHORTEST_GUESS):
+        password = _COLON.split(user, maxsplit=1)[-1] or user
+        if secret or (not scheme_of(link) and _COLON.search(user) and len(password) >= _SHORTEST_GUESS):
             found |= {user, password}
         found |= set(_told_by_http(link)) | {value for _, value in _NAMED.findall(link)}
     return {form for each in found for form in (each, unquote(each), re.sub(r"/+", "/", each)) if form}
@@ -129,6 +130,6 @@ def _user(link: str) -> tuple[str, bool]:
     rest = link[found.end() :] if found else link.lstrip("/")
     server = re.split(r"[/?#]", rest, maxsplit=1)[0]
     name, at, _ = server.rpartition("@")
-    if ":" in (name if at else server) and "@" in rest and not (not at and _HOST_AND_PORT.fullmatch(server)):
+    if _COLON.search(name if at else server) and "@" in rest and not (not at and _HOST_AND_PORT.fullmatch(server)):
         return rest[: rest.rindex("@")], bool(scheme)
     return name, bool(name) and bool(scheme) and scheme not in _NAMES_USERS

@@ -22,12 +22,14 @@ from promptmill.pipeline.dataset.state import (
     read_data_objects,
     side_objects,
 )
+from promptmill.pipeline.display import redact, shown
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
+from promptmill.pipeline.prompts.reach import HINT, Reach
 from promptmill.pipeline.prompts.retried import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import HASHES, named, of_kind
+from promptmill.schemas.columns import HASHES, input_column, named, of_kind
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
@@ -37,18 +39,18 @@ _DROPPED = frozenset(FAILURE.names) - frozenset(of_kind("identity", "text"))
 _OF_INPUTS = frozenset(named("task", HASHES))
 
 
-def plan_retry(plan: Plan, store: Store) -> Plan:
+def plan_retry(plan: Plan, store: Store, reach: Reach | None = None) -> Plan:
     """The plan with shards for every sample whose latest state is failed; as it was where a retry is still unfinished.
 
     Faults of the input row stay: what `failures/` holds of a text that is no Unicode, or of a seed that is no integer,
     would make a sample that nobody asked for.
 
-    Raises JobError while the dataset itself is unfinished.
+    Raises JobError while the dataset itself is unfinished, and for rows whose images lie outside of `reach`.
     """
     stage_again(plan, store)
     while True:
         try:
-            segments = _segments(plan, store)
+            segments = _segments(plan, store, reach)
         except MissingObjectError as error:
             expected = "a dataset of which nothing is removed meanwhile"
             raise JobError(Problem(store.url, expected, str(error), MAKE_AGAIN)) from None
@@ -73,13 +75,16 @@ def stage_again(plan: Plan, store: Store) -> None:
                     _segments(replace(plan, segments=plan.segments[:start]), store)
 
 
-def _segments(plan: Plan, store: Store) -> list[Segment]:
+def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segment]:
     missing = missing_shards(plan, store)
     unfinished = {plan.segments[shard.segment].kind for shard in missing}
     if unfinished - {"retry"}:
         got, hint = f"{len(missing)} shards missing", "`promptmill run` makes them; then retry"
         raise JobError(Problem(store.url, "a finished dataset", got, hint))
     if missing:
+        for position in {shard.segment for shard in missing}:
+            with store.open(plan.segments[position].files[0].path.removeprefix(STAGED)) as copy:
+                _refuse_far(pq.read_table(copy), plan, store, reach)
         return []
     objects = sorted(
         (item for item in read_data_objects(store, store.list("data")) if belongs(plan, item)),
@@ -88,6 +93,7 @@ def _segments(plan: Plan, store: Store) -> list[Segment]:
     failures = _latest_failures(plan, store, objects)
     if failures is None or not failures.num_rows:
         return []
+    _refuse_far(failures, plan, store, reach)
     numbers = {variant_text(plan.variant(i).values): i for i in range(plan.cells)}
     segments: list[Segment] = []
     first = plan.shards
@@ -100,6 +106,17 @@ def _segments(plan: Plan, store: Store) -> list[Segment]:
         segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
         first += len(ends)
     return segments
+
+
+def _refuse_far(rows: pa.Table, plan: Plan, store: Store, reach: Reach | None) -> None:
+    """Raises JobError for images that the dataset's user has not named."""
+    names = [name for name in map(input_column, plan.job.task.roles) if name in rows.column_names]
+    places = {str(place) for name in names for place in rows.column(name).unique().to_pylist() if place}
+    far = sorted(place for place in places if reach is not None and not reach.holds_locator(place))
+    if far:
+        got = f"{len(far)} elsewhere, such as {shown(redact(far[0]))[:200]}"
+        expected = "images in the dataset, or where a job that was run here has its prompts"
+        raise JobError(Problem(f"failures of {redact(store.url)}", expected, got, HINT))
 
 
 def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> pa.Table | None:

@@ -96,9 +96,10 @@ def selection_of(store: Store, name: str) -> dict[str, str | None]:
         )
     try:
         table = pq.read_table(pa.BufferReader(data), columns=["sample_id", "reason"])
+        ids, reasons = (table.column(name).cast(pa.string()).to_pylist() for name in ("sample_id", "reason"))
     except UNREADABLE as error:
         raise JobError(Problem(f"{store.url}/{_key(name)}", "a selection", first_line(error))) from None
-    return dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+    return dict(zip(ids, reasons, strict=True))
 
 
 def _key(name: str) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.samples import Samples, read_samples
 from promptmill.pipeline.dataset.side_scores import FOLDER, Floats, as_numbers, names_in
 from promptmill.pipeline.display import first_line
 from promptmill.pipeline.export.layouts.geneval import geneval_files
+from promptmill.pipeline.prompts.first_look import LookError, first_look
 from promptmill.pipeline.prompts.formats import (
     PARQUET_FORMATS,
     file_suffix,
@@ -32,6 +32,8 @@ from promptmill.schemas.prompts import Prompts
 
 _TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx")
 _NO_SCORES = frozenset({*of_kind("identity"), "filename"})
+_MOST_BYTES = 256 << 20
+"""Of the file, and of its table: five million rows of an id and a score."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,17 @@ def _read(path: str, where: str) -> pa.Table:
         store, entries = find_objects(path)
         if len(entries) != 1:
             raise JobError(Problem(where, "one file that can be read", f"{len(entries)} files"))
+        if entries[0].size_bytes > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes")
         data = read_unpacked(store, entries[0].name)
         if is_parquet(path):
-            table = pq.read_table(pa.BufferReader(data))
+            with first_look() as look:
+                table = look.table("parquet", data, _MOST_BYTES)
         else:
             table = read_text_format(data, file_suffix(path), path, Prompts(source=path))[0]
     except InputError as error:
         raise JobError(*(_at(problem, where) for problem in error.problems)) from None
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError, LookError) as error:
         got = first_line(error)
         raise JobError(Problem(where, "a file that can be read", got)) from None
     if len(set(table.column_names)) < len(table.column_names):
@@ -113,16 +118,23 @@ def _numbers(column: pa.ChunkedArray) -> Floats | None:
 def _ids(table: pa.Table, samples: Samples, where: str) -> list[str]:
     """The sample that each row names; empty where it names none."""
     if "sample_id" in table.column_names:
-        return [str(value or "") for value in table.column("sample_id").to_pylist()]
+        return _texts(table, "sample_id", where)
     if "filename" not in table.column_names:
         hint = "`sample_id` stands in data/*.parquet; GenEval's results have `filename`"
         got = ", ".join(table.column_names)[:200]
         raise JobError(Problem(where, "a column `sample_id` or `filename`", got, hint))
     files = geneval_files(samples)
     levels = {key.count("/") + 1 for key in files}
-    names = [str(value or "").replace("\\", "/").split("/") for value in table.column("filename").to_pylist()]
+    names = [name.replace("\\", "/").split("/") for name in _texts(table, "filename", where)]
     keys = (["/".join(parts[-count:]) for count in levels] for parts in names)
     return [next((files[key] for key in some if key in files), "") for some in keys]
+
+
+def _texts(table: pa.Table, name: str, where: str) -> list[str]:
+    try:
+        return [str(value or "") for value in table.column(name).to_pylist()]
+    except (ValueError, OverflowError) as error:  # no UTF-8, or a moment that Python has no word for
+        raise JobError(Problem(where, f"a column `{name}` of text", type(error).__name__)) from None
 
 
 def _images(

@@ -24,6 +24,7 @@ from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, dista
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
 from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.prompts.checks import check_strangers
 from promptmill.pipeline.prompts.files import kept_of_dataset
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.scores.score_dataset import Unit, check_columns, find_units, read_pictures
@@ -144,6 +145,8 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
     for start in range(0, len(files), _BATCH):
         batch = store.map(lambda entry: _content(store, entry), files[start : start + _BATCH])
         yield from (("{}", _decoded(data)) for data in batch)
+    if not files:
+        check_strangers(store, tables)
     for entry in () if files else tables:
         yield from _parquet_images(store, entry.name)
 

@@ -15,13 +15,17 @@ from promptmill.pipeline.execution.progress import ProgressState
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import StorageError
+from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 
 KEY: Final = "heartbeat.json"
 BEAT_S: Final = 15.0
 _FIRST_S = 5.0
 DEAD_AFTER_S: Final = 90.0
-"""Six beats: clocks of two machines differ, and a store may be silent for a while."""
+"""Six beats: a store may be silent for a while."""
+MOST_BYTES: Final = 1 << 20
+_AT_ONCE_S: Final = 5.0
+"""So much is read before it was written, where clocks are a little apart and stores round to seconds."""
 
 
 class Heartbeat:
@@ -93,17 +97,30 @@ class Heartbeat:
 def read_heartbeat(store: Store, now: Callable[[], float] = time.time) -> dict[str, Any] | None:
     """What the last run said, with its `state`: running, stopped, failed, or dead where it said nothing for long.
 
-    None where there was none, or what lies there is not ours. `silent_s` is the age of its last word.
+    None where there was none, or what lies there is not ours. `silent_s` is the age of its last word by the clock of
+    the store, which is the only one that both sides see: `now` is this machine's, and the run has another.
     """
     try:
-        content = json.loads(store.read_if_exists(KEY) or b"null")
-        beat = float(content["beat"])
-        state = content["state"]
-    except (StorageError, ValueError, KeyError, TypeError, RecursionError):
+        content = parse_object(store.read_if_exists(KEY, MOST_BYTES) or b"")
+        beat, state = float(content["beat"]), content["state"]
+        entry = store.entry(KEY)
+    except (StorageError, ValueError, KeyError, TypeError, OverflowError):
         return None
     if state not in ("running", "stopped", "failed") or not math.isfinite(beat):
         return None
-    silent_s = max(0.0, now() - beat)
-    if state == "running" and silent_s > DEAD_AFTER_S:
-        state = "dead"
-    return {**content, "state": state, "silent_s": round(silent_s, 1)}
+    written = beat if entry is None or entry.modified is None else entry.modified
+    silent_s = now() - written
+    if state == "running" and not -_AT_ONCE_S <= silent_s <= 3 * BEAT_S:
+        silent_s = (_clock_of(store) or now()) - written
+        state = "dead" if silent_s > DEAD_AFTER_S else "running"
+    return {**content, "state": state, "silent_s": round(max(0.0, silent_s), 1)}
+
+
+def _clock_of(store: Store) -> float | None:
+    """None where nothing may be written: a look needs no more rights than to look."""
+    try:
+        return store.now()
+    except StorageError:
+        return None
+    finally:
+        store.tidy()

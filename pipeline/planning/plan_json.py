@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,9 +17,18 @@ from promptmill.pipeline.planning.plan import Plan, blocks
 from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.job import SCHEMA_VERSION, Job
 from promptmill.schemas.json_text import parse_object
-from promptmill.schemas.plan import MOST_SHARDS, PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment
+from promptmill.schemas.plan import (
+    MOST_SHARDS,
+    STAGED,
+    PythonScore,
+    ResolvedAdapter,
+    ResolvedControl,
+    ResolvedModel,
+    Segment,
+)
 from promptmill.schemas.urls import split_query
 
+_COPY = re.compile(rf"{STAGED}inputs/[\w-][\w.-]*")
 MOST_PLAN_BYTES = 64 << 20
 """Of `job.json` and of each segment: 200,000 source files have so much."""
 
@@ -127,6 +137,8 @@ def segment_from_json(content: object) -> Segment:
     for file in segment.files:
         count(file.rows, "rows")
         count(file.size_bytes, "size_bytes")
+        if file.path.startswith(STAGED) and not _COPY.fullmatch(file.path):
+            raise ValueError("path: no copy of prompts below inputs/")
     return segment
 
 

@@ -11,14 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from promptmill.pipeline.display import first_line
-from promptmill.pipeline.prompts.first_look import FirstLook, FooterFacts, LookError
+from promptmill.pipeline.display import first_line, redact
+from promptmill.pipeline.prompts.first_look import FirstLook, FooterFacts, LookError, first_look
 from promptmill.pipeline.prompts.folders import folder_columns
 from promptmill.pipeline.prompts.formats import as_schema, is_parquet
 from promptmill.pipeline.prompts.kinds import carried
 from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.footers import parquet_tail
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.plan import SourceFile
@@ -47,13 +48,27 @@ def whole_parquet(name: str) -> Iterator[None]:
         ) from None
 
 
-def check_no_bomb(store: Store, entry: Entry, footer: FooterFacts, look: FirstLook) -> None:
+def check_strangers(store: Store, entries: Sequence[Entry]) -> None:
+    """Parquet that nobody of ours need have written, before anybody here reads it.
+
+    Raises InputError for what is none, ends its reader, or cannot be held in memory.
+    """
+    with first_look() as look:
+        for entry in entries:
+            where = redact(f"{store.url.rstrip('/')}/{entry.name.lstrip('/')}")
+            try:
+                check_no_bomb(store, entry, look.footer(parquet_tail(store, entry)), look, where)
+            except LookError as error:
+                raise InputError(Problem(where, "a Parquet file", f"{error}")) from None
+
+
+def check_no_bomb(store: Store, entry: Entry, footer: FooterFacts, look: FirstLook, where: str = "") -> None:
     """Raises InputError for a file whose rows cannot be held in memory.
 
     A dictionary of one long value makes gigabytes of a few hundred bytes, and the footer does not say so: a file
     that compresses suspiciously well is decoded in small steps, in the process of the first look.
     """
-    where = f"prompts.source: {entry.name}"
+    where = where or f"prompts.source: {entry.name}"
     for rows, size in footer.groups:
         if size > LARGEST_ROW_BYTES * max(1, rows):
             raise _too_wide(where, size // max(1, rows))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, UnknownImageError, open_image
+from promptmill.pipeline.prompts.reach import EMBEDDED, Reach
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
@@ -28,8 +29,6 @@ from promptmill.schemas.records import kept_input_key
 
 MIN_SIDE = 8
 FETCH_PATIENCE_S = 60.0
-EMBEDDED = "row:"
-"""Begins the locator of an image that lies in a column: `row:<file>#<column>:<row>`."""
 _ROWS_AT_ONCE = 16
 _STORES_KEPT = 64
 
@@ -51,7 +50,9 @@ class InputReader:
     `keep` stores what was read once below the output, by its hash.
     """
 
-    def __init__(self, output: Store, keep: bool = False) -> None:
+    def __init__(self, output: Store, keep: bool = False, reach: Reach | None = None) -> None:
+        """With a `reach`, what lies outside of it is not read."""
+        self._reach = reach
         self._output = output
         self._keep = keep
         self._kept: set[str] = set()
@@ -87,6 +88,15 @@ class InputReader:
             raise SampleError("input", f"{sha256} is not kept ({type(error).__name__})") from None
 
     def _fetch(self, place: str) -> bytes:
+        near = self._reach is None or self._reach.holds(place)
+        if not near and is_remote(place):
+            raise _outside(place)
+        data = self._read_file(place)
+        if not (near or (self._reach is not None and self._reach.knows(data))):
+            raise _outside(place)
+        return data
+
+    def _read_file(self, place: str) -> bytes:
         folder, _, name = place.rpartition("/")
         with self._lock:
             if len(self._stores) > _STORES_KEPT:
@@ -105,6 +115,8 @@ class InputReader:
         path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")
         column, _, number = cell.rpartition(":")
         first, offset = divmod(int(number), _ROWS_AT_ONCE)
+        if not (self._reach is None or path.startswith(STAGED) or self._reach.holds(path)):
+            raise _outside(path)
         with self._lock:
             if self._rows is None or self._rows[:2] != (f"{path}#{column}", first):
                 self._rows = (f"{path}#{column}", first, self._read_rows(path, column, first * _ROWS_AT_ONCE))
@@ -135,7 +147,13 @@ class InputReader:
         return found
 
 
+def _outside(place: str) -> SampleError:
+    return SampleError("input", f"{place} lies outside the dataset and the places of the jobs that were run here")
+
+
 def open_parquet(path: str, output: Store) -> pq.ParquetFile:
+    if path.startswith(STAGED) and ".." in path.split("/"):
+        raise _outside(path)
     if path.startswith(STAGED):
         return pq.ParquetFile(output.open(path.removeprefix(STAGED)))
     folder, _, name = path.rpartition("/")

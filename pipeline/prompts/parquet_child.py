@@ -1,4 +1,4 @@
-"""The process that meets a stranger's Parquet first. Run by `first_look`; imports nothing of ours.
+"""The process that meets a stranger's tables first. Run by `first_look`; imports nothing of ours.
 
 One request at a time on standard input: a line of JSON, then as many bytes as its `bytes` says. One line of JSON back.
 Bytes that make the native reader abort, or take all memory there is, end this process and no other.
@@ -26,7 +26,7 @@ def main() -> None:
     import pyarrow as pa
 
     pa.set_cpu_count(1)
-    answers: dict[str, Callable[..., dict[str, Any]]] = {"footer": footer, "decode": decode}
+    answers: dict[str, Callable[..., dict[str, Any]]] = {"footer": footer, "decode": decode, "table": table}
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         data = sys.stdin.buffer.read(request["bytes"])
@@ -72,6 +72,29 @@ def decode(request: dict[str, Any], data: bytes) -> dict[str, Any]:
         return _decode(pq.ParquetFile(source, read_dictionary=texts), request)
     except (pa.ArrowException, OSError):  # values that say only in what they differ from the one before have none
         return _decode(pq.ParquetFile(source), request)
+
+
+def table(request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """Of a small file in one of several forms: all of it, as Arrow's stream."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet as pq
+
+    source, form = pa.BufferReader(data), request["form"]
+    if form == "parquet":
+        found = pq.read_table(source)
+    elif form == "jsonl":
+        found = pyarrow.json.read_json(source)
+    else:
+        options = pyarrow.csv.ParseOptions(delimiter={"csv": ",", "tsv": "\t"}[form])
+        found = pyarrow.csv.read_csv(source, parse_options=options)
+    if found.nbytes > request["limit"]:
+        raise ValueError(f"a table of {found.nbytes:,} bytes, more than {request['limit']:,}")
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, found.schema) as writer:
+        writer.write_table(found)
+    return {"stream": base64.b64encode(sink.getvalue().to_pybytes()).decode()}
 
 
 def _decode(file: Any, request: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,9 @@ class PromptReader:
         self._helpers = helpers
         mapped = {*columns.named.values(), *helpers}
         self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
+        if missing := [name for name in mapped if name is not None and name not in schema.names]:
+            got = f"{len(missing)} that are not there, such as {missing[0]!r}"
+            raise InputError(Problem("prompts.columns", "columns of the source, as the plan has it", got))
         self._roles = columns.images
         embedded = {name for name in self._roles.values() if not is_text(schema.field(name).type)}
         # Images that lie in the source are read where they are needed, a few at a time, and never with the rows.

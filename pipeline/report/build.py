@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -21,9 +21,10 @@ from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
+from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.report.analysis import ALL_BASELINES, analyse
 from promptmill.pipeline.report.frame import Frame, make_frame
-from promptmill.pipeline.report.inputs import input_pictures
+from promptmill.pipeline.report.inputs import input_hashes, input_pictures
 from promptmill.pipeline.report.page_data import (
     Put,
     ReadImages,
@@ -60,11 +61,13 @@ def build_report(
     price_per_hour: float | None = None,
     single_file: bool = False,
     selection: str | None = None,
+    reach: Reach | None = None,
 ) -> ReportResult:
     """Write `report/summary.json`, `summary.csv`, `index.html` and what the page loads; returns the summary.
 
     `seconds` is the wall time of the run that just ended, `price_per_hour` what a device costs. Works on a dataset
-    that is unfinished, empty or all failed. `single_file` adds a page that needs nothing beside it.
+    that is unfinished, empty or all failed. `single_file` adds a page that needs nothing beside it. Images that prompts
+    were drawn from are shown where they lie within `reach`, or have the hash that their row says.
     """
     plan, samples = read_selected(plan, store, selection, {HASHES, *map(input_column, plan.job.task.roles)})
     before = run_before(plan, store)
@@ -88,7 +91,7 @@ def build_report(
         written.add(f"report/{key}")
         store.put(f"report/{key}", data)
 
-    reader = InputReader(store)
+    reader = InputReader(store, reach=None if reach is None else replace(reach, hashes=input_hashes(samples)))
     first = first_rows(frame, rows)
     write_page(
         frame,

@@ -19,6 +19,14 @@ ReadInput = Callable[[str], bytes]
 """From the locator in a record, or the hash, to the bytes of the image; raises SampleError."""
 
 
+def input_hashes(samples: Samples) -> frozenset[str]:
+    """SHA-256 of every image that a prompt was drawn from."""
+    if HASHES not in samples.source_columns:
+        return frozenset()
+    rows = (row for row in samples.source(HASHES).to_pylist() if isinstance(row, dict))
+    return frozenset(str(each) for row in rows for each in row.values() if each)
+
+
 def input_pictures(
     samples: Samples, rows: Sequence[int], roles: Iterable[Role], read: ReadInput, kept: ReadInput
 ) -> list[tuple[Role, int, str]]:

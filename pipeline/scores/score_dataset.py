@@ -22,6 +22,7 @@ from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.prompts.checks import check_strangers
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry
@@ -145,6 +146,7 @@ def find_units(store: Store) -> list[Unit]:
     if units:
         return units
     found = [e for folder in ("", "data") for e in store.list(folder) if e.name.endswith(".parquet")]
+    check_strangers(store, found)
     units = [Unit(_foreign_name(entry), (entry.name.lstrip("/"),)) for entry in found]
     if not units:
         raise JobError(Problem(store.url, "Parquet files with images, there or below data/", "none"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable
@@ -204,6 +205,13 @@ class Store:
         except Exception as error:
             if not is_storage_fault(error):
                 raise
+
+    def tidy(self) -> None:
+        """Take away the folder of temporary files where it is empty; object storage has no folders."""
+        folder = self.local_path(TEMPORARY)
+        with contextlib.suppress(OSError):
+            if folder is not None:
+                folder.rmdir()
 
     def open(self, key: str, version: str | None = None) -> BinaryIO:
         """For reading with seeks. Each read of a remote object is a request of its own, as patient as every call.

@@ -16,6 +16,7 @@ from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
+from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.prompts.retried import retry_reader
 from promptmill.pipeline.scores.interface import Scorer
@@ -87,11 +88,13 @@ class WorkerContext:
     worker: str = "local"
     limits: BatchLimits = field(default_factory=dict)
     pulse: Pulse = field(default_factory=Pulse)
+    reach: Reach | None = None
+    """What input images may be read from, of a dataset that somebody else may have made; None for all."""
 
     def __post_init__(self) -> None:
         self.scorers_beside = scorers_beside(self.plan)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
-        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs)
+        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs, self.reach)
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,19 @@ from promptmill.pipeline.dataset.keys import data_key_of, is_failure, shard_of
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.display import redact
 from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
+from promptmill.pipeline.prompts.reach import HINT, Reach
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
 from promptmill.schemas.columns import named, of_kind, own_columns
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
-from promptmill.schemas.plan import Sample, Shard, Variant
+from promptmill.schemas.plan import STAGED, Sample, Shard, Variant
 
 SHORTEST_ID = 6
 _GIVEN_UP = ("crash", "hang")
@@ -69,13 +72,18 @@ class Reproduction:
         return f"differs by at most {self.max_difference} of 255, PSNR {self.psnr_db:.1f} dB"
 
 
-def reproduce_sample(plan: Plan, store: Store, sample_id: str, context: WorkerContext | None = None) -> Reproduction:
-    """`sample_id` may be shortened to what is unique. Raises JobError where there is no such image."""
+def reproduce_sample(
+    plan: Plan, store: Store, sample_id: str, context: WorkerContext | None = None, reach: Reach | None = None
+) -> Reproduction:
+    """`sample_id` may be shortened to what is unique.
+
+    Raises JobError where there is no such image, and for prompts that lie outside of `reach`.
+    """
     key, row = find_sample(store, sample_id)
     fields = _read_row(store, key, row)
     plan = newest_plan(plan, store)
     shard = plan.shard(shard_of(key))
-    context = context or WorkerContext(plan, store)
+    context = context or WorkerContext(plan, store, reach=_reach_of(plan, store, shard, reach))
     try:
         batch, variant = _batch_of(shard, context, fields["sample_id"])
         with_mates = True
@@ -101,6 +109,28 @@ def reproduce_sample(plan: Plan, store: Store, sample_id: str, context: WorkerCo
         versions_then=_versions_then(store, shard),
         **difference,
     )
+
+
+def _reach_of(plan: Plan, store: Store, shard: Shard, reach: Reach | None) -> Reach | None:
+    """With the shard's own prompts, and images whose hashes its rows have. Raises JobError."""
+    if reach is None:
+        return None
+    files = plan.segments[shard.segment].files
+    if far := [file.path for file in files if not reach.holds_file(file)]:
+        expected = "prompts in the dataset, or where a job that was run here has its own"
+        raise JobError(Problem(f"prompts of {redact(store.url)}", expected, redact(far[0]), HINT))
+    own = [file.path for file in files if not file.path.startswith(STAGED)]
+    return replace(reach, places=(*reach.places, *own), hashes=_input_hashes(store, shard))
+
+
+def _input_hashes(store: Store, shard: Shard) -> frozenset[str]:
+    keys = [entry.name for entry in store.list("rejects") if data_key_of(entry.name) == shard.data_key]
+    found: set[str] = set()
+    for key in (shard.data_key, *keys):
+        with contextlib.suppress(*UNREADABLE, MissingObjectError), store.open(key) as file:
+            rows = pq.read_table(file, columns=["input_image_sha256"]).column(0).to_pylist()
+            found.update(str(each) for row in rows if row for each in row.values() if each)
+    return frozenset(found)
 
 
 def _versions_then(store: Store, shard: Shard) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptmill.pipeline.models.catalog.clips import resolve_clip
+from promptmill.pipeline.models.catalog.hub import COMMIT, cached_commit, cached_snapshot
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes, resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.schemas.errors import JobError
@@ -249,3 +251,57 @@ def test_any_bytes_in_a_models_settings(spoiled: Path, data: st.DataObject) -> N
         pass
     finally:
         file.write_bytes(before)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.one_of(st.binary(max_size=100), st.sampled_from([b"0" * 39, b"0" * 41, b"../x", b"/etc/passwd", b""]))
+)
+def test_refs_of_a_hub_model(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a cache says a branch is: a commit, or nothing, and no word of what the file holds."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    refs = tmp_path / "models--org--tiny" / "refs"
+    refs.mkdir(parents=True, exist_ok=True)
+    (refs / "main").write_bytes(content)
+    assert cached_commit("org/tiny", "main") is None or COMMIT.fullmatch(content.decode().strip())
+    with pytest.raises(JobError) as refused:
+        resolve_model(Model(path="org/tiny", revision="main"), "model")
+    assert "commit of 40 hex digits" in str(refused.value)
+    with pytest.raises(JobError):
+        resolve_clip("hf-hub:org/tiny", "score")
+
+
+@pytest.mark.parametrize("kind", ["sd", "clip"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_pinned_hub_model(
+    kind: str, models: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """The snapshot of a cache, which anybody may have filled, passes the same door as a folder."""
+    cache = tmp_path_factory.getbasetemp() / f"hub-{kind}"
+    snapshot = cache / "models--org--tiny" / "snapshots" / ("0" * 40)
+    if not snapshot.exists():
+        shutil.copytree(models / kind, snapshot)
+    file = snapshot / data.draw(st.sampled_from(_settings_of(snapshot)))
+    before = file.read_text()
+    content = json.loads(before)
+    text = json.dumps(spoil(content, data.draw(st.sampled_from(list(_places(content)))), data.draw(NASTY)))
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(JobError):
+        patch.setenv("HF_HUB_CACHE", str(cache))
+        try:
+            file.write_text(text)
+            if kind == "sd":
+                model = resolve_model(Model(path="org/tiny", revision="0" * 40), "model")
+                memory_needed_bytes(model)
+                check_scheduler("euler", model, "generation.scheduler")
+            else:
+                resolve_clip(f"hf-hub:org/tiny@{'0' * 40}", "score")
+        finally:
+            file.write_text(before)
+
+
+@pytest.mark.parametrize("revision", ["../../..", "main", "0" * 39, "/etc", ""])
+def test_a_snapshot_is_named_by_a_commit(revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--org--tiny" / "snapshots" / "main").mkdir(parents=True)
+    assert cached_snapshot("org/tiny", revision) is None

@@ -17,9 +17,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from promptmill.jobs.status import _run, _sentence
+from promptmill.opened import Dataset
 from promptmill.pipeline.dataset.open import open_dataset
-from promptmill.pipeline.report.build import build_report
-from promptmill.schemas.errors import PromptmillError
+from promptmill.pipeline.dataset.selections import read_selected
+from promptmill.pipeline.execution.heartbeat import KEY
+from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.report.build import build_report, run_before
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError, PromptmillError
+from promptmill.schemas.plan import STAGED
 from tests.adversary import junk
 from tests.engine.conftest import Answer
 from tests.heart.conftest import YESTERDAY
@@ -73,9 +80,71 @@ def check_all(cli: Cli, made: Path, *commands: str) -> None:
         extra = ("--deep",) if command == "verify" else ()
         check(cli(command, made, *extra), started)
     with contextlib.suppress(PromptmillError):
-        from promptmill.opened import Dataset
-
         next(iter(Dataset(str(made))), None)
+
+
+@settings(FEW, max_examples=60)
+@given(data=st.data())
+def test_a_heartbeat(made: Path, data: st.DataObject) -> None:
+    beat = {"state": "running", "error": "", "host": "a", "process": 7, "began": 1.5, "beat": 2.5, "samples": 4}
+    beat |= {"samples_done": 2, "images_per_second": 0.5, "eta_s": 4, "workers": 1, "last_shard": 0}
+    content = data.draw(junk.spoiled(json.dumps(beat).encode()))
+    store = Store(str(made))
+    (made / KEY).write_bytes(content)
+    shown = _run(store)
+    assert shown is None or (_sentence(shown) and json.dumps(shown, allow_nan=False))
+
+
+@settings(FEW, max_examples=60)
+@given(data=st.data())
+def test_the_summary_of_the_report_before(made: Path, data: st.DataObject) -> None:
+    """Its hours and its price are taken over, where it is one of this job."""
+    path = made / "report" / "summary.json"
+    plan, store = open_dataset(str(made))
+    with spoiled_object(path, data.draw(junk.spoiled(path.read_bytes()))):
+        before = run_before(plan, store)
+    for value in (before.wall_seconds, before.price_per_hour):
+        assert value is None or 0 <= value < float("inf")
+
+
+@pytest.mark.parametrize("columns", [("sample_id",), ("reason",), ("sample_id", "reason")])
+@settings(FEW, max_examples=8)
+@given(data=st.data())
+def test_selections(columns: tuple[str, ...], made: Path, data: st.DataObject) -> None:
+    ids = [record.sample_id for record in Dataset(str(made))]
+    table = pa.table({"sample_id": ids, "reason": pa.array(["x"] + [None] * (len(ids) - 1), pa.string())})
+    for name in columns:
+        place, kind = table.column_names.index(name), data.draw(st.sampled_from([*KINDS, "broken"]))
+        broken = pa.array([b"\xff"] * len(ids)).view(pa.string())
+        column = broken if kind == "broken" else None if kind == "gone" else _other(table.column(name), kind)
+        table = table.remove_column(place)
+        table = table if column is None else table.add_column(place, name, column)
+    (made / "selections").mkdir(exist_ok=True)
+    pq.write_table(table, made / "selections" / "odd.parquet")
+    with contextlib.suppress(PromptmillError):
+        assert len(Dataset(str(made), "odd")) >= 0
+        read_selected(*open_dataset(str(made)), "odd")
+
+
+@FEW
+@given(flips=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_copies_of_prompts(made: Path, flips: list[tuple[int, int]]) -> None:
+    """What retries and extensions read: another byte is another file, and never a row."""
+    plan, store = open_dataset(str(made))
+    segment = next(each for each in plan.segments if each.files[0].path.startswith(STAGED))
+    path = made / segment.files[0].path.removeprefix(STAGED)
+    content = bytearray(path.read_bytes())
+    for place, value in flips:
+        content[place % len(content)] = value
+    same = bytes(content) == path.read_bytes()
+    with spoiled_object(path, bytes(content)):
+        reader = PromptReader(segment.files, store, plan.source_schema, plan.job.prompts.mapped)
+        if segment.files[0].digest is not None and not same:
+            with pytest.raises(JobError):
+                reader.read(0, segment.prompts)
+        else:
+            with contextlib.suppress(PromptmillError):
+                reader.read(0, segment.prompts)
 
 
 JSON_OBJECTS = ["job.json", "segments/first", "segments/last", "receipts/first", "scores/reference-0123456789ab.json"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import Answer
+from tests.servers.disk import CannotMount, where_it_is_full, where_it_is_read_only
 from tests.servers.s3 import S3Server
 
 Cli = Callable[..., Answer]
@@ -23,12 +24,16 @@ BY_DEFECT = {
 }
 """A file that comes first on the path of that node."""
 
+SMALL = {"num_cpus": 1, "object_store_memory": 80 << 20}
 CAUSES = {"no package": "No module named 'promptmill'", "no key": "Check that"}
 
 
 @dataclass
 class Nodes:
+    """`bad` are those with a defect of their own."""
+
     cluster: Any
+    bad: list[Any]
 
     @property
     def options(self) -> list[str]:
@@ -53,14 +58,16 @@ def nodes(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     for defect, (name, content) in BY_DEFECT.items():
         (folder / defect / name).parent.mkdir(parents=True)
         (folder / defect / name).write_text(content)
-    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**small, "num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True,
+        shutdown_at_exit=False,
+        head_node_args={**SMALL, "num_cpus": 0, "include_dashboard": False},
+    )
     try:
-        cluster.add_node(**small)
-        for defect in BY_DEFECT:
-            cluster.add_node(**small, env_vars={"PYTHONPATH": str(folder / defect)})
-        cluster.add_node(**small, env_vars={"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"})
-        yield Nodes(cluster)
+        cluster.add_node(**SMALL)
+        keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+        defects = [*({"PYTHONPATH": str(folder / defect)} for defect in BY_DEFECT), keys]
+        yield Nodes(cluster, [cluster.add_node(**SMALL, env_vars=each) for each in defects])
     finally:
         with contextlib.suppress(Exception):
             cluster.shutdown()
@@ -78,3 +85,25 @@ def test_nodes_that_fail_are_left_out(cli: Cli, job: MakeJob, s3: S3Server, node
         assert cause in answer.err
     assert all(place["name"] and place["address"] for place in answer.json["left_out"])
     assert cli("verify", url).code == 0
+
+
+def test_disks_that_fail_on_one_node(cli: Cli, job: MakeJob, tmp_path: Path, nodes: Nodes) -> None:
+    """The same folder on all of them: writable here, read-only there, and full on a third."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for bad in nodes.bad:
+        nodes.cluster.remove_node(bad)
+    nodes.bad.clear()
+    try:
+        for disk in (where_it_is_read_only, where_it_is_full):
+            nodes.bad.append(disk(out, lambda: nodes.cluster.add_node(**SMALL)))
+    except CannotMount as error:
+        pytest.skip(f"cannot mount: {error}")
+    answer = cli("run", job(compute={"workers": 3}), *nodes.options, "--json")
+    assert answer.code == 0, answer
+    assert answer.json["kept"] == 8
+    causes = sorted(place["cause"] for place in answer.json["left_out"])
+    assert len(causes) == 2, answer
+    assert any("Read-only" in cause for cause in causes) and any("No space left" in cause for cause in causes), causes
+    assert all(place["name"] and place["address"][0].isdigit() for place in answer.json["left_out"])
+    assert cli("verify", out).code == 0

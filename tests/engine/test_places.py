@@ -11,11 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from promptmill.pipeline.execution.fleet.actor import refuse_other_versions, versions
 from promptmill.pipeline.execution.fleet.backlog import Backlog
+from promptmill.pipeline.execution.fleet.blame import Blame
+from promptmill.pipeline.execution.fleet.lost_devices import Device
 from promptmill.pipeline.execution.fleet.places import NoPlaceLeftError, Places
 from promptmill.pipeline.execution.fleet.sight import Beacon, UnseenError, prove_sight
 from promptmill.pipeline.storage.store import Store
@@ -226,3 +229,26 @@ def test_a_place_that_worked_first_is_named_when_it_fails() -> None:
     left_out = places.fails("8f1adb9a77", StorageError("disk full"), "disk full", limit=1)
     assert left_out is not None
     assert (left_out.name, left_out.address) == ("gpu-host-7", "10.0.0.7")
+
+
+@pytest.mark.parametrize("gpus", [(), ("3",)])
+def test_a_worker_that_never_loads_beside_working_ones(gpus: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPU it was tried again for as long as its mates had work: each of their shards made its node good again."""
+    monkeypatch.setattr("promptmill.pipeline.execution.fleet.blame.node_name", lambda node: ("host-7", "10.0.0.7"))
+    heard: list[str] = []
+    listener = SimpleNamespace(notice=heard.append)
+    places = Places()
+    blame = Blame(places, listener, started_here=False)  # type: ignore[arg-type]
+    error = ModelLoadError("the model does not load: cannot allocate memory")
+    tries = 0
+    for _ in range(20):
+        places.works("a")
+        tries += 1
+        if blame.device(Device("a", gpus), error):
+            break
+    assert tries == 2
+    (left_out,) = blame.left_out
+    assert "host-7" in left_out.name and left_out.name != "host-7", "the node itself works on"
+    assert (left_out.address, "cannot allocate memory" in left_out.cause) == ("10.0.0.7", True)
+    assert heard == [f"left out from now on: {left_out}"]
+    assert not places.is_left_out("a") and places.selector() == {}

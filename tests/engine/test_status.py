@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import pytest
 
 from promptmill.jobs import status as status_module
 from promptmill.pipeline.dataset.claim import claim_output
-from promptmill.pipeline.execution.heartbeat import BEAT_S, DEAD_AFTER_S, KEY, Heartbeat, read_heartbeat
+from promptmill.pipeline.execution.heartbeat import DEAD_AFTER_S, KEY, Heartbeat, read_heartbeat
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.plan import Counts, ShardStats
 from tests.engine.conftest import Answer
 from tests.heart.mill import memory, small_plan
@@ -54,12 +56,40 @@ def test_a_run_that_is_at_work_and_one_that_died(tmp_path: Path) -> None:
         while (beat := read_heartbeat(store)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert beat is not None and (beat["state"], beat["samples"]) == ("running", plan.samples)
-        later = read_heartbeat(store, lambda: time.time() + DEAD_AFTER_S + BEAT_S)
-        assert later is not None and later["state"] == "dead" and later["silent_s"] > DEAD_AFTER_S
         raise KeyError("a defect")
     beat = read_heartbeat(store)
     assert beat is not None and (beat["state"], beat["error"], beat["last_shard"]) == ("failed", "KeyError", 0)
     assert (notes.begun, notes.done, notes.heard) == (([shard.number for shard in shards], Counts()), [0], [(0, 2, 1)])
+
+
+def _beating(folder: Path, age_s: float) -> Store:
+    """A run that last wrote so long ago, on a machine whose own clock is two hours behind."""
+    store = Store(str(folder))
+    store.put(KEY, json.dumps({"state": "running", "beat": time.time() - age_s - 7200}).encode())
+    store.tidy()
+    os.utime(folder / KEY, (time.time() - age_s,) * 2)
+    return store
+
+
+@pytest.mark.parametrize("skew_s", [0, -DEAD_AFTER_S, DEAD_AFTER_S, -86_400, 86_400])
+@pytest.mark.parametrize(("age_s", "state"), [(1.0, "running"), (60.0, "running"), (4 * DEAD_AFTER_S, "dead")])
+def test_clocks_that_differ(tmp_path: Path, skew_s: float, age_s: float, state: str) -> None:
+    """Of the run, of whoever looks, and of the store: the last one counts."""
+    beat = read_heartbeat(_beating(tmp_path, age_s), lambda: time.time() + skew_s)
+    assert beat is not None and beat["state"] == state
+    assert skew_s or age_s <= beat["silent_s"] < age_s + 10
+    assert [path.name for path in tmp_path.iterdir()] == [KEY]
+
+
+def test_a_look_needs_no_right_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _beating(tmp_path, 3600)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(store.backend, "put", refuse)
+    beat = read_heartbeat(store)
+    assert beat is not None and beat["state"] == "dead"
 
 
 def test_a_dead_run_is_told_with_what_to_do(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
@@ -67,6 +97,7 @@ def test_a_dead_run_is_told_with_what_to_do(cli: Cli, job: MakeJob, tmp_path: Pa
     beat = tmp_path / "out" / KEY
     content = json.loads(beat.read_text())
     beat.write_text(json.dumps({**content, "state": "running", "beat": time.time() - 3600, "host": "gpu\x1b[31m7"}))
+    os.utime(beat, (time.time() - 3600,) * 2)
     answer = cli("status", tmp_path / "out")
     text = " ".join(answer.out.split())
     assert "dead since" in text and "no sign of life for 1 h" in text and "\x1b" not in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 
 from promptmill.pipeline.display import format_duration, keep_secrets, printable, redact
@@ -90,3 +92,12 @@ def test_printable() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me%3Ahush-hush@host/x", "https://me%3ahush/hush@host/x", "sftp://me%3Ahush-hush@host"]
+)
+def test_a_colon_that_is_written_otherwise(url: str) -> None:
+    assert holds_password(url)
+    keep_secrets([url])
+    assert "hush" not in redact(f"{url} and {unquote(url)}, {url.rpartition('@')[0][-9:]}")

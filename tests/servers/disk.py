@@ -76,6 +76,44 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+_CLONE_NEWNS = 0x00020000
+
+
+def where_it_is_read_only(folder: Path, work: Callable[[], T]) -> T:
+    """What `work` starts, and nobody else, cannot write to the folder. Raises `CannotMount`."""
+    return _with_mounts(work, ["--bind", str(folder), str(folder)], ["-o", "remount,ro,bind", str(folder)])
+
+
+def where_it_is_full(folder: Path, work: Callable[[], T]) -> T:
+    """What `work` starts sees all that is in the folder, and finds no room there. Raises `CannotMount`."""
+    room = folder.with_name(f"{folder.name}-room")
+    room.mkdir()
+
+    def crowded() -> T:
+        for name in ("upper", "work"):
+            (room / name).mkdir()
+        layers = f"lowerdir={folder},upperdir={room}/upper,workdir={room}/work"
+        _mount(["-t", "overlay", "-o", layers, "overlay", str(folder)])
+        fill(room)
+        return work()
+
+    return _with_mounts(crowded, ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(room)])
+
+
+def _with_mounts(work: Callable[[], T], *mounts: Sequence[str]) -> T:
+    """In a thread with mounts of its own, which the processes it starts have too, as long as they live."""
+
+    def apart() -> T:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
+            raise CannotMount(os.strerror(ctypes.get_errno()))
+        for each in (["--make-rprivate", "/"], *mounts):
+            _mount(each)
+        return work()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(apart).result()
+
+
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000

@@ -74,10 +74,11 @@ class Blame:
 
     def device(self, device: Device, error: Exception) -> bool:
         """Count the loss; whether the device is left out from now on."""
-        if not (device.gpus and self._devices.lose(device)):
+        if not self._devices.lose(device):
             return False
         place = self._places.meet(device.node, *node_name(device.node))
-        self._leave_out(LeftOut(device.named(place.name), place.address, f"lost twice within minutes: {short(error)}"))
+        what = "no model loads there, twice" if isinstance(error, ModelLoadError) else "lost twice"
+        self._leave_out(LeftOut(device.named(place.name), place.address, f"{what} within minutes: {short(error)}"))
         return True
 
     def no_device_left(self, device: str, error: Exception) -> None:

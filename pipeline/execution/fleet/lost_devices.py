@@ -12,7 +12,7 @@ LOSSES = 2
 
 @dataclass(frozen=True)
 class Device:
-    """`gpus` are Ray's ids of the GPUs that one worker has; empty on CPU."""
+    """`gpus` are Ray's ids of the GPUs that one worker has; empty on CPU, where a node has one such for all workers."""
 
     node: str
     gpus: tuple[str, ...] = ()
@@ -21,7 +21,7 @@ class Device:
         return self.named(f"node {self.node[:8]}")
 
     def named(self, node: str) -> str:
-        return f"GPU {','.join(self.gpus)} of {node}" if self.gpus else node
+        return f"GPU {','.join(self.gpus)} of {node}" if self.gpus else f"a worker's place on {node}"
 
 
 class LostDevices:

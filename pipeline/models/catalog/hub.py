@@ -38,6 +38,9 @@ def cached_commit(hub_id: str, reference: str) -> str | None:
 
 
 def cached_snapshot(hub_id: str, revision: str) -> Path | None:
+    """None where it is not here, or the revision is no commit: the plan of a stranger may hold a path."""
+    if not COMMIT.match(revision) or not HUB_ID.match(hub_id):
+        return None
     path = cache_folder() / f"models--{hub_id.replace('/', '--')}" / "snapshots" / revision
     return path if path.is_dir() else None
 

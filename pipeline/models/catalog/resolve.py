@@ -146,14 +146,18 @@ def settings_folder(model: ResolvedModel) -> Path | None:
     return model_folder(model) if model.is_local else cached_snapshot(model.path, model.revision)
 
 
-def builtin_folder(path: str) -> Path:
-    """Folder of `builtin:name` in the package as installed here. KeyError for an unknown name."""
-    return shipped(BUILTIN_MODELS[path.removeprefix(BUILTIN)])
+def builtin_folder(path: str, where: str = "model") -> Path:
+    """Folder of `builtin:name` in the package as installed here. Raises JobError for an unknown name."""
+    name = path.removeprefix(BUILTIN)
+    if name not in BUILTIN_MODELS:
+        known = ", ".join(BUILTIN + each for each in BUILTIN_MODELS)
+        raise JobError(Problem(f"{where}.path", f"one of {known}", path))
+    return shipped(BUILTIN_MODELS[name])
 
 
 def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:
     if model.path.startswith(BUILTIN):
-        return _open_local(_builtin(model, where), where, model.path), True
+        return _open_local(builtin_folder(model.path, where), where, model.path), True
     path = Path(model.path).expanduser()
     if path.is_dir():
         if model.revision is not None:
@@ -167,14 +171,6 @@ def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:
         "A single .safetensors or .ckpt file must be converted to a diffusers folder first." if path.is_file() else ""
     )
     raise JobError(Problem(f"{where}.path", "a diffusers folder, a hub id, or builtin:shapes", got, hint))
-
-
-def _builtin(model: Model, where: str) -> Path:
-    try:
-        return builtin_folder(model.path)
-    except KeyError:
-        known = ", ".join(BUILTIN + name for name in BUILTIN_MODELS)
-        raise JobError(Problem(f"{where}.path", f"one of {known}", model.path)) from None
 
 
 def _open_local(root: Path, where: str, name: str) -> ModelFolder:

@@ -2,45 +2,38 @@
 
 Known by content (hashes of a folder's files, the commit of a hub model) and never by place, so that a dataset may move;
 classes of scores by import path and version.
-A note is an empty file `models/<digest>` below `PROMPTMILL_STATE_DIR`, else `$XDG_STATE_HOME/promptmill`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Final
 
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, ResolvedClip
 from promptmill.pipeline.models.catalog.resolve import BUILTIN_MODELS
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
+from promptmill.pipeline.storage.noted import is_noted, note
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel
+
+_KIND: Final = "models"
 
 Named = ResolvedModel | ResolvedClip | ResolvedAdapter | ResolvedControl | PythonScore
 
 
 def remember(models: Iterable[Named]) -> str | None:
     """Note that a job of this user's names these. What went wrong, where that cannot be written."""
-    try:
-        folder = _notes()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for model in _all(models):
-            if not _is_builtin(model):
-                (folder / _digest(model)).touch()
-                (folder / _digest(_as_older(model))).touch()
-    except (OSError, RuntimeError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return None
+    own = [model for model in _all(models) if not _is_builtin(model)]
+    return note(_KIND, [_digest(each) for model in own for each in (model, _as_older(model))])
 
 
 def strangers(models: Iterable[Named], given: Iterable[Named] = ()) -> list[str]:
     """Paths of those that are not built in, in no job run here so far, and not among those `given`."""
     known = {_digest(model) for model in _all(given)}
     unknown = (model for model in _all(models) if not _is_builtin(model) and _digest(model) not in known)
-    return list(dict.fromkeys(model.path for model in unknown if not _is_noted(model)))
+    return list(dict.fromkeys(model.path for model in unknown if not is_noted(_KIND, _digest(model))))
 
 
 def _all(models: Iterable[Named]) -> Iterator[Named]:
@@ -77,17 +70,3 @@ def _digest(model: Named) -> str:
 def _as_older(model: Named) -> Named:
     """As a dataset of an older version names it: by its revision, which its files are then held against."""
     return model if isinstance(model, ResolvedAdapter | PythonScore) else replace(model, files={})
-
-
-def _is_noted(model: Named) -> bool:
-    try:
-        return (_notes() / _digest(model)).is_file()
-    except (OSError, RuntimeError):
-        return False
-
-
-def _notes() -> Path:
-    """Raises RuntimeError where there is no home."""
-    own = os.environ.get("PROMPTMILL_STATE_DIR")
-    state = own or str(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "promptmill"))
-    return Path(state).expanduser() / "models"

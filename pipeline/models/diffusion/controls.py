@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from promptmill.pipeline.models.catalog.controls import CONFIG, control_files, control_folder, look_at
+from promptmill.pipeline.models.catalog.door import NO_CODE
 from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download, open_hub_model
 from promptmill.pipeline.models.catalog.installed import call_parameters
@@ -19,6 +20,7 @@ from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.pipeline.models.diffusion.maps import control_map
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import CONTROL, control_role, task_of
 from promptmill.schemas.plan import ResolvedControl, Sample
@@ -61,6 +63,8 @@ def _load(control: ResolvedControl, dtype: torch.dtype, device: torch.device) ->
             root = download(control.path, control.revision, control_files(listed))
         folder = list_folder(root)
         look_at(folder, "model.controlnets")
+        if "ControlNet" not in control.class_name or not hasattr(diffusers, control.class_name):
+            raise JobError(Problem("model.controlnets", "a ControlNet of diffusers", repr(control.class_name), NO_CODE))
         variant = select_weights(name for name in folder.files if "/" not in name)[0]
         options = {"use_safetensors": True, "local_files_only": True, "variant": variant}
         net: torch.nn.Module = getattr(diffusers, control.class_name).from_pretrained(root, dtype=dtype, **options)

@@ -29,8 +29,9 @@ def choose_device(name: str) -> torch.device:
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
-        chosen = getattr(torch, name)
-        assert isinstance(chosen, torch.dtype)
+        chosen = getattr(torch, name, None)
+        if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+            raise JobError(Problem("model.dtype", "a number format for weights", repr(name)))
         return chosen
     if device.type != "cuda":
         return torch.float32
@@ -45,6 +46,8 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     name = model.pipeline_class
+    if name not in installed.pipeline_modules():  # a plan that somebody else wrote
+        raise JobError(Problem(model.path, "a pipeline class of the installed diffusers", repr(name), NO_CODE))
     loader = "AutoPipelineForText2Image" if name in installed.text_to_image_classes() else "DiffusionPipeline"
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     if "add_watermarker" in inspect.signature(getattr(diffusers, name).__init__).parameters:

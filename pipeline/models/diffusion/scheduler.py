@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 
 from promptmill.pipeline.models.catalog.schedulers import FOR_BOTH, find_scheduler, is_flow_config
-from promptmill.schemas.errors import WorkerError
+from promptmill.schemas.errors import JobError, Problem
 
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
@@ -49,7 +49,7 @@ def _flow(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
 def _look_up(name: str) -> tuple[str, dict[str, Any]]:
     found = find_scheduler(name)
     if found is None:
-        raise WorkerError(f"unknown scheduler {name!r}, which validation lets through to no worker")
+        raise JobError(Problem("generation.scheduler", "a scheduler of the installed diffusers", repr(name)))
     return found
 
 
