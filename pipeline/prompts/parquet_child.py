@@ -89,8 +89,9 @@ def table(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     else:
         options = pyarrow.csv.ParseOptions(delimiter={"csv": ",", "tsv": "\t"}[form])
         found = pyarrow.csv.read_csv(source, parse_options=options)
-    if found.nbytes > request["limit"]:
-        raise ValueError(f"a table of {found.nbytes:,} bytes, more than {request['limit']:,}")
+    size = sum(_sizes(chunk)[0] for column in found.columns for chunk in column.chunks)
+    if size > request["limit"]:
+        raise ValueError(f"a table of {size:,} bytes, more than {request['limit']:,}")
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, found.schema) as writer:
         writer.write_table(found)
