@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
-# Side by side; slow ones start Ray and S3 servers, which take all cores by themselves. Fixtures of a file are made once.
+# Side by side. Fixtures of a file are made once; of slow ones all that start Ray share a process, and all that kill.
 FAST_TESTS = $(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --dist loadfile
+SLOW_TESTS = $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadgroup --durations 25
 READY := $(VENV)/.promptmill-installed
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ demo-s3: $(READY)  ## The demo against a real S3 server on this machine
 	$(BIN)/python -m tests.servers.s3 -- $(BIN)/promptmill run jobs/examples/shapes.yaml --set 'output.url=s3://{bucket}/shapes-demo'
 
 test: $(READY)  ## All tests, the fast ones first
-	@$(FAST_TESTS); fast=$$?; $(BIN)/python -m pytest -m slow && exit $$fast
+	@$(FAST_TESTS); fast=$$?; $(SLOW_TESTS) && exit $$fast
 
 test-fast: $(READY)  ## Without the slow ones (Ray, S3, kills)
 	$(FAST_TESTS)

@@ -16,6 +16,8 @@ from tests.benchmarks.setting import Setting
 from tests.benchmarks.task import write_prompts
 from tests.models import tiny
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:

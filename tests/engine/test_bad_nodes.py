@@ -17,7 +17,7 @@ from tests.servers.s3 import S3Server
 
 Cli = Callable[..., Answer]
 MakeJob = Callable[..., Path]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 BY_DEFECT = {
     "no package": ("promptmill/__init__.py", "raise ModuleNotFoundError(\"No module named 'promptmill'\")"),

@@ -21,6 +21,8 @@ Cli = Callable[..., Answer]
 MakeJob = Callable[..., Path]
 COMMAND = Path(sys.executable).with_name("promptmill")
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:

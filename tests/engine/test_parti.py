@@ -20,6 +20,7 @@ SAMPLES = 2 * 1632
 
 @needs_suites
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(900)
 def test_killed_half_way(cli: Cli, job: Callable[..., Path], tmp_path: Path) -> None:
     def made(name: str) -> Path:

@@ -15,10 +15,14 @@ TIMEOUT_S = 900
 """The warm process takes 20 s of CPU to start, which is minutes where others are at work."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One warm process serves all but those that start Ray, which has a process of tests to itself."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group("faults"))
 
 
 @pytest.fixture(scope="session")

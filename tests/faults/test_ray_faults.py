@@ -14,7 +14,7 @@ from tests.faults.bench import Bench
 from tests.faults.cluster import Fleet
 from tests.faults.test_deaths import assert_good
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module")

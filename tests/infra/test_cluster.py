@@ -18,7 +18,7 @@ import pytest
 
 from tests.infra.places import INFRA, ROOT, SCRIPTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
 RAY_ARGUMENTS = ("--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--include-dashboard=false")
