@@ -125,7 +125,7 @@ def model_name(value: Mapping[str, Any]) -> str:
         for kind in _ADDED
         for each in value.get(kind, ())
     ]
-    if "path" not in value and not added:
+    if not value.keys() <= Model.model_fields.keys():
         return str(dict(value))
     path = value.get("path", Model.model_fields["path"].default)
     return " + ".join([f"{path}{_unusual(value)}", *added])

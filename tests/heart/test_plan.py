@@ -86,7 +86,9 @@ def test_axes_and_variants_for_people(tmp_path: Path) -> None:
     assert cell_name({}) == "all samples"
     values = {"guidance_scale": 5.0, "settings": "fast", "scheduler": None, "model": {"path": "org/x", "dtype": "auto"}}
     assert cell_name(values) == "settings fast · guidance_scale 5.0 · scheduler default · model org/x"
-    assert cell_name({"model": {"dtype": "auto"}}) == "model {'dtype': 'auto'}"
+    assert cell_name({"model": {}}) == "model builtin:shapes", "all of it is as it is by default"
+    assert cell_name({"model": {"dtype": "float16"}}) == "model builtin:shapes dtype float16"
+    assert cell_name({"model": {"unheard": 1}}) == "model {'unheard': 1}"
 
 
 def test_without_a_sweep_the_variant_is_empty(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ class Adapters:
         (self._words if adapter.kind == "embedding" else self._loaded)[name] = None
 
     def _add_lora(self, path: Path, name: str) -> int:
-        self._pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name)
+        with warnings.catch_warnings():  # several on one base is what is wanted
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            self._pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name)
         return sum(name in getattr(module, "lora_A", ()) for module in self._modules())
 
     def _add_words(self, path: Path, name: str) -> int:
