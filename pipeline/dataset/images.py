@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import pyarrow.parquet as pq
 
+from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.errors import JobError
 
 
 def read_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """(row, encoded image) for those of `rows` that have one; at most a row group in memory."""
     wanted = set(rows)
-    with store.open(key) as file:
+    with whole_object(store, key) as file:
         parquet = pq.ParquetFile(file)
         if "image" not in parquet.schema_arrow.names:
             return
@@ -26,3 +29,9 @@ def read_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[i
                     if image is not None and image["bytes"] is not None:
                         yield row, image["bytes"]
             begins += size
+
+
+def readable_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """As `read_images`; of an object that is damaged what comes before."""
+    with contextlib.suppress(JobError):
+        yield from read_images(store, key, rows)

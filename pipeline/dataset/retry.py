@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +23,7 @@ from promptmill.pipeline.dataset.state import (
     read_data_objects,
     side_objects,
 )
+from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.display import redact, shown
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
@@ -83,7 +85,7 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
         raise JobError(Problem(store.url, "a finished dataset", got, hint))
     if missing:
         for position in {shard.segment for shard in missing}:
-            with store.open(plan.segments[position].files[0].path.removeprefix(STAGED)) as copy:
+            with whole_object(store, plan.segments[position].files[0].path.removeprefix(STAGED)) as copy:
                 _refuse_far(pq.read_table(copy), plan, store, reach)
         return []
     objects = sorted(
@@ -134,12 +136,9 @@ def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) ->
             if key not in there:
                 raise JobError(Problem(f"{store.url}/{key}", f"what {item.entry.name} names", "nothing", MAKE_AGAIN))
             if is_failure(key):
-                with store.open(key) as file:
-                    tables[shard.number] = pq.read_table(file)
-                failed = (tables[shard.number].column(name).to_pylist() for name in ("sample_id", "error_kind"))
-                for position, (sample, kind) in enumerate(zip(*failed, strict=True)):
-                    if kind not in INPUT_FAILURES:
-                        rows[sample] = (shard.number, position)
+                with whole_object(store, key) as file:
+                    tables[shard.number], failed = _failed(file)
+                rows |= {sample: (shard.number, position) for sample, position in failed.items()}
             else:
                 for sample in _column(store, key, "sample_id"):
                     rows.pop(sample, None)
@@ -149,6 +148,20 @@ def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) ->
     for number, position in rows.values():
         wanted.setdefault(number, []).append(position)
     return pa.concat_tables([tables[number].take(positions) for number, positions in sorted(wanted.items())])
+
+
+_TEXTS = ("sample_id", "error_kind", "variant", "prompt_id")
+
+
+def _failed(file: BinaryIO) -> tuple[pa.Table, dict[str, int]]:
+    """All rows, and by sample the place of those that a retry can help."""
+    table = pq.read_table(file)
+    for name in _TEXTS:
+        if table.schema.field(name).type != pa.string():
+            raise TypeError(f"{name} is {table.schema.field(name).type}")
+    ids, kinds = (table.column(name).to_pylist() for name in ("sample_id", "error_kind"))
+    places = enumerate(zip(ids, kinds, strict=True))
+    return table, {sample: place for place, (sample, kind) in places if kind not in INPUT_FAILURES}
 
 
 def _by_prompt(rows: pa.Table) -> pa.Table:
@@ -194,7 +207,7 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
 
 
 def _column(store: Store, key: str, name: str, where: tuple[str, str] | None = None) -> list[str]:
-    with store.open(key) as file:
+    with whole_object(store, key) as file:
         filters = None if where is None else [(where[0], "==", where[1])]
         values: list[str] = pq.read_table(file, columns=[name], filters=filters).column(name).to_pylist()
     return values

@@ -14,12 +14,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS
-from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.dataset.side_scores import FOLDER
-from promptmill.pipeline.display import first_line, redact
+from promptmill.pipeline.display import redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
@@ -154,10 +153,7 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
 def _parquet_images(
     store: Store, key: str, chosen: frozenset[str] | None = None
 ) -> Iterator[tuple[str, Pixels | None]]:
-    try:
-        pictures, broken = read_pictures(store, Unit(key, (key,)), chosen)
-    except UNREADABLE as error:
-        raise JobError(Problem(f"{store.url}/{key}", "a Parquet file", first_line(error))) from None
+    pictures, broken = read_pictures(store, Unit(key, (key,)), chosen)
     yield from ((str(picture.fields.get("variant") or "{}"), picture.pixels) for picture in pictures)
     yield from (("{}", None) for _ in range(broken))
 

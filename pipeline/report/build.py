@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from pydantic import TypeAdapter
 
-from promptmill.pipeline.dataset.images import read_images
+from promptmill.pipeline.dataset.images import readable_images
 from promptmill.pipeline.dataset.selections import read_selected, selection_facts
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
@@ -97,7 +97,7 @@ def build_report(
         frame,
         analysis,
         rows,
-        partial(read_images, store),
+        partial(readable_images, store),
         put,
         input_pictures(samples, first, plan.job.task.roles, reader.read, reader.kept),
         summary=summary,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from promptmill.pipeline.dataset.images import read_images
+from promptmill.pipeline.dataset.images import readable_images
 from promptmill.pipeline.dataset.samples import REJECTED, plain
 from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.display import redact
@@ -82,7 +82,7 @@ def compare_datasets(
 
     def read(key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         side, _, inner = key.partition(":")
-        return read_images(a.store if side == SIDES[0] else b.store, inner, rows)
+        return readable_images(a.store if side == SIDES[0] else b.store, inner, rows)
 
     analysis["answers"] = summary["answers"]
     write_page(frame, analysis, _whole_prompts(frame), read, out.put, summary=summary, differences=differences)

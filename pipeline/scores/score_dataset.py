@@ -22,6 +22,7 @@ from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.prompts.checks import check_strangers
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
@@ -200,7 +201,7 @@ def read_pictures(store: Store, unit: Unit, chosen: Container[str] | None = None
 
 
 def _rows(store: Store, key: str) -> Iterator[dict[str, Any]]:
-    with store.open(key) as file:
+    with whole_object(store, key) as file:
         parquet = pq.ParquetFile(file)
         names = [name for name in (*_COLUMNS, "image") if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=names):

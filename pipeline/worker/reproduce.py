@@ -18,6 +18,7 @@ from promptmill.pipeline.dataset.keys import data_key_of, is_failure, shard_of
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import read_data_objects
+from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
@@ -183,14 +184,14 @@ def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]
     try:
         with store.open(entry.name) as file:
             ids = pq.read_table(file, columns=["sample_id"]).column("sample_id")
+        rows = pc.indices_nonzero(pc.starts_with(ids, sample_id)).to_pylist()
     except (*UNREADABLE, MissingObjectError):
         return []
-    rows = pc.indices_nonzero(pc.starts_with(ids, sample_id)).to_pylist()
     return [(row, ids[row].as_py()) for row in rows]
 
 
 def _read_row(store: Store, key: str, row: int) -> dict[str, Any]:
-    with store.open(key) as file:
+    with whole_object(store, key) as file:
         parquet = pq.ParquetFile(file)
         names = [name for name in own_columns(parquet.schema_arrow) if name != "image"]
         fields: dict[str, Any] = parquet.read(columns=names).select(names).slice(row, 1).to_pylist()[0]
