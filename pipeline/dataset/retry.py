@@ -150,7 +150,7 @@ def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) ->
     return pa.concat_tables([tables[number].take(positions) for number, positions in sorted(wanted.items())])
 
 
-_TEXTS = ("sample_id", "error_kind", "variant", "prompt_id")
+_TEXTS = named("sample_id", "error_kind", "variant", "prompt_id")
 
 
 def _failed(file: BinaryIO) -> tuple[pa.Table, dict[str, int]]:

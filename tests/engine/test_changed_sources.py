@@ -175,10 +175,12 @@ def test_a_staged_copy_is_swapped(cli: Cli, job: MakeJob, tmp_path: Path) -> Non
 
 def test_the_rows_of_a_retry_are_swapped(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    rows = pa.table({"prompt_id": ["a"], "prompt": ["a red circle"]})
+    names = ["sample_id", "prompt_id", "caption", "prompt", "negative_prompt", "sample_index", "seed", "room"]
+    rows = pa.table({**{name: [None] for name in names}, "prompt_id": ["a"], "prompt": ["a red circle"]})
     file = stage_table(rows, SourceFile("retry-0", "retry-0", 1, 1), "retry-0", store)
     assert retry_reader((file,), store, Columns()).passthrough_schema.names == []
-    pq.write_table(pa.table({"prompt_id": ["a"], "prompt": ["a red square"]}), tmp_path / "inputs" / "retry-0.parquet")
+    others = rows.set_column(names.index("prompt"), "prompt", pa.array(["a red square"]))
+    pq.write_table(others, tmp_path / "inputs" / "retry-0.parquet")
     with pytest.raises(InputError, match="as it was planned"):
         retry_reader((file,), store, Columns())
 

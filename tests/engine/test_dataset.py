@@ -341,7 +341,7 @@ def test_report_and_card_do_not_need_each_other(
 ) -> None:
     """Without the report there was no card either, and the last line named a page that was not there."""
 
-    def defect(*_: object) -> None:
+    def defect(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(f"promptmill.pipeline.{broken}", defect)

@@ -92,9 +92,9 @@ def test_a_signal_while_the_report_is_written(
     """It ended the process: no JSON, no README.md, no croissant.json."""
     build_report = build.build_report
 
-    def signalled(*arguments: object) -> object:
+    def signalled(*arguments: object, **options: object) -> object:
         signal.raise_signal(number)
-        return build_report(*arguments)  # type: ignore[arg-type]
+        return build_report(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(build, "build_report", signalled)
     answer = cli("run", job(), "--in-process", "--json")
@@ -107,7 +107,7 @@ def test_a_signal_while_the_report_is_written(
 def test_a_second_signal_while_the_report_is_written(cli: Cli, job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does what a signal does outside, here: KeyboardInterrupt."""
 
-    def signalled(*_: object) -> None:
+    def signalled(*_: object, **__: object) -> None:
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
