@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import threading
@@ -34,13 +35,22 @@ class Output:
     server: S3Server | None = None
 
     def files(self) -> dict[str, bytes]:
+        """What is there; an object that is taken away meanwhile is not."""
         if self.server is None:
-            root = Path(self.url)
-            return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        root_name = self.url.removeprefix("s3://")
-        filesystem = self.server.filesystem()
-        found: dict[str, bytes] = filesystem.cat(filesystem.find(root_name)) if filesystem.find(root_name) else {}
-        return {path.removeprefix(root_name + "/"): content for path, content in found.items()}
+            root, found = Path(self.url), dict[str, bytes]()
+            for path in root.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_file():
+                        found[str(path.relative_to(root))] = path.read_bytes()
+            return found
+        filesystem, root_name = self.server.filesystem(), self.url.removeprefix("s3://")
+        names = filesystem.find(root_name)
+        contents: dict[str, bytes | Exception] = filesystem.cat(names, on_error="return") if names else {}
+        there = {path: each for path, each in contents.items() if not isinstance(each, FileNotFoundError)}
+        for each in there.values():
+            if isinstance(each, Exception):
+                raise each
+        return {path.removeprefix(root_name + "/"): each for path, each in there.items() if isinstance(each, bytes)}
 
     def write(self, key: str, content: bytes) -> None:
         """Behind Promptmill's back."""
