@@ -13,11 +13,9 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import is_reject
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
-from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.state import DataObject, belongs, dataset_counts, read_data_objects
-from promptmill.pipeline.display import first_line
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, REJECT
@@ -128,13 +126,8 @@ class Dataset:
     @contextmanager
     def _opened(self, key: str) -> Iterator[pq.ParquetFile]:
         """Raises JobError for an object that is damaged."""
-        try:
-            with self._store.open(key) as file:
-                yield pq.ParquetFile(file)
-        except UNREADABLE as error:
-            hint = "`promptmill verify --repair` removes it, and the job's next run makes it again"
-            where = f"{self._store.url}/{key}"
-            raise JobError(Problem(where, "a whole Parquet object", first_line(error), hint)) from None
+        with whole_object(self._store, key) as file:
+            yield pq.ParquetFile(file)
 
     def _counts(self, sample_id: str) -> bool:
         return self._selected is None or sample_id in self._selected

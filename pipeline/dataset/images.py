@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.whole import whole_object
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
 
@@ -31,7 +31,9 @@ def read_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[i
             begins += size
 
 
-def readable_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-    """As `read_images`; of an object that is damaged what comes before."""
-    with contextlib.suppress(JobError):
+def readable_images(store: Store, problems: list[str], key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """As `read_images`; of an object that is damaged what comes before, and a word to the `problems`."""
+    try:
         yield from read_images(store, key, rows)
+    except JobError as error:
+        problems.append(f"images are left out: {first_line(error)}")

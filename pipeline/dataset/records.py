@@ -31,8 +31,8 @@ from promptmill.schemas.records import (
 )
 
 FOOTER_KEY = b"promptmill"
-UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, RecursionError)
-"""What readers raise of a Parquet object whose bytes are damaged; what a store raises is none of these."""
+UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What readers raise of a Parquet object that is damaged or has other columns; what a store raises is none of it."""
 _ROW_GROUP_BYTES = 64 << 20
 _TAKE_BYTES = 1 << 30
 _WRITER_VERSION = "2.6"

@@ -84,7 +84,7 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
         got, hint = f"{len(missing)} shards missing", "`promptmill run` makes them; then retry"
         raise JobError(Problem(store.url, "a finished dataset", got, hint))
     if missing:
-        for position in {shard.segment for shard in missing}:
+        for position in {shard.segment for shard in missing} if reach is not None else ():
             with whole_object(store, plan.segments[position].files[0].path.removeprefix(STAGED)) as copy:
                 _refuse_far(pq.read_table(copy), plan, store, reach)
         return []

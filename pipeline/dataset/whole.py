@@ -19,7 +19,7 @@ def whole_object(store: Store, key: str) -> Iterator[BinaryIO]:
     try:
         with store.open(key) as file:
             yield file
-    except (*UNREADABLE, TypeError, IndexError) as error:
+    except UNREADABLE as error:
         problem = Problem(
             f"{store.url}/{key}", "a whole Parquet object with its columns", first_line(error), MAKE_AGAIN
         )

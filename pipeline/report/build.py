@@ -97,7 +97,7 @@ def build_report(
         frame,
         analysis,
         rows,
-        partial(readable_images, store),
+        partial(readable_images, store, summary["problems"]),
         put,
         input_pictures(samples, first, plan.job.task.roles, reader.read, reader.kept),
         summary=summary,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,10 @@ from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.reports import CompareResult
+from promptmill.schemas.reports import CompareResult, MetricAnswer, SettingAnswer
 
+_BESIDE = (MetricAnswer, SettingAnswer)
+"""Whose fields stand beside the names of the two in `summary.json`."""
 _COUNTS = ("samples", "kept", "rejected", "failed", "made", "shards", "shards_done")
 
 
@@ -82,7 +84,7 @@ def compare_datasets(
 
     def read(key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         side, _, inner = key.partition(":")
-        return readable_images(a.store if side == SIDES[0] else b.store, inner, rows)
+        return readable_images(a.store if side == SIDES[0] else b.store, summary["problems"], inner, rows)
 
     analysis["answers"] = summary["answers"]
     write_page(frame, analysis, _whole_prompts(frame), read, out.put, summary=summary, differences=differences)
@@ -96,7 +98,7 @@ def compare_datasets(
 def _labels(first: str, second: str) -> tuple[str, str]:
     """The last parts of the URLs where they differ, else A and B; our own words beside them are no names."""
     a, b = (redact(url).rstrip("/").rpartition("/")[2] for url in (first, second))
-    clear = a and b and a != b and not {"field", "name", "runs", "difference", "settings", "cells", "holm"} & {a, b}
+    clear = a and b and a != b and not {"field", *(f.name for kind in _BESIDE for f in fields(kind))} & {a, b}
     return (a, b) if clear else SIDES
 
 

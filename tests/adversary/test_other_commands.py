@@ -91,3 +91,21 @@ def test_commands_that_read_rows(folder: str, home: Path, cli: Cli) -> None:
             shutil.rmtree(home / "tree", ignore_errors=True)
         shutil.rmtree(made)
         shutil.copytree(saved, made)
+
+
+def test_a_report_says_whose_images_it_leaves_out(home: Path, cli: Cli) -> None:
+    """The rest of the object is whole: its rows count, and their pictures were missing without a word."""
+    path = parquet_of(home / "dataset", "data")
+    group = pq.read_metadata(path).row_group(0)
+    columns = (group.column(place) for place in range(group.num_columns))
+    start = next(column.data_page_offset for column in columns if column.path_in_schema == "image.bytes")
+    content = bytearray(path.read_bytes())
+    content[start : start + 32] = bytes(255 - byte for byte in content[start : start + 32])
+    path.write_bytes(content)
+    answer = cli("report", "dataset", "--json")
+    assert answer.code == 0, answer
+    assert [
+        problem
+        for problem in answer.json["problems"]
+        if problem.startswith("images are left out") and path.name in problem
+    ]
