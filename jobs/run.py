@@ -65,7 +65,8 @@ def run(
         planned = claim_output(planned, store, extend)
         problem = remember((*planned.models, *planned.clips, *planned.python_scores))
         if problem := problem or remember_places(own_places):
-            progress.notice(f"models are not noted ({problem}): `promptmill retry` will ask for --trust-dataset")
+            hint = "`promptmill retry` will ask for --trust-dataset"
+            progress.notice(f"models and places are not noted ({problem}): {hint}")
         stage_again(planned, store)
         return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
 

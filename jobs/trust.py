@@ -7,10 +7,11 @@ from pathlib import Path
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.models.catalog.trust import Named, strangers
 from promptmill.pipeline.planning.checks import check_job
-from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.reach import Reach, places_of
+from promptmill.pipeline.prompts.source import open_source
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
 
 _SHOWN = 10
@@ -39,8 +40,16 @@ def reach_of(store: Store, trusted: bool, job: str | None) -> Reach | None:
     """What may be read for a dataset beside the models that it names; None for all."""
     if trusted:
         return None
-    own = [] if job is None else places_of(plan_job(_own_job(job), allow_large_sweep=True).segments[0].files)
+    own = [] if job is None else _places_of(_own_job(job))
     return Reach((store.url if store.local_path() is None else str(store.local_path()), *own))
+
+
+def _places_of(job: Job) -> list[str]:
+    """None where its prompts are gone: a retry needs them no more."""
+    try:
+        return places_of(open_source(job.prompts, job.output.url).files)
+    except NoFilesError:
+        return []
 
 
 def _named_by(job: str | None) -> tuple[Named, ...]:

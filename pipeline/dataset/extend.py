@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.prompts.staging import read_whole
 from promptmill.pipeline.prompts.tables import IS_DELTA
+from promptmill.pipeline.prompts.unpacking import UNPACK
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, OutputMismatchError, Problem
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
@@ -100,8 +100,13 @@ def _without_renamed(plan: Plan, stored: Plan) -> Plan:
 def _is_renamed(name: str, now: dict[str, Any], before: str, then: dict[str, Any]) -> bool:
     """Of the same content and the same name, as rotation changes it: other files of the same prompts are new."""
     same = now.get("etag") is not None and (now["etag"], now["rows"]) == (then.get("etag"), then["rows"])
-    base, old = (re.sub(r"\.(gz|bz2|xz|zst)$", "", each.rpartition("/")[2]) for each in (name, before))
+    base, old = (_unpacked_name(each.rpartition("/")[2]) for each in (name, before))
     return same and (base == old or base.startswith((f"{old}.", f"{old}-")))
+
+
+def _unpacked_name(name: str) -> str:
+    stem, mark, ending = name.rpartition(".")
+    return stem if f"{mark}{ending}" in UNPACK else name
 
 
 def may_extend(plan: Plan, stored: Plan) -> set[str]:

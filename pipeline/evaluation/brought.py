@@ -82,7 +82,7 @@ def _read(path: str, where: str) -> pa.Table:
         data = read_unpacked(store, entries[0].name)
         if is_parquet(path):
             with first_look() as look:
-                table = look.table("parquet", data, _MOST_BYTES)
+                table = look.table(data, _MOST_BYTES)
         else:
             table = read_text_format(data, file_suffix(path), path, Prompts(source=path))[0]
     except InputError as error:

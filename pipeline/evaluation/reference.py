@@ -171,7 +171,7 @@ def _decoded(data: bytes) -> Pixels | None:
 
 @dataclass(frozen=True)
 class _Cell:
-    """What a row of the report's table shows."""
+    """A `ReferenceCell` as an older version may have written it."""
 
     name: str
     images: int

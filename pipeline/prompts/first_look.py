@@ -80,9 +80,9 @@ class FirstLook:
         answer = self._ask({"what": "decode", "path": path, "limit": limit, "longest": longest}, data)
         return answer["bytes"], answer["longest"]
 
-    def table(self, form: str, data: bytes, limit: int) -> pa.Table:
-        """Of the bytes of a parquet, csv, tsv or jsonl file. Raises LookError, also for more than `limit` bytes."""
-        answer = self._ask({"what": "table", "form": form, "limit": limit}, data)
+    def table(self, data: bytes, limit: int) -> pa.Table:
+        """All of a file. Raises LookError, also for more than `limit` bytes."""
+        answer = self._ask({"what": "table", "limit": limit}, data)
         return pa.ipc.open_stream(pa.py_buffer(base64.b64decode(answer["stream"]))).read_all()
 
     def _ask(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:

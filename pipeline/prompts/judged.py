@@ -97,7 +97,7 @@ def judge(store: Store, opened: Sequence[OpenedFile], prompts: Prompts) -> Judge
                 if name in table.column_names:
                     _look(judged, wrong[role], role, table.column(name), place, first)
             if counted < COUNTED_ROWS:
-                texts.look(judged, table, place, first)
+                texts.look(judged, table, each.file.name, first)
                 texts.look_for_files(table, each.file)
                 texts.broken += len(broken)
                 counted += table.num_rows
@@ -177,18 +177,18 @@ class _Texts:
             if gone and len(gone) == self.sought[role]
         ]
 
-    def look(self, judged: Judged, table: pa.Table, place: str, first: int) -> None:
+    def look(self, judged: Judged, table: pa.Table, file: str, first: int) -> None:
         columns = self.columns
         there = {name: table.column(name) for name in table.column_names}
         if columns.prompt in there:
             self.prompts.append(there[columns.prompt])
         for role in _LONG_TEXTS:
             if (name := getattr(columns, role)) in there:
-                _look_for_long(self.wrong[role], role, there[name], place, first)
+                _look_for_long(self.wrong[role], role, there[name], f"{file} row", first)
         if columns.adapter in there:
             for text in pc.unique(as_kind(there[columns.adapter], pa.large_string())).to_pylist():
                 for name in adapters_of(text) or ():
-                    judged.adapters.setdefault(name, f"{place.removesuffix(' row')}")
+                    judged.adapters.setdefault(name, file)
         for role, name in columns.images.items():
             if name in there:
                 empty = pc.equal(as_kind(there[name], pa.large_string()).fill_null(""), "")

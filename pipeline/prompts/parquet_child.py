@@ -1,4 +1,4 @@
-"""The process that meets a stranger's tables first. Run by `first_look`; imports nothing of ours.
+"""The process that meets a stranger's Parquet first. Run by `first_look`; imports nothing of ours.
 
 One request at a time on standard input: a line of JSON, then as many bytes as its `bytes` says. One line of JSON back.
 Bytes that make the native reader abort, or take all memory there is, end this process and no other.
@@ -75,20 +75,11 @@ def decode(request: dict[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def table(request: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """Of a small file in one of several forms: all of it, as Arrow's stream."""
+    """All of a small file, as Arrow's stream."""
     import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
     import pyarrow.parquet as pq
 
-    source, form = pa.BufferReader(data), request["form"]
-    if form == "parquet":
-        found = pq.read_table(source)
-    elif form == "jsonl":
-        found = pyarrow.json.read_json(source)
-    else:
-        options = pyarrow.csv.ParseOptions(delimiter={"csv": ",", "tsv": "\t"}[form])
-        found = pyarrow.csv.read_csv(source, parse_options=options)
+    found = pq.read_table(pa.BufferReader(data))
     size = sum(_sizes(chunk)[0] for column in found.columns for chunk in column.chunks)
     if size > request["limit"]:
         raise ValueError(f"a table of {size:,} bytes, more than {request['limit']:,}")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import pyarrow as pa
+
 from promptmill.pipeline.storage.noted import is_noted, note
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.identity import digest
@@ -53,6 +55,12 @@ class Reach:
         """Copies lie in the dataset; of a file that the plan has a digest of, nothing else is read."""
         known = file.digest is not None and not is_remote(file.path)
         return file.path.startswith(STAGED) or known or self.holds(file.path)
+
+
+def hashes_in(column: pa.ChunkedArray) -> frozenset[str]:
+    """Of the record's hashes by role, which a stranger may have made a column of anything."""
+    rows = (row for row in column.to_pylist() if isinstance(row, dict))
+    return frozenset(str(each) for row in rows for each in row.values() if each)
 
 
 def places_of(files: Iterable[SourceFile]) -> list[str]:

@@ -83,9 +83,15 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     files = tuple(o.file for o in opened)
     judged = judge(store, opened, prompts)
     schema, left_out = without_media(store, files, schema, prompts)
-    source = Source(files, schema, (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices))
-    source = replace(source, wrong=tuple(judged.problems), adapters=judged.adapters)
-    source = replace(source, largest=judged.largest, least=judged.least)
+    source = Source(
+        files,
+        schema,
+        (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices),
+        wrong=tuple(judged.problems),
+        largest=judged.largest,
+        least=judged.least,
+        adapters=judged.adapters,
+    )
     if source.rows == 0:
         raise InputError(
             Problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from promptmill.pipeline.dataset.samples import Samples
+from promptmill.pipeline.prompts.reach import hashes_in
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.errors import SampleError
@@ -21,10 +22,7 @@ ReadInput = Callable[[str], bytes]
 
 def input_hashes(samples: Samples) -> frozenset[str]:
     """SHA-256 of every image that a prompt was drawn from."""
-    if HASHES not in samples.source_columns:
-        return frozenset()
-    rows = (row for row in samples.source(HASHES).to_pylist() if isinstance(row, dict))
-    return frozenset(str(each) for row in rows for each in row.values() if each)
+    return hashes_in(samples.source(HASHES)) if HASHES in samples.source_columns else frozenset()
 
 
 def input_pictures(

@@ -24,12 +24,12 @@ from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
-from promptmill.pipeline.prompts.reach import HINT, Reach
+from promptmill.pipeline.prompts.reach import HINT, Reach, hashes_in
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
-from promptmill.schemas.columns import named, of_kind, own_columns
+from promptmill.schemas.columns import HASHES, named, of_kind, own_columns
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
 from promptmill.schemas.plan import STAGED, Sample, Shard, Variant
 
@@ -126,12 +126,11 @@ def _reach_of(plan: Plan, store: Store, shard: Shard, reach: Reach | None) -> Re
 
 def _input_hashes(store: Store, shard: Shard) -> frozenset[str]:
     keys = [entry.name for entry in store.list("rejects") if data_key_of(entry.name) == shard.data_key]
-    found: set[str] = set()
+    found: frozenset[str] = frozenset()
     for key in (shard.data_key, *keys):
         with contextlib.suppress(*UNREADABLE, MissingObjectError), store.open(key) as file:
-            rows = pq.read_table(file, columns=["input_image_sha256"]).column(0).to_pylist()
-            found.update(str(each) for row in rows if row for each in row.values() if each)
-    return frozenset(found)
+            found |= hashes_in(pq.read_table(file, columns=[HASHES]).column(HASHES))
+    return found
 
 
 def _versions_then(store: Store, shard: Shard) -> Mapping[str, str]:
@@ -213,7 +212,7 @@ def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
     found: dict[str, SampleError] = {}
     for entry in store.list("failures"):
         if data_key_of(entry.name) == shard.data_key:
-            with store.open(entry.name) as file:
+            with whole_object(store, entry.name) as file:
                 rows = pq.read_table(file, columns=list(named("sample_id", "error_kind", "message"))).to_pylist()
             kinds = {row["sample_id"]: row for row in rows if row["error_kind"] in _GIVEN_UP}
             found |= {key: SampleError(row["error_kind"], row["message"] or "") for key, row in kinds.items()}
