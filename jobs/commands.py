@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from promptmill.jobs.arguments import Commands, OwnJob, TrustDataset
 from promptmill.jobs.commands_evaluation import add_commands
 from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Selection, Set, Url, Yes
-from promptmill.pipeline.display import format_bytes
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.results import ValidateResult
 
@@ -98,7 +98,7 @@ def plan(job: JobFile, set_: Set = None, extend: Extend = False, yes: Yes = Fals
         "variants": describe_axes(planned.job) or "1",
         "images": shown["samples"],
         "shards": f"{shown['shards']:,}, of which {shown['shards_done']:,} are done",
-        "size": f"about {format_bytes(shown['bytes_estimated'])}",
+        "size": f"about {decimal(shown['bytes_estimated'])}",
         "models": ", ".join(f"{m['path']} ({m['pipeline_class']}, {m['revision'][:18]})" for m in shown["models"]),
         "output": shown["output"],
         "fingerprint": shown["fingerprint"][:16],

@@ -73,14 +73,6 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
 
 
-def format_bytes(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 def first_line(error: BaseException) -> str:
     """What it says, on one line of at most 200 characters; its kind where it says nothing."""
     return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__

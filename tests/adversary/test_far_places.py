@@ -127,6 +127,14 @@ def test_a_job_given_beside_it_names_its_place(stranger: Path, theirs: Path) -> 
     plan_retry(plan, store, reach_of(store, trusted=False, job=str(theirs / "job.yaml")))
 
 
+def test_a_job_whose_prompts_are_gone_names_no_place(tmp_path: Path) -> None:
+    """Its models are trusted all the same: a retry needs the prompts no more."""
+    content = {"name": "x", "prompts": {"source": str(tmp_path / "gone")}, "output": {"url": str(tmp_path / "out")}}
+    (tmp_path / "job.yaml").write_text(json.dumps(content))
+    reach = reach_of(Store(str(tmp_path / "out")), trusted=False, job=str(tmp_path / "job.yaml"))
+    assert reach == Reach((str(tmp_path / "out"),))
+
+
 def test_reproduce_reads_what_the_row_has_the_hash_of(
     stranger: Path, theirs: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
