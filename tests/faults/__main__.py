@@ -1,4 +1,4 @@
-"""Break everything that can break, and count what was lost: python -m tests.faults [--seed N] [--long]
+"""Break everything that can break, and count what was lost: python -m tests.faults [--seed N] [--long] [--more N]
 
 Prints a table and, as its last line, one JSON object; ends with 0 only if nothing was lost or doubled.
 """
@@ -34,12 +34,12 @@ from tests.servers.s3 import start_s3
 
 Scenario = Callable[[], Row]
 SMALL_DISK_BYTES = 1 << 20
-LONG, LONG_STORMS = 3, 32
-"""So often as much of each, and of storage that stumbles, which costs the least time a fault: 10,000 faults in all."""
+LONG_STORMS = 34
+"""So often storage stumbles with `--long`, the faults that cost the least time each: 10,000 faults with all others."""
 ONLY = ("all", "local", "ray", "storage")
 
 
-def on_storage(bench: Bench, seed: int, more: int) -> Iterator[Scenario]:
+def on_storage(bench: Bench, seed: int, more: int, storms: int) -> Iterator[Scenario]:
     def by_proxy(kind: str, part: int) -> Row:
         with FaultProxy(bench.server, seed + part) as broken:
             if kind in storage.TRANSIENT:
@@ -48,15 +48,15 @@ def on_storage(bench: Bench, seed: int, more: int) -> Iterator[Scenario]:
                 return storage.stopped(bench, broken, kind)
             return storage.killed_in_upload(bench, broken, 2 * more, random.Random(f"{seed} {kind}"))
 
-    for part in range(LONG_STORMS if more > 1 else 1):
+    for part in range(storms):
         for kind in storage.TRANSIENT:
             yield lambda kind=kind, part=part: by_proxy(kind, part)
     for kind in (*storage.LASTING, "killed in mid-upload"):
         yield lambda kind=kind: by_proxy(kind, 0)
 
 
-def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scenario]:
-    """`more` multiplies how often each thing is broken."""
+def scenarios(bench: Bench, folder: Path, seed: int, more: int, storms: int) -> Iterator[Scenario]:
+    """`more` multiplies how often each thing is broken, `storms` how often storage stumbles."""
 
     def chance(name: str) -> random.Random:
         return random.Random(f"{seed} {name}")
@@ -73,7 +73,7 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int) -> Iterator[Scen
             yield lambda place=place, part=part: deaths.zombie(bench, place, chance(f"{place}{part}"))
         retries = range(first, 40, max(1, 12 // more))
         yield lambda place=place, retries=retries: deaths.crash_in_retry(bench, place, retries)
-    yield from on_storage(bench, seed, more)
+    yield from on_storage(bench, seed, more, storms)
     scene = cache(lambda: pairs.Scene(bench))
     for place in bench.places:
         for part in range(more):
@@ -111,7 +111,7 @@ def on_a_small_disk(bench: Bench, folder: Path) -> Row:
         return Row("disk full: not tried, since mounting is not allowed here")
 
 
-def work(rows: list[Row], seed: int, more: int, at_once: int, only: str) -> None:
+def work(rows: list[Row], seed: int, more: int, storms: int, at_once: int, only: str) -> None:
     """Scenarios without Ray run `at_once` beside each other, those with Ray one after the other beside them.
 
     What each finds is added to `rows` at once, so that an interrupted run has its table too.
@@ -127,9 +127,9 @@ def work(rows: list[Row], seed: int, more: int, at_once: int, only: str) -> None
         nodes = fleet_stack.enter_context(Fleet(forks, nodes=2, cpus=1, env=server.env())) if with_ray else None
         pool = stack.enter_context(ThreadPoolExecutor(at_once))
         stack.callback(pool.shutdown, cancel_futures=True)
-        plain: Iterable[Scenario] = on_storage(bench, seed, more) if only == "storage" else ()
+        plain: Iterable[Scenario] = on_storage(bench, seed, more, storms) if only == "storage" else ()
         if only in ("all", "local"):
-            plain = scenarios(bench, folder, seed, more)
+            plain = scenarios(bench, folder, seed, more, storms)
         pending = [pool.submit(attempt, scenario, rows) for scenario in plain]
         if nodes is not None:
             for scenario in on_ray(bench, nodes, seed, more):
@@ -189,7 +189,8 @@ def as_table(rows: list[Row]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="another sequence of faults")
-    parser.add_argument("--long", action="store_true", help="10,000 faults, which takes hours")
+    parser.add_argument("--long", action="store_true", help="10,000 faults, by storage that stumbles; takes hours")
+    parser.add_argument("--more", type=int, default=1, help="so often as many of all others")
     parser.add_argument("--at-once", type=int, default=os.cpu_count(), help="scenarios beside each other")
     parser.add_argument("--only", choices=ONLY, default="all", help="without Ray, or nothing but")
     options = parser.parse_args()
@@ -197,7 +198,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     found: list[Row] = []
     try:
-        work(found, options.seed, LONG if options.long else 1, options.at_once, options.only)
+        storms = LONG_STORMS if options.long else 1
+        work(found, options.seed, options.more, storms, options.at_once, options.only)
     except KeyboardInterrupt:
         print("interrupted: this is what was found so far", file=sys.stderr)
         found.append(Row("interrupted", problems=["not all scenarios were tried"]))
