@@ -13,6 +13,8 @@ from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import Input, Role
 
 STAGED = "staged:"
+SELECTION = ".selection"
+"""How the name of a file of prompts ends that is the view of a dataset."""
 LEAST_DIGITS = 6
 MOST_SHARDS = 10_000_000
 """A listing of so many objects takes hours; larger datasets want larger shards."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from promptmill.schemas.columns import HASHES, columns_in, columns_only, hashes_by_role, input_column
+from promptmill.schemas.columns import HASHES, columns_in, columns_only, hashes_by_role, input_column, named
 from promptmill.schemas.inputs import ROLES, Role
 
 RECORD_VERSION: Final = 1
@@ -21,6 +21,17 @@ REJECT: Final = pa.schema(columns_in("rejects"))
 
 FAILURE: Final = pa.schema(columns_in("failures"))
 """A sample that could not be made, with all columns of its input row: `retry` reads this."""
+
+VIEW: Final = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in (*named("sample_id", "prompt_id", "variant"), "object")),
+        pa.field("row", pa.int64()),
+        pa.field("weight", pa.float32()),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""A selection: `object` and `row` say where the image lies. `weight` is 1 for what is kept, else 0; `reason` is null
+for it."""
 
 
 def input_fields(roles: Iterable[Role]) -> list[pa.Field]:

@@ -23,23 +23,14 @@ from promptmill.pipeline.display import first_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
-from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.records import VIEW
 from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import NOT_SELECTED
 
 FOLDER: Final = "selections"
 _MADE_BY: Final = b"promptmill-selection"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-VIEW: Final = pa.schema(
-    [
-        *(pa.field(name, pa.string()) for name in (*named("sample_id", "prompt_id", "variant"), "object")),
-        pa.field("row", pa.int64()),
-        pa.field("weight", pa.float32()),
-        pa.field("reason", pa.string()),
-    ]
-)
-"""`object` and `row` say where the image lies. `weight` is 1 for what is kept, else 0; `reason` is null for it."""
 
 
 def write_selection(store: Store, name: str, rows: list[dict[str, Any]], how: Mapping[str, Any]) -> str:

@@ -23,11 +23,13 @@ from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, dista
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
 from promptmill.pipeline.planning.variants import cell_name
-from promptmill.pipeline.prompts.checks import check_strangers
+from promptmill.pipeline.prompts.bombs import check_strangers
 from promptmill.pipeline.prompts.files import kept_of_dataset
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
+from promptmill.pipeline.prompts.views import is_view, open_view, shown_name
 from promptmill.pipeline.scores.score_dataset import Unit, check_columns, find_units, read_pictures
 from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
@@ -129,7 +131,7 @@ def dataset_images(store: Store, selection: str | None = None) -> Iterator[tuple
 
 
 def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
-    """Of image files at any depth, or of Parquet files; of our own datasets the kept ones.
+    """Of image files at any depth, or of Parquet files; of our own datasets the kept ones, or those of a selection.
 
     Raises JobError where there is neither.
     """
@@ -147,7 +149,16 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
     if not files:
         check_strangers(store, tables)
     for entry in () if files else tables:
-        yield from _parquet_images(store, entry.name)
+        yield from _view_images(store, entry) or _parquet_images(store, entry.name)
+
+
+def _view_images(store: Store, entry: Entry) -> Iterator[tuple[str, Pixels | None]] | None:
+    """What the selection keeps, where the file is one."""
+    if not is_view(parquet_metadata(store, entry).schema.to_arrow_schema()):
+        return None
+    view = open_view(store, store.read(entry.name), shown_name(entry.name))
+    view.check()
+    return (image for key in view.kept for image in _parquet_images(view.dataset, key, view.sample_ids))
 
 
 def _parquet_images(

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from promptmill.pipeline.prompts.checks import column_tables
 from promptmill.pipeline.prompts.columns import OpenedFile
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.kinds import as_kind, carried, is_text
+from promptmill.pipeline.prompts.some_columns import column_tables
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, RULES, WrongValueError, adapters_of
 from promptmill.pipeline.storage.store import Store

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.bombs import whole_parquet
 from promptmill.pipeline.prompts.formats import is_parquet
 from promptmill.pipeline.prompts.kinds import as_kind, carried, is_bytes, is_media, looks_like_media
 from promptmill.pipeline.storage.store import Store

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.prompts.checks import check_widths, whole_parquet
+from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from promptmill.pipeline.prompts.checks import check_no_bomb, check_unique_ids, whole_parquet
+from promptmill.pipeline.prompts.bombs import check_no_bomb, whole_parquet
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
 from promptmill.pipeline.prompts.first_look import FirstLook, first_look
@@ -19,11 +19,13 @@ from promptmill.pipeline.prompts.formats import (
     read_unpacked,
     refuse_lfs,
 )
+from promptmill.pipeline.prompts.ids import check_unique_ids
 from promptmill.pipeline.prompts.judged import judge, looked_at
 from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from promptmill.pipeline.prompts.texts import read_text
+from promptmill.pipeline.prompts.views import is_view, shown_name
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_tail
@@ -135,13 +137,13 @@ def _try_open(store: Store, entry: Entry, prompts: Prompts, look: FirstLook) -> 
         if is_parquet(entry.name):
             if entry.size_bytes < LFS_BYTES:
                 refuse_lfs(store.read(entry.name), entry.name)
-            return _open_parquet(store, entry, look)
-        return _open_text(store, entry, prompts)
+            return _open_parquet(store, entry, look, prompts)
+        return _open_text(store, entry, prompts, entry.name)
     except InputError as error:
         return error
 
 
-def _open_parquet(store: Store, entry: Entry, look: FirstLook) -> OpenedFile:
+def _open_parquet(store: Store, entry: Entry, look: FirstLook, prompts: Prompts) -> OpenedFile:
     where = f"prompts.source: {entry.name}"
     version, path = store.content_version(entry), store.local_path(entry.name)
     with whole_parquet(entry.name), _unchanged(where):
@@ -152,6 +154,8 @@ def _open_parquet(store: Store, entry: Entry, look: FirstLook) -> OpenedFile:
         raise InputError(Problem(where, "each column name once", f"columns {names}"))
     with whole_parquet(entry.name):
         check_no_bomb(store, entry, footer, look)
+    if is_view(footer.schema):
+        return _open_text(store, entry, prompts, shown_name(entry.name))
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, footer.rows, footer.etag)
     file = replace(file, digest=digest, version=version)
     maps = [field.name for field in footer.schema if has_map(field.type)]
@@ -171,10 +175,10 @@ def _unchanged(where: str) -> Iterator[None]:
         ) from None
 
 
-def _open_text(store: Store, entry: Entry, prompts: Prompts) -> OpenedFile:
-    text = read_text(store, entry.name, prompts, entry=entry)
+def _open_text(store: Store, entry: Entry, prompts: Prompts, name: str) -> OpenedFile:
+    text = read_text(store, name, prompts, entry=entry)
     table = text.table
-    file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, table.num_rows, text.etag)
+    file = SourceFile(name, _url(store, entry), entry.size_bytes, table.num_rows, text.etag)
     return OpenedFile(file, table.schema, text.notices, table.select(looked_at(prompts, table.schema)))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.prompts.checks import whole_parquet
+from promptmill.pipeline.prompts.bombs import whole_parquet
 from promptmill.pipeline.prompts.first_look import first_look
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import (

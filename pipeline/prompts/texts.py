@@ -1,4 +1,4 @@
-"""Text sources, fetched and parsed once: what a job's checks, its plan and its copies read is one reading."""
+"""Text sources and views, fetched and parsed once: what a job's checks, its plan and its copies read is one reading."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.formats import file_suffix, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.views import open_view, selected_rows, view_key
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.plan import SELECTION, SourceFile
 from promptmill.schemas.prompts import Prompts
 from promptmill.schemas.urls import scheme_of
 
@@ -53,13 +54,18 @@ _kept = _Kept()
 
 
 def read_text(
-    store: Store, name: str, prompts: Prompts, entry: Entry | None = None, planned: SourceFile | None = None
+    store: Store,
+    name: str,
+    prompts: Prompts,
+    entry: Entry | None = None,
+    planned: SourceFile | None = None,
 ) -> Text:
-    """The object as it is now; `entry` is what a listing just said of it.
+    """The object as it is now; `entry` is what a listing just said of it, where `name` is that of a `SourceFile`.
 
     Raises InputError where it is no such text, ChangedMeanwhileError where it is not the one that was `planned`.
     """
     shown = name if planned is None else planned.name
+    name = view_key(name)
     if entry is None or not entry.version:
         entry = store.entry(name)
     key = _key(store, entry, prompts)
@@ -68,13 +74,20 @@ def read_text(
         data = read_unpacked(store, name)
         if planned is not None and hash_of(data) != planned.etag:
             raise ChangedMeanwhileError
-        table, notices = read_text_format(data, file_suffix(shown), shown, prompts)
+        table, notices = _parsed(store, data, shown, prompts)
         text = Text(hash_of(data), table, tuple(notices))
         if key is not None:
             _kept.put(key, text)
     if planned is not None and text.etag != planned.etag:
         raise ChangedMeanwhileError
     return text
+
+
+def _parsed(store: Store, data: bytes, shown: str, prompts: Prompts) -> tuple[pa.Table, list[str]]:
+    if file_suffix(shown) == SELECTION:
+        asked_for = [*prompts.columns.images.values(), *prompts.carry]
+        return selected_rows(open_view(store, data, shown), asked_for), []
+    return read_text_format(data, file_suffix(shown), shown, prompts)
 
 
 def _key(store: Store, entry: Entry | None, prompts: Prompts) -> tuple[str, ...] | None:

@@ -23,7 +23,7 @@ from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.dataset.whole import whole_object
-from promptmill.pipeline.prompts.checks import check_strangers
+from promptmill.pipeline.prompts.bombs import check_strangers
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
 from promptmill.pipeline.scores.interface import Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry

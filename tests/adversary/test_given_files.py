@@ -19,7 +19,7 @@ from PIL import Image
 
 from promptmill.jobs.score import _captions
 from promptmill.pipeline.evaluation.brought import _read
-from promptmill.pipeline.prompts.checks import check_strangers
+from promptmill.pipeline.prompts.bombs import check_strangers
 from promptmill.pipeline.prompts.first_look import LookError, first_look
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
