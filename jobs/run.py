@@ -14,6 +14,7 @@ from promptmill.jobs.console import err, is_terminal
 from promptmill.jobs.plan import plan_of
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
 from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.dataset.far import refuse_far_copies
 from promptmill.pipeline.dataset.open import newest_plan, open_output
 from promptmill.pipeline.dataset.retry import stage_again
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
@@ -62,7 +63,10 @@ def run(
             progress.notice(notice)
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         refuse_inside(job.output.url, "output.url")
-        planned = claim_output(planned, store, extend)
+        own, planned = planned, claim_output(planned, store, extend)
+        refuse_far_copies(
+            planned, store, Reach((store.url if store.local_path() is None else store.root, *own_places)), own
+        )
         problem = remember((*planned.models, *planned.clips, *planned.python_scores))
         if problem := problem or remember_places(own_places):
             hint = "`promptmill retry` will ask for --trust-dataset"

@@ -17,7 +17,7 @@ from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning.places import found
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, check_source, from_json, with_segments
+from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, check_named, check_source, from_json, with_segments
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.checked import NO_OBJECT
@@ -120,4 +120,6 @@ def _grown(plan: Plan, content: Mapping[str, Any]) -> Plan:
     fields = json.loads(json.dumps(plan.fields))
     check_source(content["source"])
     fields[SOURCE_FIELD[0]][SOURCE_FIELD[1]].update(content["source"])
-    return replace(with_segments(plan, content["segments"]), fields=fields)
+    grown = replace(with_segments(plan, content["segments"]), fields=fields)
+    check_named(grown)
+    return grown

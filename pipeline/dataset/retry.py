@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.claim import add_segments
+from promptmill.pipeline.dataset.far import refuse_far_rows
 from promptmill.pipeline.dataset.keys import is_failure
 from promptmill.pipeline.dataset.state import (
     MAKE_AGAIN,
@@ -24,14 +25,13 @@ from promptmill.pipeline.dataset.state import (
     side_objects,
 )
 from promptmill.pipeline.dataset.whole import whole_object
-from promptmill.pipeline.display import redact, shown
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
-from promptmill.pipeline.prompts.reach import HINT, Reach
+from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.prompts.retried import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import HASHES, input_column, named, of_kind
+from promptmill.schemas.columns import HASHES, named, of_kind
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
@@ -86,7 +86,7 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
     if missing:
         for position in {shard.segment for shard in missing} if reach is not None else ():
             with whole_object(store, plan.segments[position].files[0].path.removeprefix(STAGED)) as copy:
-                _refuse_far(pq.read_table(copy), plan, store, reach)
+                refuse_far_rows(pq.read_table(copy), plan, store, reach)
         return []
     objects = sorted(
         (item for item in read_data_objects(store, store.list("data")) if belongs(plan, item)),
@@ -95,7 +95,7 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
     failures = _latest_failures(plan, store, objects)
     if failures is None or not failures.num_rows:
         return []
-    _refuse_far(failures, plan, store, reach)
+    refuse_far_rows(failures, plan, store, reach)
     numbers = {variant_text(plan.variant(i).values): i for i in range(plan.cells)}
     segments: list[Segment] = []
     first = plan.shards
@@ -108,17 +108,6 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
         segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
         first += len(ends)
     return segments
-
-
-def _refuse_far(rows: pa.Table, plan: Plan, store: Store, reach: Reach | None) -> None:
-    """Raises JobError for images that the dataset's user has not named."""
-    names = [name for name in map(input_column, plan.job.task.roles) if name in rows.column_names]
-    places = {str(place) for name in names for place in rows.column(name).unique().to_pylist() if place}
-    far = sorted(place for place in places if reach is not None and not reach.holds_locator(place))
-    if far:
-        got = f"{len(far)} elsewhere, such as {shown(redact(far[0]))[:200]}"
-        expected = "images in the dataset, or where a job that was run here has its prompts"
-        raise JobError(Problem(f"failures of {redact(store.url)}", expected, got, HINT))
 
 
 def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> pa.Table | None:

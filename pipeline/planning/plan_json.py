@@ -81,7 +81,9 @@ def from_json(data: bytes) -> Plan:
         wide_seeds=inner.get("wide_seeds") is True,
     )
     _check_fields(plan)
-    return with_segments(plan, inner["segments"])
+    plan = with_segments(plan, inner["segments"])
+    check_named(plan)
+    return plan
 
 
 def with_segments(plan: Plan, contents: Iterable[object]) -> Plan:
@@ -125,6 +127,15 @@ def check_source(section: object) -> None:
             raise ValueError("fields: a file of the source without its number of rows")  # noqa: TRY004
 
 
+def check_named(plan: Plan) -> None:
+    """Whether prompts come from files that `fields` name, which a job is held against. Raises ValueError."""
+    named = plan.fields["prompts"]["source"].keys()
+    files = (file for segment in plan.segments if segment.kind != "retry" for file in segment.files)
+    unknown = [file.name for file in files if file.name not in named]
+    if unknown:
+        raise ValueError(f"a segment of {unknown[0][:80]!r}, which is no file of its source")
+
+
 def _model(content: Mapping[str, Any]) -> ResolvedModel:
     adapters = tuple(checked(ResolvedAdapter, each) for each in content.get("adapters", ()))
     controls = tuple(checked(ResolvedControl, each) for each in content.get("controlnets", ()))
@@ -139,6 +150,8 @@ def segment_from_json(content: object) -> Segment:
         count(file.size_bytes, "size_bytes")
         if file.path.startswith(STAGED) and not _COPY.fullmatch(file.path):
             raise ValueError("path: no copy of prompts below inputs/")
+    if segment.kind == "retry" and [file.path.startswith(STAGED) for file in segment.files] != [True]:
+        raise ValueError("a retry of other rows than those of one copy below inputs/")
     return segment
 
 

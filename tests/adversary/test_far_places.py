@@ -246,3 +246,75 @@ def test_no_request_goes_to_a_place_that_nobody_named(tmp_path: Path, monkeypatc
     for place in ("http://169.254.169.254/x", "s3://bucket/x", "row:staged:../../x.parquet#a:0", "row:/etc/x#a:0"):
         with pytest.raises(SampleError, match="outside the dataset"):
             reader.read(place)
+
+
+def _crafted(folder: Path, **change: Any) -> None:
+    """A segment that was added to the dataset of somebody else's, as `run --extend` writes them."""
+    content = json.loads((folder / "job.json").read_text())
+    (segment,) = content["plan"]["segments"]
+    file = {**segment["files"][0], "name": "more.parquet", "digest": None, "version": None}
+    kind = change.pop("kind", "extend")
+    added = {**segment, "kind": kind, "first_shard": segment["shards"], "files": [{**file, **change}]}
+    added |= {"variant": 0, "ends": [segment["prompts"]]} if kind == "retry" else {}
+    (folder / "segments").mkdir(exist_ok=True)
+    (folder / "segments" / f"{segment['shards']:09d}.json").write_text(json.dumps({"segments": [added], "source": {}}))
+
+
+@pytest.mark.parametrize("kind", ["extend", "retry"])
+def test_a_run_reads_no_prompts_that_a_stranger_has_added(stranger: Path, theirs: Path, cli: Cli, kind: str) -> None:
+    secret = theirs / "secret.parquet"
+    pq.write_table(pa.table({"prompt": ["my", "own"], "image": ["images/a.png"] * 2}), secret)
+    _crafted(stranger, kind=kind, path=str(secret))
+    for extra in ((), ("--extend",)):
+        answer = cli("run", theirs / "job.yaml", "--set", f"output.url={stranger}", "--in-process", *extra)
+        assert answer.code == 2 and "segments/" in answer.err, answer
+    assert not any(row["prompt"] in ("my", "own") for row in records(stranger))
+    assert cli("retry", stranger, "--in-process", "--trust-dataset").code == 2
+
+
+@pytest.mark.parametrize("way", ["a path", "a cell of a copy"])
+def test_a_run_reads_no_image_that_a_stranger_s_copy_names(
+    stranger: Path, theirs: Path, tmp_path: Path, cli: Cli, way: str
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(_picture(10))
+    content = json.loads((stranger / "job.json").read_text())
+    (file,) = content["plan"]["segments"][0]["files"]
+    copy = stranger / file["path"].removeprefix("staged:")
+    place = str(secret)
+    if way != "a path":
+        pq.write_table(pa.table({"image": [{"bytes": None, "path": place}]}), stranger / "inputs" / "cells.parquet")
+        place = "row:staged:inputs/cells.parquet#image:0"
+        plan, store = from_json((stranger / "job.json").read_bytes()), Store(str(stranger))
+        plan_retry(plan, store)
+        (copy,) = (stranger / "inputs").glob("retry-*.parquet")
+        _rewrite(copy, input_image=place)
+        (segment,) = (stranger / "segments").iterdir()
+        added = json.loads(segment.read_text())
+        added["segments"][0]["files"][0] |= {"digest": None, "version": None}
+        segment.write_text(json.dumps(added))
+    else:
+        _rewrite(copy, image=place)
+        content["plan"]["segments"][0]["files"][0] |= {"digest": None, "version": None}
+        (stranger / "job.json").write_text(json.dumps(content))
+        (data,) = (stranger / "data").iterdir()
+        data.unlink()
+    own = ("run", theirs / "job.yaml", "--set", f"output.url={stranger}", "--in-process")
+    answer = cli(*own)
+    assert answer.code == 2 and str(secret) in answer.err, answer
+    if way != "a path":
+        assert cli("retry", stranger, "--in-process").code == 2
+
+
+def test_a_run_goes_on_with_images_that_its_own_prompts_name(theirs: Path, tmp_path: Path, cli: Cli) -> None:
+    """Absolute paths outside of the folder of the prompts."""
+    (tmp_path / "mine").mkdir()
+    rows = [{"prompt": "a red circle", "image": str(theirs / "images" / "a.png")}]
+    (tmp_path / "mine" / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out, source = tmp_path / "mine" / "out", tmp_path / "mine" / "p.jsonl"
+    own = ("run", theirs / "job.yaml", "--set", f"output.url={out}", "--set", f"prompts.source={source}")
+    assert cli(*own, "--in-process").code == 0
+    (data,) = (out / "data").iterdir()
+    data.unlink()
+    assert cli(*own, "--in-process").code == 0
+    assert len(records(out)) == 1
