@@ -37,9 +37,8 @@ def test_a_node_goes_and_another_comes(bench: Bench, fleet: Fleet, drain: bool) 
     assert_good(scenarios.node_lost(bench, fleet, "disk", drain))
 
 
-@pytest.mark.parametrize("name", ["segfault", "hang"])  # the others are in `make faults`
-def test_one_bad_prompt_costs_only_itself(bench: Bench, fleet: Fleet, name: str) -> None:
-    assert_good(scenarios.bad_prompt(bench, fleet, *scenarios.BAD_PROMPTS[name]))
+def test_a_prompt_that_hangs_costs_only_itself(bench: Bench, fleet: Fleet) -> None:
+    assert_good(scenarios.bad_prompt(bench, fleet, *scenarios.BAD_PROMPTS["hang"]))  # the others are in `make faults`
 
 
 def test_calls_that_ray_loses(bench: Bench, fleet: Fleet) -> None:
@@ -58,6 +57,13 @@ def test_a_gpu_that_is_lost_twice_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     now += 1
     assert lost.lose(gpu)
     assert not lost.lose(other)
+
+
+def test_a_prompt_that_breaks_the_only_device_costs_only_itself(bench: Bench) -> None:
+    """Its two samples were taken for two losses of the device, and the run ended."""
+    assert bench.server is not None
+    with Fleet(bench.forks, nodes=1, cpus=1, env=bench.server.env()) as one:
+        assert_good(scenarios.bad_prompt(bench, one, *scenarios.BAD_PROMPTS["device"]))
 
 
 def test_a_model_that_loads_nowhere(bench: Bench, fleet: Fleet) -> None:

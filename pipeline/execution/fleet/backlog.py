@@ -16,12 +16,14 @@ from promptmill.schemas.plan import Shard
 class History:
     """Losses of nodes are not counted: they are nobody's fault.
 
-    `failed` tries ended in an error or a death; `errors` and `died_at` are by node.
+    `failed` tries ended in an error or a death; `errors` and `died_at` are by node. `searched` is whether no sample
+    was found that breaks its worker by itself.
     """
 
     failed: int = 0
     deaths: int = 0
     hangs: int = 0
+    searched: bool = False
     errors: Counter[str] = field(default_factory=Counter)
     died_at: dict[str, float] = field(default_factory=dict)
     quarantined: dict[str, SampleError] = field(default_factory=dict)
@@ -43,6 +45,11 @@ class History:
         self.quarantined[poison_sample] = SampleError(kind, f"{text}, every time this sample was made alone")
         self.deaths, self.hangs = 1, 0
         return kind
+
+    @property
+    def suspect(self) -> bool:
+        """Whether one of its samples may be what breaks workers, and not what they work on."""
+        return self.deaths > 0 and not self.searched
 
     @property
     def failed_on(self) -> set[str]:

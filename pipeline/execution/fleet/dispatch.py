@@ -216,7 +216,8 @@ class RayDispatcher:
     def _device_lost(self, worker: WorkerHandle, error: DeviceLostError) -> None:
         assert worker.device is not None
         self._listener.notice(f"{worker.device} is lost to its process ({error}); starting a new one")
-        if self._blame.device(worker.device, error):
+        suspect = any(self._backlog.of(shard).suspect for shard in worker.in_hand.values())
+        if not suspect and self._blame.device(worker.device, error):
             self._park(worker, error)
         else:
             self._give_back(worker, blameless=False)
@@ -276,7 +277,9 @@ class RayDispatcher:
             except RayError as error:
                 self._listener.notice(f"the search in shard {shard.number} was lost ({short(error)}); trying again")
             else:
-                if poison_sample is not None:
+                if poison_sample is None:
+                    self._backlog.of(shard).searched = True
+                else:
                     kind = self._backlog.of(shard).give_up(poison_sample)
                     self._listener.notice(f"shard {shard.number}: sample {poison_sample} is given up ({kind})")
 
