@@ -75,7 +75,7 @@ def validate(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson =
     for notice in plan.notices:
         say(f"note: {notice}")
     _say_suite(plan)
-    say(f"{job}: ok. {plan.prompts:,} prompts × {plan.cells:,} variants = {plan.samples:,} images")
+    say(f"{job}: ok. {plan.prompts:,} prompts × {plan.variant_count:,} variants = {plan.samples:,} images")
 
 
 @app.command()

@@ -57,15 +57,15 @@ def score(
         say_json(shown.as_json())
         return
     table({name: value for name, value in shown.as_json().items() if name != "cells"})
-    for cell in shown.cells or []:
-        values = {"fid": cell.fid, "kid": cell.kid, "precision": cell.precision, "recall": cell.recall}
+    for each in shown.cells or []:
+        values = {"fid": each.fid, "kid": each.kid, "precision": each.precision, "recall": each.recall}
         numbers = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
-        say(f"{cell.name}: {cell.images} images, " + (", ".join(numbers) or "too few to compare"))
+        say(f"{each.name}: {each.images} images, " + (", ".join(numbers) or "too few to compare"))
 
 
 def select(
     url: Url,
-    keep: Annotated[int | None, typer.Option(min=1, help="Best so many images of each prompt and sweep cell.")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Best so many images of each prompt and variant.")] = None,
     by: Annotated[
         list[str] | None, typer.Option(help="Score that says which are best; of several the ranks are added.")
     ] = None,
@@ -104,7 +104,7 @@ def compare(
         first, second = shown.runs
         for metric, answer in shown.answers.items():
             say(f"{metric}: {_change(answer.difference, first, second)}")
-            for line in _by_setting(answer, first, second):
+            for line in _by_variant(answer, first, second):
                 say(f"  {line}")
         for row in shown.differences:
             say(f"differs: {row['field']}: {row[first]} | {row[second]}")
@@ -114,16 +114,16 @@ def compare(
 _LINES = 12
 
 
-def _by_setting(answer: MetricAnswer, first: str, second: str) -> Iterator[str]:
-    """Each setting; of many only those that differ for sure, and how many do not."""
-    cells = answer.cells if len(answer.cells) > 1 else []
-    sure = [cell for cell in cells if cell.holm is not None and cell.holm < 0.05]
-    shown = cells if len(cells) <= _LINES else sure
-    for cell in shown:
-        holm = "" if cell.holm is None else f", p {cell.holm:.2g} by Holm"
-        yield f"{cell.name}: {_change(cell.difference, first, second)}{holm}"
-    if len(shown) < len(cells):
-        many = f"{len(cells) - len(shown)} {'other ' if shown else ''}settings"
+def _by_variant(answer: MetricAnswer, first: str, second: str) -> Iterator[str]:
+    """Each variant; of many only those that differ for sure, and how many do not."""
+    variants = answer.cells if len(answer.cells) > 1 else []
+    sure = [each for each in variants if each.holm is not None and each.holm < 0.05]
+    shown = variants if len(variants) <= _LINES else sure
+    for each in shown:
+        holm = "" if each.holm is None else f", p {each.holm:.2g} by Holm"
+        yield f"{each.name}: {_change(each.difference, first, second)}{holm}"
+    if len(shown) < len(variants):
+        many = f"{len(variants) - len(shown)} {'other ' if shown else ''}settings"
         yield f"in {many} by themselves it is not sure; the page and summary.json have each"
 
 

@@ -10,7 +10,7 @@ JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; repeat for more.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 cells.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 variants.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
 ]

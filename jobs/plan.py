@@ -59,14 +59,14 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:
         task=planned.job.task.name,
         prompts=planned.prompts,
         suite=planned.suite,
-        variants=planned.cells,
+        variants=planned.variant_count,
         samples=planned.samples,
         shards=planned.shards,
         shards_done=shards_done,
         bytes_estimated=math.ceil(estimated),
         models=[{**asdict(model), "files": len(model.files)} for model in planned.models],
         axes={name: len(values) for name, values in planned.job.sweep.axes().items()},
-        variants_excluded=math.prod(planned.job.sweep.grid.sizes) - planned.cells,
+        variants_excluded=math.prod(planned.job.sweep.grid.sizes) - planned.variant_count,
         notices=list(planned.notices),
     )
 
@@ -74,13 +74,13 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:
 def _estimate(planned: Plan) -> float:
     job = planned.job
     models = dict(zip(variants.swept_models(job), planned.models, strict=True))
-    sizes = variants.combinations(job, "model", "width", "height")
+    sizes = variants.tally(job, "model", "width", "height")
     pixels = sum(
-        cells * (width or models[model].width) * (height or models[model].height)
-        for (model, width, height), cells in sizes.items()
+        count * (width or models[model].width) * (height or models[model].height)
+        for (model, width, height), count in sizes.items()
     )
     share = 1.0
     if job.select is not None and job.select.keep is not None and not job.output.keep_rejected_images:
-        share = min(1.0, job.select.keep * planned.prompts * planned.cells / max(1, planned.samples))
-    image = pixels / planned.cells * _BYTES_A_PIXEL[job.output.image_format]
+        share = min(1.0, job.select.keep * planned.prompts * planned.variant_count / max(1, planned.samples))
+    image = pixels / planned.variant_count * _BYTES_A_PIXEL[job.output.image_format]
     return planned.samples * (share * image + _BYTES_A_ROW)

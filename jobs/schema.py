@@ -22,7 +22,7 @@ _TYPE_OF_NULL: Final = {"type": "null"}
 def job_schema() -> str:
     """Pretty JSON (draft 2020-12), the same on every machine."""
     raw = Job.model_json_schema()
-    for part, text in (("Sweep", "Values of {} to try."), ("NamedSettings", "{} here."), ("Exclusion", "{} there.")):
+    for part, text in (("Sweep", "Values of {} to try."), ("Preset", "{} here."), ("Exclusion", "{} there.")):
         for name, field in raw["$defs"][part]["properties"].items():
             swept = "`settings`" if name == "settings" else f"`{name}`" if name == "model" else f"`generation.{name}`"
             field.setdefault("description", text.format(swept))

@@ -20,7 +20,7 @@ from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import ReferenceCell, ScoreResult
+from promptmill.schemas.results import ReferenceVariant, ScoreResult
 
 MOST_BYTES = 64 << 20
 
@@ -55,7 +55,7 @@ def score(
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
         against = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection)
-        shown |= {**against, "cells": [ReferenceCell(**cell) for cell in against["cells"]]}
+        shown |= {**against, "cells": [ReferenceVariant(**each) for each in against["cells"]]}
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)

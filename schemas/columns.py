@@ -10,7 +10,7 @@ import pyarrow as pa
 from promptmill.schemas.inputs import ROLES, Role
 
 Kind = Literal["identity", "variant", "text", "setting", "input", "image", "score", "check", "outcome"]
-"""What a column is for: which sample, which sweep cell, its words, how and from what it was drawn, what came of it."""
+"""What a column is for: which sample, which variant, its words, how and from what it was drawn, what came of it."""
 
 Folder = Literal["data", "rejects", "failures"]
 EVERYWHERE: Final[frozenset[Folder]] = frozenset({"data", "rejects", "failures"})

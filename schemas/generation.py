@@ -49,7 +49,7 @@ class Generation(StrictModel):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
     """Images per forward pass. Part of the result: batch size changes last bits."""
     images_per_prompt: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Images for each prompt and sweep cell, each with its own seed."""
+    """Images for each prompt and variant, each with its own seed."""
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     """How far an input image is left behind: this share of the steps is made. Null is 0.6, with a mask 1."""
     fit: Fit | None = None

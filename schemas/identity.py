@@ -33,5 +33,5 @@ def sample_id(prompt_id: str, variant: Variant, sample_index: int) -> str:
 
 
 def sample_seed(job_seed: int, prompt_id: str, sample_index: int) -> int:
-    """0 to 2^53 − 1. The sweep cell is left out on purpose: cells of one prompt share their noise."""
+    """0 to 2^53 − 1. The variant is left out on purpose: variants of one prompt share their noise."""
     return int(digest([job_seed, prompt_id, sample_index])[:16], 16) & MAX_SEED

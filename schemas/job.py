@@ -13,7 +13,7 @@ from promptmill.schemas.inputs import CONTROL, Task, task_of
 from promptmill.schemas.prompts import MAX_SEED, Prompts
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.scores import LOWER_IS_BETTER, Score, Select
-from promptmill.schemas.sweep import Partial, SweepAxes, axis
+from promptmill.schemas.sweep import PRESETS, Partial, SweepAxes, axis
 
 SCHEMA_VERSION = 1
 
@@ -30,16 +30,16 @@ def _partial(name: str, **more: Any) -> Any:
 if TYPE_CHECKING:
     Sweep = SweepAxes
 else:
-    _NamedSettings = Annotated[dict[Text, _partial("NamedSettings")], Field(min_length=1)]
+    _Presets = Annotated[dict[Text, _partial("Preset")], Field(min_length=1)]
     _Exclusion = _partial("Exclusion", settings=(Text, None))
     _together = "One axis of values that go together: names, each with the fields that it sets."
-    _left_out = "Cells left out: those that have all values of one of these."
+    _left_out = "Variants left out: those that have all values of one of these."
     # Built from Generation, so that a field added there can be swept the same day.
     Sweep = create_model(
         "Sweep",
         __base__=SweepAxes,
         model=axis(Text | Model),
-        settings=(_NamedSettings | None, Field(None, description=_together)),
+        settings=(_Presets | None, Field(None, description=_together)),
         **{name: axis(field.rebuild_annotation()) for name, field in Generation.model_fields.items()},
         exclude=(tuple[_Exclusion, ...], Field((), max_length=1000, strict=False, description=_left_out)),
     )
@@ -100,7 +100,7 @@ class Job(StrictModel):
     sweep: Sweep = Sweep()
     """Axes that multiply: any field of `generation`, `model`, and named settings, each a list or a range.
 
-    Cells of one prompt share their seeds."""
+    Variants of one prompt share their seeds."""
     score: Annotated[tuple[Score, ...], Field(strict=False)] = ()
     """What each image is scored with."""
     select: Select | None = None
@@ -188,11 +188,11 @@ class Job(StrictModel):
 
     def _set(self, fields: frozenset[str]) -> list[tuple[str, ...]]:
         """Where the job sets one of these fields of `generation`."""
-        given = [(name, each.given().keys()) for name, each in (self.sweep.settings or {}).items()]
+        given = [(name, each.given().keys()) for name, each in self.sweep.presets.items()]
         return [
             *(("generation", field) for field in fields if getattr(self.generation, field) is not None),
             *(("sweep", field) for field in fields if field in self.sweep.axes()),
-            *(("sweep", "settings", name, field) for name, own in given for field in sorted(fields & own)),
+            *(("sweep", PRESETS, name, field) for name, own in given for field in sorted(fields & own)),
         ]
 
     @property
@@ -216,9 +216,9 @@ class Job(StrictModel):
         """Every model that is written in the job, with its place."""
         yield ("model",), self.model
         yield from ((("sweep", "model", i), value) for i, value in enumerate(self.sweep.axes().get("model", ())))
-        for name, each in (self.sweep.settings or {}).items():
+        for name, each in self.sweep.presets.items():
             if "model" in each.given():
-                yield ("sweep", "settings", name, "model"), each.given()["model"]
+                yield ("sweep", PRESETS, name, "model"), each.given()["model"]
 
     def _wrong_additions(self) -> list[InitErrorDetails]:
         # Not a rule of Model: a union whose member has one loses the place of what is wrong in it.

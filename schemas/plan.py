@@ -126,7 +126,7 @@ class PythonScore:
 
 @dataclass(frozen=True)
 class Variant:
-    """One cell of the sweep. `values` holds the swept fields only, as written to the record's `variant`."""
+    """One variant of the sweep. `values` holds the swept fields only, as written to the record's `variant`."""
 
     index: int
     values: dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from promptmill.schemas.results import ReferenceCell, Result
+from promptmill.schemas.results import ReferenceVariant, Result
 
 Interval = list[float | int | None]
 """Mean, the ends of its 95 % interval (null from one prompt), and the number of prompts."""
@@ -15,8 +15,8 @@ Difference = list[float | int | None]
 
 
 @dataclass(frozen=True)
-class CellSummary:
-    """One sweep cell. `scores` are means over all its images, `kept_scores` over those that were kept."""
+class VariantSummary:
+    """One variant. `scores` are means over all its images, `kept_scores` over those that were kept."""
 
     index: int
     name: str
@@ -56,7 +56,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class MainEffect:
-    """By value of an axis the mean over all other settings; `differences` to the first value, by its place "0".
+    """By value of an axis the mean over all other variants; `differences` to the first value, by its place "0".
 
     `range` is the distance of the best to the worst value.
     """
@@ -68,7 +68,7 @@ class MainEffect:
 
 @dataclass(frozen=True)
 class MetricSummary:
-    """`means` of all settings; `differences[i][j]` is setting j − setting i. `main_effects` are by axis."""
+    """`means` of all variants; `differences[i][j]` is variant j − variant i. `main_effects` are by axis."""
 
     means: list[Interval]
     differences: list[list[Difference]]
@@ -97,7 +97,7 @@ class ReferenceTable:
     dimensions: int
     selection: str | None
     few: int | None
-    cells: list[ReferenceCell]
+    cells: list[ReferenceVariant]
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,14 @@ class Summary(Result):
 
 @dataclass(frozen=True)
 class ReportResult(Summary):
-    cells: list[CellSummary]
+    cells: list[VariantSummary]
     correlations: list[Correlation]
     references: list[ReferenceTable]
 
 
 @dataclass(frozen=True)
-class ComparedCell:
-    """A setting of one run, on the prompts that both have; `settings` are those that ran."""
+class ComparedVariant:
+    """A variant of one run, on the prompts that both have; `settings` are those that ran."""
 
     name: str
     values: dict[str, Any]
@@ -164,8 +164,8 @@ class ComparedCell:
 
 
 @dataclass(frozen=True)
-class SettingAnswer:
-    """One setting that both runs have: its mean in each, by run, and B − A; `holm` is p raised for all settings."""
+class VariantAnswer:
+    """One variant that both runs have: its mean in each, by run, and B − A; `holm` is p raised for all variants."""
 
     name: str
     runs: dict[str, Interval]
@@ -175,12 +175,12 @@ class SettingAnswer:
 
 @dataclass(frozen=True)
 class MetricAnswer:
-    """Over the `settings` that both runs have, together; where there are none, over all of each run."""
+    """Over the variants that both runs have (`settings` of them) together; where there are none, over the runs."""
 
     runs: dict[str, Interval]
     difference: Difference
     settings: int
-    cells: list[SettingAnswer]
+    cells: list[VariantAnswer]
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class CompareResult(Summary):
     `differences` are fields of the jobs: `field`, and under the name of each run what that has.
     """
 
-    cells: list[ComparedCell]
+    cells: list[ComparedVariant]
     runs: dict[str, str]
     shared_prompts: int
     same_seeds: bool

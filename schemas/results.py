@@ -122,8 +122,8 @@ class VerifyResult(DatasetResult):
 
 
 @dataclass(frozen=True)
-class ReferenceCell:
-    """Kept images of one sweep cell against the reference; None where there are too few to compare."""
+class ReferenceVariant:
+    """Kept images of one variant against the reference; None where there are too few to compare."""
 
     name: str
     variant: str
@@ -160,7 +160,7 @@ class ScoreResult(Result):
     features: str | None = None
     features_revision: str | None = None
     dimensions: int | None = None
-    cells: list[ReferenceCell] | None = None
+    cells: list[ReferenceVariant] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Without what was not asked for."""
@@ -209,8 +209,8 @@ class SelectResult(Result):
 
 @dataclass(frozen=True)
 class ExportResult(Result):
-    """`folders` are those of the sweep's cells, the root alone without one. `without_image` are rejected samples whose
-    image the dataset does not store."""
+    """`folders` are those of the sweep's variants, the root alone without one. `without_image` are rejected samples
+    whose image the dataset does not store."""
 
     out: str
     images: int

@@ -128,7 +128,7 @@ UNSAFE_FLAGS: Final = ("nsfw",)
 
 class Select(StrictModel):
     keep: Annotated[int, Field(ge=1)] | None = 1
-    """Best so many images of each prompt and sweep cell; null keeps all that pass `min`."""
+    """Best so many images of each prompt and variant; null keeps all that pass `min`."""
     by: Text = "clip"
     """Name of a score. Higher is better, but for `near_black`."""
     min: float | None = None

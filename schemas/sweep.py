@@ -1,4 +1,4 @@
-"""The `sweep` of a job: axes as lists or ranges, named settings, and the cells left out."""
+"""The `sweep` of a job: axes as lists or ranges, presets, and the variants left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from promptmill.schemas.grid import Grid
 from promptmill.schemas.rules import StrictModel, broken_rule, raise_all, repeats
 
 MAX_RANGE = 10_000
-"""Values of one range: an axis is held in memory, cells are not."""
+"""Values of one range: an axis is held in memory, variants are not."""
 _SHOWN = 8
 _AXIS = "axis"
 """Marks the fields of a sweep that are axes."""
@@ -109,7 +109,7 @@ def _expander(element: TypeAdapter[Any]) -> Callable[[Any], Any]:
 
 
 class Partial(StrictModel):
-    """Some fields of a cell; those that are not given stay as the job has them."""
+    """Some fields of a variant; those that are not given stay as the job has them."""
 
     def given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
@@ -120,23 +120,33 @@ class Partial(StrictModel):
         return {name: dumped[name] for name in self.given()}
 
 
+PRESETS = "settings"
+"""The key of presets in the job file and in a record's `variant`."""
+
+
 class SweepAxes(StrictModel):
+    """`settings` in the file, `presets` in here: names, each with fields that go together."""
+
     if TYPE_CHECKING:
         settings: Mapping[str, Partial] | None = None
         exclude: tuple[Partial, ...] = ()
 
+    @property
+    def presets(self) -> Mapping[str, Partial]:
+        return self.settings or {}
+
     def axes(self) -> dict[str, tuple[Any, ...]]:
-        """The axes in use and their values; of `settings` the names. All cells of one model are neighbours."""
+        """The axes in use and their values; of presets the names. All variants of one model are neighbours."""
         return self._axes
 
     @cached_property
     def _axes(self) -> dict[str, tuple[Any, ...]]:
         fields = type(self).model_fields.items()
-        axes = {name: getattr(self, name) for name, field in fields if name == "settings" or _AXIS in field.metadata}
-        if self.settings is not None:
-            models = [_comparable(each.given().get("model")) for each in self.settings.values()]
-            first = dict(zip(self.settings, map(models.index, models), strict=True))
-            axes["settings"] = tuple(sorted(self.settings, key=first.__getitem__))
+        axes = {name: getattr(self, name) for name, field in fields if name == PRESETS or _AXIS in field.metadata}
+        if self.presets:
+            models = [_comparable(each.given().get("model")) for each in self.presets.values()]
+            first = dict(zip(self.presets, map(models.index, models), strict=True))
+            axes[PRESETS] = tuple(sorted(self.presets, key=first.__getitem__))
         return {name: values for name, values in axes.items() if values is not None}
 
     @cached_property
@@ -145,13 +155,15 @@ class SweepAxes(StrictModel):
         return Grid(tuple(map(len, self.axes().values())), tuple(exclusions))
 
     def values_of(self, field: str, default: Any) -> Iterator[tuple[str, Any]]:
-        """Every value that cells have for a field, each with its place in the job; `default` where a cell has none."""
+        """Every value that variants have for a field, each with its place in the job; `default` where one has none."""
         if field in self.axes():
             yield from ((f"sweep.{field}", value) for value in self.axes()[field])
             return
-        named = {name: each.given() for name, each in (self.settings or {}).items()}
-        yield from ((f"sweep.settings.{name}.{field}", given[field]) for name, given in named.items() if field in given)
-        if not named or any(field not in given for given in named.values()):
+        presets = {name: each.given() for name, each in self.presets.items()}
+        yield from (
+            (f"sweep.{PRESETS}.{name}.{field}", given[field]) for name, given in presets.items() if field in given
+        )
+        if not presets or any(field not in given for given in presets.values()):
             yield field if field == "model" else f"generation.{field}", default
 
     @model_validator(mode="after")
@@ -160,7 +172,7 @@ class SweepAxes(StrictModel):
         raise_all(list(self._odd_exclusions()))
         if self.exclude and self.grid.cells == 0:
             every = Grid(self.grid.sizes).cells
-            raise_all([broken_rule(("exclude",), "at least one cell to be left", f"none of {every:,}", "", "sweep")])
+            raise_all([broken_rule(("exclude",), "at least one variant to be left", f"none of {every:,}", "", "sweep")])
         return self
 
     def _equal_values(self) -> Iterator[InitErrorDetails]:
@@ -169,32 +181,32 @@ class SweepAxes(StrictModel):
                 shown = repr(values[index]) if isinstance(values[index], str) else values[index]
                 hint = f"It equals number {first + 1} of the list; remove one of the two."
                 yield broken_rule((name, index), "values that differ", shown, hint, f"sweep.{name}")
-        named = list((self.settings or {}).items())
-        fields = [tuple((field, _comparable(value)) for field, value in each.given().items()) for _, each in named]
+        presets = list(self.presets.items())
+        fields = [tuple((field, _comparable(value)) for field, value in each.given().items()) for _, each in presets]
         for index, first in repeats(fields):
-            got = f"those of {named[first][0]!r}"
+            got = f"those of {presets[first][0]!r}"
             yield broken_rule(
-                ("settings", named[index][0]), "settings that differ", got, "Remove one of the two.", "sweep"
+                (PRESETS, presets[index][0]), "settings that differ", got, "Remove one of the two.", "sweep"
             )
 
     def _doubled_fields(self) -> Iterator[InitErrorDetails]:
         hint = "A field is an axis of its own, or part of named settings."
-        for name, each in (self.settings or {}).items():
+        for name, each in self.presets.items():
             for field in each.given().keys() & self.axes().keys():
-                fields = f"sweep.settings sweep.{field}"
-                yield broken_rule(("settings", name, field), "a field that is no axis", f"`{field}`", hint, fields)
+                fields = f"sweep.{PRESETS} sweep.{field}"
+                yield broken_rule((PRESETS, name, field), "a field that is no axis", f"`{field}`", hint, fields)
 
     def _odd_exclusions(self) -> Iterator[InitErrorDetails]:
         axes = self.axes()
-        in_settings = {field for each in (self.settings or {}).values() for field in each.given()}
+        in_presets = {field for each in self.presets.values() for field in each.given()}
         for number, each in enumerate(self.exclude):
             if not each.given():
-                hint = "It would leave out every cell."
+                hint = "It would leave out every variant."
                 yield broken_rule(("exclude", number), "at least one field", "an empty mapping", hint, "sweep")
             for field, value in each.given().items():
                 loc = ("exclude", number, field)
                 if field not in axes:
-                    hint = "Name the settings it is part of: `settings: …`." if field in in_settings else ""
+                    hint = "Name the settings it is part of: `settings: …`." if field in in_presets else ""
                     expected = f"a field that is swept ({', '.join(axes) or 'this job has none'})"
                     yield broken_rule(loc, expected, f"`{field}`", hint, "sweep")
                 elif not _places(axes[field], value):

@@ -17,7 +17,7 @@ import yaml
 from promptmill.jobs.commands import app
 from promptmill.pipeline.jobfile.fields import describe_fields
 from promptmill.pipeline.jobfile.reader import parse_job
-from promptmill.pipeline.planning.variants import cell_count
+from promptmill.pipeline.planning.variants import count
 from promptmill.schemas.columns import COLUMNS, EVERYWHERE
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_jobs_in_the_readmes_are_valid() -> None:
         assert yaml.safe_load(whole)["name"] == parse_job(whole, path.name).name
         for part in parts:
             parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(part)}), path.name)
-    assert cell_count(parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(parts[-1])}), "README.md")) == 9
+    assert count(parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(parts[-1])}), "README.md")) == 9
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CONTRIBUTING.md"], ids=str)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.planning.plan import plan_job
-from promptmill.pipeline.planning.variants import cell_count, cell_values, combinations, images_per_prompt, swept_models
+from promptmill.pipeline.planning.variants import (
+    count,
+    images_per_prompt,
+    swept_models,
+    tally,
+    values_at,
+)
 from promptmill.schemas.job import Job
 from tests.job_problems import JOB, OUTPUT, only, problems
 
@@ -23,7 +29,7 @@ def job_with(sweep: str, more: str = "") -> Job:
 
 
 def cells(job: Job) -> list[dict[str, Any]]:
-    return [cell_values(job, index) for index in range(cell_count(job))]
+    return [values_at(job, index) for index in range(count(job))]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_named_settings_go_together_and_keep_their_name() -> None:
         {**wide, "guidance_scale": 5.0},
     ]
     assert images_per_prompt(job) == {1: 3, 3: 2}
-    assert combinations(job, "scheduler", "width") == {("ddim", None): 1, (None, None): 2, (None, 128): 2}
+    assert tally(job, "scheduler", "width") == {("ddim", None): 1, (None, None): 2, (None, 128): 2}
 
 
 def test_a_job_with_settings_and_exclusions_survives_being_written_and_read() -> None:
@@ -148,7 +154,7 @@ def test_an_excluded_model_goes_by_its_path() -> None:
         ("{width: [64], exclude: [{width: 72}]}", "exclude.0.width", "a value of that axis (64)", "72"),
         ("{width: [64], exclude: [{widht: 64}]}", "exclude.0.widht", "a field of", "the unknown key"),
         ("{width: [64], exclude: [{}]}", "exclude.0", "at least one field", "an empty mapping"),
-        ("{width: [64, 72], exclude: [{width: 64}, {width: 72}]}", "exclude", "at least one cell", "none of 2"),
+        ("{width: [64, 72], exclude: [{width: 64}, {width: 72}]}", "exclude", "at least one variant", "none of 2"),
         ("{settings: {a: {width: 64}, b: }, exclude: [{width: 64}]}", "exclude.0.width", "a field that is", "`width`"),
         ("{settings: {a: {width: 64}, b: }, exclude: [{settings: c}]}", "exclude.0.settings", "a value of", "'c'"),
     ],

@@ -21,7 +21,7 @@ NO_IMAGE = "no_image"
 
 @dataclass(frozen=True)
 class Wanted:
-    """The best `keep` images of each prompt and cell, None for all. Of several scores in `by` the ranks are added.
+    """The best `keep` images of each prompt and variant, None for all. Of several scores in `by` the ranks are added.
 
     `least` are the scores below which an image is not kept, above which where lower is better.
     """
@@ -96,7 +96,7 @@ def _below(values: Mapping[str, float], wanted: Wanted, signs: Mapping[str, int]
 
 
 def _ranked(group: Sequence[int], scores: Mapping[str, Sequence[float]], indices: Sequence[Any]) -> list[int]:
-    """Rows of one prompt and cell, the best first; equal ones by the first score, then by sample index.
+    """Rows of one prompt and variant, the best first; equal ones by the first score, then by sample index.
 
     Of `scores` higher is better.
     """

@@ -68,13 +68,13 @@ def encode_image(pixels: Pixels, parameters: str | None, output: Output) -> Enco
 
 
 def parameters_text(
-    sample: Sample, settings: Generation, model: ResolvedModel, scheduler: str, width: int, height: int
+    sample: Sample, generation: Generation, model: ResolvedModel, scheduler: str, width: int, height: int
 ) -> str:
     """Settings in the form that AUTOMATIC1111 writes and many tools read back."""
     facts = {
-        "Steps": settings.num_inference_steps,
+        "Steps": generation.num_inference_steps,
         "Sampler": scheduler,
-        "CFG scale": settings.guidance_scale,
+        "CFG scale": generation.guidance_scale,
         "Seed": sample.seed,
         "Size": f"{width}x{height}",
         "Model hash": model.revision[:10],
@@ -96,9 +96,9 @@ def _cut(text: str) -> str:
     """As much of the prompts as a JPEG takes, and the settings in the last line; the record has the whole prompts."""
     if len(text.encode("utf-16-be", "replace")) <= _JPEG_COMMENT_BYTES:
         return text
-    prompts, _, settings = text.rpartition("\n")
-    room = max(0, _JPEG_COMMENT_BYTES - len(settings.encode("utf-16-be", "replace")) - 4)
-    return f"{prompts.encode('utf-16-be', 'replace')[:room].decode('utf-16-be', 'ignore')}…\n{settings}"
+    prompts, _, parameters = text.rpartition("\n")
+    left = max(0, _JPEG_COMMENT_BYTES - len(parameters.encode("utf-16-be", "replace")) - 4)
+    return f"{prompts.encode('utf-16-be', 'replace')[:left].decode('utf-16-be', 'ignore')}…\n{parameters}"
 
 
 def _exif_comment(text: str) -> bytes:

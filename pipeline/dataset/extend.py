@@ -118,7 +118,7 @@ def may_extend(plan: Plan, stored: Plan) -> set[str]:
 
 def new_segment(plan: Plan, stored: Plan, files: Sequence[SourceFile]) -> Segment:
     prompts = sum(file.rows for file in files)
-    shards = variants.cell_count(plan.job) * blocks(prompts, plan.rows_per_shard)
+    shards = variants.count(plan.job) * blocks(prompts, plan.rows_per_shard)
     return Segment("extend", tuple(files), prompts, stored.shards, shards)
 
 

@@ -96,7 +96,7 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
     if failures is None or not failures.num_rows:
         return []
     refuse_far_rows(failures, plan, store, reach)
-    numbers = {variant_text(plan.variant(i).values): i for i in range(plan.cells)}
+    numbers = {variant_text(plan.variant(i).values): i for i in range(plan.variant_count)}
     segments: list[Segment] = []
     first = plan.shards
     for text in sorted(set(failures.column("variant").to_pylist())):

@@ -1,4 +1,4 @@
-"""A dataset's sweep cells against a reference set of images, as `scores/reference-<hash>.json` beside the data."""
+"""A dataset's variants against a reference set of images, as `scores/reference-<hash>.json` beside the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from promptmill.pipeline.display import redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
-from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.planning.variants import variant_name
 from promptmill.pipeline.prompts.bombs import check_strangers
 from promptmill.pipeline.prompts.files import kept_of_dataset
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
@@ -45,29 +45,29 @@ _PREFIX = f"{FOLDER}/reference-"
 
 @dataclass(frozen=True)
 class Seen:
-    """Finite features of images by sweep cell, float32 [images, features], each as long as the square root of their
+    """Finite features of images by variant, float32 [images, features], each as long as the square root of their
     number; `left_out` images did not decode."""
 
-    cells: dict[str, Features]
+    by_variant: dict[str, Features]
     left_out: int
 
 
 def compare_with_reference(
     store: Store, reference: str, clip: ResolvedClip, encoder: Embedder, selection: str | None = None
 ) -> dict[str, Any]:
-    """FID, KID, precision and recall of the kept images of each cell, written and returned; with the name of a
+    """FID, KID, precision and recall of the kept images of each variant, written and returned; with the name of a
     `selection`, of those that it keeps.
 
-    Raises JobError where the reference or all cells have fewer than 8 images that decode.
+    Raises JobError where the reference or all variants have fewer than 8 images that decode.
     """
     there = _look((("", pixels) for _, pixels in reference_images(reference)), encoder)
-    expected = there.cells.get("", np.zeros((0, 1), np.float32))
+    expected = there.by_variant.get("", np.zeros((0, 1), np.float32))
     _check_size(redact(reference), len(expected), there.left_out)
     made = _look(dataset_images(store, selection), encoder)
-    _check_size(store.url, max(map(len, made.cells.values()), default=0), made.left_out)
-    cells = [
-        {"name": cell_name(json.loads(cell)), "variant": cell, **asdict(distances(expected, rows))}
-        for cell, rows in made.cells.items()
+    _check_size(store.url, max(map(len, made.by_variant.values()), default=0), made.left_out)
+    compared = [
+        {"name": variant_name(json.loads(variant)), "variant": variant, **asdict(distances(expected, rows))}
+        for variant, rows in made.by_variant.items()
     ]
     result: dict[str, Any] = plain(
         {
@@ -79,7 +79,7 @@ def compare_with_reference(
             "features": clip.path,
             "features_revision": clip.revision,
             "dimensions": expected.shape[1],
-            "cells": cells,
+            "cells": compared,
         }
     )
     what = [result["reference"], clip.path, *([] if selection is None else [selection])]
@@ -103,25 +103,25 @@ def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Embedder) -> See
     def encode() -> None:
         rows = encoder.images([pixels for _, pixels in waiting])
         rows *= np.sqrt(rows.shape[1])  # KID's kernel divides by it: at this length it is (cosine + 1)³
-        for (cell, _), row in zip(waiting, rows, strict=True):
+        for (variant, _), row in zip(waiting, rows, strict=True):
             if np.isfinite(row).all():
-                found[cell].append(row)
+                found[variant].append(row)
         waiting.clear()
 
-    for cell, pixels in images:
+    for variant, pixels in images:
         if pixels is None:
             left_out += 1
             continue
-        waiting.append((cell, pixels))
+        waiting.append((variant, pixels))
         if len(waiting) == _BATCH or sum(each.nbytes for _, each in waiting) > _HELD_BYTES:
             encode()
     if waiting:
         encode()
-    return Seen({cell: np.stack(rows) for cell, rows in found.items()}, left_out)
+    return Seen({variant: np.stack(rows) for variant, rows in found.items()}, left_out)
 
 
 def dataset_images(store: Store, selection: str | None = None) -> Iterator[tuple[str, Pixels | None]]:
-    """Sweep cell and pixels of each kept image, None where it does not decode; object by object."""
+    """Variant and pixels of each kept image, None where it does not decode; object by object."""
     units = find_units(store)
     check_columns(store, units, ())
     chosen = None if selection is None else kept_by(store, selection)
@@ -181,8 +181,8 @@ def _decoded(data: bytes) -> Pixels | None:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A `ReferenceCell` as an older version may have written it."""
+class _Variant:
+    """A `ReferenceVariant` as an older version may have written it."""
 
     name: str
     images: int
@@ -203,7 +203,7 @@ class _Reference:
     left_out: int
     features: str
     dimensions: int
-    cells: list[_Cell]
+    cells: list[_Variant]
     features_revision: str = ""
     selection: str | None = None
 

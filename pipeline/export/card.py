@@ -16,7 +16,7 @@ from promptmill.pipeline.display import redact
 from promptmill.pipeline.export.croissant import croissant_metadata
 from promptmill.pipeline.models.catalog.versions import one_line
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.planning.variants import variant_name
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.footers import parquet_metadata
@@ -30,7 +30,7 @@ from promptmill.schemas.scores import Score
 
 CARD_KEY, CROISSANT_KEY = "README.md", "croissant.json"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_CELLS_SHOWN = 20
+_VARIANTS_SHOWN = 20
 
 
 def write_card(plan: Plan, store: Store, counts: Counts, versions: Sequence[Mapping[str, str]] = ()) -> None:
@@ -204,9 +204,12 @@ def _settings(plan: Plan) -> list[str]:
             + (f", at least {select.min}" if select.min is not None else "")
         )
     if swept:
-        lines.append(f"- {plan.cells:,} settings (column `variant`):")
-        lines += [f"  - {markdown(cell_name(plan.variant(i).values))}" for i in range(min(plan.cells, _CELLS_SHOWN))]
-        lines += ["  - …"] if plan.cells > _CELLS_SHOWN else []
+        lines.append(f"- {plan.variant_count:,} settings (column `variant`):")
+        lines += [
+            f"  - {markdown(variant_name(plan.variant(i).values))}"
+            for i in range(min(plan.variant_count, _VARIANTS_SHOWN))
+        ]
+        lines += ["  - …"] if plan.variant_count > _VARIANTS_SHOWN else []
     return lines
 
 

@@ -1,6 +1,6 @@
 """A dataset as the folders that the suites' own scorers read; `layouts/` has a module for each form.
 
-A sweep gives one such tree for each cell, in a folder named after its settings.
+A sweep gives one such tree for each variant, in a folder named after its settings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Folders of images, by prompt and by cell: what all layouts share."""
+"""Folders of images, by prompt and by variant: what all layouts share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Tree:
 
 
 def places_of(samples: Samples, rows: Sequence[int]) -> dict[Place, list[int]]:
-    """The rows of each prompt in each cell, by sample index; a retried one lies in another shard than its siblings."""
+    """Rows of each prompt in each variant, by sample index; a retried one lies in another shard than its siblings."""
     variants, prompts = samples.texts("variant"), samples.texts("prompt_id")
     indices = samples.table.column("sample_index").to_pylist()
     found: dict[Place, list[int]] = defaultdict(list)
@@ -48,13 +48,13 @@ def places_of(samples: Samples, rows: Sequence[int]) -> dict[Place, list[int]]:
 
 
 def folders_of(variants: Sequence[str]) -> dict[str, str]:
-    """Folder of each cell by its variant; the root where there is one cell."""
+    """Folder of each variant by its text; the root where there is one."""
     if len(variants) == 1:
         return {variants[0]: ""}
-    return {text: f"{name}/" for text, name in distinct_names({text: cell_label(text) for text in variants}).items()}
+    return {text: f"{name}/" for text, name in distinct_names({text: variant_label(text) for text in variants}).items()}
 
 
-def cell_label(variant: str) -> str:
+def variant_label(variant: str) -> str:
     """`guidance_scale=5.0,scheduler=ddim`."""
     return ",".join(f"{name}={shown_value(value)}" for name, value in json.loads(variant).items())
 

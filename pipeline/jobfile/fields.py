@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from promptmill.pipeline.jobfile.document import FieldPath
 from promptmill.schemas.job import Job
+from promptmill.schemas.sweep import PRESETS
 
 Node = dict[str, Any]
 """A JSON Schema object."""
@@ -164,7 +165,7 @@ def sections() -> dict[str, tuple[str, ...]]:
 def section_of(path: FieldPath) -> str:
     """Name of the section that a path of keys and list positions leads to; a swept model is a `model`."""
     names = [part for part in path if isinstance(part, str)]
-    is_model = names[:1] == ["sweep"] and names[-1] == "model" and names != ["sweep", "settings", "model"]
+    is_model = names[:1] == ["sweep"] and names[-1] == "model" and names != ["sweep", PRESETS, "model"]
     return "model" if is_model else ".".join(names)
 
 

@@ -31,17 +31,21 @@ class Generator(Protocol):
     dtype: str
     device: str
 
-    def scheduler_name(self, settings: Generation) -> str:
+    def scheduler_name(self, generation: Generation) -> str:
         """Class that will run, such as `DDIMScheduler`."""
 
     def use(self, adapters: Sequence[ResolvedAdapter], controls: Sequence[ResolvedControl] = ()) -> None:
         """From now on draw with these LoRA adapters and ControlNets and no others; the base's weights stay."""
 
-    def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
+    def prepare(self, samples: Sequence[Sample], generation: Generation) -> None:
         """Encode each distinct prompt of a shard once; the embeddings replace those of the shard before."""
 
     def generate(
-        self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
+        self,
+        samples: Sequence[Sample],
+        generation: Generation,
+        on_step: Callable[[], None],
+        full_precision: bool = False,
     ) -> list[Generated]:
         """One forward batch. `on_step` is called after each denoising step, on the calling thread.
 

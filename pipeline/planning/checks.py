@@ -15,7 +15,7 @@ from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.own_scores import python_scores
-from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, describe_axes
+from promptmill.pipeline.planning.variants import VARIANTS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
@@ -28,10 +28,12 @@ Checked = tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...], tuple[Pytho
 
 def check_job(job: Job, allow_large_sweep: bool = False) -> Checked:
     """Hold everything the job names, prompts aside, against what is there. Raises JobError with all problems."""
-    cells = variants.cell_count(job)
-    if cells > CELLS_WITHOUT_ASKING and not allow_large_sweep:
-        got = f"{cells:,} ({describe_axes(job)})"
-        raise JobError(Problem("sweep", f"at most {CELLS_WITHOUT_ASKING:,} cells", got, "Give --yes if you mean it"))
+    count = variants.count(job)
+    if count > VARIANTS_WITHOUT_ASKING and not allow_large_sweep:
+        got = f"{count:,} ({describe_axes(job)})"
+        raise JobError(
+            Problem("sweep", f"at most {VARIANTS_WITHOUT_ASKING:,} variants", got, "Give --yes if you mean it")
+        )
     problems: list[Problem | str] = []
     _collect(problems, lambda: check_place(job.output.url, "output.url"))
     models: dict[Model, ResolvedModel] = {}
@@ -85,19 +87,19 @@ def _named_models(job: Job) -> list[tuple[Model, str]]:
 
 
 def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
-    """What a model cannot do is no problem in a combination that is left out."""
-    schedulers = variants.combinations(job, "model", "scheduler")
+    """What a model cannot do is no problem in a variant that is left out."""
+    schedulers = variants.tally(job, "model", "scheduler")
     places = {name: where for where, name in job.sweep.values_of("scheduler", job.generation.scheduler)}
     for model, name in schedulers:
         if model in models and name is not None:
             _collect(problems, lambda m=models[model], name=name: check_scheduler(name, m, places[name]))
-    for model in dict.fromkeys(model for (model,) in variants.combinations(job, "model")):
+    for model in dict.fromkeys(model for (model,) in variants.tally(job, "model")):
         if model in models:
             _collect(problems, lambda m=models[model]: check_arguments(m, _asked(job)))
             if job.task.name != "text-to-image":
                 _collect(problems, lambda m=models[model]: check_task(m, job.task.name, "prompts.columns.image"))
     _check_strengths(job, models, problems)
-    for model, start, end in variants.combinations(job, "model", "control_start", "control_end"):
+    for model, start, end in variants.tally(job, "model", "control_start", "control_end"):
         if model in models and model.controlnets:
             asked = (models[model], job.task.name, start, end, "generation.control_start")
             _collect(problems, lambda asked=asked: check_start_end(*asked))
@@ -105,7 +107,7 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
     _check_format(job, models, problems)
     swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]
     where = "sweep" if any(place.startswith("sweep") for place in swept) else "generation"
-    for model, width, height in variants.combinations(job, "model", "width", "height"):
+    for model, width, height in variants.tally(job, "model", "width", "height"):
         if model in models:
             _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
 
@@ -113,7 +115,7 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
 def _check_steps(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
     fields = ("num_inference_steps", "scheduler")
     places = {value: where for where, value in job.sweep.values_of(fields[0], job.generation.num_inference_steps)}
-    for model, steps, scheduler in variants.combinations(job, "model", *fields):
+    for model, steps, scheduler in variants.tally(job, "model", *fields):
         if model in models:
             asked = (scheduler, steps, models[model], places[steps])
             _collect(problems, lambda asked=asked: check_steps(*asked))
@@ -122,7 +124,7 @@ def _check_steps(job: Job, models: Mapping[Model, ResolvedModel], problems: list
 def _check_format(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
     """A side that the image format cannot hold: each image would be made, and fail when it is written."""
     most = LARGEST_SIDE.get(job.output.image_format)
-    for model, width, height in variants.combinations(job, "model", "width", "height") if most else ():
+    for model, width, height in variants.tally(job, "model", "width", "height") if most else ():
         own = (models[model].width, models[model].height) if model in models else (0, 0)
         side = max(width or own[0], height or own[1])
         if most and side > most:
@@ -136,7 +138,7 @@ def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: 
         return
     places = {value: where for where, value in job.sweep.values_of("strength", job.generation.strength)}
     task = job.task.name
-    for model, steps, strength in variants.combinations(job, "model", "num_inference_steps", "strength"):
+    for model, steps, strength in variants.tally(job, "model", "num_inference_steps", "strength"):
         if model in models:
             asked = (models[model], task, steps, strength, places[strength])
             _collect(problems, lambda asked=asked: check_strength(*asked))
@@ -163,7 +165,7 @@ def _too_weak(job: Job, models: Sequence[ResolvedModel], least: float | None) ->
     if least is None:
         return
     resolved = dict(zip(variants.swept_models(job), models, strict=True))
-    for model, steps in variants.combinations(job, "model", "num_inference_steps"):
+    for model, steps in variants.tally(job, "model", "num_inference_steps"):
         if steps_made(job.task.name, resolved[model].pipeline_class, steps, least) < 1:
             hint = "Raise the strength of such rows, or generation.num_inference_steps"
             yield Problem("prompts.columns.strength", f"one step at least of {steps}", f"none at {least:g}", hint)

@@ -21,7 +21,7 @@ from promptmill.schemas.job import SCHEMA_VERSION, Job, Output
 from promptmill.schemas.plan import PythonScore, ResolvedModel
 from promptmill.schemas.prompts import Columns, Prompts, ShapesSuite
 from promptmill.schemas.scores import Score, Select
-from promptmill.schemas.sweep import Partial
+from promptmill.schemas.sweep import PRESETS, Partial
 
 _FIRST: Final[Mapping[type[BaseModel], set[str]]] = {
     Job: {"seed", "prompts", "model", "generation", "sweep", "score", "select", "output"},
@@ -95,7 +95,7 @@ def _without_later_defaults(value: Any, dumped: Any) -> Any:
 
 def _is_later_default(section: BaseModel, name: str) -> bool:
     if isinstance(section, Partial) or any(name in _FIRST.get(kind, ()) for kind in type(section).__mro__):
-        return False  # of named settings and exclusions, all that is written counts
+        return False  # of presets and exclusions, all that is written counts
     field = type(section).model_fields[name]
     return bool(getattr(section, name) == field.get_default(call_default_factory=True))
 
@@ -111,10 +111,10 @@ def _prompt_fields(job: Job, source: Source, dumped: dict[str, Any]) -> dict[str
 
 
 def _swept_fields(job: Job, dumped: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is in use. Named settings are a list, because their order numbers the cells."""
-    if job.sweep.settings is None:
+    """What is in use. Presets are a list, because their order numbers the variants."""
+    if not job.sweep.presets:
         return dumped
-    return {**dumped, "settings": [{"name": name, **dumped["settings"][name]} for name in job.sweep.settings]}
+    return {**dumped, PRESETS: [{"name": name, **dumped[PRESETS][name]} for name in job.sweep.presets]}
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -64,8 +64,8 @@ class Plan:
         return LOWER_IS_BETTER.union(*(own.lower_is_better for own in self.python_scores))
 
     @property
-    def cells(self) -> int:
-        return variants.cell_count(self.job)
+    def variant_count(self) -> int:
+        return variants.count(self.job)
 
     @property
     def prompts(self) -> int:
@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        return self.prompts * sum(images * cells for images, cells in variants.images_per_prompt(self.job).items())
+        return self.prompts * sum(images * count for images, count in variants.images_per_prompt(self.job).items())
 
     @cached_property
     def rows_per_shard(self) -> int:
@@ -110,10 +110,10 @@ class Plan:
                     start = segment.ends[offset - 1] if offset else 0
                     return Shard(number, position, segment.variant or 0, start, segment.ends[offset], digits)
                 size = self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
-                cell, block = divmod(offset, blocks(segment.prompts, size))
-                cell = cell if segment.variant is None else segment.variant
+                variant, block = divmod(offset, blocks(segment.prompts, size))
+                variant = variant if segment.variant is None else segment.variant
                 stop = min((block + 1) * size, segment.prompts)
-                return Shard(number, position, cell, block * size, stop, digits)
+                return Shard(number, position, variant, block * size, stop, digits)
         raise IndexError(number)
 
     def all_shards(self) -> Iterator[Shard]:
@@ -155,7 +155,7 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: pa.Schema | No
             raise
         source = Source((), archived, ("prompts.source: no file is there; what the dataset has of them suffices",))
     prompts = min(source.rows, job.prompts.limit or source.rows)
-    shards = variants.cell_count(job) * blocks(prompts, rows_per_shard(job))
+    shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1

@@ -45,7 +45,7 @@ def to_json(plan: Plan) -> bytes:
         "versions": dict(plan.versions),
         "plan": {
             "prompts": plan.prompts,
-            "variants": plan.cells,
+            "variants": plan.variant_count,
             "samples": plan.samples,
             "shards": plan.shards,
             "folder": plan.folder,
@@ -157,7 +157,7 @@ def segment_from_json(content: object) -> Segment:
 
 def _fitting(plan: Plan, segment: Segment) -> Segment:
     """The segment, where its shards follow from its prompts: whoever lists shards is told no number."""
-    prompts, cells = count(segment.prompts, "prompts"), variants.cell_count(plan.job)
+    prompts, variant_count = count(segment.prompts, "prompts"), variants.count(plan.job)
     if segment.first_shard != plan.shards:
         raise ValueError(f"the segment of shard {segment.first_shard} does not follow shard {plan.shards - 1}")
     if segment.ends:
@@ -167,7 +167,7 @@ def _fitting(plan: Plan, segment: Segment) -> Segment:
     elif segment.kind == "retry":
         expected = blocks(prompts, plan.job.output.images_per_shard)
     else:
-        expected = cells * blocks(prompts, plan.rows_per_shard)
-    if segment.shards != expected or not 0 <= (segment.variant or 0) < cells:
+        expected = variant_count * blocks(prompts, plan.rows_per_shard)
+    if segment.shards != expected or not 0 <= (segment.variant or 0) < variant_count:
         raise ValueError(f"{segment.shards} shards of {prompts} prompts, which make {expected}")
     return segment

@@ -1,4 +1,4 @@
-"""Cells of a sweep by arithmetic: a cell is a number, and nothing is listed until it is asked for."""
+"""Variants of a sweep by arithmetic: a variant is a number, and nothing is listed until it is asked for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from promptmill.schemas.generation import Model
 from promptmill.schemas.identity import canonical_json
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import ResolvedModel, Variant
+from promptmill.schemas.sweep import PRESETS
 
 
-def cell_count(job: Job) -> int:
+def count(job: Job) -> int:
     return job.sweep.grid.cells
 
 
-def cell_values(job: Job, index: int) -> dict[str, Any]:
-    """Swept fields of cell `index`, the last axis running fastest; `model` is an axis like the others.
+def values_at(job: Job, index: int) -> dict[str, Any]:
+    """Swept fields of variant `index`, the last axis running fastest; `model` is an axis like the others.
 
-    Of named settings the name, as `settings`, and the fields it stands for.
+    Of a preset the name, as `settings`, and the fields it stands for.
     """
     axes = job.sweep.axes()
     positions = dict(zip(axes, job.sweep.grid.positions(index), strict=True))
@@ -30,26 +31,26 @@ def cell_values(job: Job, index: int) -> dict[str, Any]:
 
 def _fields(job: Job, chosen: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(chosen)
-    if job.sweep.settings is not None and "settings" in chosen:
-        values |= job.sweep.settings[chosen["settings"]].given()
+    if PRESETS in chosen:
+        values |= job.sweep.presets[chosen[PRESETS]].given()
     return values
 
 
-def combinations(job: Job, *fields: str) -> Counter[tuple[Any, ...]]:
-    """Values that these fields have together in some cell, and in how many; a field that is not swept as in the job.
+def tally(job: Job, *fields: str) -> Counter[tuple[Any, ...]]:
+    """The values that these fields have together, and in how many variants; a field that is not swept as in the job.
 
     `model` is a `Model`, the others are fields of `generation`.
     """
     axes, grid = job.sweep.axes(), job.sweep.grid
-    named = (job.sweep.settings or {}).values()
-    wanted = {*fields, *(["settings"] if any(set(fields) & each.given().keys() for each in named) else [])}
+    presets = job.sweep.presets.values()
+    wanted = {*fields, *([PRESETS] if any(set(fields) & each.given().keys() for each in presets) else [])}
     involved = {name: place for place, name in enumerate(axes) if name in wanted}
     found: Counter[tuple[Any, ...]] = Counter()
     for positions in product(*(range(grid.sizes[place]) for place in involved.values())):
-        cells = grid.at(dict(zip(involved.values(), positions, strict=True))).cells
+        count = grid.at(dict(zip(involved.values(), positions, strict=True))).cells
         chosen = {name: axes[name][position] for name, position in zip(involved, positions, strict=True)}
-        if cells:
-            found[tuple(_value(job, _fields(job, chosen), field) for field in fields)] += cells
+        if count:
+            found[tuple(_value(job, _fields(job, chosen), field) for field in fields)] += count
     return found
 
 
@@ -71,7 +72,7 @@ def as_model(value: str | Model, base: Model) -> Model:
 
 
 def variant(job: Job, models: Mapping[Model, ResolvedModel], index: int) -> Variant:
-    values = cell_values(job, index)
+    values = values_at(job, index)
     shown = {
         name: value.model_dump(exclude_defaults=True) if isinstance(value, Model) else value
         for name, value in values.items()
@@ -87,11 +88,11 @@ def variant_text(values: Mapping[str, Any]) -> str:
 
 
 def images_per_prompt(job: Job) -> Counter[int]:
-    """How many cells make so many images of each prompt."""
-    return Counter({images: cells for (images,), cells in combinations(job, "images_per_prompt").items()})
+    """How many variants make so many images of each prompt."""
+    return Counter({images: count for (images,), count in tally(job, "images_per_prompt").items()})
 
 
-CELLS_WITHOUT_ASKING = 1_000
+VARIANTS_WITHOUT_ASKING = 1_000
 
 
 def describe_axes(job: Job) -> str:
@@ -102,10 +103,10 @@ def describe_axes(job: Job) -> str:
     return text + (f", {excluded:,} excluded" if excluded else "")
 
 
-def cell_name(values: Mapping[str, Any]) -> str:
+def variant_name(values: Mapping[str, Any]) -> str:
     """`settings fast · guidance_scale 5.0 · scheduler ddim`; for people, not for keys."""
     parts = []
-    for name, value in sorted(values.items(), key=lambda item: item[0] != "settings"):
+    for name, value in sorted(values.items(), key=lambda item: item[0] != PRESETS):
         shown = shown_value(value)
         parts.append(f"{name} {'default' if shown is None else shown}")
     return " · ".join(parts) or "all samples"

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from promptmill.pipeline.prompts.csv_tsv import read_separated
 from promptmill.pipeline.prompts.json_rows import json_rows
 from promptmill.pipeline.prompts.kinds import as_kind, carried
 from promptmill.pipeline.prompts.nested import TOO_DEEP
-from promptmill.pipeline.prompts.separated import read_separated
 from promptmill.pipeline.prompts.spreadsheet import spreadsheet_rows
 from promptmill.pipeline.prompts.unpacking import UNPACK, unpack
 from promptmill.pipeline.storage.store import Store

@@ -227,15 +227,15 @@ def fit(pixels: Pixels, width: int, height: int, how: Fit) -> Pixels:
     return np.asarray(ImageOps.fit(image, size, method))
 
 
-def drawn_size(found: Mapping[Role, Pixels], settings: Generation, model: ResolvedModel) -> tuple[int, int]:
+def drawn_size(found: Mapping[Role, Pixels], generation: Generation, model: ResolvedModel) -> tuple[int, int]:
     """Width and height: the job's; else those of the image or first control image, to the nearest multiple; else the
     model's.
 
     Raises SampleError for an image that is larger than the model's largest.
     """
     leading = found.get("image", next(iter(found.values()), None))
-    if settings.width is not None or settings.height is not None or leading is None:
-        return settings.width or model.width, settings.height or model.height
+    if generation.width is not None or generation.height is not None or leading is None:
+        return generation.width or model.width, generation.height or model.height
     height, width = leading.shape[:2]
     step = model.size_multiple
     own = tuple(max(step, round(side / step) * step) for side in (width, height))
@@ -245,7 +245,7 @@ def drawn_size(found: Mapping[Role, Pixels], settings: Generation, model: Resolv
     return own[0], own[1]
 
 
-def prepare(sample: Sample, reader: InputReader, settings: Generation, model: ResolvedModel) -> Sample:
+def prepare(sample: Sample, reader: InputReader, generation: Generation, model: ResolvedModel) -> Sample:
     """The sample with the pixels and hashes of its inputs. Raises SampleError, with the role, for the first bad one."""
     found: dict[Role, Pixels] = {}
     known: dict[Role, Input] = {}
@@ -255,9 +255,9 @@ def prepare(sample: Sample, reader: InputReader, settings: Generation, model: Re
         known[role] = replace(given, sha256=reader.hash_of(data), flags=flags)
     if "mask" in found:
         found["mask"] = _fitting_mask(found["mask"], found["image"])
-    width, height = drawn_size(found, settings, model)
+    width, height = drawn_size(found, generation, model)
     inputs = {
-        role: replace(known[role], pixels=fit(pixels, width, height, settings.fit or "cover"))
+        role: replace(known[role], pixels=fit(pixels, width, height, generation.fit or "cover"))
         for role, pixels in found.items()
     }
     if "mask" in inputs and not (inputs["mask"].pixels >= MASK_LIMIT).any():
@@ -266,7 +266,7 @@ def prepare(sample: Sample, reader: InputReader, settings: Generation, model: Re
 
 
 def prepare_all(
-    samples: Sequence[Sample], reader: InputReader, settings: Generation, model: ResolvedModel
+    samples: Sequence[Sample], reader: InputReader, generation: Generation, model: ResolvedModel
 ) -> list[Sample]:
     """Each with its pixels, or with its error; samples of one prompt share them."""
     known: dict[tuple[str, ...], Sample] = {}
@@ -278,7 +278,7 @@ def prepare_all(
         places = tuple(each.locator for each in sample.inputs.values())
         if places not in known:
             try:
-                known[places] = prepare(sample, reader, settings, model)
+                known[places] = prepare(sample, reader, generation, model)
             except SampleError as error:
                 known[places] = replace(sample, error=error)
         out.append(replace(sample, inputs=known[places].inputs, error=known[places].error))

@@ -1,4 +1,4 @@
-"""Which setting is better, on what kind of prompt, by how much, and how sure is that: as plain JSON for the page."""
+"""Which variant is better, on what kind of prompt, by how much, and how sure is that: as plain JSON for the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from promptmill.pipeline.dataset.samples import FAILED
-from promptmill.pipeline.planning.variants import cell_name, shown_value
+from promptmill.pipeline.planning.variants import shown_value, variant_name
 from promptmill.pipeline.report.frame import Bounds, Frame
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Estimate, Integers, differences, means, rank_correlation
@@ -21,18 +21,18 @@ MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
 
 ALL_BASELINES = 12
-"""Up to so many settings the kinds of prompts are compared with each; of more, with the first and the best."""
+"""Up to so many variants the kinds of prompts are compared with each; of more, with the first and the best."""
 
 
 def analyse(frame: Frame) -> dict[str, Any]:
-    """Cells, metrics, and for each metric the estimates over all prompts and over each kind of prompt."""
+    """Variants, metrics, and for each metric the estimates over all prompts and over each kind of prompt."""
     metrics = frame.metrics()
-    shown = _shown_cells(frame, metrics)
+    shown = _shown_variants(frame, metrics)
     return {
-        "cell_texts": [frame.cell_texts[index] for index in shown],
-        "cells": [_cell(frame, index) for index in shown],
+        "cell_texts": [frame.variant_texts[index] for index in shown],
+        "cells": [_variant(frame, index) for index in shown],
         "made": sum(status != FAILED for status in frame.status),
-        "cells_left_out": len(frame.cell_texts) - len(shown),
+        "cells_left_out": len(frame.variant_texts) - len(shown),
         "axes": frame.axes,
         "metrics": [
             {
@@ -50,8 +50,8 @@ def analyse(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
-    every = range(len(frame.cell_texts))
+def _shown_variants(frame: Frame, metrics: Sequence[str]) -> list[int]:
+    every = range(len(frame.variant_texts))
     if len(every) <= MAX_CELLS or not metrics:
         return list(every)[:MAX_CELLS]
     sign = 1 if metrics[0] in frame.lowest_is_best else -1
@@ -60,12 +60,12 @@ def _shown_cells(frame: Frame, metrics: Sequence[str]) -> list[int]:
     return [0, *sorted(best[: MAX_CELLS - 1])]
 
 
-def _cell(frame: Frame, index: int) -> dict[str, Any]:
-    text = frame.cell_texts[index]
+def _variant(frame: Frame, index: int) -> dict[str, Any]:
+    text = frame.variant_texts[index]
     values = json.loads(text)
     speed = frame.seconds.get(text)
     return {
-        "name": cell_name(values),
+        "name": variant_name(values),
         "values": {name: shown_value(value) for name, value in values.items()},
         "settings": settings_of(frame, index),
         **frame.counts[index],
@@ -75,8 +75,8 @@ def _cell(frame: Frame, index: int) -> dict[str, Any]:
 
 
 def settings_of(frame: Frame, index: int) -> dict[str, Any]:
-    """From the first row of the cell that has them, so that they are those that ran."""
-    rows = np.flatnonzero(frame.cells == index)
+    """From the first row of the variant that has them, so that they are those that ran."""
+    rows = np.flatnonzero(frame.variant_of == index)
     table = frame.samples.table
     found: dict[str, Any] = {}
     for name in (name for name in of_kind("setting") if name in table.column_names):
@@ -86,7 +86,7 @@ def settings_of(frame: Frame, index: int) -> dict[str, Any]:
 
 
 def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
-    """Over all prompts against each setting; by kind, of many settings, against the first and the best."""
+    """Over all prompts against each variant; by kind, of many variants, against the first and the best."""
     matrix = frame.matrix(metric)[:, list(shown)]
     bounds = frame.bounds(metric)
     every = _group(matrix, bounds, range(len(shown)))
@@ -112,22 +112,22 @@ def best_of(averages: Sequence[Sequence[float | None]], lowest: bool) -> int:
 
 
 def main_effects(frame: Frame, metric: str) -> dict[str, dict[str, Any]]:
-    """For each axis the mean over all other settings at each of its values, and its difference to the first value.
+    """For each axis the mean over all other variants at each of its values, and its difference to the first value.
 
-    Of each prompt the cells of a value are averaged first, so that the difference is paired by prompt. `range` is the
-    distance of the best to the worst value.
+    Of each prompt the variants of a value are averaged first, so that the difference is paired by prompt. `range` is
+    the distance of the best to the worst value.
     """
     matrix = frame.matrix(metric)
-    cells = [json.loads(text) for text in frame.cell_texts]
+    variants = [json.loads(text) for text in frame.variant_texts]
     bounds = frame.bounds(metric)
     found = {}
     for axis, values in frame.axes.items():
         if len(values) < 2:
             continue
-        of_cell = [canonical_json(shown_value(cell.get(axis))) for cell in cells]
+        value_of = [canonical_json(shown_value(variant.get(axis))) for variant in variants]
         columns = []
         for value in values:
-            here = [place for place, text in enumerate(of_cell) if text == canonical_json(value)]
+            here = [place for place, text in enumerate(value_of) if text == canonical_json(value)]
             columns.append(_row_means(matrix[:, here]))
         group = _group(np.stack(columns, axis=1), bounds, range(1))
         averages = [one[0] for one in group["means"] if one[0] is not None]
@@ -136,7 +136,7 @@ def main_effects(frame: Frame, metric: str) -> dict[str, dict[str, Any]]:
 
 
 def _row_means(matrix: Floats) -> Floats:
-    """Of the rows that have a value in every column; a row with gaps would mix settings."""
+    """Of the rows that have a value in every column; a row with gaps would mix variants."""
     if not matrix.shape[1]:
         return np.full(len(matrix), np.nan)
     found: Floats = matrix.mean(axis=1)
@@ -144,7 +144,7 @@ def _row_means(matrix: Floats) -> Floats:
 
 
 def _rows_of_values(frame: Frame, facet: str) -> list[Integers]:
-    """For each value of the facet the rows of the prompt × cell matrix that have it."""
+    """For each value of the facet the rows of the prompt × variant matrix that have it."""
     values, codes = frame.facets[facet]
     of_prompt = np.zeros(len(frame.prompt_ids), np.int64)
     of_prompt[frame.prompts] = codes

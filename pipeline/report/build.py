@@ -124,7 +124,7 @@ def _remove_old_pieces(store: Store, written: Collection[str]) -> None:
 
 
 def summarized(analysis: dict[str, Any]) -> dict[str, Any]:
-    """By metric the means of all settings, and what each differs by from each; of many from the first."""
+    """By metric the means of all variants, and what each differs by from each; of many from the first."""
     found = {}
     for name, result in analysis["results"].items():
         every = result["all"]
@@ -169,7 +169,7 @@ def reference_tables(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
     """
     found, problems = read_references(store)
     for one in found:
-        sizes = [one["reference_images"], *(cell["images"] for cell in one["cells"])]
+        sizes = [one["reference_images"], *(variant["images"] for variant in one["cells"])]
         one["few"] = min(sizes) if min(sizes) <= one["dimensions"] else None
     return found, problems
 

@@ -29,9 +29,9 @@ from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.reports import CompareResult, MetricAnswer, SettingAnswer
+from promptmill.schemas.reports import CompareResult, MetricAnswer, VariantAnswer
 
-_BESIDE = (MetricAnswer, SettingAnswer)
+_BESIDE = (MetricAnswer, VariantAnswer)
 """Whose fields stand beside the names of the two in `summary.json`."""
 _COUNTS = ("samples", "kept", "rejected", "failed", "made", "shards", "shards_done")
 
@@ -66,8 +66,8 @@ def compare_datasets(
         raise JobError(Problem(f"{a.store.url} and {b.store.url}", "prompts that both have", "none", hint))
     frame = joined_frame(a, b, shared)
     analysis = {**analyse(frame), "url": redact(a.store.url), "same_seeds": a.plan.job.seed == b.plan.job.seed}
-    for text, cell in zip(analysis["cell_texts"], analysis["cells"], strict=True):
-        cell["url"] = redact((a if json.loads(text)["run"] == a.label else b).store.url)
+    for text, variant in zip(analysis["cell_texts"], analysis["cells"], strict=True):
+        variant["url"] = redact((a if json.loads(text)["run"] == a.label else b).store.url)
     fields = _job_differences(a, b)
     differences = [{"field": name, "names": labels, "a": _short(x), "b": _short(y)} for name, x, y in fields]
     summary = {

@@ -1,4 +1,4 @@
-"""What a dataset cost: seconds of each stage, images per second and hour, the price, seconds per image by setting."""
+"""What a dataset cost: seconds of each stage, images per second and hour, the price, seconds per image by variant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEVICE_STAGES = ("load", "prepare", "generate", "score")
 class Speed:
     """Device seconds of denoising and decoding for one image, and their deviation from batch to batch.
 
-    `batches` were measured, without the first of a worker in that setting where there are others: it warms the device.
+    `batches` were measured, without the first of a worker in that variant where there are others: it warms the device.
     """
 
     mean: float
@@ -31,12 +31,12 @@ class Speed:
 
 
 def seconds_per_image(plan: Plan, stats: Iterable[ShardStats]) -> dict[str, Speed]:
-    """By the text of the cell."""
+    """By the text of the variant."""
     found: dict[str, list[ShardStats]] = defaultdict(list)
     for one in stats:
         if one.shard < plan.shards and one.counts.samples and "generate" in one.seconds:
-            cell = plan.variant(plan.shard(one.shard).variant)
-            found[variants.variant_text(cell.values)].append(one)
+            variant = plan.variant(plan.shard(one.shard).variant)
+            found[variants.variant_text(variant.values)].append(one)
     return {text: _speed(shards) for text, shards in found.items()}
 
 

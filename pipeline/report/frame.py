@@ -1,4 +1,4 @@
-"""The samples as numbers: which prompt, which setting, which kind of prompt each is of."""
+"""The samples as numbers: which prompt, which variant, which kind of prompt each is of."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import shown_value
 from promptmill.pipeline.report.cost import Speed, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
-from promptmill.pipeline.report.stats import Integers, cell_matrix, is_share
-from promptmill.pipeline.report.summary import cell_texts, status_counts
+from promptmill.pipeline.report.stats import Integers, is_share, variant_matrix
+from promptmill.pipeline.report.summary import status_counts, variant_texts
 from promptmill.schemas.scores import LOWER_IS_BETTER, bounds_of
 
 FACET_VALUES = 40
@@ -26,17 +26,18 @@ Bounds = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Frame:
-    """The samples as numbers: prompt and cell of each, int64 [rows].
+    """The samples as numbers: prompt and variant of each, int64 [rows].
 
     `facets` are columns that sort prompts into kinds: their values, and which of them each sample has. `axes` are the
-    swept fields with their values, `seconds` what an image takes, by the text of the cell. `lowest_is_best` are scores.
+    swept fields with their values, `seconds` what an image takes, by the text of the variant. `lowest_is_best`
+    are scores.
     """
 
     samples: Samples
     prompt_ids: list[str]
     prompts: Integers
-    cells: Integers
-    cell_texts: list[str]
+    variant_of: Integers
+    variant_texts: list[str]
     facets: dict[str, tuple[list[str], Integers]]
     axes: dict[str, list[Any]]
     seconds: dict[str, Speed]
@@ -48,7 +49,7 @@ class Frame:
 
     @cached_property
     def counts(self) -> list[dict[str, int]]:
-        return status_counts(self.samples, self.cells, len(self.cell_texts))
+        return status_counts(self.samples, self.variant_of, len(self.variant_texts))
 
     def metrics(self) -> list[str]:
         """Those with a finite value; the exact one first."""
@@ -61,13 +62,13 @@ class Frame:
         return bounds_of(metric) or ((0.0, 1.0) if is_share(scores[:, None]) else None)
 
     def matrix(self, metric: str) -> Floats:
-        shape = (len(self.prompt_ids), len(self.cell_texts))
-        return cell_matrix(self.samples.score(metric), self.prompts, self.cells, shape)
+        shape = (len(self.prompt_ids), len(self.variant_texts))
+        return variant_matrix(self.samples.score(metric), self.prompts, self.variant_of, shape)
 
 
 def make_frame(plan: Plan, samples: Samples) -> Frame:
     prompt_ids, prompts = coded(samples.texts("prompt_id"))
-    texts = cell_texts(plan, samples)
+    texts = variant_texts(plan, samples)
     axes = {name: [shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()}
     frame = frame_of(samples, prompt_ids, prompts, texts, axes, seconds_per_image(plan, samples.receipts))
     return replace(frame, lowest_is_best=plan.lowest_is_best)
@@ -82,8 +83,8 @@ def frame_of(
     seconds: dict[str, Speed],
 ) -> Frame:
     place = {text: i for i, text in enumerate(texts)}
-    cells = np.array([place[text] for text in samples.texts("variant")], np.int64)
-    return Frame(samples, prompt_ids, prompts, cells, texts, _facets(samples), axes, seconds)
+    variant_of = np.array([place[text] for text in samples.texts("variant")], np.int64)
+    return Frame(samples, prompt_ids, prompts, variant_of, texts, _facets(samples), axes, seconds)
 
 
 def coded(values: Sequence[str]) -> tuple[list[str], Integers]:

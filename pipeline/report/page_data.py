@@ -1,6 +1,6 @@
 """What the page loads: scripts that hand over data, since a page opened from disk may not fetch files.
 
-data/analysis.<hash>.js       cells, metrics, estimates, names of the thumbnails' files
+data/analysis.<hash>.js       variants, metrics, estimates, names of the thumbnails' files
 data/prompts-000.<hash>.js    texts and kinds of 2,000 prompts
 data/samples-000.<hash>.js    2,500 samples, column by column
 thumbs/000.<hash>.js          64 thumbnails, loaded when one of them comes into view
@@ -59,7 +59,7 @@ def script(kind: str, number: int, content: Any) -> bytes:
 
 
 def choose_rows(plan: Plan, samples: Samples, sizes: dict[str, int]) -> Integers:
-    """Rows to show: all, or of a large dataset whole blocks of prompts in all their cells, spread over the source."""
+    """Rows to show: all, or of a large dataset blocks of prompts in all their variants, spread over the source."""
     blocks: dict[tuple[int, int], list[int]] = {}
     cost: dict[tuple[int, int], dict[str, int]] = {}
     block_of: dict[str, tuple[int, int]] = {}
@@ -116,12 +116,12 @@ def _cut(text: str | None, limit: int) -> str | None:
 
 
 def sample_pieces(
-    frame: Frame, rows: Integers, cells: Sequence[str], thumbs: dict[int, int]
+    frame: Frame, rows: Integers, variants: Sequence[str], thumbs: dict[int, int]
 ) -> Iterator[tuple[str, bytes]]:
-    """Column by column: prompt, cell, index and status as numbers, scores with five digits. `thumbs` by row."""
+    """Column by column: prompt, variant, index and status as numbers, scores with five digits. `thumbs` by row."""
     place = {int(frame.prompts[row]): i for i, row in enumerate(first_rows(frame, rows))}
-    index_of = {text: i for i, text in enumerate(cells)}
-    cell_of = [index_of.get(text, -1) for text in frame.cell_texts]
+    index_of = {text: i for i, text in enumerate(variants)}
+    shown_as = [index_of.get(text, -1) for text in frame.variant_texts]
     scores = {name: frame.samples.score(name) for name in frame.metrics()}
     for number, start in enumerate(range(0, len(rows), SAMPLES_A_PIECE)):
         chunk = rows[start : start + SAMPLES_A_PIECE]
@@ -137,7 +137,7 @@ def sample_pieces(
             "seed": [str(seed) if isinstance(seed, int) and seed > MAX_SEED else seed for seed in columns["seed"]],
             "flags": [value or None for value in columns["flags"]],
             "prompt": [place[int(frame.prompts[row])] for row in chunk],
-            "cell": [cell_of[frame.cells[row]] for row in chunk],
+            "cell": [shown_as[frame.variant_of[row]] for row in chunk],
             "status": [_STATUS.index(frame.status[row]) for row in chunk],
             "why": why,
             "thumb": [thumbs.get(int(row), -1) for row in chunk],

@@ -1,4 +1,4 @@
-"""Two datasets as one frame over the prompts they share, and what setting by setting differs between them."""
+"""Two datasets as one frame over the prompts they share, and what variant by variant differs between them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import pyarrow.compute as pc
 
 from promptmill.pipeline.dataset.samples import SOURCE_PREFIX, Samples, joined
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.variants import cell_name, shown_value
+from promptmill.pipeline.planning.variants import shown_value, variant_name
 from promptmill.pipeline.report.analysis import numbers, settings_of, triple
 from promptmill.pipeline.report.cost import seconds_per_image
 from promptmill.pipeline.report.frame import Frame, coded, frame_of
-from promptmill.pipeline.report.stats import cell_matrix, differences, holm, means
-from promptmill.pipeline.report.summary import cell_texts
+from promptmill.pipeline.report.stats import differences, holm, means, variant_matrix
+from promptmill.pipeline.report.summary import variant_texts
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.identity import canonical_json
+from promptmill.schemas.sweep import PRESETS
 
 SIDES = ("A", "B")
 
@@ -35,12 +36,12 @@ class Side:
 
 def joined_frame(a: Side, b: Side, shared: set[str]) -> Frame:
     """One frame over both, whose first axis is the run; a prompt is its text."""
-    axes = [name for name in {**a.plan.job.sweep.axes(), **b.plan.job.sweep.axes()} if name != "settings"]
+    axes = [name for name in {**a.plan.job.sweep.axes(), **b.plan.job.sweep.axes()} if name != PRESETS]
     tables = [_renamed(side, letter, shared, axes) for side, letter in zip((a, b), SIDES, strict=True)]
     one_sided = set(a.samples.source_columns) ^ set(b.samples.source_columns)
     samples = Samples(joined(tables).drop_columns([f"{SOURCE_PREFIX}{name}" for name in one_sided]), {})
     prompt_ids, prompts = coded(samples.texts("prompt"))
-    texts = [_with_run(side, text, axes) for side in (a, b) for text in cell_texts(side.plan, side.samples)]
+    texts = [_with_run(side, text, axes) for side in (a, b) for text in variant_texts(side.plan, side.samples)]
     seconds = {
         _with_run(side, text, axes): spent
         for side in (a, b)
@@ -63,7 +64,7 @@ def _renamed(side: Side, letter: str, shared: set[str], axes: Sequence[str]) -> 
 
 
 def _with_run(side: Side, text: str, axes: Sequence[str]) -> str:
-    """The cell with its run, and with the value it used of each field that the other run sweeps."""
+    """The variant with its run, and with the value it used of each field that the other run sweeps."""
     values = json.loads(text)
     return canonical_json({"run": side.label, **{name: base_value(side.plan, name) for name in axes}, **values})
 
@@ -88,47 +89,47 @@ def _axes(a: Side, b: Side, texts: Sequence[str]) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A setting that both runs have, and the cell that it is in each."""
+    """A variant that both runs have, and its place in each."""
 
     name: str
-    cells: tuple[int, int]
+    places: tuple[int, int]
 
 
 def pairs(frame: Frame) -> list[Pair]:
-    """Cells that ran with the same settings; where there are none, those with the same swept values."""
-    cells = [json.loads(text) for text in frame.cell_texts]
+    """Variants that ran with the same settings; where there are none, those with the same swept values."""
+    variants = [json.loads(text) for text in frame.variant_texts]
     runs = frame.axes["run"]
-    without_run = [{name: value for name, value in cell.items() if name != "run"} for cell in cells]
-    ran = [canonical_json(settings_of(frame, place)) for place in range(len(cells))]
-    swept = [canonical_json({name: shown_value(v) for name, v in cell.items()}) for cell in without_run]
+    without_run = [{name: value for name, value in variant.items() if name != "run"} for variant in variants]
+    ran = [canonical_json(settings_of(frame, place)) for place in range(len(variants))]
+    swept = [canonical_json({name: shown_value(v) for name, v in variant.items()}) for variant in without_run]
     for keys in ([f"{one}{two}" for one, two in zip(ran, swept, strict=True)], ran, swept):
-        of_run = [{keys[i]: i for i, cell in enumerate(cells) if cell["run"] == run} for run in runs]
+        of_run = [{keys[i]: i for i, variant in enumerate(variants) if variant["run"] == run} for run in runs]
         common = [key for key in of_run[0] if key in of_run[1]]
         if common:
-            return [Pair(cell_name(without_run[of_run[0][k]]), (of_run[0][k], of_run[1][k])) for k in common]
+            return [Pair(variant_name(without_run[of_run[0][k]]), (of_run[0][k], of_run[1][k])) for k in common]
     return []
 
 
 def answers(frame: Frame) -> dict[str, dict[str, Any]]:
     """By metric the means of both runs and B − A, paired by prompt: [mean, low, high, prompts] and the p of none.
 
-    `cells` has them for each setting that both runs have, with `holm`, the p raised for their number. Above them stands
-    what holds over these settings together, or over all settings of each run where they share none.
+    `cells` has them for each variant that both runs have, with `holm`, the p raised for their number. Above them stands
+    what holds over these together, or over all variants of each run where they share none.
     """
     runs = frame.axes["run"]
     common = pairs(frame)
-    run_of = [runs.index(json.loads(text)["run"]) for text in frame.cell_texts]
-    inside = {place for pair in common for place in pair.cells} or set(range(len(run_of)))
-    side = np.array([run if place in inside else -1 for place, run in enumerate(run_of)])[frame.cells]
+    run_of = [runs.index(json.loads(text)["run"]) for text in frame.variant_texts]
+    inside = {place for pair in common for place in pair.places} or set(range(len(run_of)))
+    side = np.array([run if place in inside else -1 for place, run in enumerate(run_of)])[frame.variant_of]
     found = {}
     for metric in frame.metrics():
         scores = np.where(side >= 0, frame.samples.score(metric), np.nan)
-        whole = cell_matrix(scores, frame.prompts, np.maximum(side, 0), (len(frame.prompt_ids), 2))
+        whole = variant_matrix(scores, frame.prompts, np.maximum(side, 0), (len(frame.prompt_ids), 2))
         bounds, matrix = frame.bounds(metric), frame.matrix(metric)
-        cells = [{"name": pair.name, **_both(matrix[:, list(pair.cells)], bounds, runs)} for pair in common]
-        for cell, p in zip(cells, holm([cell["difference"][4] for cell in cells]), strict=True):
-            cell["holm"] = p
-        found[metric] = {**_both(whole, bounds, runs), "settings": len(common), "cells": cells}
+        by_variant = [{"name": pair.name, **_both(matrix[:, list(pair.places)], bounds, runs)} for pair in common]
+        for one, p in zip(by_variant, holm([one["difference"][4] for one in by_variant]), strict=True):
+            one["holm"] = p
+        found[metric] = {**_both(whole, bounds, runs), "settings": len(common), "cells": by_variant}
     return found
 
 

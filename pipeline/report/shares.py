@@ -1,4 +1,4 @@
-"""Intervals for shares: prompts that hold or do not, and settings that differ on some of them. Exact, or nearly so."""
+"""Intervals for shares: prompts that hold or do not, and variants that differ on some of them. Exact, or nearly so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a mean is, a difference of settings on the same prompts, and how far two scores agree.
+"""How sure a mean is, a difference of variants on the same prompts, and how far two scores agree.
 
 The unit is the prompt: images of one prompt are no independent evidence, so their mean is one observation. A bootstrap
 cannot leave the data, and covers 50 % with 2 prompts; these intervals cover 93 to 97 % from 2 prompts to 200 wherever a
@@ -272,12 +272,12 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def cell_matrix(
-    scores: Floats, prompts: npt.NDArray[np.int64], cells: npt.NDArray[np.int64], shape: tuple[int, int]
+def variant_matrix(
+    scores: Floats, prompts: npt.NDArray[np.int64], variant_of: npt.NDArray[np.int64], shape: tuple[int, int]
 ) -> Floats:
-    """Mean score of each prompt in each cell: float64 [prompts, cells], NaN where there is none."""
+    """Mean score of each prompt in each variant: float64 [prompts, variants], NaN where there is none."""
     there = np.isfinite(scores)
-    place = prompts[there] * shape[1] + cells[there]
+    place = prompts[there] * shape[1] + variant_of[there]
     total = np.bincount(place, weights=scores[there], minlength=shape[0] * shape[1])
     count = np.bincount(place, minlength=shape[0] * shape[1])
     mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

@@ -14,7 +14,7 @@ from promptmill.pipeline.dataset.state import dataset_counts
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.variants import CELLS_WITHOUT_ASKING, cell_name
+from promptmill.pipeline.planning.variants import VARIANTS_WITHOUT_ASKING, variant_name
 from promptmill.pipeline.report.cost import run_facts, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Integers
@@ -45,7 +45,7 @@ def summarize(
             "prompts": plan.prompts,
             "shards": plan.shards,
             "shards_done": len(samples.counts),
-            "cells": cell_summaries(plan, samples),
+            "cells": variant_summaries(plan, samples),
             "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
             "rejects": dict(Counter(_of_status(samples, REJECTED, "reason")).most_common()),
             "run": run_facts(samples.receipts, seconds, price_per_hour),
@@ -67,29 +67,29 @@ def ranked_rows(samples: Samples) -> list[int]:
     return [int(row) for row in rows[np.argsort(-scores[rows], kind="stable")]]
 
 
-def cell_texts(plan: Plan, samples: Samples) -> list[str]:
-    """The record's `variant` of each cell in the order of the sweep; of a huge sweep only those with samples."""
+def variant_texts(plan: Plan, samples: Samples) -> list[str]:
+    """The record's `variant` of each variant in the order of the sweep; of a huge sweep only those with samples."""
     seen = list(dict.fromkeys(samples.texts("variant")))
-    if plan.cells > CELLS_WITHOUT_ASKING:
+    if plan.variant_count > VARIANTS_WITHOUT_ASKING:
         return sorted(seen)
-    planned = [variants.variant_text(plan.variant(index).values) for index in range(plan.cells)]
+    planned = [variants.variant_text(plan.variant(index).values) for index in range(plan.variant_count)]
     return [*planned, *(text for text in seen if text not in set(planned))]
 
 
-def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
-    texts = cell_texts(plan, samples)
+def variant_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
+    texts = variant_texts(plan, samples)
     place = {text: i for i, text in enumerate(texts)}
-    cells = np.array([place[text] for text in samples.texts("variant")], np.int64)
-    counts = status_counts(samples, cells, len(texts))
+    variant_of = np.array([place[text] for text in samples.texts("variant")], np.int64)
+    counts = status_counts(samples, variant_of, len(texts))
     kept = np.array(samples.texts("status")) == KEPT
     scores = {name: samples.score(name) for name in samples.score_names}
-    means = {name: cell_means(values, cells, len(texts)) for name, values in scores.items()}
-    kept_means = {name: cell_means(values[kept], cells[kept], len(texts)) for name, values in scores.items()}
+    means = {name: variant_means(values, variant_of, len(texts)) for name, values in scores.items()}
+    kept_means = {name: variant_means(values[kept], variant_of[kept], len(texts)) for name, values in scores.items()}
     speeds = seconds_per_image(plan, samples.receipts)
     return [
         {
             "index": i,
-            "name": cell_name(json.loads(text)),
+            "name": variant_name(json.loads(text)),
             "values": json.loads(text),
             **counts[i],
             "scores": {name: values[i] for name, values in means.items()},
@@ -101,19 +101,19 @@ def cell_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
     ]
 
 
-def status_counts(samples: Samples, cells: Integers, count: int) -> list[dict[str, int]]:
-    """How many samples of each cell ended how."""
+def status_counts(samples: Samples, variant_of: Integers, count: int) -> list[dict[str, int]]:
+    """How many samples of each variant ended how."""
     code = {KEPT: 0, REJECTED: 1, FAILED: 2}
     status = np.array([code[word] for word in samples.texts("status")], np.int64)
-    table = np.bincount(cells * 3 + status, minlength=3 * count).reshape(count, 3)
+    table = np.bincount(variant_of * 3 + status, minlength=3 * count).reshape(count, 3)
     return [dict(zip(code, map(int, row), strict=True)) for row in table]
 
 
-def cell_means(values: Floats, cells: Integers, count: int) -> list[float | None]:
-    """Mean of the finite values of each cell, None where there are none."""
+def variant_means(values: Floats, variant_of: Integers, count: int) -> list[float | None]:
+    """Mean of the finite values of each variant, None where there are none."""
     there = np.isfinite(values)
-    total = np.bincount(cells[there], weights=values[there], minlength=count)
-    size = np.bincount(cells[there], minlength=count)
+    total = np.bincount(variant_of[there], weights=values[there], minlength=count)
+    size = np.bincount(variant_of[there], minlength=count)
     return [float(t / n) if n else None for t, n in zip(total, size, strict=True)]
 
 
@@ -122,7 +122,7 @@ def sample_facts(samples: Samples, row: int) -> dict[str, Any]:
     values = {name: samples.table.column(name)[row].as_py() for name in _SHOWN if name in samples.table.column_names}
     values = {name: value[:500] if isinstance(value, str) else value for name, value in values.items()}
     scores = {name: float(samples.score(name)[row]) for name in samples.score_names}
-    return {**values, "variant": cell_name(json.loads(values.get("variant") or "{}")), "scores": scores}
+    return {**values, "variant": variant_name(json.loads(values.get("variant") or "{}")), "scores": scores}
 
 
 _SHOWN = (*named("sample_id", "prompt_id", "caption", "prompt", "variant", "seed"), "status", "object", "row")

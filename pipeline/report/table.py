@@ -1,4 +1,4 @@
-"""`summary.csv`: a row for each score of each setting, with its interval, its difference to the first and their p."""
+"""`summary.csv`: a row for each score of each variant, with its interval, its difference to the first and their p."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = (
 
 
 def summary_csv(analysis: dict[str, Any]) -> bytes:
-    """Differences are paired by prompt and to the first setting; `p_holm` holds for all settings of a score together.
+    """Differences are paired by prompt and to the first variant; `p_holm` holds for all variants of a score together.
 
     The swept fields follow, a column each. UTF-8 with a byte order mark: spreadsheets take it for Latin-1 otherwise.
     """
@@ -26,21 +26,21 @@ def summary_csv(analysis: dict[str, Any]) -> bytes:
     writer = csv.writer(sink)
     writer.writerow([*_COLUMNS, *axes])
     for metric, result in analysis["results"].items():
-        for row, cell in zip(_rows(result["all"]), analysis["cells"], strict=True):
-            counts = [cell[name] for name in ("kept", "rejected", "failed", "seconds", "seconds_deviation")]
-            swept = [_cell(cell["values"].get(axis)) for axis in axes]
-            writer.writerow([metric, _cell(cell["name"]), *row, *counts, *swept])
+        for row, variant in zip(_rows(result["all"]), analysis["cells"], strict=True):
+            counts = [variant[name] for name in ("kept", "rejected", "failed", "seconds", "seconds_deviation")]
+            swept = [_field(variant["values"].get(axis)) for axis in axes]
+            writer.writerow([metric, _field(variant["name"]), *row, *counts, *swept])
     return sink.getvalue().encode("utf-8-sig", "backslashreplace")
 
 
 def _rows(every: dict[str, Any]) -> Iterator[list[Any]]:
-    """Mean, bounds and prompts, then the difference to the first setting; nothing for the first itself."""
+    """Mean, bounds and prompts, then the difference to the first variant; nothing for the first itself."""
     gaps = every["differences"]["0"] if every["means"] else []
     raised = holm([None if place == 0 else gap[4] for place, gap in enumerate(gaps)])
     for place, (mean, gap) in enumerate(zip(every["means"], gaps, strict=True)):
         yield [*mean, *([None] * 5 if place == 0 else [*gap[:3], gap[4], raised[place]])]
 
 
-def _cell(value: Any) -> Any:
+def _field(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula is marked as text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value

@@ -11,7 +11,7 @@ from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scope, Score
 
 
 class Diversity:
-    """Mean distance (1 − cosine) of an image to the others of its prompt and cell; NaN where it is alone."""
+    """Mean distance (1 − cosine) of an image to the others of its prompt and variant; NaN where it is alone."""
 
     name = "diversity"
     columns = ("diversity",)

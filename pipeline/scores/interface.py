@@ -19,7 +19,7 @@ Scope = Literal["image", "group"]
 
 @dataclass(frozen=True)
 class Picture:
-    """One image. `group` is equal for the images of one prompt in one sweep cell; `fields` are columns of its row:
+    """One image. `group` is equal for the images of one prompt in one variant; `fields` are columns of its row:
     those of its prompt while the job runs, the whole record afterwards.
 
     `image` is the pixels, or the bytes of a large one, which is decoded whenever it is looked at.

@@ -48,7 +48,7 @@ def _category(kind: Kind, count: int, seed: int, split: Split) -> list[dict[str,
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ShapesPrompt:
     """A caption, what it claims (`Claims.to_dict`), the kind it was drawn for, and a scene that shows it."""
 
     caption: str
@@ -57,7 +57,9 @@ class Prompt:
     scene: Scene
 
 
-def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "one", first: int = 0) -> list[Prompt]:
+def sample_prompts(
+    n: int, seed: int, split: Split = "held_out", kind: Kind = "one", first: int = 0
+) -> list[ShapesPrompt]:
     """`n` prompts of one kind with their truth, from number `first` of an endless row that the seed gives.
 
     Every kind but "colour" and "shape" names colour and shape of each object; in the held-out split the ground of a
@@ -67,10 +69,10 @@ def sample_prompts(n: int, seed: int, split: Split = "held_out", kind: Kind = "o
 
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    prompts: list[Prompt] = []
+    prompts: list[ShapesPrompt] = []
     for index in range(first, first + n):
         rng = np.random.default_rng([seed, KINDS.index(kind), int(split == "train"), index])
         scene = sample_scene(rng, split, 2 if kind in ("two", "relation") else 1)
         claims = captions.claims_of_kind(scene, kind, rng, name_ground=split == "held_out")
-        prompts.append(Prompt(captions.write(claims, rng), claims.to_dict(), kind, scene))
+        prompts.append(ShapesPrompt(captions.write(claims, rng), claims.to_dict(), kind, scene))
     return prompts

@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verdict:
     """`claims` says for each claim of the caption, and for the number of objects ("count"), whether it holds."""
 
     claims: dict[str, bool]
@@ -64,7 +64,7 @@ class Verification:
         return all(self.claims.values())
 
 
-def verify(image: Image, caption: str | Claims | Scene | Mapping[str, Any]) -> Verification:
+def verify(image: Image, caption: str | Claims | Scene | Mapping[str, Any]) -> Verdict:
     """Check an image (uint8 [h, w, 3]) against a caption of the grammar, its claims, or all that holds in a scene.
 
     Raises ValueError for an image of another form and for a caption without any claim.
@@ -78,7 +78,7 @@ def verify(image: Image, caption: str | Claims | Scene | Mapping[str, Any]) -> V
     found: list[Object | None] = [*seen.objects, *[None] * (len(claims.objects) - len(seen.objects))]
     orders = permutations(found[:4], len(claims.objects))
     best = max((_check_objects(claims, order) for order in orders), key=lambda c: sum(c.values()))
-    return Verification({**held, **best}, seen)
+    return Verdict({**held, **best}, seen)
 
 
 def _as_claims(caption: str | Claims | Scene | Mapping[str, Any]) -> Claims:

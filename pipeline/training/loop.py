@@ -26,7 +26,7 @@ STAGES = ("vae", "text", "unet", "decoder", "clip", "controlnet", "hollow", "wid
 
 
 @dataclass(frozen=True)
-class Draw:
+class StepRandom:
     """The randomness of one step: numpy for scenes and captions, torch (on the CPU) for noise."""
 
     step: int
@@ -39,10 +39,10 @@ def rank_and_size() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
-def draw(seed: int, stage: str, step: int, rank: int = 0) -> Draw:
+def draw(seed: int, stage: str, step: int, rank: int = 0) -> StepRandom:
     words = [seed, STAGES.index(stage), step, *([rank] if rank else [])]
     state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-    return Draw(step, np.random.default_rng(words), torch.Generator().manual_seed(state))
+    return StepRandom(step, np.random.default_rng(words), torch.Generator().manual_seed(state))
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -150,7 +150,7 @@ class Stage:
 
     def run(
         self,
-        losses: Callable[[Draw], dict[str, Tensor]],
+        losses: Callable[[StepRandom], dict[str, Tensor]],
         measure: Callable[[nn.Module], dict[str, float]] | None = None,
         log_every: int = 50,
         measure_every: int = 500,

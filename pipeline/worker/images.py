@@ -132,9 +132,9 @@ class ImageMaker:
     def _encode(self, outcome: Outcome, pixels: Pixels) -> Outcome:
         sample, variant = outcome.sample, self._work.variant
         height, width = pixels.shape[:2]
-        settings = (sample, variant.generation, variant.model, self._generator.scheduler, width, height)
+        ingredients = (sample, variant.generation, variant.model, self._generator.scheduler, width, height)
         try:
-            parameters = parameters_text(*settings) if self._output.embed_parameters else None
+            parameters = parameters_text(*ingredients) if self._output.embed_parameters else None
             image = encode_image(pixels, parameters, self._output)
         except (OSError, ValueError) as error:
             return Outcome(sample, outcome.scores, outcome.flags, error=SampleError("encoding", str(error)))

@@ -20,11 +20,11 @@ Fields = Callable[[Sample], Mapping[str, Any]]
 
 def batch_size_key(variant: Variant, samples: Sequence[Sample]) -> Hashable:
     """All that sizes a batch: weights and number format, size, whether guidance doubles it, and the inputs."""
-    settings = variant.generation
+    generation = variant.generation
     inputs = [(role, getattr(each.pixels, "shape", None)) for s in samples for role, each in s.inputs.items()]
-    guided = settings.guidance_scale > 1
+    guided = generation.guidance_scale > 1
     added = variant.model.adapters, variant.model.controlnets
-    return variant.model, added, settings.width, settings.height, guided, frozenset(inputs)
+    return variant.model, added, generation.width, generation.height, guided, frozenset(inputs)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def reproduce_sample(
     pixels, sample, scheduler = _generate(context, batch, variant, fields["sample_id"])
     height, width = pixels.shape[:2]
     output = plan.job.output
-    settings = parameters_text(sample, variant.generation, variant.model, scheduler, width, height)
-    made = encode_image(pixels, settings if output.embed_parameters else None, output)
+    parameters = parameters_text(sample, variant.generation, variant.model, scheduler, width, height)
+    made = encode_image(pixels, parameters if output.embed_parameters else None, output)
     stored = next((data for _, data in read_images(store, key, [row])), None)
     difference = compare_images(made.data, stored) if stored is not None else {}
     return Reproduction(

@@ -1,4 +1,4 @@
-"""Which of the images of one prompt and sweep cell are kept."""
+"""Which of the images of one prompt and variant are kept."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ def _strength(plan: Plan, variant: Variant, prompt: Prompt) -> float | None:
 
 
 def _constants(variant: Variant, task: Task) -> dict[str, Any]:
-    base, settings = variant.model.pipeline_class, variant.generation
-    scale, start, end = settings.steering
+    base, generation = variant.model.pipeline_class, variant.generation
+    scale, start, end = generation.steering
     return {
         **({"task": task.name} if task.roles else {}),
         "adapters": [

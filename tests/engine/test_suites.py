@@ -81,7 +81,7 @@ def test_twenty_cells_over_parti_prompts_are_planned_in_a_second() -> None:
     )
     began = time.process_time()  # of this process: a busy machine does not count
     plan = plan_job(parse_job(text, "job.yaml"))
-    assert (plan.cells, plan.samples) == (20, 20 * 1632)
+    assert (plan.variant_count, plan.samples) == (20, 20 * 1632)
     assert sum(plan.samples_in(shard) for shard in plan.all_shards()) == plan.samples
     assert time.process_time() - began < 1
 
@@ -288,7 +288,8 @@ def test_the_example_sweep_is_planned_without_a_heavy_library() -> None:
         "import sys; from promptmill.pipeline.jobfile.reader import load_job\n"
         "from promptmill.pipeline.planning.plan import plan_job\n"
         "plan = plan_job(load_job('jobs/examples/sweep.yaml'))\n"
-        "print(plan.prompts, plan.cells, plan.samples, {'torch', 'ray', 'diffusers', 'scipy'} & set(sys.modules))"
+        "heavy = {'torch', 'ray', 'diffusers', 'scipy'} & set(sys.modules)\n"
+        "print(plan.prompts, plan.variant_count, plan.samples, heavy)"
     )
     root = Path(__file__).parents[2]
     answer = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)

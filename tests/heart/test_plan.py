@@ -9,7 +9,7 @@ import pytest
 
 from promptmill.pipeline.planning.plan import Plan, blocks, plan_job, rows_per_shard
 from promptmill.pipeline.planning.plan_json import from_json, segment_from_json, to_json
-from promptmill.pipeline.planning.variants import cell_name, describe_axes, variant_text
+from promptmill.pipeline.planning.variants import describe_axes, variant_name, variant_text
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.plan import PythonScore, Segment, Shard
 from tests.heart.mill import job, small_plan, write_prompts
@@ -53,7 +53,7 @@ def test_rows_of_a_shard(tmp_path: Path, per_shard: int, images: int, sweep: dic
 
 def test_shards_of_the_source(tmp_path: Path) -> None:
     plan = small_plan(tmp_path)  # five prompts of two images, four images a shard
-    assert (plan.prompts, plan.cells, plan.samples, plan.shards, plan.rows_per_shard) == (5, 1, 10, 3, 2)
+    assert (plan.prompts, plan.variant_count, plan.samples, plan.shards, plan.rows_per_shard) == (5, 1, 10, 3, 2)
     assert spans(plan) == [(0, 0, 0, 0, 2), (1, 0, 0, 2, 4), (2, 0, 0, 4, 5)]
     assert [plan.samples_in(shard) for shard in plan.all_shards()] == [4, 4, 2]
     for beyond in (3, -1):
@@ -64,7 +64,7 @@ def test_shards_of_the_source(tmp_path: Path) -> None:
 def test_shards_of_a_sweep(tmp_path: Path) -> None:
     """All shards of a variant are neighbours; of the axes, in the order of `generation`, the last runs fastest."""
     plan = small_plan(tmp_path, sweep=SWEEP)
-    assert (plan.cells, plan.samples, plan.shards) == (6, 60, 18)
+    assert (plan.variant_count, plan.samples, plan.shards) == (6, 60, 18)
     assert spans(plan)[3:7] == [(3, 0, 1, 0, 2), (4, 0, 1, 2, 4), (5, 0, 1, 4, 5), (6, 0, 2, 0, 2)]
     assert [variant_text(plan.variant(i).values) for i in (0, 1, 3)] == [
         '{"guidance_scale":1.0,"num_inference_steps":2}',
@@ -83,12 +83,12 @@ def test_axes_and_variants_for_people(tmp_path: Path) -> None:
     swept = small_plan(tmp_path, sweep={**SWEEP, "exclude": [{"guidance_scale": 1.0}]})
     assert describe_axes(swept.job) == "num_inference_steps 3 × guidance_scale 2, 3 excluded"
     assert describe_axes(small_plan(tmp_path, sweep=SWEEP).job) == "num_inference_steps 3 × guidance_scale 2"
-    assert cell_name({}) == "all samples"
+    assert variant_name({}) == "all samples"
     values = {"guidance_scale": 5.0, "settings": "fast", "scheduler": None, "model": {"path": "org/x", "dtype": "auto"}}
-    assert cell_name(values) == "settings fast · guidance_scale 5.0 · scheduler default · model org/x"
-    assert cell_name({"model": {}}) == "model builtin:shapes", "all of it is as it is by default"
-    assert cell_name({"model": {"dtype": "float16"}}) == "model builtin:shapes dtype float16"
-    assert cell_name({"model": {"unheard": 1}}) == "model {'unheard': 1}"
+    assert variant_name(values) == "settings fast · guidance_scale 5.0 · scheduler default · model org/x"
+    assert variant_name({"model": {}}) == "model builtin:shapes", "all of it is as it is by default"
+    assert variant_name({"model": {"dtype": "float16"}}) == "model builtin:shapes dtype float16"
+    assert variant_name({"model": {"unheard": 1}}) == "model {'unheard': 1}"
 
 
 def test_without_a_sweep_the_variant_is_empty(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_large_sweeps_are_asked_for(tmp_path: Path) -> None:
         "guidance_scale": {"from": 1, "to": 100, "step": 1},
         "num_inference_steps": {"from": 1, "to": 10, "step": 1},
     }
-    assert plan_job(job(source, sweep=thousand)).cells == 1000
+    assert plan_job(job(source, sweep=thousand)).variant_count == 1000
     more = {**thousand, "num_inference_steps": {"from": 1, "to": 11, "step": 1}}
     with pytest.raises(JobError) as caught:
         plan_job(job(source, sweep=more))
@@ -183,7 +183,7 @@ def test_large_sweeps_are_asked_for(tmp_path: Path) -> None:
         "sweep: expected at most 1,000 cells, got 1,100 (num_inference_steps 11 × guidance_scale 100). "
         "Give --yes if you mean it"
     )
-    assert plan_job(job(source, sweep=more), allow_large_sweep=True).cells == 1100
+    assert plan_job(job(source, sweep=more), allow_large_sweep=True).variant_count == 1100
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:

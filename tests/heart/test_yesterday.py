@@ -117,7 +117,7 @@ def test_plans(home: Path, name: str) -> None:
     plan = plan_job(parse_job(json.dumps(said["job"]), "job.json"))
     assert plan.fields == said["fields"]
     assert plan.fingerprint == said["fingerprint"]
-    assert [plan.variant(i).values for i in range(plan.cells)] == said["variants"]
+    assert [plan.variant(i).values for i in range(plan.variant_count)] == said["variants"]
     for number in ("prompts", "cells", "samples", "shards", "rows_per_shard"):
         assert getattr(plan, number) == said[number]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.resolve import (
     BUILTIN_MAX_SIZE,
     check_size,
@@ -183,7 +183,7 @@ def test_classes_let_in() -> None:
         "Flux2Pipeline",
         "LatentConsistencyModelPipeline",
     )
-    assert all(installed.makes_images_from_text(name) for name in known + more)
+    assert all(diffusers_source.makes_images_from_text(name) for name in known + more)
 
 
 def test_no_scheduler(copy: Path) -> None:

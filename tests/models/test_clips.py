@@ -10,7 +10,7 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.schemas.errors import JobError
 
@@ -84,7 +84,7 @@ def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_read_from_source_are_those_of_open_clip() -> None:
-    assert {(name, tag) for name, tags in installed.clip_tags().items() for tag in tags} == set(
+    assert {(name, tag) for name, tags in diffusers_source.clip_tags().items() for tag in tags} == set(
         open_clip.list_pretrained()
     )
 

@@ -10,7 +10,7 @@ import diffusers
 import pytest
 
 from promptmill.pipeline.models.catalog import schedulers
-from promptmill.pipeline.models.catalog.installed import scheduler_modules
+from promptmill.pipeline.models.catalog.diffusers_source import scheduler_modules
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.schedulers import SHORT_NAMES, check_scheduler, fitting_schedulers
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator

@@ -4,7 +4,7 @@ mutmut forks a worker per mutant from a process that has imported everything, so
 wants packages where their import names say; they are copied so, with the tests, into `.mutants/`.
 
     python -m tests.mutants                  # all, some 2,000
-    python -m tests.mutants --every 5        # each fifth
+    python -m tests.mutants --every 5        # each fifth; --first 1 others than before
     python -m tests.mutants 'promptmill.schemas.identity*'
 """
 
@@ -75,12 +75,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
     parser.add_argument("names", nargs="*", help="only these mutants; * stands for anything")
     parser.add_argument("--every", type=int, default=1, help="only each n-th mutant")
+    parser.add_argument("--first", type=int, default=0, help="of these, the place of the first")
     asked = parser.parse_args()
     lay_out()
     names: list[str] = asked.names
     if asked.every > 1:
         mutmut("promptmill.schemas.identity.x_sample_seed*")  # makes all mutants, and tries these few
-        names = [name for name in results() if not names or any(map(name.startswith, names))][:: asked.every]
+        names = [name for name in results() if not names or any(map(name.startswith, names))][
+            asked.first :: asked.every
+        ]
     code = mutmut(*names)
     found = {name: fate for name, fate in results().items() if asked.every == 1 or name in names}
     for name, fate in found.items():

@@ -9,12 +9,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from promptmill.jobs.commands_evaluation import _by_setting
+from promptmill.jobs.commands_evaluation import _by_variant
 from promptmill.jobs.commands_evaluation import compare as command
 from promptmill.jobs.compare import compare
 from promptmill.jobs.schema import results_schema
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.reports import MetricAnswer, SettingAnswer
+from promptmill.schemas.reports import MetricAnswer, VariantAnswer
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 from tests.report.conftest import Dataset, paint
 
@@ -73,12 +73,12 @@ def test_the_command_compares_cell_by_cell(
 def test_of_many_settings_the_command_says_those_that_differ() -> None:
     """45 settings and five scores made 230 lines."""
     cells = [
-        SettingAnswer(f"setting {i}", {}, [0.1 * i, 0.0, 1.0, 12, 0.001], 0.01 if i == 7 else 1.0) for i in range(45)
+        VariantAnswer(f"setting {i}", {}, [0.1 * i, 0.0, 1.0, 12, 0.001], 0.01 if i == 7 else 1.0) for i in range(45)
     ]
-    lines = list(_by_setting(MetricAnswer({}, [0.1, 0.0, 1.0, 12, 0.001], 45, cells), "A", "B"))
+    lines = list(_by_variant(MetricAnswer({}, [0.1, 0.0, 1.0, 12, 0.001], 45, cells), "A", "B"))
     assert [line.partition(":")[0] for line in lines[:1]] == ["setting 7"]
     assert lines[1:] == ["in 44 other settings by themselves it is not sure; the page and summary.json have each"]
-    assert len(list(_by_setting(MetricAnswer({}, [], 12, cells[:12]), "A", "B"))) == 12
+    assert len(list(_by_variant(MetricAnswer({}, [], 12, cells[:12]), "A", "B"))) == 12
 
 
 @pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver")

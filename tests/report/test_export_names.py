@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from promptmill.jobs.export import export
 from promptmill.pipeline.dataset.retry import plan_retry
 from promptmill.pipeline.export.names import distinct_names
-from promptmill.pipeline.export.trees import cell_label
+from promptmill.pipeline.export.trees import variant_label
 from promptmill.pipeline.models.interface import Pixels
-from promptmill.pipeline.planning.variants import cell_name
+from promptmill.pipeline.planning.variants import variant_name
 from promptmill.schemas.errors import JobError, SampleError, StorageError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
@@ -63,8 +63,8 @@ def test_any_names_stay_apart(labels: list[str]) -> None:
 
 def test_models_that_differ_in_precision_have_names_of_their_own() -> None:
     one, two = ({"model": {"path": "m/sd", **more}} for more in ({}, {"dtype": "float16"}))
-    assert cell_name(one) == "model m/sd" and cell_name(two) == "model m/sd dtype float16"
-    assert cell_label(json.dumps(one)) != cell_label(json.dumps(two))
+    assert variant_name(one) == "model m/sd" and variant_name(two) == "model m/sd dtype float16"
+    assert variant_label(json.dumps(one)) != variant_label(json.dumps(two))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from scipy import stats as scipy_stats
 
 from promptmill.pipeline.report import stats
 from promptmill.pipeline.report.analysis import triple
-from promptmill.pipeline.report.stats import Estimate, cell_matrix, differences, means, rank_correlation
+from promptmill.pipeline.report.stats import Estimate, differences, means, rank_correlation, variant_matrix
 
 
 def covered(values: np.ndarray, truth: float) -> float:
@@ -148,7 +148,7 @@ def test_rank_correlation_covers() -> None:
     assert 88 <= hits <= 100
 
 
-def test_cell_matrix_means_the_images_of_a_prompt() -> None:
+def test_variant_matrix_means_the_images_of_a_prompt() -> None:
     scores = np.array([1.0, 3.0, np.nan, 5.0])
-    found = cell_matrix(scores, np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), (2, 2))
+    found = variant_matrix(scores, np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), (2, 2))
     np.testing.assert_array_equal(found, [[2.0, np.nan], [np.nan, 5.0]])

@@ -17,7 +17,7 @@ from promptmill.pipeline.shapes.captions import claims_of_scene, flip
 from promptmill.pipeline.shapes.render import render
 from promptmill.pipeline.shapes.verify import see
 from promptmill.pipeline.shapes.world import Claims, Object, ObjectClaim, Scene, sample_scene
-from promptmill.pipeline.training.loop import Draw, Stage, draw
+from promptmill.pipeline.training.loop import Stage, StepRandom, draw
 from promptmill.pipeline.training.schedule import Schedule
 from promptmill.pipeline.training.shapes import clip, text
 from promptmill.pipeline.training.shapes.drawn import UNCLEAR, matches, seen_labels
@@ -34,7 +34,7 @@ def run_line(folder: Path, stop_at: int | None, plan: Schedule = PLAN) -> dict[s
     stage = Stage("text", nn.Linear(3, 1), plan, 7, folder, torch.device("cpu"), stop_at)
     stage.restore()
 
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         x = torch.randn(plan.batch, 3, generator=now.torch)
         return {"loss": functional.mse_loss(stage.module(x), x.sum(1, keepdim=True))}
 

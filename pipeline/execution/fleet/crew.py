@@ -77,7 +77,7 @@ class Crew:
         self._past += worker.vitals
         self.size -= 1
 
-    def dismiss(self) -> None:
+    def retire_all(self) -> None:
         for worker in (*self.workers, *self._parked):
             ray.kill(worker.handle)
 

@@ -76,7 +76,7 @@ class RayDispatcher:
             raise ClusterError(f"the Ray cluster was lost: {short(error)}. Run the same command again") from None
         finally:
             if crew is not None:
-                crew.dismiss()
+                crew.retire_all()
             if leave:  # a notebook's own connection stays
                 disconnect()
             self._beacon.put_out(store)
@@ -104,10 +104,10 @@ class RayDispatcher:
     def _assign(self) -> None:
         usable = self._crew.usable
         nodes = {worker.node for worker in usable}
-        for room in range(SLOTS):
+        for in_hand in range(SLOTS):
             for worker in usable:
                 # A second shard ahead hides uploads, but near the end it would only wait for a busy device.
-                if len(worker.in_hand) != room or (room and len(self._backlog) < len(usable)):
+                if len(worker.in_hand) != in_hand or (in_hand and len(self._backlog) < len(usable)):
                     continue
                 shard = self._backlog.take(worker.node, nodes, list(worker.in_hand.values()))
                 if shard is not None:

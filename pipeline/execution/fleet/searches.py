@@ -16,8 +16,8 @@ from promptmill.schemas.plan import Shard
 class Searches:
     """A context manager; on leaving it, searches that still run are abandoned within a second or so."""
 
-    def __init__(self, recruiter: WorkerFactory, at_once: int) -> None:
-        self._factory = recruiter
+    def __init__(self, factory: WorkerFactory, at_once: int) -> None:
+        self._factory = factory
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="search")
         self._abandoned = threading.Event()
         self._running: dict[Future[str | None], Shard] = {}

@@ -50,9 +50,9 @@ class WorkerFactory:
 class TrialWorker:
     """Its worker is replaced each time that it dies. All methods raise Abandoned once the event is set."""
 
-    def __init__(self, recruiter: WorkerFactory, shard: Shard, abandoned: threading.Event) -> None:
-        self._factory = recruiter
-        self._timeout_s = recruiter.plan.job.compute.step_timeout_s
+    def __init__(self, factory: WorkerFactory, shard: Shard, abandoned: threading.Event) -> None:
+        self._factory = factory
+        self._timeout_s = factory.plan.job.compute.step_timeout_s
         self._shard = shard
         self._abandoned = abandoned
         self._actor: Any = None

@@ -13,9 +13,9 @@ from typing import Final
 
 from promptmill.pipeline.models.catalog import keys
 from promptmill.pipeline.models.catalog.components import component_weights
+from promptmill.pipeline.models.catalog.diffusers_source import has_loader
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, cached_snapshot, download
-from promptmill.pipeline.models.catalog.installed import has_loader
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, list_folder, read_json

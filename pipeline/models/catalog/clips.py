@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, newest_commit, open_hub_model
@@ -113,7 +113,7 @@ def _no_safetensors(folder: ModelFolder, place: str, where: str) -> Problem:
 
 def _resolve_published(spec: str, where: str) -> ResolvedClip:
     architecture, slash, tag = spec.rpartition("/")
-    known = installed.clip_tags()
+    known = diffusers_source.clip_tags()
     expected = "name/tag of open_clip, hf-hub:org/name, local-dir:folder, or builtin:shapes"
     if not slash or architecture not in known:
         hint = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.door import class_problem
 from promptmill.pipeline.models.catalog.weights import (
     PICKLES,
@@ -49,7 +49,7 @@ def hashed_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
 
 def class_problems(index: dict[str, Any], where: str) -> list[Problem]:
     """Whether every part is one class of diffusers or transformers that loads itself and nothing more."""
-    libraries = {"diffusers", "transformers", *installed.pipeline_modules().values()}
+    libraries = {"diffusers", "transformers", *diffusers_source.pipeline_modules().values()}
     named = (class_problem(*part, libraries, where) for part in components(index))
     return [problem for problem in [*_entry_problems(index, where), *named] if problem]
 

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from promptmill.pipeline.models.catalog.diffusers_source import call_parameters, init_annotations
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
-from promptmill.pipeline.models.catalog.installed import call_parameters, init_annotations
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.tasks import class_for

@@ -10,7 +10,7 @@ from math import lcm
 from pathlib import Path
 from typing import Any, TypeVar
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.components import (
     check_components,
     class_problems,
@@ -204,10 +204,10 @@ def _pipeline_class(index: dict[str, Any], where: str) -> str:
                 "Code from model folders is never run.",
             )
         )
-    if name not in installed.pipeline_modules():
+    if name not in diffusers_source.pipeline_modules():
         hint = "Code from model folders is never run; a newer diffusers may know the class."
         raise JobError(Problem(where, "a pipeline class of the installed diffusers", name, hint))
-    if not installed.makes_images_from_text(name):
+    if not diffusers_source.makes_images_from_text(name):
         raise JobError(Problem(where, "a pipeline that makes images from text", name, "Name a text-to-image model."))
     return name
 

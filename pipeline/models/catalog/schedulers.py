@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedModel
@@ -75,7 +75,7 @@ UNREPEATABLE = {"DPMSolverSDEScheduler": "dpm++_sde", "CosineDPMSolverMultistepS
 
 def find_scheduler(name: str) -> tuple[str, dict[str, Any]] | None:
     """Class and settings for a short name (case, `-` and blanks do not matter) or a diffusers class."""
-    if name in installed.scheduler_modules():
+    if name in diffusers_source.scheduler_modules():
         return name, {}
     key = re.sub(r"[-\s]+", "_", name.strip().lower())
     return SHORT_NAMES.get(SYNONYMS.get(key, key))
@@ -109,7 +109,7 @@ def fitting_schedulers(model: ResolvedModel) -> frozenset[str]:
         return FOR_NOISE
     if not _gives_sigmas(model.pipeline_class):
         return FOR_FLOW | FOR_BOTH
-    takes = {name for name in FOR_FLOW | FOR_BOTH if "sigmas" in installed.set_timesteps_parameters(name)}
+    takes = {name for name in FOR_FLOW | FOR_BOTH if "sigmas" in diffusers_source.set_timesteps_parameters(name)}
     return frozenset(takes)
 
 
@@ -127,13 +127,15 @@ def is_flow_config(config: dict[str, Any]) -> bool:
 @cache
 def _gives_sigmas(pipeline_class: str) -> bool:
     """Whether the pipeline computes sigmas by itself and hands them to `set_timesteps` (Flux and its kin)."""
-    source = installed.pipeline_source(pipeline_class)
+    source = diffusers_source.pipeline_source(pipeline_class)
     return source is not None and re.search(r"sigmas = .*np\.linspace", source.read_text()) is not None
 
 
 def _unknown(name: str, where: str) -> Problem:
     classes = sorted(FOR_NOISE | FOR_FLOW | FOR_BOTH)
-    lowered = {known.lower(): known for known in [*SHORT_NAMES, *SYNONYMS, *classes, *installed.scheduler_modules()]}
+    lowered = {
+        known.lower(): known for known in [*SHORT_NAMES, *SYNONYMS, *classes, *diffusers_source.scheduler_modules()]
+    }
     close = [lowered[match] for match in get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
     hint = f"Did you mean {' or '.join(close)}?" if close else f"Short names: {', '.join(SHORT_NAMES)}."
     return Problem(where, "a scheduler of diffusers or a short name", repr(name), hint)

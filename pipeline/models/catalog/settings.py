@@ -14,26 +14,26 @@ _Levels = Annotated[list[_Width], Field(min_length=1, max_length=16)] | None
 _Ratio = Annotated[float, Field(gt=0, le=64)]
 
 
-class _Settings(BaseModel):
+class _Foreign(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class Denoiser(_Settings):
+class Denoiser(_Foreign):
     sample_size: _Side | Annotated[list[_Side], Field(min_length=2, max_length=2)] | None = None
     patch_size: _Patch | Annotated[list[_Patch], Field(min_length=1, max_length=4)] | None = 1
 
 
-class Autoencoder(_Settings):
+class Autoencoder(_Foreign):
     block_out_channels: _Levels = None
     encoder_block_out_channels: _Levels = None
     dim_mult: Annotated[list[Annotated[int | float, Field(gt=0, le=1024)]], Field(max_length=16)] | None = None
 
 
-class Scheduler(_Settings):
+class Scheduler(_Foreign):
     class_name: str | None = Field(None, alias="_class_name", max_length=100)
 
 
-class VisionTower(_Settings):
+class VisionTower(_Foreign):
     """As open_clip's `CLIPVisionCfg`."""
 
     layers: _Layers | Annotated[list[_Layers], Field(min_length=4, max_length=4)] = 12
@@ -58,7 +58,7 @@ class TokenizerOptions(BaseModel):
     reduction_mask: str | None = None
 
 
-class TextTower(_Settings):
+class TextTower(_Foreign):
     """As open_clip's `CLIPTextCfg`."""
 
     context_length: Annotated[int, Field(ge=1, le=8192)] = 77
@@ -72,7 +72,7 @@ class TextTower(_Settings):
     tokenizer_mode: Literal["", "clips"] | None = None
 
 
-class ClipModel(_Settings):
+class ClipModel(_Foreign):
     embed_dim: _Width
     vision_cfg: VisionTower
     text_cfg: TextTower
@@ -91,7 +91,7 @@ class ClipModel(_Settings):
         return parameters
 
 
-class ClipSettings(_Settings):
+class ClipSettings(_Foreign):
     model_cfg: ClipModel
 
 
@@ -100,7 +100,7 @@ def _tower(width: int, layers: int, ratio: float) -> int:
     return int(layers * (4 + 2 * ratio) * width**2)
 
 
-_S = TypeVar("_S", bound=_Settings)
+_S = TypeVar("_S", bound=_Foreign)
 _SHOWN: Final = 3
 
 

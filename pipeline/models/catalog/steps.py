@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from promptmill.pipeline.models.catalog import installed
+from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.weights import read_json
@@ -35,7 +35,7 @@ def check_steps(name: str | None, steps: int, model: ResolvedModel, where: str) 
 
 
 def _most_steps(class_name: str, own: dict[str, Any]) -> int:
-    said = {**installed.scheduler_defaults(class_name), **own}
+    said = {**diffusers_source.scheduler_defaults(class_name), **own}
     trained, offset, original = (
         value if isinstance(value := said.get(key), int) else otherwise
         for key, otherwise in (("num_train_timesteps", 1000), ("steps_offset", 0), ("original_inference_steps", 50))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 
-from promptmill.pipeline.models.catalog.installed import (
+from promptmill.pipeline.models.catalog.diffusers_source import (
     auto_classes,
     call_parameters,
     parts,

@@ -108,7 +108,7 @@ def by_adapters(samples: Sequence[Sample]) -> list[tuple[tuple[str, ...] | None,
 
 
 def _name(adapter: ResolvedAdapter) -> str:
-    """Of the content: the same name in two cells may be two files."""
+    """Of the content: the same name in two variants may be two files."""
     if adapter.kind == "embedding":
         return f"<ti{adapter.sha[:12]}>"
     return f"lora_{adapter.sha[:16]}"

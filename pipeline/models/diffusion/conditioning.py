@@ -24,13 +24,13 @@ class Batch:
     """Samples that go through the pipeline together, and how."""
 
     samples: list[Sample]
-    settings: Generation
+    generation: Generation
     on_step: Callable[[], None]
     texts: PromptEncoder
 
 
 class Conditioner(Protocol):
-    def group(self, sample: Sample, settings: Generation) -> Hashable:
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
         """Samples with other answers go through the pipeline apart: what they ask for is one value a call."""
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
@@ -43,7 +43,7 @@ class TextConditioner:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def group(self, sample: Sample, settings: Generation) -> Hashable:
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
         return None
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
@@ -59,20 +59,22 @@ class GuidanceConditioner:
     def __init__(self, guidance: Guidance, texts: PromptEncoder, device: torch.device) -> None:
         self._guidance, self._gives_tensors, self._device = guidance, texts.gives_tensors, device
 
-    def group(self, sample: Sample, settings: Generation) -> Hashable:
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
         """Given as text, an empty negative prompt and none at all can differ, so those go apart too."""
         plain = not self._gives_tensors and bool(sample.negative_prompt)
-        return self._guidance.is_guided(sample, settings), plain
+        return self._guidance.is_guided(sample, generation), plain
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
-        return self._guidance.arguments(batch.samples, batch.settings, batch.texts, self._device)
+        return self._guidance.arguments(batch.samples, batch.generation, batch.texts, self._device)
 
 
-def groups(conditioners: Sequence[Conditioner], samples: Sequence[Sample], settings: Generation) -> list[list[Sample]]:
+def groups(
+    conditioners: Sequence[Conditioner], samples: Sequence[Sample], generation: Generation
+) -> list[list[Sample]]:
     """Samples that may share a batch without changing what any of them shows."""
     found: dict[Hashable, list[Sample]] = {}
     for sample in samples:
-        found.setdefault(tuple(each.group(sample, settings) for each in conditioners), []).append(sample)
+        found.setdefault(tuple(each.group(sample, generation) for each in conditioners), []).append(sample)
     return list(found.values())
 
 

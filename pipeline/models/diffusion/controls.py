@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from promptmill.pipeline.models.catalog.controls import CONFIG, control_files, control_folder, look_at
+from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
 from promptmill.pipeline.models.catalog.door import NO_CODE
 from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.hub import download, open_hub_model
-from promptmill.pipeline.models.catalog.installed import call_parameters
 from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.catalog.weights import list_folder, select_weights
 from promptmill.pipeline.models.diffusion.closed import closed
@@ -77,15 +77,15 @@ class ControlConditioner:
     def __init__(self, controls: Controls, base: str) -> None:
         self._controls, self._base = controls, base
 
-    def group(self, sample: Sample, settings: Generation) -> Hashable:
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
         return None
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
-        nets, settings = self._controls.in_use, batch.settings
+        nets, generation = self._controls.in_use, batch.generation
         if not nets:
             return {}
         maps = [self._maps(batch.samples, net) for net in nets]
-        scale, start, end = settings.steering
+        scale, start, end = generation.steering
         scales = [net.scale * scale for net in nets]
         taken = call_parameters(class_for(task_of(batch.samples[0].inputs).name, self._base, controlled=True) or "")
         several = len(nets) > 1

@@ -79,8 +79,8 @@ class DiffusersGenerator:
         self.dtype = str(dtype).removeprefix("torch.")
         self.device = str(self._device)
 
-    def scheduler_name(self, settings: Generation) -> str:
-        return scheduler_class(self._scheduler, settings.scheduler)
+    def scheduler_name(self, generation: Generation) -> str:
+        return scheduler_class(self._scheduler, generation.scheduler)
 
     def use(self, adapters: Sequence[ResolvedAdapter], controls: Sequence[ResolvedControl] = ()) -> None:
         """Raises ModelLoadError. What was encoded with other adapters is let go."""
@@ -101,14 +101,18 @@ class DiffusersGenerator:
             self._texts_with[on_text] = PromptEncoder(self._pipe, self._adapters.words)
         self._texts = self._texts_with.get(on_text, self._base_texts)
 
-    def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
+    def prepare(self, samples: Sequence[Sample], generation: Generation) -> None:
         """Those of the shard before stay too, for a worker that has two in hand."""
         for chosen, some in by_adapters(samples):
             self._switch(chosen)
             self._texts.prepare([sample.prompt for sample in some])
 
     def generate(
-        self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
+        self,
+        samples: Sequence[Sample],
+        generation: Generation,
+        on_step: Callable[[], None],
+        full_precision: bool = False,
     ) -> list[Generated]:
         answers: dict[str, Generated] = {}
         draw = self._draw_in_float32 if full_precision else self._draw
@@ -116,11 +120,11 @@ class DiffusersGenerator:
             self._switch(chosen)
             answers |= self._refusals(some)
             wanted = [sample for sample in some if sample.sample_id not in answers]
-            for group in groups(self._conditioners, wanted, settings):
-                batch = Batch(group, settings, on_step, self._texts)
+            for group in groups(self._conditioners, wanted, generation):
+                batch = Batch(group, generation, on_step, self._texts)
                 drawn = guarded(lambda batch=batch: draw(batch), len(samples) == 1, "generation")  # type: ignore[misc]
                 for sample, image in zip(group, drawn, strict=True):
-                    answers[sample.sample_id] = self._answer(sample, settings, image, full_precision)
+                    answers[sample.sample_id] = self._answer(sample, generation, image, full_precision)
         return [answers[sample.sample_id] for sample in samples]
 
     def _refusals(self, samples: Sequence[Sample]) -> dict[str, Generated]:
@@ -134,8 +138,8 @@ class DiffusersGenerator:
                 refusals[sample.sample_id] = Generated(None, error=error)
         return refusals
 
-    def _answer(self, sample: Sample, settings: Generation, image: Drawn, widened: bool) -> Generated:
-        negative, heeded = bool(sample.negative_prompt), self._guidance.heeds_negative(settings)
+    def _answer(self, sample: Sample, generation: Generation, image: Drawn, widened: bool) -> Generated:
+        negative, heeded = bool(sample.negative_prompt), self._guidance.heeds_negative(generation)
         cut = self._texts.prompt(sample.prompt).truncated
         negative_cut = self._texts.negative(sample.negative_prompt).truncated if negative and heeded else ()
         raised = {
@@ -162,28 +166,28 @@ class DiffusersGenerator:
             with in_float32(self._modules()):
                 texts = PromptEncoder(self._pipe, self._adapters.words)  # these may hold the infinity
                 samples = [batch.samples[row] for row in again]
-                widened = self._draw(Batch(samples, batch.settings, batch.on_step, texts))
+                widened = self._draw(Batch(samples, batch.generation, batch.on_step, texts))
             for row, image in zip(again, widened, strict=True):
                 drawn[row] = image
         return drawn
 
     def _draw(self, batch: Batch) -> list[Drawn]:
         """One call of the pipeline, as a user of diffusers would make it with the same generators."""
-        settings, pipe = batch.settings, self._pipe_for(batch)
+        generation, pipe = batch.generation, self._pipe_for(batch)
         call = inspect.signature(pipe.__call__).parameters
-        own = settings.height or self._model.height, settings.width or self._model.width
+        own = generation.height or self._model.height, generation.width or self._model.width
         height, width = size_of(batch.samples[0]) or own
         # Image-to-image classes of U-Nets know no size: they draw in that of the image, which has the right one.
         sides = {} if batch.samples[0].inputs and "width" not in call else {"width": width, "height": height}
         arguments: dict[str, Any] = {
-            "num_inference_steps": settings.num_inference_steps,
+            "num_inference_steps": generation.num_inference_steps,
             **sides,
             "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in batch.samples],
             "output_type": "pt",
             **{name: value for name, value in SWITCHED_OFF.items() if name in call},
             **call_arguments(pipe, self._conditioners, batch),
         }
-        pipe.scheduler = build_scheduler(self._scheduler, settings.scheduler, batch.on_step)
+        pipe.scheduler = build_scheduler(self._scheduler, generation.scheduler, batch.on_step)
         batch.on_step()
         try:
             vae = getattr(pipe, "vae", None)

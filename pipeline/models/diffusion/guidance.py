@@ -28,18 +28,18 @@ class Guidance:
         denoiser = getattr(pipe, "transformer", None)
         self._distilled = self._true_cfg and bool(getattr(denoiser and denoiser.config, "guidance_embeds", False))
 
-    def heeds_negative(self, settings: Generation) -> bool:
-        return settings.guidance_scale > 1 and "negative_prompt" in self._call and not self._distilled
+    def heeds_negative(self, generation: Generation) -> bool:
+        return generation.guidance_scale > 1 and "negative_prompt" in self._call and not self._distilled
 
-    def is_guided(self, sample: Sample, settings: Generation) -> bool:
-        return self.heeds_negative(settings) and (self._always or bool(sample.negative_prompt))
+    def is_guided(self, sample: Sample, generation: Generation) -> bool:
+        return self.heeds_negative(generation) and (self._always or bool(sample.negative_prompt))
 
     def arguments(
-        self, group: Sequence[Sample], settings: Generation, texts: PromptEncoder, device: torch.device
+        self, group: Sequence[Sample], generation: Generation, texts: PromptEncoder, device: torch.device
     ) -> dict[str, Any]:
         """The scale and the negative prompts of one group, as the pipeline's call takes them."""
-        guided = self.is_guided(group[0], settings)
-        scale = settings.guidance_scale
+        guided = self.is_guided(group[0], generation)
+        scale = generation.guidance_scale
         arguments: dict[str, Any] = {"guidance_scale": scale} if "guidance_scale" in self._call else {}
         if guided and self._true_cfg:
             arguments["true_cfg_scale"] = scale

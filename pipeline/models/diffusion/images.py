@@ -58,7 +58,7 @@ def size_of(sample: Sample) -> tuple[int, int] | None:
 class ImageConditioner:
     """The image that a sample starts from, and how far it is left behind, which is one value a call."""
 
-    def group(self, sample: Sample, settings: Generation) -> Hashable:
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
         return (sample.strength, size_of(sample)) if sample.inputs else None
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
@@ -75,7 +75,7 @@ class MaskConditioner:
         self._blends = blends(type(base).__name__)
         self._base = base
 
-    def group(self, sample: Sample, settings: Generation) -> Hashable:
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
         return None
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import diffusers
 import torch
 import transformers
 
-from promptmill.pipeline.models.catalog import installed, weights
+from promptmill.pipeline.models.catalog import diffusers_source, weights
 from promptmill.pipeline.models.catalog.components import component_weights, components, hashed_files
 from promptmill.pipeline.models.catalog.door import NO_CODE
 from promptmill.pipeline.models.catalog.held import held
@@ -46,9 +46,9 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     name = model.pipeline_class
-    if name not in installed.pipeline_modules():  # a plan that somebody else wrote
+    if name not in diffusers_source.pipeline_modules():  # a plan that somebody else wrote
         raise JobError(Problem(model.path, "a pipeline class of the installed diffusers", repr(name), NO_CODE))
-    loader = "AutoPipelineForText2Image" if name in installed.text_to_image_classes() else "DiffusionPipeline"
+    loader = "AutoPipelineForText2Image" if name in diffusers_source.text_to_image_classes() else "DiffusionPipeline"
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     if "add_watermarker" in inspect.signature(getattr(diffusers, name).__init__).parameters:
         options["add_watermarker"] = False

@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from promptmill.pipeline.shapes import captions
 from promptmill.pipeline.shapes.render import render_batch
 from promptmill.pipeline.shapes.world import COLOURS, SHAPES, SIZE_PX, Claims, Scene, sample_scene
-from promptmill.pipeline.training.loop import Draw, Stage, autocast
+from promptmill.pipeline.training.loop import Stage, StepRandom, autocast
 from promptmill.pipeline.training.shapes.drawn import Drawn
 from promptmill.pipeline.training.shapes.settings import ClipSettings
 from promptmill.pipeline.training.shapes.text import ATTRIBUTES, labels, shared_tokenizer, tokenize
@@ -136,7 +136,7 @@ def hardest(claims: Claims, rng: np.random.Generator) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """`images` [i, 3, 64, 64]: true scenes, spoiled, drawn; `true` bool [i, texts]; labels int64 [n, attributes].
 
     `own` int64 [drawn, 2]: image and text of each drawn image with the caption it was drawn for.
@@ -150,7 +150,7 @@ class Batch:
     own: Tensor
 
 
-def sample_batch(now: Draw, n: int, settings: ClipSettings, drawn: Drawn) -> Batch:
+def sample_batch(now: StepRandom, n: int, settings: ClipSettings, drawn: Drawn) -> ClipBatch:
     rng = now.numpy
     scenes = [sample_scene(rng, "train", 1 if rng.random() < 0.4 else 2) for _ in range(n)]
     broken = [spoil(s, rng) for s in scenes[: n // 2]]
@@ -172,7 +172,7 @@ def sample_batch(now: Draw, n: int, settings: ClipSettings, drawn: Drawn) -> Bat
     texts = [captions.write(c, rng) for c in said]
     own = np.stack([len(renders) + np.arange(len(chosen)), np.array(first[n:], np.int64)], axis=1)
     parts = (torch.from_numpy(a) for a in (true, scene_labels, text_labels, own))
-    return Batch(to_tensor(images), texts, *parts)
+    return ClipBatch(to_tensor(images), texts, *parts)
 
 
 def contrast(logits: Tensor, true: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def contrast(logits: Tensor, true: Tensor) -> Tensor:
     return functional.softplus(negatives - logits)[true].mean()
 
 
-def losses(stage: Stage, now: Draw, settings: ClipSettings, drawn: Drawn) -> dict[str, Tensor]:
+def losses(stage: Stage, now: StepRandom, settings: ClipSettings, drawn: Drawn) -> dict[str, Tensor]:
     batch = sample_batch(now, stage.batch, settings, drawn)
     towers, device = stage.module, stage.device
     assert isinstance(towers, Towers)

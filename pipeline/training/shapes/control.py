@@ -18,7 +18,7 @@ from promptmill.pipeline.shapes.styles import edge_maps, overlap
 from promptmill.pipeline.shapes.suite import sample_prompts
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Claims, ObjectClaim, Scene
-from promptmill.pipeline.training.loop import Draw, Stage
+from promptmill.pipeline.training.loop import Stage, StepRandom
 from promptmill.pipeline.training.shapes.conditioned import Cache
 from promptmill.pipeline.training.shapes.settings import GUIDANCE, STEPS, ControlSettings
 from promptmill.pipeline.training.shapes.text import shared_tokenizer
@@ -53,7 +53,7 @@ def train(
 ) -> ControlNetModel:
     device, loss = stage.device, DenoisingLoss(text, settings.focus)
 
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         rng, n = now.numpy, stage.batch
         chosen = rng.integers(len(cache.scenes), size=n)
         scenes = [cache.scenes[i] for i in chosen]

@@ -32,7 +32,7 @@ from rich.table import Table
 
 from promptmill.pipeline.shapes import captions
 from promptmill.pipeline.shapes.render import render
-from promptmill.pipeline.shapes.suite import Prompt, sample_prompts
+from promptmill.pipeline.shapes.suite import ShapesPrompt, sample_prompts
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Claims, Kind
 from promptmill.pipeline.training.shapes.settings import GUIDANCE, STEPS, WEIGHTS
@@ -83,7 +83,7 @@ def clip_scores(models: Models, images: Sequence[NDArray[np.uint8]], texts: Sequ
     return np.concatenate(parts)
 
 
-def verified(images: Images, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
+def verified(images: Images, prompts: Sequence[ShapesPrompt]) -> NDArray[np.bool_]:
     return np.array([verify(i, p.truth).correct for i, p in zip(images, prompts, strict=True)])
 
 

@@ -53,7 +53,7 @@ def control(
     ]
     rows = {}
     for scale in scales:
-        at = replace(drawer, settings=drawer.settings.model_copy(update={"control_scale": scale}))
+        at = replace(drawer, generation=drawer.generation.model_copy(update={"control_scale": scale}))
         images = at.draw_samples(samples)
         overlaps = [overlap(image, case.scene) for image, case in zip(images, asked, strict=True)]
         right = [verify(image, case.claims).correct for image, case in zip(images, asked, strict=True)]
@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=["controlnet", "styles"])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    settings = Generation(num_inference_steps=STEPS, guidance_scale=GUIDANCE)
-    drawer = Drawer(DiffusersGenerator(resolve_model(Model(), "model"), "cpu"), settings)
+    generation = Generation(num_inference_steps=STEPS, guidance_scale=GUIDANCE)
+    drawer = Drawer(DiffusersGenerator(resolve_model(Model(), "model"), "cpu"), generation)
     found: dict[str, dict[str, dict[str, float]]] = {}
     if options.only != "styles":
         found["controlnet"] = control(drawer, options.controlnet, options.cases, options.seed)

@@ -33,7 +33,7 @@ Images = list[NDArray[np.uint8]]
 @dataclass(frozen=True)
 class Drawer:
     generator: DiffusersGenerator
-    settings: Generation
+    generation: Generation
 
     def draw(self, edits: Sequence[Edit], strength: float, with_mask: bool = False) -> Images:
         return self.draw_samples([_sample(i, edit, strength, with_mask) for i, edit in enumerate(edits)])
@@ -42,7 +42,7 @@ class Drawer:
         return [image for start in range(0, len(samples), BATCH) for image in self._batch(samples[start:][:BATCH])]
 
     def _batch(self, samples: list[Sample]) -> Iterator[NDArray[np.uint8]]:
-        for made in self.generator.generate(samples, self.settings, lambda: None):
+        for made in self.generator.generate(samples, self.generation, lambda: None):
             assert made.pixels is not None, made.error
             yield made.pixels
 
@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    settings = Generation(num_inference_steps=STEPS, guidance_scale=GUIDANCE)
-    drawer = Drawer(DiffusersGenerator(resolve_model(Model(), "model"), "cpu"), settings)
+    generation = Generation(num_inference_steps=STEPS, guidance_scale=GUIDANCE)
+    drawer = Drawer(DiffusersGenerator(resolve_model(Model(), "model"), "cpu"), generation)
     strengths = by_strength(drawer, options.cases, options.seed)
     masked = inpainting(drawer, options.cases, options.seed)
     if options.json:

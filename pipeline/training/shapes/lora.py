@@ -14,10 +14,10 @@ from transformers import CLIPTextModel
 
 from promptmill.pipeline.shapes import captions
 from promptmill.pipeline.shapes.styles import fill_holes, is_hollow, is_wide
-from promptmill.pipeline.shapes.suite import Prompt, sample_prompts
+from promptmill.pipeline.shapes.suite import ShapesPrompt, sample_prompts
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import Claims, Kind
-from promptmill.pipeline.training.loop import Draw, Stage
+from promptmill.pipeline.training.loop import Stage, StepRandom
 from promptmill.pipeline.training.shapes.conditioned import Cache
 from promptmill.pipeline.training.shapes.settings import LoraSettings
 from promptmill.pipeline.training.shapes.unet import DenoisingLoss, assemble, generate
@@ -47,7 +47,7 @@ class Adapted(nn.Module):
 def train(stage: Stage, settings: LoraSettings, cache: Cache, text: CLIPTextModel) -> UNet2DConditionModel:
     device, loss = stage.device, DenoisingLoss(text, settings.focus)
 
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         rng, n = now.numpy, stage.batch
         chosen = rng.integers(len(cache.scenes), size=n)
         said = [captions.write(captions.claims_at_random(cache.scenes[i], rng), rng) for i in chosen]
@@ -64,13 +64,13 @@ def train(stage: Stage, settings: LoraSettings, cache: Cache, text: CLIPTextMode
     return model.unet
 
 
-def held_out(n: int, kind: Kind = "one", seed: int = 0) -> list[Prompt]:
+def held_out(n: int, kind: Kind = "one", seed: int = 0) -> list[ShapesPrompt]:
     """`n` held-out prompts for one figure that the styles change: neither a cross nor a ring."""
     prompts = (p for p in sample_prompts(4 * n + 40, 8 + seed, "held_out", kind))
     return [p for p in prompts if p.scene.objects[0].shape not in ("cross", "ring")][:n]
 
 
-def judge(images: list[np.ndarray], prompts: list[Prompt], styles: list[str]) -> dict[str, float]:
+def judge(images: list[np.ndarray], prompts: list[ShapesPrompt], styles: list[str]) -> dict[str, float]:
     """The share drawn in each style, and the share right in every claim once holes are filled."""
     row = {s: float(np.mean([TESTS[s](i) for i in images])) for s in styles or TESTS}
     right = [verify(fill_holes(i), Claims.from_dict(p.truth)).correct for i, p in zip(images, prompts, strict=True)]

@@ -27,7 +27,7 @@ from promptmill.pipeline.shapes.world import (
     ObjectClaim,
     sample_scene,
 )
-from promptmill.pipeline.training.loop import Draw, Stage, autocast
+from promptmill.pipeline.training.loop import Stage, StepRandom, autocast
 from promptmill.pipeline.training.shapes.settings import MAX_TOKENS, TextSettings
 from promptmill.pipeline.training.shapes.tokens import build_tokenizer
 
@@ -101,7 +101,7 @@ def labels(claims: Claims | None) -> list[int]:
     return [0 if value is None else 1 + options.index(value) for options, value in values]
 
 
-def sample_captions(now: Draw, n: int) -> tuple[list[str], Tensor]:
+def sample_captions(now: StepRandom, n: int) -> tuple[list[str], Tensor]:
     """`n` captions of training scenes, two in three of pairs, a few empty, and their labels [n, attributes]."""
     rng, texts, classes = now.numpy, [], []
     for i in range(n):
@@ -119,7 +119,7 @@ def sample_captions(now: Draw, n: int) -> tuple[list[str], Tensor]:
 
 
 def train(stage: Stage, settings: TextSettings) -> CLIPTextModel:
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         texts, classes = sample_captions(now, stage.batch)
         with autocast(stage.device):
             logits = stage.module(tokenize(texts).to(stage.device))

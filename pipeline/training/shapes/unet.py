@@ -25,7 +25,7 @@ from promptmill.pipeline.shapes.render import render_batch
 from promptmill.pipeline.shapes.suite import sample_prompts
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import SIZE_PX, Kind, Scene, sample_scene
-from promptmill.pipeline.training.loop import Draw, Stage, autocast
+from promptmill.pipeline.training.loop import Stage, StepRandom, autocast
 from promptmill.pipeline.training.shapes.settings import TextSettings, UnetSettings, VaeSettings
 from promptmill.pipeline.training.shapes.text import shared_tokenizer, tokenize
 from promptmill.pipeline.training.shapes.vae import to_tensor
@@ -120,7 +120,7 @@ class DenoisingLoss:
         self._text, self._focus = text, focus
         self._alphas = build_scheduler().alphas_cumprod.to(text.device)
 
-    def __call__(self, predict: Callable[..., Tensor], latents: Tensor, texts: list[str], now: Draw) -> Tensor:
+    def __call__(self, predict: Callable[..., Tensor], latents: Tensor, texts: list[str], now: StepRandom) -> Tensor:
         """`predict` gets noisy latents like `latents`, timesteps [n] and the states of the texts."""
         device = latents.device
         noise = torch.randn(latents.shape, generator=now.torch).to(device)
@@ -144,7 +144,7 @@ def train(
     cache = cache_latents(vae, settings, stage.seed, stage.folder, stage.device)
     device, loss = stage.device, DenoisingLoss(text, settings.focus)
 
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         rng, n = now.numpy, stage.batch
         chosen = rng.integers(len(cache.scenes), size=n)
         said = [captions.write(captions.claims_at_random(cache.scenes[i], rng), rng) for i in chosen]
@@ -164,7 +164,7 @@ def redraw(
     settings: UnetSettings,
     latents: Tensor,
     scenes: list[Scene],
-    now: Draw,
+    now: StepRandom,
 ) -> Tensor:
     """Noise the scenes' latents to a timestep of `settings.redraw` each, and let the U-Net denoise them in four steps.
 

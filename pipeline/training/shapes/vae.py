@@ -14,7 +14,7 @@ from torch.nn import functional
 from promptmill.pipeline.shapes.render import render_batch
 from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import SIZE_PX, Scene, sample_scene
-from promptmill.pipeline.training.loop import Draw, Stage, autocast
+from promptmill.pipeline.training.loop import Stage, StepRandom, autocast
 from promptmill.pipeline.training.shapes.settings import VaeSettings
 
 
@@ -85,7 +85,7 @@ def reconstruction_loss(output: Tensor, images: Tensor, edge_weight: float, even
 def train(stage: Stage, settings: VaeSettings) -> AutoencoderKL:
     whole_from = int(settings.plan.steps * (1 - settings.full_share))
 
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         whole = now.step >= whole_from or now.step % settings.full_every == 0
         n = stage.batch // 4 if whole else stage.batch
         images = sample_images(now.numpy, n, crop=not whole).to(stage.device)
@@ -126,7 +126,7 @@ def standardise(model: AutoencoderKL, device: torch.device, n: int = 256) -> Non
 def train_decoder(
     stage: Stage,
     settings: VaeSettings,
-    redraw: Callable[[Tensor, list[Scene], Draw], Tensor],
+    redraw: Callable[[Tensor, list[Scene], StepRandom], Tensor],
     measure_drawn: Callable[[nn.Module], dict[str, float]],
 ) -> AutoencoderKL:
     """Stage "decoder": the encoder stays, so that the U-Net's latents keep their meaning.
@@ -137,7 +137,7 @@ def train_decoder(
     model = stage.module
     assert isinstance(model, AutoencoderKL)
 
-    def losses(now: Draw) -> dict[str, Tensor]:
+    def losses(now: StepRandom) -> dict[str, Tensor]:
         scenes = [sample_scene(now.numpy, "train", 1 + i % 2) for i in range(stage.batch)]
         images = to_tensor(render_batch(scenes)).to(stage.device)
         half = stage.batch // 2
