@@ -56,7 +56,7 @@ def test_a_million_cells_with_exclusions_cost_neither_time_nor_memory() -> None:
     exclusions: list[Exclusion] = [(frozenset({i}), None, frozenset({i % 100})) for i in range(100)]
     exclusions += [(None, frozenset({i}), frozenset({0, 1})) for i in range(100)]
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     grid = Grid((100, 100, 100), tuple(exclusions))
     # Of the cells with the last position 0 or 1 none is left, of those from 2 on one in a hundred is excluded.
     assert grid.cells == 98 * (100 * 100 - 100)
@@ -65,4 +65,4 @@ def test_a_million_cells_with_exclusions_cost_neither_time_nor_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50 << 20
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20

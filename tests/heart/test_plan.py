@@ -180,7 +180,7 @@ def test_large_sweeps_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         plan_job(job(source, sweep=more))
     assert str(caught.value) == (
-        "sweep: expected at most 1,000 cells, got 1,100 (num_inference_steps 11 × guidance_scale 100). "
+        "sweep: expected at most 1,000 variants, got 1,100 (num_inference_steps 11 × guidance_scale 100). "
         "Give --yes if you mean it"
     )
     assert plan_job(job(source, sweep=more), allow_large_sweep=True).variant_count == 1100

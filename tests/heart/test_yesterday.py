@@ -118,7 +118,8 @@ def test_plans(home: Path, name: str) -> None:
     assert plan.fields == said["fields"]
     assert plan.fingerprint == said["fingerprint"]
     assert [plan.variant(i).values for i in range(plan.variant_count)] == said["variants"]
-    for number in ("prompts", "cells", "samples", "shards", "rows_per_shard"):
+    assert plan.variant_count == said["cells"]
+    for number in ("prompts", "samples", "shards", "rows_per_shard"):
         assert getattr(plan, number) == said[number]
 
 

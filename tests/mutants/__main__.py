@@ -44,8 +44,12 @@ PAST = {0: "survived", 33: "no test", 5: "no test"}
 
 
 def lay_out() -> None:
-    for old in ("promptmill", "tests"):  # what mutmut has found out stays in .mutants/mutants, and a run goes on there
+    # What mutmut has found out stays in .mutants/mutants, and a run goes on there; other files it copies only once.
+    for old in ("promptmill", "tests", "mutants/tests"):
         shutil.rmtree(PLACE / old, ignore_errors=True)
+    for file in (PLACE / "mutants" / "promptmill").rglob("*"):
+        if file.is_file() and file.suffix not in (".py", ".meta"):
+            file.unlink()
     skip = shutil.ignore_patterns("__pycache__", "public", *WITH_TORCH)
     shutil.copytree(ROOT / "jobs" / "public", PLACE / "promptmill", ignore=shutil.ignore_patterns("__pycache__"))
     for room in ("jobs", "pipeline", "schemas"):
