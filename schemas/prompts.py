@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import InitErrorDetails
 
 from promptmill.schemas.inputs import ROLES, Role, control_role
-from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all
+from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
+from promptmill.schemas.templates import parts_of
 
 MAX_SEED = 2**53 - 1
 """Seeds that are derived stay exact in JSON, JavaScript and spreadsheets."""
@@ -113,13 +115,17 @@ class Prompts(StrictModel):
 
     It knows its columns, and gives each prompt a `category` where the suite has one."""
     source: Text | None = None
-    """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, or text with one prompt a line.
+    """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, text with one prompt a line, or images.
 
     Needed but for `shapes`.
 
     A path is relative to the folder the command is started in. `{date}` is the day, as in `output.url`."""
     columns: Columns = Columns()
     """Which source column is what."""
+    templates: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    """Texts that each row is drawn with, each of them, instead of a prompt column.
+
+    `{name}` in one is the row's value in that column, `{{` a brace."""
     format: Format = Format()
     """How text files are written, where that is not found out rightly."""
     carry: Annotated[tuple[Text, ...], Field(strict=False)] = ()
@@ -128,6 +134,11 @@ class Prompts(StrictModel):
     """Options of `suite: shapes`."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many rows of the source."""
+
+    @property
+    def texts_per_row(self) -> int:
+        """Prompts that a row of the source becomes."""
+        return max(1, len(self.templates))
 
     @property
     def mapped(self) -> Columns:
@@ -152,8 +163,26 @@ class Prompts(StrictModel):
         if self.suite is not None and self.format != type(self.format)():
             hint = f"`suite: {self.suite}` knows how its files are written."
             wrong.append(broken_rule(("format",), "nothing", "a mapping", hint, "prompts"))
+        if self.suite is not None and self.templates:
+            hint = f"`suite: {self.suite}` has its own prompts."
+            wrong.append(broken_rule(("templates",), "nothing", "texts", hint, "prompts"))
+        wrong += _wrong_templates(self.templates)
         if self.shapes != type(self.shapes)() and not built_in:
             hint = "These are options of `suite: shapes`."
             wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))
         raise_all(wrong)
         return self
+
+
+def _wrong_templates(templates: tuple[str, ...]) -> list[InitErrorDetails]:
+    wrong = []
+    for i, text in enumerate(templates):
+        try:
+            parts_of(text)
+        except ValueError as error:
+            hint = "A name in braces is that of a column; two braces stand for one."
+            wrong.append(broken_rule(("templates", i), "text with {names} of columns", f"{error}", hint, "prompts"))
+    return wrong + [
+        broken_rule(("templates", i), "texts that differ", f"{templates[i]!r} twice", "Leave one out.", "prompts")
+        for i, _ in repeats(templates)
+    ]

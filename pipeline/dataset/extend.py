@@ -22,7 +22,7 @@ from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, blocks
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
-from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.reader import prompt_reader
 from promptmill.pipeline.prompts.staging import read_whole
 from promptmill.pipeline.prompts.tables import IS_DELTA
 from promptmill.pipeline.prompts.unpacking import UNPACK
@@ -117,7 +117,7 @@ def may_extend(plan: Plan, stored: Plan) -> set[str]:
 
 
 def new_segment(plan: Plan, stored: Plan, files: Sequence[SourceFile]) -> Segment:
-    prompts = sum(file.rows for file in files)
+    prompts = sum(file.rows for file in files) * plan.job.prompts.texts_per_row
     shards = variants.count(plan.job) * blocks(prompts, plan.rows_per_shard)
     return Segment("extend", tuple(files), prompts, stored.shards, shards)
 
@@ -213,8 +213,8 @@ def _differs_from_records(
 ) -> int | None:
     """Of Parquet there is no copy: what was made says which prompts it had; of what was not made nothing is mixed."""
     made = dict(_recorded(store))
-    reader = PromptReader((file,), store, stored.source_schema, plan.job.prompts.mapped)
-    rows = sum(part.rows for part in parts)
+    reader = prompt_reader((file,), store, stored.source_schema, plan.job.prompts)
+    rows = sum(part.rows for part in parts) * plan.job.prompts.texts_per_row
     for start in range(0, rows, _ROWS_AT_ONCE):
         for row, prompt in enumerate(reader.read(start, min(start + _ROWS_AT_ONCE, rows)).prompts, start):
             if made.get(prompt.prompt_id, prompt.prompt) != prompt.prompt:
@@ -237,11 +237,10 @@ def _refuse_lost(names: Any, stored: Plan, store: Store) -> None:
     for position, segment in enumerate(stored.segments):
         start = 0
         for file in segment.files:
-            needed = [
-                each for each in missing if each[0] == position and each[1] < start + file.rows and each[2] > start
-            ]
+            rows = file.rows * (1 if segment.kind == "retry" else stored.job.prompts.texts_per_row)
+            needed = [each for each in missing if each[0] == position and each[1] < start + rows and each[2] > start]
             if file.name in names and not file.path.startswith(STAGED) and needed:
                 got = f"nothing, while {len(needed)} shards are still to be made of it"
                 hint = "Bring it back until they are made"
                 raise InputError(Problem(f"prompts.source: {file.name}", "the file", got, hint))
-            start += file.rows
+            start += rows

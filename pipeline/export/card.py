@@ -17,7 +17,7 @@ from promptmill.pipeline.export.croissant import croissant_metadata
 from promptmill.pipeline.models.catalog.versions import one_line
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_name
-from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.reader import prompt_reader
 from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
@@ -106,7 +106,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
         if FOOTER_KEY in (schema.metadata or {}):
             return schema
     schema = with_scores(RECORD, plan.score_names)
-    reader = PromptReader((), store, plan.source_schema, plan.job.prompts.mapped)
+    reader = prompt_reader((), store, plan.source_schema, plan.job.prompts)
     passed = reader.passthrough_schema
     for field, name in zip(passed, passthrough_names(passed.names), strict=True):
         schema = schema.append(field.with_name(name))

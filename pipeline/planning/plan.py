@@ -154,7 +154,7 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: pa.Schema | No
         if archived is None:
             raise
         source = Source((), archived, ("prompts.source: no file is there; what the dataset has of them suffices",))
-    prompts = min(source.rows, job.prompts.limit or source.rows)
+    prompts = min(source.rows, job.prompts.limit or source.rows) * job.prompts.texts_per_row
     shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = fingerprint_fields(job, models, clips, source, own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.inputs import ROLES, is_control
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
+from promptmill.schemas.templates import names_in
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ WANTED: Mapping[str, str] = {
 """What a column must hold, by what it is mapped to; text where it is not here."""
 
 
-def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
-    """Raises InputError where a mapped column is missing or has a type that cannot be used."""
-    problems = []
+def check_columns(schema: pa.Schema, columns: Columns, where: str, templates: Sequence[str] = ()) -> None:
+    """Raises InputError where a column that is mapped, or named in a template, is missing or cannot be used so."""
+    problems = list(_wrong_names(schema, templates, where))
     for role, name in columns.named.items():
-        if name is None:
+        if name is None or (templates and role == "prompt"):
             continue
         place = f"prompts.columns.{role}: {where}"
         if name not in schema.names:
@@ -99,6 +100,16 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str) -> None:
             problems.append(Problem(place, wanted, f"{name!r} of type {kind}"))
     if problems:
         raise InputError(*problems)
+
+
+def _wrong_names(schema: pa.Schema, templates: Sequence[str], where: str) -> Iterator[Problem]:
+    for i, template in enumerate(templates):
+        for name in names_in(template):
+            kind = schema.field(name).type if name in schema.names else None
+            if kind is None or is_binary(kind) or pa.types.is_nested(kind):
+                there = ", ".join(map(repr, schema.names))
+                got = f"columns {there}" if kind is None else f"{name!r} of type {kind}"
+                yield Problem(f"prompts.templates[{i}]: {where}", f"a column {name!r} of text or numbers", got)
 
 
 def _fits(role: str, kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from promptmill.pipeline.prompts.formats import NAMED_FORMATS, PARQUET_FORMATS, TEXT_FORMATS, file_suffix
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.tables import files_that_count
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
@@ -25,11 +26,6 @@ _OWN_OBJECT: Final = re.compile(
 
 
 _DATA_OBJECT: Final = re.compile(r"data/part-[0-9]{6,18}\.parquet$")
-_IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-_FOR_IMAGES: Final = (
-    "Write metadata.jsonl beside the images, a line an image, such as "
-    '{"file_name": "a.png", "prompt": "…"}, and map `columns: {image: file_name}`'
-)
 
 
 def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entry], list[str]]:
@@ -44,6 +40,8 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
     if not readable or any(c in source for c in "*?["):
         known = (*known, *NAMED_FORMATS)
         readable = [entry for entry in entries if file_suffix(entry.name) in known]
+    if not readable and (images := [entry for entry in entries if is_image(entry.name)]):
+        return store, _images_alone(source, entries, images), []
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
         strange = next(entry for entry in entries if entry not in readable)
         raise InputError(
@@ -51,7 +49,6 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
                 f"prompts.source: {strange.name}",
                 f"a file that ends in {', '.join(known)}",
                 f"{file_suffix(strange.name) or 'no ending'!r}",
-                _FOR_IMAGES if file_suffix(strange.name) in _IMAGES else "",
             )
         )
     refuse_strange_names(readable)
@@ -61,6 +58,16 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
     if not counting:
         raise InputError(Problem(f"prompts.source: {source}", "at least one prompt", "a table without rows"))
     return store, counting, notices
+
+
+def _images_alone(source: str, entries: Sequence[Entry], images: list[Entry]) -> list[Entry]:
+    """Of a folder without prompts; a glob says what it wants, so nothing else may come with it."""
+    strange = next((entry for entry in entries if not is_image(entry.name)), None)
+    if strange is not None and any(c in source for c in "*?["):
+        got = f"{file_suffix(strange.name) or 'no ending'!r}"
+        raise InputError(Problem(f"prompts.source: {strange.name}", "an image, as others are there", got))
+    refuse_strange_names(images)
+    return images
 
 
 def find_files(source: str, output: str | None) -> tuple[Store, list[Entry]]:

@@ -7,32 +7,30 @@ silence. What leaves here is uint8 sRGB of exactly the size that the sample is d
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
-from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, UnknownImageError, open_image
+from promptmill.pipeline.prompts.decoding import Pixels, decode, fit
+from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.prompts.reach import EMBEDDED, Reach
+from promptmill.pipeline.storage.digests import digest_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
-from promptmill.schemas.generation import Fit, Generation
-from promptmill.schemas.inputs import MASK_LIMIT, Input, Role, is_control
+from promptmill.schemas.generation import Generation
+from promptmill.schemas.inputs import MASK_LIMIT, Input, Role
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 
-MIN_SIDE = 8
 FETCH_PATIENCE_S = 60.0
 _ROWS_AT_ONCE = 16
 _STORES_KEPT = 64
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def locator(value: object, file: SourceFile, column: str, row: int) -> str | None:
@@ -50,9 +48,12 @@ class InputReader:
     `keep` stores what was read once below the output, by its hash.
     """
 
-    def __init__(self, output: Store, keep: bool = False, reach: Reach | None = None) -> None:
-        """With a `reach`, what lies outside of it is not read."""
+    def __init__(
+        self, output: Store, keep: bool = False, reach: Reach | None = None, planned: Iterable[SourceFile] = ()
+    ) -> None:
+        """With a `reach`, what lies outside of it is not read; of `planned` images only what they were then."""
         self._reach = reach
+        self._planned = {file.path: file for file in planned}
         self._output = output
         self._keep = keep
         self._kept: set[str] = set()
@@ -109,7 +110,11 @@ class InputReader:
             raise FileNotFoundError(place)
         if entry.size_bytes > MAX_BYTES:
             raise ValueError(f"{entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
-        return store.read(name)
+        data = store.read(name)
+        planned = self._planned.get(place)
+        if planned is not None and _is_another(planned, data, store.content_version(entry)):
+            raise SampleError("input", f"{place} is another image than when the job was planned")
+        return data
 
     def _embedded(self, place: str) -> bytes:
         path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")
@@ -147,6 +152,14 @@ class InputReader:
         return found
 
 
+def _is_another(planned: SourceFile, data: bytes, version: str | None) -> bool:
+    if planned.version is not None and version == planned.version:
+        return False
+    if planned.digest is not None:
+        return digest_of(lambda: io.BytesIO(data), len(data)) != planned.digest
+    return len(data) != planned.size_bytes or None not in (planned.version, version)
+
+
 def _outside(place: str) -> SampleError:
     return SampleError("input", f"{place} lies outside the dataset and the places of the jobs that were run here")
 
@@ -158,73 +171,6 @@ def open_parquet(path: str, output: Store) -> pq.ParquetFile:
         return pq.ParquetFile(output.open(path.removeprefix(STAGED)))
     folder, _, name = path.rpartition("/")
     return pq.ParquetFile(Store(folder).open(name))
-
-
-def decode(data: bytes, role: Role) -> tuple[Pixels, tuple[str, ...]]:
-    """Pixels upright: uint8 [h, w, 3] in sRGB, for a mask [h, w]; and flags. Raises SampleError.
-
-    A control image that has transparent parts keeps its alpha, as a fourth channel over white.
-    """
-    try:
-        with open_image(data) as image:
-            flags = ("animated_input",) if getattr(image, "is_animated", False) else ()
-            pixels = _upright(image, role)
-    except UnknownImageError as error:
-        page = data[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
-        raise SampleError("input", f"{role}: {'a web page' if page else error}") from None
-    except ImageError as error:
-        raise SampleError("input", f"{role}: {error}") from None
-    return (np.asarray(Image.fromarray(pixels).convert("L")) if role == "mask" else pixels), flags
-
-
-def _upright(image: Image.Image, role: Role) -> Pixels:
-    width, height = image.size
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{width}×{height}; the least side is {MIN_SIDE} pixels")
-    try:
-        image.load()
-        upright = ImageOps.exif_transpose(image) or image
-        pixels = _flat(upright, "black" if role == "mask" else "white")
-        if is_control(role) and _is_transparent(upright):
-            pixels = np.dstack([pixels, np.asarray(upright.convert("RGBA"))[..., 3]])
-    except Exception as error:
-        raise ImageError(f"broken or cut off ({error})") from error
-    return pixels
-
-
-def _flat(image: Image.Image, ground: str) -> Pixels:
-    """Eight bits a channel, RGB, transparency laid over a plain ground."""
-    if image.mode.startswith(("I", "F")):
-        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
-    if _is_transparent(image):
-        layers = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layers.size, ground), layers)
-    return np.array(image.convert("RGB"), np.uint8)
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def _eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
-    """16 bits by division, where Pillow would clip them; floats from 0 to 1."""
-    numbers = np.nan_to_num(values.astype(np.float64))
-    top = 1.0 if numbers.max(initial=0) <= 1 and values.dtype.kind == "f" else 255.0
-    top = 65535.0 if numbers.max(initial=0) > 255 or values.dtype == np.uint16 else top
-    return np.rint(np.clip(numbers / top, 0, 1) * 255).astype(np.uint8)
-
-
-def fit(pixels: Pixels, width: int, height: int, how: Fit) -> Pixels:
-    """To exactly this size: `cover` cuts what is over, `contain` adds black, `stretch` changes the shape."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image, size = Image.fromarray(pixels), (width, height)
-    method = Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.LANCZOS
-    if how == "stretch":
-        return np.asarray(image.resize(size, method))
-    if how == "contain":
-        return np.asarray(ImageOps.pad(image, size, method))
-    return np.asarray(ImageOps.fit(image, size, method))
 
 
 def drawn_size(found: Mapping[Role, Pixels], generation: Generation, model: ResolvedModel) -> tuple[int, int]:

@@ -77,7 +77,7 @@ class _Wrong:
 def looked_at(prompts: Prompts, schema: pa.Schema) -> list[str]:
     """Columns of the source that are judged: mapped ones, but for images that lie in it."""
     columns = prompts.columns
-    roles = (*RULES, *_LONG_TEXTS, "adapter", "prompt")
+    roles = (*RULES, *_LONG_TEXTS, "adapter", *(() if prompts.templates else ("prompt",)))
     names = [*(getattr(columns, role) for role in roles), *columns.images.values()]
     there = [name for name in dict.fromkeys(names) if name in schema.names]
     return [name for name in there if name not in columns.images.values() or is_text(schema.field(name).type)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import BinaryIO
@@ -17,49 +17,28 @@ from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
+from promptmill.pipeline.prompts.image_files import image_rows, is_image
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.kinds import is_text
+from promptmill.pipeline.prompts.prompt import (
+    INVALID_TEXT,
+    Block,
+    Prompt,
+    chosen_adapters,
+    parse_prompt,
+    readable,
+    with_inputs,
+)
 from promptmill.pipeline.prompts.unicode import mend
-from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, adapters_of, seed_of, strength_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
-from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.inputs import Role
 from promptmill.schemas.plan import SourceFile
-from promptmill.schemas.prompts import Columns
+from promptmill.schemas.prompts import Columns, Prompts
+from promptmill.schemas.templates import filled, names_in
 
 _CACHED_GROUP_BYTES = 128 << 20
-_INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One row of the source. `error` says why no image can be made of it; the texts are then as far as readable.
-
-    A retried row stands for the one sample `sample_index`, with its own seed, and `quota` is how many images its group
-    may still keep.
-    """
-
-    prompt_id: str
-    prompt: str
-    negative_prompt: str | None = None
-    caption: str | None = None
-    seed: int | None = None
-    sample_id: str | None = None
-    sample_index: int | None = None
-    quota: int | None = None
-    inputs: Mapping[Role, Input] = field(default_factory=dict)
-    strength: float | None = None
-    adapters: tuple[str, ...] | None = None
-    error: SampleError | None = None
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows. `passthrough` holds the source's unmapped columns, row for row."""
-
-    prompts: tuple[Prompt, ...]
-    passthrough: pa.Table
 
 
 class PromptReader:
@@ -72,14 +51,19 @@ class PromptReader:
         schema: pa.Schema,
         columns: Columns,
         helpers: Mapping[str, str] = MappingProxyType({}),
+        templates: tuple[str, ...] = (),
     ) -> None:
+        """`helpers` are fields of `Prompt` by the columns that fill them, `templates` as in the job."""
         self._held = HeldFiles(output)
         self._files = files
         self._schema = schema
         self._columns = columns
         self._ends = list(accumulate(file.rows for file in files))
         self._helpers = helpers
-        mapped = {*columns.named.values(), *helpers}
+        self._templates = templates
+        self._each = max(1, len(templates))
+        self._named = {role: name for role, name in columns.named.items() if not (templates and role == "prompt")}
+        mapped = {*self._named.values(), *helpers}
         self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
         if missing := [name for name in mapped if name is not None and name not in schema.names]:
             got = f"{len(missing)} that are not there, such as {missing[0]!r}"
@@ -93,17 +77,22 @@ class PromptReader:
         self._cached: tuple[tuple[str, int], pa.Table] | None = None
 
     def read(self, start: int, stop: int) -> Block:
-        """Rows `start` to `stop` over all files in order."""
-        pieces = list(self._pieces(start, stop))
+        """Prompts `start` to `stop` over all files in order; with templates each row is several."""
+        low, high = start // self._each, -(-stop // self._each)
+        pieces = list(self._pieces(low, high))
         tables = [self._read_rows(file, first, rows) for file, first, rows in pieces]
         prompts: list[Prompt] = []
         for (file, first, _), table in zip(pieces, tables, strict=True):
             prompts.extend(self._parse(table, file, first))
         table = pa.concat_tables(tables) if tables else self._schema.empty_table()
         passthrough, broken = mend(table.select(self.passthrough_schema.names))
-        for row in broken:
-            prompts[row] = replace(prompts[row], error=prompts[row].error or _INVALID_TEXT)
-        return Block(tuple(prompts), passthrough)
+        for place in (place for place in range(len(prompts)) if place // self._each in broken):
+            prompts[place] = replace(prompts[place], error=prompts[place].error or INVALID_TEXT)
+        if not self._templates:
+            return Block(tuple(prompts), passthrough)
+        places = range(len(prompts))[start - low * self._each : stop - low * self._each]
+        rows = passthrough.take(pa.array([place // self._each for place in places], pa.int64()))
+        return Block(tuple(prompts[place] for place in places), rows)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
         index = bisect_right(self._ends, start)
@@ -114,6 +103,10 @@ class PromptReader:
             start, index = end, index + 1
 
     def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
+        if is_image(file.name):
+            return add_folder_columns(image_rows(file, self._schema), file.name, self._schema).select(
+                self._schema.names
+            )
         parts: list[pa.Table] = []
         with self._held.open(file) as stream, whole_parquet(file.name):
             parquet = open_thin(stream)
@@ -156,26 +149,41 @@ class PromptReader:
         return table.slice(offset, rows)
 
     def _parse(self, table: pa.Table, file: SourceFile, first: int) -> Iterator[Prompt]:
-        dumped = self._columns.named.items()
+        """Row by row, and of each row text by text."""
+        dumped = self._named.items()
         columns = {role: _values(table, name) for role, name in dumped if name is None or name in table.column_names}
         extra = {field: table.column(name).to_pylist() for name, field in self._helpers.items()}
+        texts = self._texts(table) if self._templates else [[("", None, text)] for text in columns["prompt"]]
         for i in range(table.num_rows):
             given = columns["id"][i]
-            prompt_id = derived_prompt_id(file.name, file.first + first + i) if given is None else _readable(given)[0]
-            helped = Prompt(prompt_id, "", **{name: values[i] for name, values in extra.items()})
-            helped = replace(helped, adapters=_adapters(columns["adapter"][i]))
-            yield parse_prompt(
-                _with_inputs(helped, self._locators(columns, file, first, i), columns["strength"][i]),
-                columns["prompt"][i],
-                columns["negative_prompt"][i],
-                columns["caption"][i],
-                columns["seed"][i],
-            )
+            prompt_id = derived_prompt_id(file.name, file.first + first + i) if given is None else readable(given)[0]
+            for which, error, text in texts[i]:
+                helped = Prompt(prompt_id + which, "", **{name: values[i] for name, values in extra.items()})
+                helped = replace(helped, adapters=chosen_adapters(columns["adapter"][i]), error=error)
+                yield parse_prompt(
+                    with_inputs(helped, self._locators(columns, file, first, i), columns["strength"][i]),
+                    text,
+                    columns["negative_prompt"][i],
+                    columns["caption"][i],
+                    columns["seed"][i],
+                )
+
+    def _texts(self, table: pa.Table) -> list[list[tuple[str, SampleError | None, object]]]:
+        """Of each row what the templates make of it: the end of the prompt's id, what is wrong, and the text."""
+        names = list(dict.fromkeys(name for template in self._templates for name in names_in(template)))
+        columns = {name: _values(table, name) for name in names}
+        found = []
+        for i in range(table.num_rows):
+            values = {name: column[i] for name, column in columns.items()}
+            found.append([_of_template(number, text, values) for number, text in enumerate(self._templates)])
+        return found
 
     def _locators(
         self, columns: Mapping[str, list[object]], file: SourceFile, first: int, i: int
     ) -> dict[Role, str | None]:
         """Where the images of row `i` are; None where the row names none."""
+        if is_image(file.name):
+            return dict.fromkeys(self._roles, file.path)
         found: dict[Role, str | None] = {}
         for role, name in self._roles.items():
             cell = columns[role][i] if role in columns else b""
@@ -184,26 +192,9 @@ class PromptReader:
         return found
 
 
-def _with_inputs(prompt: Prompt, found: Mapping[Role, str | None], strength: object) -> Prompt:
-    missing = [role for role, place in found.items() if not place]
-    error = SampleError("input", f"{missing[0]}: null") if missing else None
-    value = None
-    try:
-        value = strength_of(strength)
-    except ValueError as wrong:
-        error = SampleError("invalid_strength", f"{wrong}")
-    value = None if error else value
-    inputs = {role: Input(place or "") for role, place in found.items()}
-    return replace(prompt, inputs=inputs, strength=value, error=error)
-
-
-def _adapters(chosen: object) -> tuple[str, ...] | None:
-    """Names in a cell: text, or the `adapters` of a row that failed; None for all of the model's."""
-    if chosen is None:
-        return None
-    if isinstance(chosen, list):
-        return tuple(each["name"] for each in chosen)
-    return adapters_of(_readable(chosen)[0])
+def prompt_reader(files: tuple[SourceFile, ...], output: Store, schema: pa.Schema, prompts: Prompts) -> PromptReader:
+    """For the files of a job's own prompts."""
+    return PromptReader(files, output, schema, prompts.mapped, templates=prompts.templates)
 
 
 def open_thin(stream: BinaryIO) -> pq.ParquetFile:
@@ -216,42 +207,6 @@ def open_thin(stream: BinaryIO) -> pq.ParquetFile:
     except (pa.ArrowException, OSError):  # values that say only in what they differ from the one before have none
         return parquet
     return thin
-
-
-def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object, seed: object) -> Prompt:
-    """`base` with its texts, or with the reason why they make no image. Texts come as bytes, seeds as either."""
-    text, broken = _readable(prompt)
-    negative_text, negative_broken = _readable(negative)
-    caption_text, caption_broken = _readable(caption)
-    number, wrong_seed = _seed(seed)
-    parsed = replace(
-        base,
-        prompt=text,
-        negative_prompt=None if negative is None else negative_text,
-        caption=caption_text or None,
-        seed=number,
-    )
-    error = None
-    if broken or negative_broken or caption_broken:
-        error = _INVALID_TEXT
-    elif not text.strip():
-        error = SampleError("empty_prompt", "null" if prompt is None else "nothing but white space")
-    elif long := _too_long({"prompt": text, "negative_prompt": negative_text, "caption": caption_text}):
-        error = SampleError("prompt_too_long", f"over {MAX_TEXT_BYTES:,} bytes: {long}")
-    return replace(parsed, error=error or wrong_seed or base.error)
-
-
-def _too_long(texts: Mapping[str, str]) -> str | None:
-    """The first that is, with its size."""
-    sizes = ((role, len(text.encode())) for role, text in texts.items())
-    return next((f"{role} {size:,} bytes" for role, size in sizes if size > MAX_TEXT_BYTES), None)
-
-
-def _seed(value: object) -> tuple[int | None, SampleError | None]:
-    try:
-        return seed_of(value), None
-    except ValueError as wrong:
-        return None, SampleError("invalid_seed", f"{wrong}")
 
 
 def _stream_rows(
@@ -284,13 +239,9 @@ def _values(table: pa.Table, name: str | None) -> list[object]:
     return values
 
 
-def _readable(value: object) -> tuple[str, bool]:
-    """The text, and whether bytes of it had to be replaced."""
-    if value is None:
-        return "", False
-    if not isinstance(value, bytes):
-        return str(value), False
-    try:
-        return value.decode("utf-8"), False
-    except UnicodeDecodeError:
-        return value.decode("utf-8", "replace"), True
+def _of_template(number: int, template: str, values: Mapping[str, object]) -> tuple[str, SampleError | None, object]:
+    texts = {name: None if value is None else readable(value) for name, value in values.items()}
+    text, missing = filled(template, {name: None if each is None else each[0] for name, each in texts.items()})
+    error = None if missing is None else SampleError("empty_prompt", f"{missing}: null, in {template[:200]!r}")
+    broken = any(each is not None and each[1] for each in texts.values())
+    return f"#{number}", INVALID_TEXT if broken else error, text

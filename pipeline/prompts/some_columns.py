@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.prompts.bombs import whole_parquet
 from promptmill.pipeline.prompts.folders import folder_columns
 from promptmill.pipeline.prompts.formats import as_schema, is_parquet
+from promptmill.pipeline.prompts.image_files import image_rows, is_image
 from promptmill.pipeline.prompts.kinds import carried
 from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.storage.store import Store
@@ -19,7 +20,9 @@ from promptmill.schemas.prompts import Prompts
 
 def column_tables(store: Store, file: SourceFile, prompts: Prompts, names: list[str]) -> Iterator[pa.Table]:
     """Some columns of a file, a part after the other, in the types that all readers know."""
-    if is_parquet(file.name):
+    if is_image(file.name):
+        yield image_rows(file, pa.schema([(name, pa.string()) for name in names]))
+    elif is_parquet(file.name):
         with whole_parquet(file.name), store.open(file.name) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=100_000, columns=names):
                 table = pa.Table.from_batches([batch])

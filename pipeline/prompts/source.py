@@ -20,6 +20,7 @@ from promptmill.pipeline.prompts.formats import (
     refuse_lfs,
 )
 from promptmill.pipeline.prompts.ids import check_unique_ids
+from promptmill.pipeline.prompts.image_files import check_images, image_schema, is_image, open_image_file
 from promptmill.pipeline.prompts.judged import judge, looked_at
 from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.media import without_media
@@ -72,8 +73,12 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     store, entries, notices = find_prompt_files(prompts.source, output)
     opened: list[OpenedFile] = []
     problems: list[Problem | str] = []
+    images = [entry.name for entry in entries if is_image(entry.name)]
+    if images:
+        check_images(prompts, images)
+    rows = image_schema(images, prompts)
     with first_look(at_once=any(is_parquet(entry.name) for entry in entries)) as look:
-        for result in store.map(lambda entry: _try_open(store, entry, prompts, look), entries):
+        for result in store.map(lambda entry: _try_open(store, entry, prompts, look, rows), entries):
             if isinstance(result, InputError):
                 problems.extend(result.problems)
             else:
@@ -81,7 +86,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     if problems:
         raise InputError(*problems)
     schema = with_folder_columns(unify(opened, prompts.columns), [each.file for each in opened])
-    check_columns(schema, prompts.columns, split_query(prompts.source)[0])
+    check_columns(schema, prompts.columns, split_query(prompts.source)[0], prompts.templates)
     files = tuple(o.file for o in opened)
     judged = judge(store, opened, prompts)
     schema, left_out = without_media(store, files, schema, prompts)
@@ -132,8 +137,13 @@ def source_file(file: SuiteFile) -> SourceFile:
     return SourceFile(file.name, file.name, file.size_bytes, file.table.num_rows, file.sha256[:32])
 
 
-def _try_open(store: Store, entry: Entry, prompts: Prompts, look: FirstLook) -> OpenedFile | InputError:
+def _try_open(
+    store: Store, entry: Entry, prompts: Prompts, look: FirstLook, rows: pa.Schema
+) -> OpenedFile | InputError:
+    """`rows` is the schema of images that are source files themselves."""
     try:
+        if is_image(entry.name):
+            return open_image_file(store, entry, rows)
         if is_parquet(entry.name):
             if entry.size_bytes < LFS_BYTES:
                 refuse_lfs(store.read(entry.name), entry.name)

@@ -20,6 +20,7 @@ from promptmill.pipeline.prompts.formats import (
     read_unpacked,
 )
 from promptmill.pipeline.prompts.held import changed
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.source import (
     find_suite,
     source_file,
@@ -37,7 +38,8 @@ from promptmill.schemas.urls import split_query
 def stage(
     files: Sequence[SourceFile], prompts: Prompts, output: Store, schema: pa.Schema | None = None
 ) -> tuple[SourceFile, ...]:
-    """The files as workers read them: Parquet stays where it is, all else is copied as Parquet below the output.
+    """The files as workers read them: Parquet and images stay where they are, all else is copied as Parquet below the
+    output.
 
     Parquet behind a URL with a query is copied too: workers are told no secrets. Raises InputError where a file is no
     longer what was planned, or cannot be read with the `schema` of a dataset that is there already.
@@ -46,7 +48,7 @@ def stage(
         query = split_query(prompts.source or "")[1]
         return tuple(
             file
-            if is_parquet(file.name) and not query and file.whole is None
+            if is_image(file.name) or (is_parquet(file.name) and not query and file.whole is None)
             else _staged(_rooted(file, prompts.columns), _rows_of(file, prompts, query), output, schema)
             for file in files
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.formats import file_suffix, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.image_columns import named_as_mapped
 from promptmill.pipeline.prompts.views import open_view, selected_rows, view_key
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.pipeline.storage.entry import Entry
@@ -87,7 +88,9 @@ def _parsed(store: Store, data: bytes, shown: str, prompts: Prompts) -> tuple[pa
     if file_suffix(shown) == SELECTION:
         asked_for = [*prompts.columns.images.values(), *prompts.carry]
         return selected_rows(open_view(store, data, shown), asked_for), []
-    return read_text_format(data, file_suffix(shown), shown, prompts)
+    table, notices = read_text_format(data, file_suffix(shown), shown, prompts)
+    table, taken = named_as_mapped(table, prompts)
+    return table, [*notices, *taken]
 
 
 def _key(store: Store, entry: Entry | None, prompts: Prompts) -> tuple[str, ...] | None:

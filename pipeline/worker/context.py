@@ -15,9 +15,10 @@ from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reach import Reach
-from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.reader import PromptReader, prompt_reader
 from promptmill.pipeline.prompts.retried import retry_reader
 from promptmill.pipeline.scores.interface import Scorer
 from promptmill.pipeline.scores.registry import scorers_beside, scorers_on_device
@@ -94,7 +95,8 @@ class WorkerContext:
     def __post_init__(self) -> None:
         self.scorers_beside = scorers_beside(self.plan)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
-        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs, self.reach)
+        images = (file for segment in self.plan.segments for file in segment.files if is_image(file.name))
+        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs, self.reach, images)
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None
@@ -121,7 +123,7 @@ class WorkerContext:
     def _open_reader(self, segment: Segment) -> PromptReader:
         if segment.kind == "retry":
             return retry_reader(segment.files, self.store, self.plan.job.prompts.mapped)
-        return PromptReader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts.mapped)
+        return prompt_reader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts)
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:
         """Samples of this shard that failed and were retried in a later one: made here too, they would be doubled.

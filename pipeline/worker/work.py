@@ -12,7 +12,7 @@ from promptmill.pipeline.dataset.records import Outcome, RecordWriter
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
-from promptmill.pipeline.prompts.reader import Block, Prompt
+from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.identity import sample_id, sample_seed

@@ -20,7 +20,7 @@ from PIL import Image
 from promptmill.pipeline.evaluation.reference import reference_images
 from promptmill.pipeline.export.layouts.dpg import grid_png
 from promptmill.pipeline.export.trees import as_png
-from promptmill.pipeline.prompts.inputs import decode
+from promptmill.pipeline.prompts.decoding import decode
 from promptmill.pipeline.prompts.pixels import MAX_PIXELS, ImageError, decode_image, open_image
 from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.pipeline.scores import score_dataset as scoring

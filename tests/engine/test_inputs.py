@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from promptmill.pipeline.prompts import inputs
-from promptmill.pipeline.prompts.inputs import InputReader, decode, fit
+from promptmill.pipeline.prompts.decoding import decode, fit
+from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.pixels import MAX_PIXELS
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError

@@ -1,0 +1,42 @@
+"""Columns as descriptions of images name them, under the names that the job maps.
+
+Hugging Face's `metadata.jsonl` calls the column of an image `file_name` and it becomes `image`; another that is called
+`mask_file_name` becomes `mask`; the caption is `text`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from promptmill.schemas.prompts import Columns, Prompts
+
+_ENDING = "file_name"
+_CAPTIONS = ("text", "caption", "txt")
+
+
+def named_as_mapped(table: pa.Table, prompts: Prompts) -> tuple[pa.Table, list[str]]:
+    """The table of a description of images, and what was taken for what; every other table as it is."""
+    found = dict(_renamed(table.column_names, prompts))
+    if not found:
+        return table, []
+    table = table.rename_columns([found.get(name, name) for name in table.column_names])
+    return table, [f"prompts.source: column {name!r} is taken as {mapped!r}" for name, mapped in found.items()]
+
+
+def _renamed(names: list[str], prompts: Prompts) -> Iterator[tuple[str, str]]:
+    if not any(name.endswith(_ENDING) for name in names):
+        return
+    columns = prompts.columns
+    taken = {name for name in columns.named.values() if name in names}
+    for mapped in columns.images.values():
+        sought = (f"{mapped}_{_ENDING}", *([_ENDING] if mapped == "image" else []))
+        there = next((name for name in sought if name in names and name not in taken), None)
+        if mapped not in names and there is not None:
+            yield there, mapped
+    if prompts.templates or columns.prompt in names or columns.prompt != Columns().prompt:
+        return
+    caption = next((name for name in _CAPTIONS if name in names and name not in taken), None)
+    if caption is not None:
+        yield caption, columns.prompt
