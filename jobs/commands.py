@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from promptmill.jobs.arguments import Commands, OwnJob, TrustDataset
 from promptmill.jobs.commands_evaluation import add_commands
 from promptmill.jobs.console import say, say_json, table
-from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Selection, Set, Url, Yes
+from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Selection, Set, Url, WhileRunning, Yes
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.results import ValidateResult
 
@@ -115,6 +115,7 @@ def run(
     address: Address = None,
     in_process: InProcess = False,
     extend: Extend = False,
+    if_running: WhileRunning = "join",
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -123,7 +124,12 @@ def run(
 
     with _loaded(job, set_) as loaded:
         planned, summary = command.run(
-            loaded, address=address, in_process=in_process, extend=extend, allow_large_sweep=yes
+            loaded,
+            address=address,
+            in_process=in_process,
+            extend=extend,
+            allow_large_sweep=yes,
+            if_running=if_running,
         )
     _finish_run(command, planned, summary, as_json)
 
@@ -149,6 +155,8 @@ def retry(
 def _finish_run(command: Any, planned: Any, summary: Any, as_json: bool, rows_at_fault: bool = False) -> None:
     if as_json:
         say_json(command.result(planned, summary).as_json())
+    elif summary.elsewhere is not None:
+        say(f"{planned.job.name} is already running {summary.elsewhere}. This run made nothing.")
     else:
         made, url = summary.made, planned.job.output.url.rstrip("/")
         images = made.kept + made.rejected

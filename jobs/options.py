@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from promptmill.schemas.results import IfRunning
+
 JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; - reads it from standard input.")]
 Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; repeat for more.")]
@@ -19,4 +21,11 @@ InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in t
 Selection = Annotated[
     str | None,
     typer.Option("--selection", metavar="NAME", help="See the images that a selection keeps as the kept ones."),
+]
+WhileRunning = Annotated[
+    IfRunning,
+    typer.Option(
+        "--if-running",
+        help="Where another run makes this dataset already: begin at the other end, wait for it, or leave it to that.",
+    ),
 ]

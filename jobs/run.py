@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Protocol, Self
 
@@ -22,6 +22,7 @@ from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.heartbeat import Heartbeat
+from promptmill.pipeline.execution.lease import Elsewhere, lease
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
@@ -31,7 +32,8 @@ from promptmill.pipeline.prompts.reach import Reach, places_of, remember_places
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from promptmill.schemas.job import Job
-from promptmill.schemas.results import MadeCounts, RunResult
+from promptmill.schemas.plan import Counts
+from promptmill.schemas.results import IfRunning, MadeCounts, RunResult
 
 SOME_FAILED = 3
 
@@ -50,6 +52,7 @@ def run(
     extend: bool,
     allow_large_sweep: bool,
     display: Display | None = None,
+    if_running: IfRunning = "join",
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
@@ -63,16 +66,32 @@ def run(
             progress.notice(notice)
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
         refuse_inside(job.output.url, "output.url")
-        own, planned = planned, claim_output(planned, store, extend)
-        refuse_far_copies(
-            planned, store, Reach((store.url if store.local_path() is None else store.root, *own_places)), own
-        )
-        problem = remember((*planned.models, *planned.clips, *planned.python_scores))
-        if problem := problem or remember_places(own_places):
-            hint = "`promptmill retry` will ask for --trust-dataset"
-            progress.notice(f"models and places are not noted ({problem}): {hint}")
-        stage_again(planned, store)
-        return planned, run_plan(planned, store, progress, address=address, in_process=in_process)
+        with lease(store, progress, if_running) as turn:
+            if turn.other is not None and if_running == "exit":
+                return planned, _nothing_made(planned, store, turn.other)
+            if turn.waited:
+                planned = plan_of(job, allow_large_sweep, extend)
+            own, planned = planned, claim_output(planned, store, extend)
+            seen = store.url if store.local_path() is None else store.root
+            refuse_far_copies(planned, store, Reach((seen, *own_places)), own)
+            _note(planned, own_places, progress)
+            stage_again(planned, store)
+            summary = run_plan(planned, store, progress, address=address, in_process=in_process, other=turn.other)
+            return planned, summary
+
+
+def _note(planned: Plan, own_places: Sequence[str], progress: RunListener) -> None:
+    """Which models and places are this machine's own, for a `retry` that is given no job."""
+    problem = remember((*planned.models, *planned.clips, *planned.python_scores))
+    if problem := problem or remember_places(own_places):
+        hint = "`promptmill retry` will ask for --trust-dataset"
+        progress.notice(f"models and places are not noted ({problem}): {hint}")
+
+
+def _nothing_made(plan: Plan, store: Store, elsewhere: Elsewhere) -> RunSummary:
+    by_shard = read_counts(plan, store)
+    counts = dataset_counts(plan, by_shard)
+    return RunSummary(counts, plan.shards, len(by_shard), Counts(), 0.0, interrupted=False, elsewhere=elsewhere)
 
 
 def run_plan(
@@ -83,15 +102,25 @@ def run_plan(
     address: str | None,
     in_process: bool,
     reach: Reach | None = None,
+    other: Elsewhere | None = None,
 ) -> RunSummary:
     """Make what is missing, then write dataset card and report. `interrupted` says that a signal came.
 
-    `reach` is what the report may read beside the dataset.
+    `reach` is what the report may read beside the dataset, `other` a run that is at work on it too.
     """
     stop = Stop()
+    if other is not None:
+        progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
     with finish_first(stop, progress):
         with Heartbeat(store, progress) as beating:
-            summary = run_job(plan, store, _dispatcher(plan, store, address, in_process), beating, stop)
+            summary = run_job(
+                plan,
+                store,
+                _dispatcher(plan, store, address, in_process),
+                beating,
+                stop,
+                backwards=other is not None,
+            )
         _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
         again = f"`promptmill report {store.url}`"
         reported = _succeeds(lambda: _write_report(plan, store, summary, progress, reach), "report", again, progress)
@@ -159,6 +188,8 @@ def new_progress(display: Display | None = None) -> Iterator[RunListener]:
 def exit_code(summary: RunSummary) -> int:
     if summary.interrupted:
         return INTERRUPTED
+    if summary.elsewhere is not None:
+        return 0
     return SOME_FAILED if summary.counts.failed else 0
 
 
@@ -177,6 +208,7 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
         model_loads=summary.model_loads,
         interrupted=summary.interrupted,
         left_out=[asdict(place) for place in summary.left_out],
+        running_elsewhere=None if summary.elsewhere is None else f"{summary.elsewhere}",
     )
 
 

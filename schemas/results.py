@@ -6,7 +6,10 @@ Their JSON Schemas are published in `results.schema.json`. Fields are added, nev
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+IfRunning = Literal["join", "wait", "exit"]
+"""What a run does where another one makes the same dataset already."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class DatasetResult(Result):
 class RunResult(DatasetResult):
     """`made`, `seconds` and what follows are of this run alone.
 
-    `left_out` are nodes and devices that failed while others worked: `name`, `address`, `cause`.
+    `left_out` are nodes and devices that failed while others worked: `name`, `address`, `cause`. `running_elsewhere` is
+    the host of the run, and since when, for whose sake this one made nothing (`--if-running exit`).
     """
 
     suite: dict[str, Any] | None
@@ -85,6 +89,7 @@ class RunResult(DatasetResult):
     model_loads: int
     interrupted: bool
     left_out: list[dict[str, str]]
+    running_elsewhere: str | None = None
 
 
 @dataclass(frozen=True)

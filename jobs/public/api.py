@@ -15,7 +15,15 @@ from promptmill.pipeline.execution.progress import ProgressState
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 from promptmill.schemas.reports import CompareResult, ReportResult
-from promptmill.schemas.results import PlanResult, RunResult, ScoreResult, SelectResult, StatusResult, VerifyResult
+from promptmill.schemas.results import (
+    IfRunning,
+    PlanResult,
+    RunResult,
+    ScoreResult,
+    SelectResult,
+    StatusResult,
+    VerifyResult,
+)
 
 log = logging.getLogger("promptmill")
 
@@ -75,14 +83,16 @@ def run(
     address: str | None = None,
     extend: bool = False,
     allow_large_sweep: bool = False,
+    if_running: IfRunning = "join",
     on_progress: Callable[[Progress], object] | None = None,
 ) -> RunResult:
     """Make the dataset, or continue where it stopped.
 
     On Ray: the cluster at `address` or `RAY_ADDRESS`, else one that is started on this machine; `in_process` does
     without. Ctrl-C once finishes the shards in hand and returns with `interrupted` set, twice raises
-    KeyboardInterrupt; the same call goes on. Notices go to the logger `promptmill`. `on_progress` is called on this
-    thread, at most five times a second.
+    KeyboardInterrupt; the same call goes on. Where another run makes this dataset already, `if_running` says whether to
+    begin at the other end, to wait for it, or to return with `running_elsewhere`. Notices go to the logger
+    `promptmill`. `on_progress` is called on this thread, at most five times a second.
 
     Raises JobError before anything is started or written, StorageError and ClusterError later.
     """
@@ -96,6 +106,7 @@ def run(
         extend=extend,
         allow_large_sweep=allow_large_sweep,
         display=progress,
+        if_running=if_running,
     )
     return command.result(planned, summary)
 

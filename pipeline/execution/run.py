@@ -18,6 +18,7 @@ from promptmill.pipeline.dataset.state import (
 )
 from promptmill.pipeline.execution.dispatch import Dispatcher
 from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
+from promptmill.pipeline.execution.lease import Elsewhere
 from promptmill.pipeline.models.catalog.versions import differing, in_words, library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
@@ -35,7 +36,7 @@ class RunSummary:
     """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run.
 
     `reported` says that the report was written after it, `versions` which ones made the shards, `left_out` which nodes
-    and devices it did without.
+    and devices it did without. `elsewhere` is the run for whose sake this one made nothing.
     """
 
     counts: Counts
@@ -48,6 +49,7 @@ class RunSummary:
     reported: bool = False
     versions: tuple[Mapping[str, str], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    elsewhere: Elsewhere | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -113,8 +115,11 @@ class _Tally:
         self._listener.notice(text)
 
 
-def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListener, stop: Stop) -> RunSummary:
-    """Make every shard that is not there yet; `plan` is what `claim_output` returned.
+def run_job(
+    plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListener, stop: Stop, backwards: bool = False
+) -> RunSummary:
+    """Make every shard that is not there yet; `plan` is what `claim_output` returned. `backwards` begins with the last
+    one, where another run began with the first.
 
     Raises the first job, storage or cluster error, and JobError where more samples fail than
     `compute.max_failure_share`; all that was committed before stays, and the same call goes on.
@@ -126,6 +131,8 @@ def run_job(plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListe
     taken = set(range(plan.shards)) - {shard.number for shard in todo} - by_shard.keys()
     todo += _gone(plan, taken, store)
     _refuse_foreign(plan, taken - {shard.number for shard in todo}, store)
+    if backwards:
+        todo.reverse()
     versions = _Versions(plan.versions, (footer.versions for footer in footers.values()), listener)
     tally = _Tally(listener, stop, plan.job.compute.max_failure_share, versions)
     listener.begin(plan, todo, dataset_counts(plan, by_shard))
