@@ -19,6 +19,7 @@ from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, REJECT
+from promptmill.schemas.row_values import rows_of
 
 if TYPE_CHECKING:
     import datasets
@@ -119,7 +120,7 @@ class Dataset:
                 names = [name for name in parquet.schema_arrow.names if name != "image"]
                 for group in range(parquet.num_row_groups):
                     images = _Images(self, key, group)
-                    rows = parquet.read_row_group(group, columns=names).to_pylist()
+                    rows = rows_of(parquet.read_row_group(group, columns=names))
                     records = (Record(fields, images, row) for row, fields in enumerate(rows))
                     yield from (each for each in records if self._counts(each.sample_id))
 

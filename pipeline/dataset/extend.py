@@ -30,6 +30,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, OutputMismatchError, Problem
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import LARGEST_NARROW_SEED
+from promptmill.schemas.row_values import rows_of
 
 _ROWS_AT_ONCE = 10_000
 _OTHERS = "Give these prompts a job and an output of their own"
@@ -200,7 +201,7 @@ def _differs_from_copies(
         raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", _OTHERS)) from None
     if now.slice(0, before.num_rows).equals(before):
         return None
-    pairs = zip(before.to_pylist(), now.to_pylist(), strict=False)
+    pairs = zip(rows_of(before), rows_of(now), strict=False)
     return next((row for row, (a, b) in enumerate(pairs) if a != b), before.num_rows)
 
 

@@ -20,6 +20,7 @@ from promptmill.pipeline.prompts.unpacking import UNPACK, unpack
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.row_values import values_of
 
 PARQUET_FORMATS = (".parquet", ".pq")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
@@ -236,6 +237,6 @@ def _as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     ours = carried(column.type)
     if kind != pa.string() or not (pa.types.is_floating(ours) or pa.types.is_nested(ours)):
         return as_kind(column, kind)
-    values = column.to_pylist()
+    values = values_of(column)
     texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
     return pa.chunked_array([pa.array(texts, pa.string())])

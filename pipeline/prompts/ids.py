@@ -13,6 +13,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.row_values import values_of
 
 
 def check_unique_ids(store: Store, files: Sequence[SourceFile], prompts: Prompts) -> None:
@@ -60,7 +61,7 @@ def _id_batches(store: Store, file: SourceFile, prompts: Prompts) -> Iterator[li
     first = 0
     for table in column_tables(store, file, prompts, [str(prompts.columns.id)]):
         mended, broken = mend(table)
-        ids: list[object] = mended.column(0).to_pylist()
+        ids: list[object] = values_of(mended.column(0))
         for row, value in enumerate(ids):
             if value is None or value == "" or row in broken:
                 got = "broken Unicode" if row in broken else "null" if value is None else "an empty text"

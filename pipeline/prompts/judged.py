@@ -22,6 +22,7 @@ from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.errors import Problem
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
+from promptmill.schemas.row_values import values_of
 
 COUNTED_ROWS: Final = 1_000_000
 """Rows whose texts are read, for repeats, notation, length: 3.4 s for so many (measured), and each run does it."""
@@ -126,7 +127,7 @@ def _look(judged: Judged, wrong: _Wrong, role: str, column: pa.ChunkedArray, pla
             judged.note(role, [bounds["max"]] if bounds["max"] is not None else [])
             return
     good: list[int | float] = []
-    for row, value in enumerate(column.to_pylist()):
+    for row, value in enumerate(values_of(column)):
         try:
             number = RULES[role](value)
         except WrongValueError as error:

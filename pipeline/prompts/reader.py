@@ -36,6 +36,7 @@ from promptmill.schemas.identity import derived_prompt_id
 from promptmill.schemas.inputs import Role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
+from promptmill.schemas.row_values import values_of
 from promptmill.schemas.templates import filled, names_in
 
 _CACHED_GROUP_BYTES = 128 << 20
@@ -152,7 +153,7 @@ class PromptReader:
         """Row by row, and of each row text by text."""
         dumped = self._named.items()
         columns = {role: _values(table, name) for role, name in dumped if name is None or name in table.column_names}
-        extra = {field: table.column(name).to_pylist() for name, field in self._helpers.items()}
+        extra = {field: values_of(table.column(name)) for name, field in self._helpers.items()}
         texts = self._texts(table) if self._templates else [[("", None, text)] for text in columns["prompt"]]
         for i in range(table.num_rows):
             given = columns["id"][i]
@@ -235,8 +236,7 @@ def _values(table: pa.Table, name: str | None) -> list[object]:
         column = column.cast(pa.binary())  # broken UTF-8 is the row's own failure, not the shard's
     elif pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
-    values: list[object] = column.to_pylist()
-    return values
+    return values_of(column)
 
 
 def _of_template(number: int, template: str, values: Mapping[str, object]) -> tuple[str, SampleError | None, object]:

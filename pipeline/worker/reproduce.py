@@ -32,6 +32,7 @@ from promptmill.pipeline.worker.work import read_work
 from promptmill.schemas.columns import HASHES, named, of_kind, own_columns
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
 from promptmill.schemas.plan import STAGED, Sample, Shard, Variant
+from promptmill.schemas.row_values import rows_of
 
 SHORTEST_ID = 6
 _GIVEN_UP = ("crash", "hang")
@@ -193,7 +194,7 @@ def _read_row(store: Store, key: str, row: int) -> dict[str, Any]:
     with whole_object(store, key) as file:
         parquet = pq.ParquetFile(file)
         names = [name for name in own_columns(parquet.schema_arrow) if name != "image"]
-        fields: dict[str, Any] = parquet.read(columns=names).select(names).slice(row, 1).to_pylist()[0]
+        fields: dict[str, Any] = rows_of(parquet.read(columns=names).select(names).slice(row, 1))[0]
     return fields
 
 

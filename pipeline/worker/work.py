@@ -20,6 +20,7 @@ from promptmill.schemas.inputs import Task
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
 from promptmill.schemas.records import ADAPTERS, CONTROLS, LARGEST_NARROW_SEED, input_fields
+from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
@@ -51,8 +52,7 @@ class Work:
 
     def fields(self, row: int) -> dict[str, Any]:
         """What the source has beside the prompt."""
-        values: list[dict[str, Any]] = self.block.passthrough.slice(row, 1).to_pylist()
-        return values[0]
+        return rows_of(self.block.passthrough.slice(row, 1))[0]
 
 
 def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, SampleError]) -> Work:
