@@ -11,6 +11,7 @@ from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson, Selection, Url
 from promptmill.pipeline.export.registry import LAYOUTS
+from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.schemas.reports import MetricAnswer
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ def add_commands(app: typer.Typer) -> None:
 
 def score(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="Our dataset, or a folder of Parquet files with image and caption.")
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="Our dataset, or a folder of Parquet files with image and caption.",
+            callback=dated_place,
+        ),
     ],
     metric: Annotated[list[str] | None, typer.Option("--metric", help="Metric to add; repeat for more.")] = None,
     distractors: Annotated[
@@ -83,8 +89,8 @@ def select(
 
 
 def compare(
-    url_a: Annotated[str, typer.Argument(metavar="URL_A", help="The baseline.")],
-    url_b: Annotated[str, typer.Argument(metavar="URL_B", help="What is held against it.")],
+    url_a: Annotated[str, typer.Argument(metavar="URL_A", help="The baseline.", callback=dated_place)],
+    url_b: Annotated[str, typer.Argument(metavar="URL_B", help="What is held against it.", callback=dated_place)],
     out: Annotated[str, typer.Option(help="Folder or URL of the page.")] = "compare",
     selection: Annotated[
         str | None, typer.Option(metavar="NAME", help="Compare the images that this selection of each keeps.")

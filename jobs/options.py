@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.schemas.results import IfRunning
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; - reads it from standard input.")]
-Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.")]
+Url = Annotated[
+    str, typer.Argument(metavar="URL", help="Folder or URL of the dataset: the job's output.url.", callback=dated_place)
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a field; repeat for more.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 variants.")]

@@ -12,6 +12,7 @@ from typing import Any
 from promptmill.opened import Dataset
 from promptmill.pipeline.display import shown
 from promptmill.pipeline.execution.progress import ProgressState
+from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 from promptmill.schemas.reports import CompareResult, ReportResult
@@ -115,14 +116,14 @@ def status(url: str | PathLike[str]) -> StatusResult:
     """How far a dataset is; from anywhere, while it runs or not. Raises JobError where there is none."""
     from promptmill.jobs import status as command
 
-    return command.status(str(url))
+    return command.status(_place(url))
 
 
 def verify(url: str | PathLike[str], *, deep: bool = False, repair: bool = False) -> VerifyResult:
     """Whether every sample asked for is there exactly once. `deep` decodes every image, `repair` tidies up."""
     from promptmill.jobs import status as command
 
-    return command.verify(str(url), deep, repair)
+    return command.verify(_place(url), deep, repair)
 
 
 def retry(
@@ -141,7 +142,7 @@ def retry(
     from promptmill.jobs import run as command
     from promptmill.jobs.retry import retry as again
 
-    made = again(str(url), address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
+    made = again(_place(url), address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
     return command.result(*made)
 
 
@@ -155,7 +156,7 @@ def report(
     """Build `report/` again from what is there, and return its numbers. Raises JobError where there is no dataset."""
     from promptmill.jobs import report as command
 
-    return command.report(str(url), price_per_hour, single_file, selection)
+    return command.report(_place(url), price_per_hour, single_file, selection)
 
 
 def score(
@@ -176,7 +177,7 @@ def score(
     """
     from promptmill.jobs import score as command
 
-    return command.score(str(url), metric, None, again, threads, reference, features, from_file, selection=selection)
+    return command.score(_place(url), metric, None, again, threads, reference, features, from_file, selection=selection)
 
 
 def select(
@@ -193,7 +194,7 @@ def select(
     """
     from promptmill.jobs import select as command
 
-    return command.select(str(url), keep, by, [f"{score}={value!r}" for score, value in (least or {}).items()], name)
+    return command.select(_place(url), keep, by, [f"{score}={value!r}" for score, value in (least or {}).items()], name)
 
 
 def compare(
@@ -210,12 +211,16 @@ def compare(
     """
     from promptmill.jobs import compare as command
 
-    return command.compare(str(url_a), str(url_b), str(out), selection, selection_b)
+    return command.compare(_place(url_a), _place(url_b), str(out), selection, selection_b)
 
 
 def open_dataset(url: str | PathLike[str], *, selection: str | None = None) -> Dataset:
     """The dataset at a folder or URL as it is now, finished or not. Raises JobError where there is none."""
-    return Dataset(str(url), selection)
+    return Dataset(_place(url), selection)
+
+
+def _place(url: str | PathLike[str]) -> str:
+    return dated_place(str(url))
 
 
 class _CallbackProgress(ProgressState):

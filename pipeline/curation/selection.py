@@ -35,7 +35,8 @@ def select_again(plan: Plan, store: Store, wanted: Wanted, name: str) -> SelectR
     """Writes the view. Raises JobError for a score that the dataset does not have."""
     plan, samples = read_dataset(plan, store)
     _refuse_unknown(samples, wanted)
-    signs = {name: -1 if name in plan.lowest_is_best else 1 for name in (*wanted.by, *wanted.least)}
+    lowest = plan.lowest_is_best | samples.lowest_is_best
+    signs = {name: -1 if name in lowest else 1 for name in (*wanted.by, *wanted.least)}
     reasons = _reasons(samples, wanted, signs, plan.job.output.keep_rejected_images)
     columns = {
         each: samples.table.column(each).to_pylist() for each in (*named("sample_id", "prompt_id", "variant"), "row")

@@ -12,9 +12,10 @@ from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.display import redact, shown
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.formats import is_parquet
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.reach import EMBEDDED, HINT, Reach
-from promptmill.pipeline.prompts.reader import PromptReader
+from promptmill.pipeline.prompts.reader import prompt_reader
 from promptmill.pipeline.prompts.staging import read_whole
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import input_column
@@ -89,7 +90,9 @@ def _in_copy(segment: Segment, file: SourceFile, plan: Plan, store: Store) -> It
 
 def _in_source(own: Plan, store: Store) -> Iterator[str]:
     for file in own.segments[0].files:
-        if is_parquet(file.name):
+        if is_image(file.name):
+            yield file.path
+        elif is_parquet(file.name):
             yield from _in_prompts(file, file.rows, own, store)
         else:
             table, columns = read_whole(file, own.job.prompts), own.job.prompts.mapped.images.values()
@@ -99,5 +102,5 @@ def _in_source(own: Plan, store: Store) -> Iterator[str]:
 
 
 def _in_prompts(file: SourceFile, rows: int, plan: Plan, store: Store) -> Iterator[str]:
-    block = PromptReader((file,), store, plan.source_schema, plan.job.prompts.mapped).read(0, rows)
+    block = prompt_reader((file,), store, plan.source_schema, plan.job.prompts).read(0, rows)
     yield from (given.locator for prompt in block.prompts for given in prompt.inputs.values() if given.locator)

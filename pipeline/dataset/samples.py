@@ -52,6 +52,7 @@ class Samples:
 
     Columns: those of the record, reject and failure schemas without `image`, columns of the source as `source:<name>`,
     scores as `score:<name>`, and `status`, `object`, `row` (where the image lies). `problems` names what is left out.
+    `lowest_is_best` are scores that were added later, see `SideScores`.
     """
 
     table: pa.Table
@@ -59,6 +60,7 @@ class Samples:
     receipts: tuple[ShardStats, ...] = ()
     problems: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+    lowest_is_best: frozenset[str] = frozenset()
 
     @property
     def score_names(self) -> list[str]:
@@ -122,12 +124,14 @@ def _samples(store: Store, objects: Sequence[DataObject], needed: Container[str]
         else:
             problems.append(f"{key}: {table}")
     table = _latest(joined(tables)) if tables else _EMPTY
-    for name, values in read_side_scores(store, table.column("sample_id").to_pylist(), problems).items():
+    side = read_side_scores(store, table.column("sample_id").to_pylist(), problems)
+    for name, values in side.values.items():
         column = f"{SCORE_PREFIX}{name}"
         table = table.drop_columns([column]) if column in table.column_names else table
         table = table.append_column(column, pa.array(values))
     receipts = read_receipts(store, problems)
-    return Samples(table, _counts(objects), tuple(receipts), tuple(problems))
+    counts = _counts(objects)
+    return Samples(table, counts, tuple(receipts), tuple(problems), lowest_is_best=side.lowest_is_best)
 
 
 def _vouched_for(objects: Iterable[DataObject], there: Container[str]) -> tuple[list[str], list[str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,21 +18,47 @@ from promptmill.pipeline.display import first_line
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.json_text import parse_json
 
 FOLDER = "scores"
+_LOWEST = b"promptmill-lower-is-better"
 
 Floats = npt.NDArray[np.float64]
 
 
-def read_side_scores(store: Store, sample_ids: Sequence[str], problems: list[str]) -> dict[str, Floats]:
-    """By name of the score float64 [samples], NaN where a sample has none. Appends to `problems` what is left out."""
+@dataclass(frozen=True)
+class SideScores:
+    """`values` by name of the score: float64 [samples], NaN where a sample has none. Of `lowest_is_best` the lowest is
+    the best, as the class said that gave them."""
+
+    values: dict[str, Floats]
+    lowest_is_best: frozenset[str]
+
+
+def lowest_metadata(names: Sequence[str]) -> dict[bytes, bytes]:
+    """What the schema of an object says of its scores."""
+    return {_LOWEST: json.dumps(list(names)).encode()} if names else {}
+
+
+def _lowest_in(table: pa.Table) -> frozenset[str]:
+    try:
+        names = parse_json((table.schema.metadata or {}).get(_LOWEST) or b"[]")
+    except ValueError:
+        return frozenset()
+    return frozenset(table.column_names).intersection(map(str, names)) if isinstance(names, list) else frozenset()
+
+
+def read_side_scores(store: Store, sample_ids: Sequence[str], problems: list[str]) -> SideScores:
+    """Appends to `problems` what is left out."""
     rows = {sample: i for i, sample in enumerate(sample_ids)}
     found: dict[str, Floats] = {}
+    lowest: set[str] = set()
     entries = [entry for entry in store.list(FOLDER) if entry.name.endswith(".parquet")]
     for entry, table in zip(entries, store.map(lambda entry: _read(store, entry), entries), strict=True):
         if isinstance(table, str):
             problems.append(f"{entry.name}: {table}")
             continue
+        lowest |= _lowest_in(table)
         positions = np.array([rows.get(sample, -1) for sample in table.column("sample_id").to_pylist()], np.int64)
         there = positions >= 0
         for name in table.column_names:
@@ -42,7 +70,7 @@ def read_side_scores(store: Store, sample_ids: Sequence[str], problems: list[str
                 continue
             values = found.setdefault(name, np.full(len(sample_ids), np.nan))
             values[positions[there]] = numbers[there]
-    return found
+    return SideScores(found, frozenset(lowest))
 
 
 def names_in(store: Store, key: str) -> list[str]:

@@ -37,11 +37,12 @@ def distinct_names(labels: Mapping[str, str], fallback: str = "all") -> dict[str
 
 def _in_need(keys: list[str], labels: Mapping[str, str], plain: Mapping[str, str]) -> list[str]:
     """Of keys whose names fall together those that need a hash; one whose name is its very label may go without."""
+    if _is_device(plain[keys[0]]):
+        return keys
     exact = [key for key in keys if labels[key] == plain[key] and plain[key]]
     if len(keys) == 1:
-        key = keys[0]
-        was_cut = len(labels[key].encode("utf-8", "replace")) > MAX_BYTES or not plain[key]
-        return [key] if was_cut or _folded(plain[key]).partition(".")[0] in _RESERVED else []
+        was_cut = len(labels[keys[0]].encode("utf-8", "replace")) > MAX_BYTES or not plain[keys[0]]
+        return keys if was_cut else []
     return [key for key in keys if exact != [key]]
 
 
@@ -55,5 +56,11 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
 
 
+def _is_device(name: str) -> bool:
+    """Windows opens `nul.txt-…` as it opens `nul`."""
+    return _folded(name).partition(".")[0] in _RESERVED
+
+
 def _with_hash(name: str, key: str, digits: int) -> str:
+    name = name.replace(".", "_") if _is_device(name) else name
     return f"{name}-{hashlib.sha256(key.encode('utf-8', 'backslashreplace')).hexdigest()[:digits]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 from promptmill.schemas.job import Job
 
@@ -17,6 +18,14 @@ def dated(job: Job, now: datetime | None = None) -> Job:
     changed = {}
     for section, (name, text) in places.items():
         if text is not None and _DATE.search(text):
-            said = _DATE.sub(lambda found: today.strftime(found[1] or "%Y-%m-%d"), text)
-            changed[section] = getattr(job, section).model_copy(update={name: said})
+            changed[section] = getattr(job, section).model_copy(update={name: _said(text, today)})
     return job.model_copy(update=changed) if changed else job
+
+
+def dated_place(url: str) -> str:
+    """The place of a dataset as a command is given it: `{date}` is today's, unless a folder has that very name."""
+    return _said(url, datetime.now(UTC)) if _DATE.search(url) and not Path(url).exists() else url
+
+
+def _said(text: str, day: datetime) -> str:
+    return _DATE.sub(lambda found: day.strftime(found[1] or "%Y-%m-%d"), text)

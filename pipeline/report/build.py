@@ -66,11 +66,13 @@ def build_report(
     """Write `report/summary.json`, `summary.csv`, `index.html` and what the page loads; returns the summary.
 
     `seconds` is the wall time of the run that just ended, `price_per_hour` what a device costs. Works on a dataset
-    that is unfinished, empty or all failed. `single_file` adds a page that needs nothing beside it. Images that prompts
-    were drawn from are shown where they lie within `reach`, or have the hash that their row says.
+    that is unfinished, empty or all failed. `single_file` adds a page that needs nothing beside it; one that is there
+    is built again. Images that prompts were drawn from are shown where they lie within `reach`, or have the hash that
+    their row says.
     """
     plan, samples = read_selected(plan, store, selection, {HASHES, *map(input_column, plan.job.task.roles)})
     before = run_before(plan, store)
+    single_file = single_file or store.entry(f"report/{SINGLE_FILE}") is not None  # none is left to tell old numbers
     seconds = before.wall_seconds if seconds is None else seconds
     price = before.price_per_hour if price_per_hour is None else price_per_hour
     summary = summarize(plan, samples, store.url, seconds, price)

@@ -71,7 +71,7 @@ def make_frame(plan: Plan, samples: Samples) -> Frame:
     texts = variant_texts(plan, samples)
     axes = {name: [shown_value(value) for value in values] for name, values in plan.job.sweep.axes().items()}
     frame = frame_of(samples, prompt_ids, prompts, texts, axes, seconds_per_image(plan, samples.receipts))
-    return replace(frame, lowest_is_best=plan.lowest_is_best)
+    return replace(frame, lowest_is_best=plan.lowest_is_best | samples.lowest_is_best)
 
 
 def frame_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from promptmill.pipeline.dataset.samples import Samples
@@ -38,15 +39,21 @@ def input_pictures(
         places = samples.source(input_column(role)).take(list(rows)).to_pylist()
         hashes = samples.source(HASHES).take(list(rows)).to_pylist()
         for row, place, sha256 in zip(rows, places, hashes, strict=True):
-            if not place or missing >= GIVEN_UP or len(found) >= MAX_INPUTS:
+            if not place or not isinstance(place, str) or missing >= GIVEN_UP or len(found) >= MAX_INPUTS:
                 continue
             if place not in known:
-                known[place] = _picture(place, read) or _picture((sha256 or {}).get(role) or "", kept)
+                known[place] = _picture(place, read) or _kept(sha256, role, kept)
             picture = known[place]
             missing = missing + 1 if picture is None else 0
             if picture is not None:
                 found.append((role, row, picture))
     return found
+
+
+def _kept(hashes: object, role: Role, kept: ReadInput) -> str | None:
+    """By the hash in a row, which somebody else may have made anything."""
+    sha256 = hashes.get(role) if isinstance(hashes, dict) else None
+    return _picture(sha256, kept) if isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) else None
 
 
 def _picture(place: str, read: ReadInput) -> str | None:

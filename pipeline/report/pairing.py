@@ -48,7 +48,8 @@ def joined_frame(a: Side, b: Side, shared: set[str]) -> Frame:
         for text, spent in seconds_per_image(side.plan, side.samples.receipts).items()
     }
     frame = frame_of(samples, prompt_ids, prompts, texts, _axes(a, b, texts), seconds)
-    return replace(frame, lowest_is_best=a.plan.lowest_is_best | b.plan.lowest_is_best)
+    lowest = (each.plan.lowest_is_best | each.samples.lowest_is_best for each in (a, b))
+    return replace(frame, lowest_is_best=frozenset().union(*lowest))
 
 
 def _renamed(side: Side, letter: str, shared: set[str], axes: Sequence[str]) -> pa.Table:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.keys import is_reject, shard_number
 from promptmill.pipeline.dataset.records import to_parquet
-from promptmill.pipeline.dataset.side_scores import FOLDER
+from promptmill.pipeline.dataset.side_scores import FOLDER, lowest_metadata
 from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.prompts.bombs import check_strangers
@@ -131,7 +131,10 @@ def _write(store: Store, metric: Scorer, unit: Unit, pictures: Sequence[Picture]
     scores = dict(metric.score(pictures)) if pictures else empty
     columns: dict[str, pa.Array[Any]] = {"sample_id": pa.array([p.sample_id for p in pictures], pa.string())}
     columns |= {name: pa.array(scores[name], pa.float32()) for name in metric.columns}
-    table = pa.table(columns).replace_schema_metadata({_MADE_BY: metric.version} if metric.version else None)
+    said = {_MADE_BY: metric.version} if metric.version else {}
+    table = pa.table(columns).replace_schema_metadata(
+        {**said, **lowest_metadata(getattr(metric, "lower_is_better", ()))} or None
+    )
     store.put(_key(metric, unit), to_parquet(table))
     return scores
 

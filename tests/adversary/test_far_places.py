@@ -318,3 +318,14 @@ def test_a_run_goes_on_with_images_that_its_own_prompts_name(theirs: Path, tmp_p
     data.unlink()
     assert cli(*own, "--in-process").code == 0
     assert len(records(out)) == 1
+
+
+@pytest.mark.parametrize("value", [7, "../../secret.png", [{"a": "b"}], {"image": 7}, {"image": "../job.json"}])
+@pytest.mark.parametrize("name", ["input_image", "input_image_sha256"])
+def test_what_a_row_says_of_its_image_may_be_anything(stranger: Path, cli: Cli, name: str, value: Any) -> None:
+    (path,) = (stranger / "data").iterdir()
+    table = pq.read_table(path)
+    place = table.column_names.index(name)
+    pq.write_table(table.set_column(place, name, pa.array([value] * table.num_rows)), path)
+    answer = cli("report", stranger)
+    assert answer.code in (0, 2) and "Traceback" not in answer.err, answer

@@ -192,6 +192,14 @@ def test_afterwards_it_scores_what_is_there(cli: Cli, job: MakeJob, own: str, tm
     answer = cli("score", tmp_path / "out", *words, "--json")
     assert answer.code == 0, answer
     assert json.loads(answer.out)["mean"]["siblings"] == 2
+    again = cli("select", tmp_path / "out", "--keep", "1", "--by", "darkness", "--json")
+    (view,) = (tmp_path / "out" / "selections").glob("*.parquet")
+    chosen = {row["sample_id"] for row in pq.read_table(view).to_pylist() if row["reason"] is None}
+    rows, darkness = records(tmp_path / "out"), (lambda row: 1 - brightness(row))
+    least = [min((row for row in rows if row["prompt_id"] == one["prompt_id"]), key=darkness) for one in rows]
+    assert again.code == 0 and chosen == {row["sample_id"] for row in least}
+    pages = [each.read_text() for each in (tmp_path / "out" / "report" / "data").glob("analysis.*.js")]
+    assert any('"name":"darkness","lower_is_better":true' in each for each in pages)
     answer = cli("score", tmp_path / "out", "--metric", f"python={own}:NoVersion")
     assert answer.code == 2 and "such as" in answer.err
 

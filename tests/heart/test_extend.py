@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+import promptmill
 from promptmill.jobs.plan import plan as command_plan
 from promptmill.jobs.plan import plan_of
 from promptmill.pipeline.dataset.claim import claim_output
@@ -24,7 +26,8 @@ from promptmill.pipeline.jobfile.dates import dated
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, NoFilesError, OutputMismatchError
-from tests.heart.mill import job, make_missing, rows
+from tests.engine.conftest import Answer
+from tests.heart.mill import job, make_missing, rows, small_plan
 
 FORMATS = ["a.txt", "a.csv", "a.jsonl", "a.parquet"]
 
@@ -221,6 +224,18 @@ def test_a_date_in_the_output_is_that_of_the_day(tmp_path: Path) -> None:
     store = Store(asked.output.url)
     make_missing(claim_output(plan_job(asked), store, extend=True), store)
     assert require_plan(store).job.output.url == asked.output.url
+
+
+def test_a_date_in_the_place_of_a_dataset(tmp_path: Path, cli: Callable[..., Answer]) -> None:
+    """As the job says it: today's; who asks for another day says which."""
+    today = f"{tmp_path}/{datetime.now(UTC):%Y-%m-%d}"
+    claim_output(small_plan(tmp_path / "prompts"), Store(today))
+    answer = cli("status", f"{tmp_path}/{{date}}", "--json")
+    assert (answer.code, answer.json["output"]) == (0, today)
+    assert promptmill.status(tmp_path / "{date}").output == today
+    assert cli("verify", f"{tmp_path}/x-{{date:%Y/%m}}").code == 2
+    (tmp_path / "{date}").mkdir()  # nobody has to call it so, but who does means it
+    assert cli("status", f"{tmp_path}/{{date}}").code == 2
 
 
 def test_a_delta_table_is_extended_by_what_was_appended(nightly: Nightly) -> None:

@@ -171,3 +171,12 @@ def test_cost_survives_a_report_that_is_built_again(copied: Dataset) -> None:
     again = report(url).as_json()["run"]
     assert again["price_per_hour"] == 36.0 and again["cost"] == first["cost"] > 0
     assert report(url, price_per_hour=72.0).as_json()["run"]["cost"] == pytest.approx(2 * first["cost"])
+
+
+def test_a_single_file_never_tells_old_numbers(copied: Dataset) -> None:
+    """Of the last report, whoever built it: a run that made more, too."""
+    page = copied.folder / "report" / "single-file.html"
+    report(str(copied.folder), single_file=True)
+    page.write_text("old numbers")
+    report(str(copied.folder))
+    assert "old numbers" not in page.read_text() and "<html" in page.read_text()

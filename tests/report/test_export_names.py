@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def test_names_stay_apart_on_every_disk(pair: tuple[str, str]) -> None:
     one, two = names(*pair)
     assert one.casefold() != two.casefold()
     assert all(0 < len(name.encode()) <= 255 and "/" not in name for name in (one, two))
+
+
+@pytest.mark.parametrize("labels", [("con", "con."), ("nul.txt", "nul/txt"), ("COM¹",), ("aux", "a")])
+def test_names_of_devices_are_never_given(labels: tuple[str, ...]) -> None:
+    """Windows opens the device, whatever follows a dot, and reads the small digits as digits."""
+    devices = {"con", "nul", "com1", "aux"}
+    assert not devices & {unicodedata.normalize("NFKD", name).partition(".")[0].lower() for name in names(*labels)}
 
 
 @settings(max_examples=60, deadline=None)
