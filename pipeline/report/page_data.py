@@ -55,6 +55,7 @@ def script(kind: str, number: int, content: Any) -> bytes:
     text = json.dumps(plain(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A browser may guess that a file opened from disk is something else; escaped, the text is a script and no more.
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    text = text.replace('"__proto__":', '["__proto__"]:')  # in a script that key would be no key
     return f"promptmill({json.dumps(kind)},{number},{text});\n".encode("utf-8", "backslashreplace")
 
 

@@ -29,7 +29,7 @@ def summary_csv(analysis: dict[str, Any]) -> bytes:
         for row, variant in zip(_rows(result["all"]), analysis["cells"], strict=True):
             counts = [variant[name] for name in ("kept", "rejected", "failed", "seconds", "seconds_deviation")]
             swept = [_field(variant["values"].get(axis)) for axis in axes]
-            writer.writerow([metric, _field(variant["name"]), *row, *counts, *swept])
+            writer.writerow([_field(metric), _field(variant["name"]), *row, *counts, *swept])
     return sink.getvalue().encode("utf-8-sig", "backslashreplace")
 
 
@@ -43,4 +43,4 @@ def _rows(every: dict[str, Any]) -> Iterator[list[Any]]:
 
 def _field(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula is marked as text."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n＝＋－＠") else value

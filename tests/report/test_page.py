@@ -111,6 +111,14 @@ def test_tables_plots_and_the_grid_can_be_taken_along(opened: Browser) -> None:
         "return [csvCell('=1+1'), csvCell('−0.5'), csvCell('a,b'), latexCell('a_b & 5 %'), fileName('Ünïcode / x')]"
     )
     assert hostile == ["'=1+1", "-0.5", '"a,b"', "a\\_b \\& 5 \\%", "n-code-x"]
+    hostile = opened.run(
+        "return [csvCell('＝1+1'), latexCell('[a] <b> *|c'), FORMS.Markdown[2]([['a'], ['&lt;$x$~~']])]"
+    )
+    assert hostile == ["'＝1+1", "{[}a{]} $<$b$>$ {*}$|$c", "| a |\n| --- |\n| \\&lt;\\$x\\$\\~\\~ |\n"]
+    odd = """const plot = document.querySelector('#plots svg').cloneNode(true);
+        plot.append(document.createElementNS('http://www.w3.org/2000/svg', 'text'));
+        plot.lastChild.textContent = 'a\\x1b[31m\\x00'; return svgText(plot)"""
+    assert ElementTree.fromstring(opened.run(odd))[-1].text == "a\ufffd[31m\ufffd"
     svg = opened.run("return svgText(document.querySelector('#plots svg'))")
     assert "var(" not in svg and ElementTree.fromstring(svg).tag.endswith("svg")
     opened.wait("[...document.querySelectorAll('#grid img')].length >= 4")
@@ -133,8 +141,14 @@ def test_the_address_says_what_is_chosen(opened: Browser, page: Path) -> None:
     found = opened.run("return [chosen.baseline, gallery.shown.length, grid.y, grid.prompt, gallery.filters.cell]")
     assert found == [2, count, "prompt", 1, "1"] and opened.run("return location.href") == address
     opened.open("about:blank")
-    opened.open(page.as_uri() + "#metric=gone&baseline=99&down=nothing&setting=77&sort=x&at:y=z&is:w=1")
-    opened.wait(READY)
+    for hostile in (
+        "metric=gone&baseline=99&down=nothing&setting=77&sort=x&at:y=z&is:w=1",
+        "kinds=constructor&x=toString&colour=__proto__&facet=valueOf&across=constructor&down=toString&is:constructor=0",
+        "kinds=%ZZ&x=%00&text=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&low=1e999&high=NaN&baseline=-1&prompt=%F0%9F",
+    ):
+        opened.open("about:blank")
+        opened.open(page.as_uri() + "#" + hostile)
+        opened.wait(READY)
 
 
 def test_tiles_say_their_setting(opened: Browser) -> None:

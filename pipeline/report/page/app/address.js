@@ -38,21 +38,23 @@ const said = () => new URLSearchParams(location.hash.includes("=") ? location.ha
 function recall() {
   const from = said();
   const { metrics, cells, facets, axes } = pm.analysis;
+  const has = (names, word) => Object.hasOwn(names, from.get(word)); // `in` also finds what every object has
   if (metrics.some((m) => m.name === from.get("metric"))) chosen.metric = from.get("metric");
   if (cells[Number(from.get("baseline"))]) chosen.baseline = Number(from.get("baseline"));
-  if (from.get("kinds") in facets) chosen.facet = from.get("kinds");
-  for (const [word, name] of [["x", "x"], ["colour", "colour"], ["facet", "split"]]) if (from.get(word) in axes) chosen[name] = from.get(word);
+  if (has(facets, "kinds")) chosen.facet = from.get("kinds");
+  for (const [word, name] of [["x", "x"], ["colour", "colour"], ["facet", "split"]]) if (has(axes, word)) chosen[name] = from.get(word);
   for (const [name, word] of Object.entries(FILTERS)) if (from.has(word)) gallery.filters[name] = from.get(word);
   for (const [word, value] of from) if (word.startsWith("is:") && facets[word.slice(3)]?.[Number(value)] !== undefined) gallery.filters.facets[word.slice(3)] = value;
 }
 
 function recallGrid() {
   const from = said();
+  const has = (word) => Object.hasOwn(grid.axes, from.get(word));
   const place = pm.prompts.findIndex((prompt) => prompt.id === from.get("prompt"));
   if (place >= 0) grid.prompt = place;
-  if (from.get("across") in grid.axes) grid.x = from.get("across");
+  if (has("across")) grid.x = from.get("across");
   if (from.get("down") === "-") grid.y = null;
-  else if (from.get("down") in grid.axes && from.get("down") !== grid.x) grid.y = from.get("down");
+  else if (has("down") && from.get("down") !== grid.x) grid.y = from.get("down");
   for (const name in grid.axes) {
     const value = from.get(`at:${name}`);
     if (value === "best" || grid.axes[name][Number(value)] !== undefined) grid.fixed[name] = value === "best" ? value : Number(value);

@@ -11,15 +11,16 @@ function rowsOf(table) {
 // A text that a spreadsheet would take for a formula is marked as text; numbers keep their sign.
 const csvCell = (text) => {
   const plain = text.replace(/^−/, "-");
-  const safe = /^[=+@\t\r-]/.test(plain) && !/^[+-]?[\d.,]+(e[+-]?\d+)?$/i.test(plain) ? `'${plain}` : plain;
+  const safe = /^[=+@\t\r\n＝＋－＠-]/.test(plain) && !/^[+-]?[\d.,]+(e[+-]?\d+)?$/i.test(plain) ? `'${plain}` : plain;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
-const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "−": "$-$", "±": "$\\pm$", "–": "--", "·": "$\\cdot$", "ρ": "$\\rho$", "×": "$\\times$" };
-const latexCell = (text) => text.replace(/[\\~^−±–·ρ×]|[&%$#_{}]/g, (sign) => LATEX[sign] ?? `\\${sign}`).replace(/\s+/g, " ");
+// `\\` takes a bracket or a star that begins the next row for its own.
+const LATEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "−": "$-$", "±": "$\\pm$", "–": "--", "·": "$\\cdot$", "ρ": "$\\rho$", "×": "$\\times$", "<": "$<$", ">": "$>$", "|": "$|$", "[": "{[}", "]": "{]}", "*": "{*}" };
+const latexCell = (text) => text.replace(/[\\~^−±–·ρ×<>|[\]*]|[&%$#_{}]/g, (sign) => LATEX[sign] ?? `\\${sign}`).replace(/\s+/g, " ");
 
 const FORMS = {
   CSV: ["csv", "text/csv", (rows) => rows.map((row) => row.map(csvCell).join(",") + "\r\n").join("")],
-  Markdown: ["md", "text/markdown", ([head, ...rows]) => [head, head.map(() => "---"), ...rows].map((row) => `| ${row.map((text) => text.replace(/[\\|`<*_[\]]/g, "\\$&").replace(/\s+/g, " ")).join(" | ")} |\n`).join("")],
+  Markdown: ["md", "text/markdown", ([head, ...rows]) => [head, head.map(() => "---"), ...rows].map((row) => `| ${row.map((text) => text.replace(/[\\|`<*_[\]&~$]/g, "\\$&").replace(/\s+/g, " ")).join(" | ")} |\n`).join("")],
   LaTeX: ["tex", "text/x-tex", ([head, ...rows]) => `\\begin{tabular}{${"l".repeat(head.length)}}\n\\hline\n${[head, ...rows].map((row, i) => `${row.map(latexCell).join(" & ")} \\\\\n${i ? "" : "\\hline\n"}`).join("")}\\hline\n\\end{tabular}\n`],
 };
 
@@ -50,7 +51,8 @@ function svgText(svg) {
   copy.style.color = colourOf("var(--ink)");
   copy.style.background = colourOf("var(--page)");
   copy.style.fontFamily = "sans-serif";
-  return new XMLSerializer().serializeToString(copy).replace(/var\((--[a-z-]+)\)/g, (whole, name) => (name === "--plot-background" ? colourOf("var(--page)") : colourOf(whole)));
+  const text = new XMLSerializer().serializeToString(copy).replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]/g, "\ufffd"); // which XML cannot hold
+  return text.replace(/var\((--[a-z-]+)\)/g, (whole, name) => (name === "--plot-background" ? colourOf("var(--page)") : colourOf(whole)));
 }
 
 function colourOf(value) {
