@@ -53,9 +53,10 @@ class Generation(StrictModel):
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     """How far an input image is left behind: this share of the steps is made. Null is 0.6, with a mask 1."""
     fit: Fit | None = None
-    """How input images come to `width` × `height`: `cover` cuts, `contain` adds black, `stretch`. Null is `cover`.
+    """How input images come to `width` × `height`: `cover` cuts, `contain` adds black, `stretch`.
 
-    Without `width` and `height` each image keeps its own size, to the nearest that the model can draw."""
+    Null is `cover`; without `width` and `height` too each image keeps its own size, to the nearest that the model can
+    draw."""
     control_scale: Annotated[float, Field(ge=0, le=10)] | None = None
     """How strongly ControlNets act; 0 is without them. Null is 1."""
     control_start: Annotated[float, Field(ge=0, lt=1)] | None = None

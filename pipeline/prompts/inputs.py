@@ -174,19 +174,20 @@ def open_parquet(path: str, output: Store) -> pq.ParquetFile:
 
 
 def drawn_size(found: Mapping[Role, Pixels], generation: Generation, model: ResolvedModel) -> tuple[int, int]:
-    """Width and height: the job's; else those of the image or first control image, to the nearest multiple; else the
-    model's.
+    """Width and height: the job's, or the model's where the job says how images come to a size; else those of the image
+    or first control image, to the nearest multiple.
 
     Raises SampleError for an image that is larger than the model's largest.
     """
     leading = found.get("image", next(iter(found.values()), None))
-    if generation.width is not None or generation.height is not None or leading is None:
+    asked = (generation.width, generation.height, generation.fit)
+    if asked != (None, None, None) or leading is None:
         return generation.width or model.width, generation.height or model.height
     height, width = leading.shape[:2]
     step = model.size_multiple
     own = tuple(max(step, round(side / step) * step) for side in (width, height))
     if model.max_size is not None and max(own) > model.max_size:
-        largest = f"{model.path} draws at most {model.max_size}; set generation.width and height"
+        largest = f"{model.path} draws at most {model.max_size}; set generation.fit, or width and height"
         raise SampleError("input", f"{width}×{height}, and {largest}")
     return own[0], own[1]
 

@@ -18,10 +18,12 @@ from PIL import Image
 
 from promptmill.pipeline.prompts import inputs
 from promptmill.pipeline.prompts.decoding import decode, fit
-from promptmill.pipeline.prompts.inputs import InputReader
+from promptmill.pipeline.prompts.inputs import InputReader, drawn_size
 from promptmill.pipeline.prompts.pixels import MAX_PIXELS
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError
+from promptmill.schemas.generation import Generation
+from promptmill.schemas.plan import ResolvedModel
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]
@@ -243,6 +245,20 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(cli: Cli, job: Jo
     assert "strength" in answer.err and "prompts.columns.image" in answer.err and answer.code == 2
     answer = cli("validate", job(prompts={"source": source, "columns": {"mask": "image"}}))
     assert "prompts.columns.image" in answer.err and answer.code == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [({}, (64, 192)), ({"fit": "contain"}, (128, 128)), ({"width": 96}, (96, 128)), ({"height": 32}, (128, 32))],
+)
+def test_which_size_is_drawn(asked: dict[str, Any], size: tuple[int, int]) -> None:
+    """A `fit` alone did nothing, and photos larger than the model draws failed one by one."""
+    model = ResolvedModel("m", "m", "r", "float32", "P", "S", 128, 128, 8, 256, 1, True)
+    photo = np.zeros((190, 67, 3), np.uint8)
+    assert drawn_size({"image": photo}, Generation(**asked), model) == size
+    assert drawn_size({}, Generation(), model) == (128, 128)
+    with pytest.raises(SampleError, match="300×400, and m draws at most 256; set generation.fit, or width and height"):
+        drawn_size({"image": np.zeros((400, 300, 3), np.uint8)}, Generation(), model)
 
 
 def test_a_folder_of_images_with_metadata_and_a_dataset_of_ours(
