@@ -115,7 +115,8 @@ class Prompts(StrictModel):
 
     It knows its columns, and gives each prompt a `category` where the suite has one."""
     source: Text | None = None
-    """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, text with one prompt a line, or images.
+    """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, text with one prompt a line, images,
+    or WebDataset tars.
 
     Needed but for `shapes`.
 

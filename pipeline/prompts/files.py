@@ -10,6 +10,7 @@ from typing import Final
 from promptmill.pipeline.prompts.formats import NAMED_FORMATS, PARQUET_FORMATS, TEXT_FORMATS, file_suffix
 from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.tables import files_that_count
+from promptmill.pipeline.prompts.tars import is_tar
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
@@ -40,6 +41,8 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
     if not readable or any(c in source for c in "*?["):
         known = (*known, *NAMED_FORMATS)
         readable = [entry for entry in entries if file_suffix(entry.name) in known]
+        if not any(c in source for c in "*?["):  # of a folder of tars, JSON beside them is about them
+            readable = [entry for entry in readable if is_tar(entry.name)] or readable
     if not readable and (images := [entry for entry in entries if is_image(entry.name)]):
         return store, _images_alone(source, entries, images), []
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):

@@ -24,7 +24,7 @@ from promptmill.schemas.row_values import values_of
 
 PARQUET_FORMATS = (".parquet", ".pq")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")
-NAMED_FORMATS = (".json", ".xlsx")
+NAMED_FORMATS = (".tar", ".json", ".xlsx")
 """Read where a source names them or holds nothing else: beside other files they describe these more often than not."""
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.decoding import Pixels, decode, fit
+from promptmill.pipeline.prompts.members import member_of
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
-from promptmill.pipeline.prompts.reach import EMBEDDED, Reach
+from promptmill.pipeline.prompts.reach import EMBEDDED, PACKED, Reach
 from promptmill.pipeline.storage.digests import digest_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
@@ -36,7 +37,11 @@ _STORES_KEPT = 64
 def locator(value: object, file: SourceFile, column: str, row: int) -> str | None:
     """Where the bytes of a cell are: a path relative to the folder of the file it stands in, a URL, or the cell."""
     if isinstance(value, str):
+        if value.startswith((EMBEDDED, PACKED)):  # of a row that failed, and is tried again
+            return value
         folder = file.folder or file.path.rpartition("/")[0]
+        if member_of(value) is not None:
+            return f"{PACKED}{folder}/{file.name.rpartition('/')[2]}#{value}"
         place = value if "://" in value or value.startswith("/") else f"{folder}/{value}"
         return place if is_remote(place) else absolute_url(place)
     return None if value is None else f"{EMBEDDED}{file.path}#{column}:{row}"
@@ -64,7 +69,7 @@ class InputReader:
     def read(self, place: str) -> bytes:
         """Raises SampleError where nothing usable is there, after a patience of a minute."""
         try:
-            data = self._embedded(place) if place.startswith(EMBEDDED) else self._fetch(place)
+            data = self._found(place)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
             raise SampleError("input", f"no file at {place} ({type(error).__name__})") from None
         except (StorageError, OSError, ValueError, pa.ArrowException) as error:
@@ -88,6 +93,29 @@ class InputReader:
         except (StorageError, OSError) as error:
             raise SampleError("input", f"{sha256} is not kept ({type(error).__name__})") from None
 
+    def _found(self, place: str) -> bytes:
+        if place.startswith(PACKED):
+            return self._packed(place)
+        return self._embedded(place) if place.startswith(EMBEDDED) else self._fetch(place)
+
+    def _packed(self, place: str) -> bytes:
+        """A member of a tar, and nothing else of it."""
+        path, _, cell = place.removeprefix(PACKED).rpartition("#")
+        member = member_of(cell)
+        if member is None or member.size > MAX_BYTES:
+            raise ValueError("no place in a tar")
+        if not (self._reach is None or self._reach.holds(path)):
+            raise _outside(path)
+        store, name = self._store_of(path)
+        entry = store.entry(name)
+        if entry is None:
+            raise FileNotFoundError(path)
+        stop = member.start + member.size
+        data = store.read_range(name, member.start, stop) if stop <= entry.size_bytes else b""
+        if not member.holds(data):
+            raise SampleError("input", f"{place} is another image than when the job was planned")
+        return data
+
     def _fetch(self, place: str) -> bytes:
         near = self._reach is None or self._reach.holds(place)
         if not near and is_remote(place):
@@ -98,13 +126,7 @@ class InputReader:
         return data
 
     def _read_file(self, place: str) -> bytes:
-        folder, _, name = place.rpartition("/")
-        with self._lock:
-            if len(self._stores) > _STORES_KEPT:
-                self._stores.clear()
-            if folder not in self._stores:  # over SFTP each store is a connection
-                self._stores[folder] = Store(folder, patience_s=FETCH_PATIENCE_S)
-            store = self._stores[folder]
+        store, name = self._store_of(place)
         entry = store.entry(name)
         if entry is None:
             raise FileNotFoundError(place)
@@ -115,6 +137,15 @@ class InputReader:
         if planned is not None and _is_another(planned, data, store.content_version(entry)):
             raise SampleError("input", f"{place} is another image than when the job was planned")
         return data
+
+    def _store_of(self, place: str) -> tuple[Store, str]:
+        folder, _, name = place.rpartition("/")
+        with self._lock:
+            if len(self._stores) > _STORES_KEPT:
+                self._stores.clear()
+            if folder not in self._stores:  # over SFTP each store is a connection
+                self._stores[folder] = Store(folder, patience_s=FETCH_PATIENCE_S)
+            return self._stores[folder], name
 
     def _embedded(self, place: str) -> bytes:
         path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from promptmill.pipeline.prompts.columns import OpenedFile
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.kinds import as_kind, carried, is_text
+from promptmill.pipeline.prompts.reach import PACKED
 from promptmill.pipeline.prompts.some_columns import column_tables
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, RULES, WrongValueError, adapters_of
@@ -165,7 +166,7 @@ class _Texts:
                 continue
             texts = as_kind(table.column(name).slice(0, left), pa.large_string()).drop_null().to_pylist()
             places = [locator(text, file, name, 0) or "" for text in texts if text]
-            near = [place for place in places if place and not is_remote(place)]
+            near = [place for place in places if place and not (is_remote(place) or place.startswith(PACKED))]
             self.sought[role] = self.sought.get(role, 0) + len(near)
             self.missing.setdefault(role, []).extend(place for place in near if not Path(place).exists())
 

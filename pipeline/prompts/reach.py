@@ -22,6 +22,8 @@ from promptmill.schemas.plan import STAGED, SourceFile
 
 EMBEDDED: Final = "row:"
 """Begins the locator of an image that lies in a column: `row:<file>#<column>:<row>`."""
+PACKED: Final = "tar:"
+"""Begins the locator of an image that is a member of a tar: `tar:<file>#<start>+<bytes>:<hash>:<name>`."""
 _KIND: Final = "places"
 HINT: Final = (
     "Somebody else may have made this dataset. `--trust-dataset` reads what it names all the same, `--job JOB.yaml` "
@@ -45,7 +47,8 @@ class Reach:
 
     def holds_locator(self, locator: str) -> bool:
         """Of an image that a row names (`prompts.inputs.locator`)."""
-        file = locator.removeprefix(EMBEDDED).rpartition("#")[0] if locator.startswith(EMBEDDED) else locator
+        inside = next((mark for mark in (EMBEDDED, PACKED) if locator.startswith(mark)), None)
+        file = locator.removeprefix(inside).rpartition("#")[0] if inside else locator
         return file.startswith(STAGED) or self.holds(file)
 
     def knows(self, data: bytes) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from promptmill.pipeline.prompts.formats import file_suffix, read_text_format, read_unpacked
 from promptmill.pipeline.prompts.image_columns import named_as_mapped
+from promptmill.pipeline.prompts.tars import is_tar, read_tar
 from promptmill.pipeline.prompts.views import open_view, selected_rows, view_key
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.pipeline.storage.entry import Entry
@@ -26,7 +27,7 @@ _YOUNG_S = 2.0  # two writes of one size within a tick of the disk's clock look 
 
 @dataclass(frozen=True)
 class Text:
-    """`etag` is a hash of the unpacked bytes."""
+    """`etag` is a hash of the unpacked bytes, of a tar of all that its rows say, hashes of images among it."""
 
     etag: str
     table: pa.Table
@@ -72,16 +73,23 @@ def read_text(
     key = _key(store, entry, prompts)
     text = None if key is None else _kept.get(key)
     if text is None:
-        data = read_unpacked(store, name)
-        if planned is not None and hash_of(data) != planned.etag:
-            raise ChangedMeanwhileError
-        table, notices = _parsed(store, data, shown, prompts)
-        text = Text(hash_of(data), table, tuple(notices))
+        text = _read(store, name, shown, prompts, planned)
         if key is not None:
             _kept.put(key, text)
     if planned is not None and text.etag != planned.etag:
         raise ChangedMeanwhileError
     return text
+
+
+def _read(store: Store, name: str, shown: str, prompts: Prompts, planned: SourceFile | None) -> Text:
+    if is_tar(shown):
+        table, notices, etag = read_tar(store, name, shown, prompts)
+        return Text(etag, table, tuple(notices))
+    data = read_unpacked(store, name)
+    if planned is not None and hash_of(data) != planned.etag:
+        raise ChangedMeanwhileError
+    table, notices = _parsed(store, data, shown, prompts)
+    return Text(hash_of(data), table, tuple(notices))
 
 
 def _parsed(store: Store, data: bytes, shown: str, prompts: Prompts) -> tuple[pa.Table, list[str]]:
