@@ -6,6 +6,7 @@ member's place and hash, by which a worker reads those bytes alone and knows the
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ _JSON: Final = "json"
 _MOST_TEXT: Final = 1 << 20
 _MOST_NAME: Final = 1024
 _STEP: Final = 1 << 20
+_AHEAD: Final = 4 << 20
+"""Read at once: of a remote tar each read is a request, and a sample of a few kB would be four of them."""
 
 
 @dataclass
@@ -77,7 +80,7 @@ def read_tar(store: Store, name: str, shown_name: str, prompts: Prompts) -> tupl
     size = 0 if entry is None else entry.size_bytes
     rows = _Rows()
     try:
-        with store.open(name) as stream:
+        with store.open(name) as inner, io.BufferedReader(cast("Any", inner), _AHEAD) as stream:
             for member in _members(stream, where):
                 _take(rows, member, stream, size, where)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from PIL import Image
 
 from tests.faults.audit import Audit, Files, audit, difference, sample_ids
 from tests.faults.forks import Ended, Fork, Forks
@@ -120,6 +121,19 @@ class Bench:
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump({name: value for name, value in content.items() if value is not None}))
         return path
+
+    def image_job(self) -> Path:
+        """Six images of a folder, one of them broken, each drawn with two templates."""
+        folder = self.folder / "photos"
+        if not folder.exists():
+            half = self.folder / f"photos-{next(self._names)}"
+            half.mkdir()
+            for number in range(5):
+                Image.new("RGB", (64, 64), (40 * number, 90, 160)).save(half / f"{number}.png")
+            (half / "broken.png").write_bytes(b"no image")
+            half.rename(folder)
+        prompts = {"columns": {"image": "file_name"}, "templates": ["a red circle", "a blue square"]}
+        return self.job(folder, prompts=prompts, generation={"num_inference_steps": 2, "strength": 0.5})
 
     def start(self, job: Path, output: Output, *options: str, **env: str) -> Fork:
         arguments = ("run", str(job), "--set", f"output.url={output.url}", "--json")

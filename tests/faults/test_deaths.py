@@ -38,6 +38,10 @@ def test_crash_anywhere(bench: Bench, place: str) -> None:
     assert_good(deaths.crash_at(bench, place, [f"*:{n}" for n in range(3, 100, 24)]))
 
 
+def test_crash_in_a_job_from_images(bench: Bench) -> None:
+    assert_good(deaths.crash_at(bench, "disk", ["before-data:2", "*:30"], from_images=True))
+
+
 def test_killed_at_random(bench: Bench, place: str) -> None:
     assert_good(deaths.kill_at_random(bench, place, 6, random.Random(4)))
 
