@@ -21,7 +21,7 @@ from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
-from promptmill.pipeline.execution.heartbeat import Heartbeat
+from promptmill.pipeline.execution.heartbeat import Beating
 from promptmill.pipeline.execution.lease import Elsewhere, lease
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
@@ -112,7 +112,7 @@ def run_plan(
     if other is not None:
         progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
     with finish_first(stop, progress):
-        with Heartbeat(store, progress) as beating:
+        with Beating(store, progress) as beating:
             summary = run_job(
                 plan,
                 store,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 import promptmill.schemas.job
+from promptmill.schemas.events import EVENTS
 from promptmill.schemas.job import Job
 from promptmill.schemas.reports import REPORTS
 from promptmill.schemas.results import RESULTS
 
 SCHEMA_FILE: Final = Path(promptmill.schemas.job.__file__).with_name("job.schema.json")
 RESULTS_FILE: Final = SCHEMA_FILE.with_name("results.schema.json")
+EVENTS_FILE: Final = SCHEMA_FILE.with_name("events.schema.json")
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPE_OF_NULL: Final = {"type": "null"}
 
@@ -39,16 +42,26 @@ def job_schema() -> str:
 
 def results_schema() -> str:
     """Pretty JSON: the schema of what each command prints with `--json`, by command."""
-    schemas = {command: TypeAdapter(result).json_schema() for command, result in {**RESULTS, **REPORTS}.items()}
+    return _by_name("Promptmill --json", {**RESULTS, **REPORTS})
+
+
+def _by_name(title: str, kinds: Mapping[str, type]) -> str:
+    schemas = {name: TypeAdapter(kind).json_schema() for name, kind in kinds.items()}
     shared = {name: part for schema in schemas.values() for name, part in schema.pop("$defs", {}).items()}
-    content = {"$schema": _DIALECT, "title": "Promptmill --json", "properties": _tidy(schemas), "$defs": _tidy(shared)}
+    content = {"$schema": _DIALECT, "title": title, "properties": _tidy(schemas), "$defs": _tidy(shared)}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def events_schema() -> str:
+    """Pretty JSON: the schemas of what a run tells while it goes on, by event."""
+    return _by_name("Promptmill events", EVENTS)
 
 
 def write_schemas() -> None:
     """Bring the published files up to date: `python -m promptmill.jobs.schema`."""
     SCHEMA_FILE.write_text(job_schema(), encoding="utf-8")
     RESULTS_FILE.write_text(results_schema(), encoding="utf-8")
+    EVENTS_FILE.write_text(events_schema(), encoding="utf-8")
 
 
 def _allow_empty(section: dict[str, Any]) -> None:

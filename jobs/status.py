@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 from promptmill.jobs.console import say_on_stderr
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
@@ -19,7 +18,7 @@ from promptmill.pipeline.execution.heartbeat import read_heartbeat
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import StorageError
-from promptmill.schemas.results import StatusResult, VerifyResult
+from promptmill.schemas.results import RunState, StatusResult, VerifyResult
 
 PATIENCE_S = 10.0
 """A look is not worth minutes: whoever wants to know asks again."""
@@ -69,40 +68,49 @@ def looks(url: str, watch: bool) -> Iterator[StatusResult]:
 def in_words(result: StatusResult) -> dict[str, object]:
     """For people: the run in a line, times with their age."""
     shown: dict[str, object] = result.as_json()
-    run = result.run or {}
-    shown["run"] = _sentence(run) if run else "none has said anything"
+    shown["run"] = "none has said anything" if result.run is None else _sentence(result.run)
     shown["last_shard"] = f"{result.last_shard} at {result.last_shard_at}" if result.last_shard else "none"
     shown["failures"] = ", ".join(f"{kind} {count:,}" for kind, count in result.failures.items()) or "none"
     del shown["last_shard_at"]
     return shown
 
 
-def _run(store: Store) -> dict[str, Any] | None:
-    beat = read_heartbeat(store)
-    if beat is None:
+def _run(store: Store) -> RunState | None:
+    sign = read_heartbeat(store)
+    if sign is None:
         return None
-    kept = ("state", "error", "host", "process", "images_per_second", "eta_s", "workers", "silent_s")
-    since = beat.get("began") if beat["state"] == "running" else beat["beat"]
-    return {"since": _when(since), **{name: beat.get(name) for name in kept}}
+    said = sign.said
+    since = said.began if sign.state == "running" else said.beat
+    return RunState(
+        since=None if since is None else _when(since),
+        state=sign.state,
+        error=said.error,
+        host=said.host,
+        process=said.process,
+        images_per_second=said.images_per_second,
+        eta_s=said.eta_s,
+        workers=said.workers,
+        silent_s=sign.silent_s,
+    )
 
 
-def _sentence(run: Mapping[str, Any]) -> str:
-    text = f"{run['state']} since {run['since']} on {run['host']}"
-    if run["state"] == "dead":
-        return f"{text}: no sign of life for {format_duration(run['silent_s'])}. The same `promptmill run` goes on"
-    if run["state"] == "failed":
-        return f"{text} ({run['error']})"
-    if run["state"] == "running":
-        eta = format_duration(run["eta_s"]) if isinstance(run["eta_s"], (int, float)) else "–"
-        return f"{text}, {run['images_per_second']} images/s, ETA {eta}, workers {run['workers']}"
+def _sentence(run: RunState) -> str:
+    text = f"{run.state} since {run.since} on {run.host}"
+    if run.state == "dead":
+        return f"{text}: no sign of life for {format_duration(run.silent_s)}. The same `promptmill run` goes on"
+    if run.state == "failed":
+        return f"{text} ({run.error})"
+    if run.state == "running":
+        eta = "–" if run.eta_s is None else format_duration(run.eta_s)
+        return f"{text}, {run.images_per_second} images/s, ETA {eta}, workers {run.workers}"
     return text
 
 
-def _when(seconds: Any) -> str | None:
-    """In local time, with its distance from UTC."""
+def _when(seconds: float) -> str | None:
+    """In local time, with its distance from UTC; None for what no calendar has."""
     try:
-        return datetime.fromtimestamp(float(seconds)).astimezone().isoformat(timespec="seconds")
-    except (ValueError, TypeError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
         return None
 
 

@@ -139,5 +139,7 @@ FAILURE_KINDS = (
     "crash",  # the worker process died on it
     "hang",  # a step took longer than compute.step_timeout_s
 )
-INPUT_FAILURES = frozenset(FAILURE_KINDS[:6])
+INPUT_FAILURES = frozenset(
+    ("empty_prompt", "prompt_too_long", "invalid_text", "invalid_seed", "invalid_strength", "invalid_adapter")
+)
 """Faults of the input row: the same row fails for ever, or would come out as another sample than it asked for."""

@@ -93,16 +93,29 @@ class RunResult(DatasetResult):
 
 
 @dataclass(frozen=True)
-class StatusResult(DatasetResult):
-    """`samples_asked_for` is what the plan asks for, `failures` counts failed samples by kind.
+class RunState:
+    """What the last run said of itself. `state` is running, stopped, failed, or dead where it fell silent, `since` the
+    local time at which it began or ended, `silent_s` the age of its last word. Null is what it did not say."""
 
-    `run` is what the last run said of itself: its `state` (running, stopped, failed, or dead where it fell silent),
-    `since`, `host`, `images_per_second`, `eta_s`, `workers`. Null where none has said anything.
-    """
+    since: str | None
+    state: str
+    error: str | None
+    host: str | None
+    process: int | None
+    images_per_second: float | None
+    eta_s: float | None
+    workers: int | None
+    silent_s: float
+
+
+@dataclass(frozen=True)
+class StatusResult(DatasetResult):
+    """`samples_asked_for` is what the plan asks for, `failures` counts failed samples by kind. `run` is null where none
+    has said anything."""
 
     samples_asked_for: int
     complete: bool
-    run: dict[str, Any] | None
+    run: RunState | None
     last_shard: str | None
     last_shard_at: str | None
     failures: dict[str, int]

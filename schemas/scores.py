@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 
@@ -39,7 +39,7 @@ METRICS: Final = {
         ScoreFacts("verified_share", "share of the caption's claims that hold", 0, 1),
     ),
 }
-"""By the word of a `metric` that needs no model. A score of the user's own is `python:` in the job file."""
+"""By the word of a `metric` that needs no model, made by the file of that name in `pipeline/scores/`. A score of the user's own is `python:` in the job file."""
 METRIC_SCORES: Final = {word: tuple(facts.name for facts in scores) for word, scores in METRICS.items()}
 _BY_NAME: Final = {facts.name: facts for scores in METRICS.values() for facts in scores}
 LOWER_IS_BETTER: Final = frozenset(name for name, facts in _BY_NAME.items() if facts.lower_is_better)
@@ -48,6 +48,12 @@ LOWER_IS_BETTER: Final = frozenset(name for name, facts in _BY_NAME.items() if f
 def bounds_of(score: str) -> tuple[float, float] | None:
     facts = _BY_NAME.get(score)
     return None if facts is None else facts.bounds
+
+
+if TYPE_CHECKING:
+    _Metric = str
+else:
+    _Metric = Literal[tuple(METRICS)]
 
 
 class Score(StrictModel):
@@ -64,7 +70,7 @@ class Score(StrictModel):
     """How surely an open_clip model picks the caption among `distractors`, 0 to 1."""
     distractors: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Captions that `relative` holds against that of the image."""
-    metric: Literal["image", "verified"] | None = None
+    metric: _Metric | None = None
     """`image`: `sharpness`, `contrast`, `colourfulness`, `near_black`. `verified`: whether the image shows what a
     caption of the shapes world says, and `verified_share`, the share of its claims that hold."""
     python: Text | None = None

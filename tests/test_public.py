@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import promptmill
-from promptmill.jobs.schema import RESULTS_FILE, results_schema
+from promptmill.jobs.schema import EVENTS_FILE, RESULTS_FILE, events_schema, results_schema
 
 PROMPTS = ["a red circle", "a blue square <b>", "", "a red square"]
 
@@ -83,6 +83,7 @@ def test_results_keep_to_their_published_schema(
     job: dict[str, Any], made: tuple[promptmill.RunResult, list[promptmill.Progress]]
 ) -> None:
     assert RESULTS_FILE.read_text() == results_schema(), "run: python -m promptmill.jobs.schema"
+    assert EVENTS_FILE.read_text() == events_schema(), "run: python -m promptmill.jobs.schema"
     schema = json.loads(results_schema())
     answers = {"run": made[0], "plan": promptmill.plan(job), "status": promptmill.status(made[0].output)}
     for command, answer in answers.items():

@@ -13,6 +13,7 @@ from promptmill.opened import Dataset
 from promptmill.pipeline.display import shown
 from promptmill.pipeline.execution.progress import ProgressState
 from promptmill.pipeline.jobfile.dates import dated_place
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 from promptmill.schemas.reports import CompareResult, ReportResult
@@ -236,8 +237,8 @@ class _CallbackProgress(ProgressState):
         super().shard_done(receipt)
         self._tell()
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        super().pulse(samples_made, workers, model_loads)
+    def pulse(self, pulse: Pulse) -> None:
+        super().pulse(pulse)
         self._tell()
 
     def notice(self, text: str) -> None:

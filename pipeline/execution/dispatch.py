@@ -14,6 +14,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import WorkerHungError
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Shard, ShardStats
 
 SLOTS = 2
@@ -88,7 +89,7 @@ class InProcessDispatcher:
 
     def _watch(self, listener: Listener) -> None:
         pulse = self._context.pulse
-        listener.pulse(pulse.samples, 1, pulse.model_loads)
+        listener.pulse(Pulse(pulse.samples, 1, pulse.model_loads))
         if pulse.silent_s() > self._compute.step_timeout_s:
             self._in_hand.clear()
             self._failure = WorkerHungError(

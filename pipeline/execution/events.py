@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import Protocol
 
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import ShardStats
 
 
@@ -14,8 +15,7 @@ class Listener(Protocol):
 
     def shard_done(self, receipt: ShardStats) -> None: ...
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        """Totals since the run began, samples of unfinished shards included."""
+    def pulse(self, pulse: Pulse) -> None: ...
 
     def notice(self, text: str) -> None:
         """Something a person should know: a wait, a lost worker, a shard that is tried again."""

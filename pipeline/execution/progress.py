@@ -14,6 +14,7 @@ from rich.text import Text
 from promptmill.pipeline.dataset.state import counted
 from promptmill.pipeline.display import format_duration, shown
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 
 LINE_EVERY_S = 30.0
@@ -59,10 +60,10 @@ class ProgressState:
         else:
             self._committed += receipt.counts.samples
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        self._made, self.workers, self.model_loads = samples_made, workers, model_loads
+    def pulse(self, pulse: Pulse) -> None:
+        self._made, self.workers, self.model_loads = pulse.samples_made, pulse.workers, pulse.model_loads
         now = time.monotonic()
-        self._history.append((now, samples_made))
+        self._history.append((now, self._made))
         while len(self._history) > 2 and now - self._history[0][0] > _RATE_WINDOW_S:
             self._history.pop(0)
 
@@ -111,8 +112,8 @@ class PlainProgress(ProgressState):
         super().begin(plan, todo, done)
         self._print(f"{self.line()} · {len(todo):,} shards to do")
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        super().pulse(samples_made, workers, model_loads)
+    def pulse(self, pulse: Pulse) -> None:
+        super().pulse(pulse)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every_s
             self._print(self.line())

@@ -23,6 +23,7 @@ from promptmill.pipeline.models.catalog.versions import differing, in_words, lib
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError, StorageError
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats
 
 _ROUNDS = 3
@@ -108,8 +109,8 @@ class _Tally:
             self.broken = True
             self._stop.request()
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        self._listener.pulse(samples_made, workers, model_loads)
+    def pulse(self, pulse: Pulse) -> None:
+        self._listener.pulse(pulse)
 
     def notice(self, text: str) -> None:
         self._listener.notice(text)

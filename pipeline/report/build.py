@@ -75,26 +75,15 @@ def build_report(
     single_file = single_file or store.entry(f"report/{SINGLE_FILE}") is not None  # none is left to tell old numbers
     seconds = before.wall_seconds if seconds is None else seconds
     price = before.price_per_hour if price_per_hour is None else price_per_hour
-    summary = summarize(plan, samples, store.url, seconds, price)
     frame = make_frame(plan, samples)
     analysis = {**analyse(frame), "url": redact(store.url)}
-    summary["metrics"] = summarized(analysis)
-    summary["correlations"] = analysis["correlations"]
-    references, unread = reference_tables(store)
-    summary["references"] = references
-    summary["problems"] += unread
-    summary["selection"] = None if selection is None else asdict(selection_facts(store, selection))
+    summary = summarize(plan, samples, store.url, seconds, price)
+    _add_findings(summary, analysis, store, selection)
     sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
     rows = choose_rows(plan, samples, sizes)
-
-    written: set[str] = set()
-
-    def put(key: str, data: bytes) -> None:
-        written.add(f"report/{key}")
-        store.put(f"report/{key}", data)
-
     reader = InputReader(store, reach=None if reach is None else replace(reach, hashes=input_hashes(samples)))
     first = first_rows(frame, rows)
+    put = _Folder(store)
     write_page(
         frame,
         analysis,
@@ -104,15 +93,37 @@ def build_report(
         input_pictures(samples, first, plan.job.task.roles, reader.read, reader.kept),
         summary=summary,
         price=price,
-        references=references,
+        references=summary["references"],
         single_file=single_file,
     )
     put("summary.csv", summary_csv(analysis))
     result = checked(ReportResult, summary)
     content = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
     put("summary.json", content.encode("utf-8", "backslashreplace"))
-    _remove_old_pieces(store, written)
+    _remove_old_pieces(store, put.written)
     return result
+
+
+def _add_findings(summary: dict[str, Any], analysis: dict[str, Any], store: Store, selection: str | None) -> None:
+    """What the samples alone do not say: which variants differ, what other commands found, which view it is."""
+    references, unread = reference_tables(store)
+    summary["metrics"] = summarized(analysis)
+    summary["correlations"] = analysis["correlations"]
+    summary["references"] = references
+    summary["problems"] += unread
+    summary["selection"] = None if selection is None else asdict(selection_facts(store, selection))
+
+
+class _Folder:
+    """`report/` of a dataset, and which of its objects this report wrote."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.written: set[str] = set()
+
+    def __call__(self, key: str, data: bytes) -> None:
+        self.written.add(f"report/{key}")
+        self._store.put(f"report/{key}", data)
 
 
 def _remove_old_pieces(store: Store, written: Collection[str]) -> None:
@@ -191,19 +202,10 @@ def write_page(
 
     Pieces are named by their content, so that of two reports at once each page loads its own.
     """
-    names: dict[str, str] = {}
-    contents: dict[str, bytes] = {}
-
-    def put_piece(key: str, content: bytes) -> None:
-        stem, _, ending = key.rpartition(".")
-        names[key] = f"{stem}.{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
-        put(names[key], content)
-        if single_file:
-            contents[key] = content
-
+    put_piece = _Pieces(put, single_file)
     thumbs = write_thumbnails(frame.samples, rows, read, put_piece)
     numbers = write_inputs(inputs, len(thumbs), put_piece)
-    analysis = {**analysis, "thumb_files": list(names.values())}
+    analysis = {**analysis, "thumb_files": list(put_piece.names.values())}
     pieces = [("data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows, numbers)]
     pieces += sample_pieces(frame, rows, analysis["cell_texts"], thumbs)
     assets = [(f"assets/{name.rpartition('/')[2]}", page_file(name).encode()) for name in (*VENDORED, *APP)]
@@ -214,12 +216,34 @@ def write_page(
     defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "inline": []}
     sizes = {"shown": len(rows), "total": frame.samples.table.num_rows}
     page = environment().get_template("index.html.j2")
-    facts = {**defaults, **sizes, **facts, "style": page_file("style.css"), "scripts": [names[key] for key in order]}
+    facts = {
+        **defaults,
+        **sizes,
+        **facts,
+        "style": page_file("style.css"),
+        "scripts": [put_piece.names[key] for key in order],
+    }
     put("index.html", page.render(**facts).encode("utf-8", "replace"))
     if single_file:
-        thumbnails = [key for key in contents if key.startswith("thumbs/")]
-        inline = [contents[key].decode() for key in (*order[:-1], *thumbnails, order[-1])]
+        thumbnails = [key for key in put_piece.contents if key.startswith("thumbs/")]
+        inline = [put_piece.contents[key].decode() for key in (*order[:-1], *thumbnails, order[-1])]
         put(SINGLE_FILE, page.render(**{**facts, "inline": inline}).encode("utf-8", "replace"))
+
+
+class _Pieces:
+    """Stores pieces under names made of their content, `names` by key; `contents` for a page of a single file."""
+
+    def __init__(self, put: Put, keep: bool) -> None:
+        self._put, self._keep = put, keep
+        self.names: dict[str, str] = {}
+        self.contents: dict[str, bytes] = {}
+
+    def __call__(self, key: str, content: bytes) -> None:
+        stem, _, ending = key.rpartition(".")
+        self.names[key] = f"{stem}.{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
+        self._put(self.names[key], content)
+        if self._keep:
+            self.contents[key] = content
 
 
 def page_file(name: str) -> str:

@@ -58,12 +58,7 @@ def compare_datasets(
     labels = _labels(first[1].url, second[1].url)
     sides = zip(labels, (first, second), selections, strict=True)
     a, b = (_side(label, *one, view) for label, one, view in sides)
-    shared = set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))
-    if not shared:
-        hint = (
-            f"{len(set(a.samples.texts('prompt')))} prompts there, {len(set(b.samples.texts('prompt')))} in the other"
-        )
-        raise JobError(Problem(f"{a.store.url} and {b.store.url}", "prompts that both have", "none", hint))
+    shared = _shared_prompts(a, b)
     frame = joined_frame(a, b, shared)
     analysis = {**analyse(frame), "url": redact(a.store.url), "same_seeds": a.plan.job.seed == b.plan.job.seed}
     for text, variant in zip(analysis["cell_texts"], analysis["cells"], strict=True):
@@ -93,6 +88,15 @@ def compare_datasets(
     content = json.dumps(result.as_json(), indent=2, ensure_ascii=False)
     out.put("summary.json", content.encode("utf-8", "backslashreplace"))
     return result
+
+
+def _shared_prompts(a: Side, b: Side) -> set[str]:
+    """Raises JobError where there are none."""
+    ours, theirs = (set(side.samples.texts("prompt")) for side in (a, b))
+    if not ours & theirs:
+        hint = f"{len(ours)} prompts there, {len(theirs)} in the other"
+        raise JobError(Problem(f"{a.store.url} and {b.store.url}", "prompts that both have", "none", hint))
+    return ours & theirs
 
 
 def _labels(first: str, second: str) -> tuple[str, str]:

@@ -35,6 +35,9 @@ class ImageStatistics:
         return dict(zip(self.columns, columns, strict=True))
 
 
+SCORER = ImageStatistics
+
+
 def luma(pixels: Pixels) -> Floats:
     """float32 [height, width], 0 to 1."""
     weights = np.array([0.299, 0.587, 0.114], np.float32) / 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.interface import Embedder
@@ -13,18 +14,19 @@ from promptmill.pipeline.planning.own_scores import describe_score
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.scores.clip import ClipScore
 from promptmill.pipeline.scores.diversity import Diversity
-from promptmill.pipeline.scores.image import ImageStatistics
 from promptmill.pipeline.scores.interface import Scorer
 from promptmill.pipeline.scores.own import OwnScore
 from promptmill.pipeline.scores.relative import Relative
-from promptmill.pipeline.scores.verified import Verified
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.rules import repeats
 from promptmill.schemas.scores import METRIC_SCORES
 
-PLAIN: dict[str, Callable[[], Scorer]] = {"image": ImageStatistics, "verified": Verified}
-"""What needs pixels and caption alone."""
+
+def plain_scorer(word: str) -> Scorer:
+    """What needs pixels and caption alone: the `SCORER` of the file that is called so."""
+    scorer: Scorer = import_module(f"promptmill.pipeline.scores.{word}").SCORER()
+    return scorer
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ WITH_CLIP: dict[str, Callable[[Embedder, Asked], Scorer]] = {
 }
 OWN = "python"
 EXPECTED = (
-    "image, verified, clip=MODEL, clip:name=MODEL, diversity=MODEL, relative=MODEL or python=PACKAGE.MODULE:CLASS"
+    f"{', '.join(METRIC_SCORES)}, "
+    "clip=MODEL, clip:name=MODEL, diversity=MODEL, relative=MODEL or python=PACKAGE.MODULE:CLASS"
 )
 
 
 def scorers_beside(plan: Plan) -> list[Scorer]:
     """Those of a job that score one image at a time in the encoder threads."""
     own = [OwnScore(told) for told in plan.python_scores if not told.on_device]
-    return [*(PLAIN[score.metric]() for score in plan.job.score if score.metric is not None), *own]
+    return [*(plain_scorer(score.metric) for score in plan.job.score if score.metric is not None), *own]
 
 
 def scorers_on_device(plan: Plan) -> list[Scorer]:
@@ -96,8 +99,8 @@ def choose_scorers(words: Sequence[str], distractors: Sequence[str] = (), thread
 
     def scorer(word: str) -> Scorer:
         kind, name, value = _parts(word)
-        if kind in PLAIN:
-            return PLAIN[kind]()
+        if kind in METRIC_SCORES:
+            return plain_scorer(kind)
         if kind == OWN:
             return OwnScore(describe_score(value, f"metric {word}"))
         others = distractors if kind == "relative" else ()
@@ -116,7 +119,7 @@ def _columns(word: str) -> tuple[str, ...]:
     kind, name, value = _parts(word)
     if kind == OWN:
         return describe_score(value, f"metric {word}").names
-    return METRIC_SCORES[kind] if kind in PLAIN else (name or kind,)
+    return METRIC_SCORES.get(kind, (name or kind,))
 
 
 def _parts(word: str) -> tuple[str, str, str]:
@@ -129,7 +132,7 @@ def _parts(word: str) -> tuple[str, str, str]:
 def _problems(word: str, distractors: Sequence[str]) -> list[Problem | str]:
     kind, name, value = _parts(word)
     try:
-        if kind in PLAIN and word == kind:
+        if kind in METRIC_SCORES and word == kind:
             return []
         if kind == OWN and value and not name:
             describe_score(value, f"metric {word}")

@@ -41,6 +41,9 @@ class Verified:
         return sum(held) / len(held)
 
 
+SCORER = Verified
+
+
 def _truth(picture: Picture) -> Claims | None:
     """None where the column is missing, or belongs to somebody else."""
     try:

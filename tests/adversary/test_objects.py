@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_heartbeat(made: Path, data: st.DataObject) -> None:
     store = Store(str(made))
     (made / KEY).write_bytes(content)
     shown = _run(store)
-    assert shown is None or (_sentence(shown) and json.dumps(shown, allow_nan=False))
+    assert shown is None or (_sentence(shown) and json.dumps(asdict(shown), allow_nan=False))
 
 
 @settings(FEW, max_examples=60)

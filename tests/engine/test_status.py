@@ -16,8 +16,9 @@ import pytest
 
 from promptmill.jobs import status as status_module
 from promptmill.pipeline.dataset.claim import claim_output
-from promptmill.pipeline.execution.heartbeat import DEAD_AFTER_S, KEY, Heartbeat, read_heartbeat
+from promptmill.pipeline.execution.heartbeat import DEAD_AFTER_S, KEY, Beating, read_heartbeat
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Counts, ShardStats
 from tests.engine.conftest import Answer
 from tests.heart.mill import memory, small_plan
@@ -48,17 +49,17 @@ def test_a_run_that_is_at_work_and_one_that_died(tmp_path: Path) -> None:
     store, notes = memory(), Notes()
     plan = claim_output(small_plan(tmp_path), store)
     shards = list(plan.all_shards())
-    with pytest.raises(KeyError), Heartbeat(store, notes) as beating:
+    with pytest.raises(KeyError), Beating(store, notes) as beating:
         beating.begin(plan, shards, Counts())
-        beating.pulse(0, 2, 1)
+        beating.pulse(Pulse(0, 2, 1))
         beating.shard_done(ShardStats(0, Counts(4, 4)))
         deadline = time.monotonic() + 10
         while (beat := read_heartbeat(store)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert beat is not None and (beat["state"], beat["samples"]) == ("running", plan.samples)
+        assert beat is not None and (beat.state, beat.said.samples) == ("running", plan.samples)
         raise KeyError("a defect")
     beat = read_heartbeat(store)
-    assert beat is not None and (beat["state"], beat["error"], beat["last_shard"]) == ("failed", "KeyError", 0)
+    assert beat is not None and (beat.state, beat.said.error, beat.said.last_shard) == ("failed", "KeyError", 0)
     assert (notes.begun, notes.done, notes.heard) == (([shard.number for shard in shards], Counts()), [0], [(0, 2, 1)])
 
 
@@ -76,8 +77,8 @@ def _beating(folder: Path, age_s: float) -> Store:
 def test_clocks_that_differ(tmp_path: Path, skew_s: float, age_s: float, state: str) -> None:
     """Of the run, of whoever looks, and of the store: the last one counts."""
     beat = read_heartbeat(_beating(tmp_path, age_s), lambda: time.time() + skew_s)
-    assert beat is not None and beat["state"] == state
-    assert skew_s or age_s <= beat["silent_s"] < age_s + 10
+    assert beat is not None and beat.state == state
+    assert skew_s or age_s <= beat.silent_s < age_s + 10
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
 
 
@@ -89,7 +90,7 @@ def test_a_look_needs_no_right_to_write(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(store.backend, "put", refuse)
     beat = read_heartbeat(store)
-    assert beat is not None and beat["state"] == "dead"
+    assert beat is not None and beat.state == "dead"
 
 
 def test_a_dead_run_is_told_with_what_to_do(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
@@ -116,10 +117,24 @@ def test_a_heartbeat_that_is_none(content: bytes) -> None:
 
 def test_odd_values_in_a_heartbeat(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     assert cli("run", job(), "--in-process").code == 0
-    odd: dict[str, Any] = {"state": "running", "beat": time.time(), "began": "x", "eta_s": "y", "workers": [1]}
+    odd: dict[str, Any] = {
+        "state": "running",
+        "beat": time.time(),
+        "began": "x",
+        "eta_s": "y",
+        "workers": [1],
+        "host": "me",
+    }
     (tmp_path / "out" / KEY).write_text(json.dumps(odd))
     assert cli("status", tmp_path / "out").code == 0
-    assert cli("status", tmp_path / "out", "--json").json["run"]["since"] is None
+    run = cli("status", tmp_path / "out", "--json").json["run"]
+    assert (run["state"], run["since"], run["eta_s"], run["workers"], run["host"]) == (
+        "running",
+        None,
+        None,
+        None,
+        "me",
+    )
 
 
 def test_a_store_that_refuses_a_heartbeat_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +145,7 @@ def test_a_store_that_refuses_a_heartbeat_costs_nothing(tmp_path: Path, monkeypa
         raise ConnectionError("no")
 
     monkeypatch.setattr(store.backend, "put", refuse)
-    with Heartbeat(store, Notes()) as beating:
+    with Beating(store, Notes()) as beating:
         beating.begin(plan, list(plan.all_shards()), Counts())
     assert read_heartbeat(store) is None
     assert "heartbeat" not in {thread.name for thread in threading.enumerate()}

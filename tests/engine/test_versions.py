@@ -13,6 +13,7 @@ import pytest
 from promptmill.pipeline.execution.run import _Versions
 from promptmill.pipeline.models.catalog import versions
 from promptmill.pipeline.models.diffusion.device import device_facts
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Counts, ShardStats
 from tests.engine.conftest import Answer, records
 
@@ -102,7 +103,7 @@ class Said:
 
     def shard_done(self, receipt: ShardStats) -> None: ...
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None: ...
+    def pulse(self, pulse: Pulse) -> None: ...
 
     def notice(self, text: str) -> None:
         self.notices.append(text)

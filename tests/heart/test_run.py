@@ -20,6 +20,7 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import JobError, OutputMismatchError, PromptmillError, StorageError
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 from tests.heart.mill import TintContext, make_missing, memory, small_plan
 
@@ -38,8 +39,8 @@ class Notes:
     def shard_done(self, receipt: ShardStats) -> None:
         self.done.append(receipt.shard)
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        self.heard.append((samples_made, workers, model_loads))
+    def pulse(self, pulse: Pulse) -> None:
+        self.heard.append((pulse.samples_made, pulse.workers, pulse.model_loads))
 
     def notice(self, text: str) -> None:
         self.heard.append(text)
@@ -55,7 +56,7 @@ class InTurn:
         self._context.broken = frozenset(broken)
 
     def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
-        listener.pulse(1, 2, 3)
+        listener.pulse(Pulse(1, 2, 3))
         listener.notice("begun")
         for shard in shards:
             if not stop.requested:

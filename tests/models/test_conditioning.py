@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import promptmill.pipeline.models.diffusion.conditioners as conditioners_package
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.tasks import check_arguments
+from promptmill.pipeline.models.diffusion.conditioners import Parts
 from promptmill.pipeline.models.diffusion.conditioning import Batch, call_arguments
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.worker.recovery import batch_size_key
@@ -75,3 +77,12 @@ def test_the_task_follows_from_the_roles() -> None:
     assert task_of(["control_image"]).controlled
     with pytest.raises(ValueError, match="a mask needs an image"):
         task_of(["mask"])
+
+
+def test_a_conditioner_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by = DiffusersGenerator(resolve_model(Model(), "model"), "cpu")
+    assert len(made_by._conditioners) == 5
+    (tmp_path / "of_tests.py").write_text("def make(parts):\n    return type(parts.pipe).__name__\n")
+    monkeypatch.setattr(conditioners_package, "__path__", [str(tmp_path)])
+    parts = Parts(made_by._pipe, made_by._device, made_by._texts, made_by._guidance, made_by._controls)
+    assert conditioners_package.conditioners(parts) == ["StableDiffusionPipeline"]

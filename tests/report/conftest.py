@@ -20,6 +20,7 @@ from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.shapes.suite import sample_prompts
 from promptmill.pipeline.shapes.world import KINDS
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
 from tests.report.painter import PainterBench
@@ -45,7 +46,7 @@ class Silence:
     def shard_done(self, receipt: ShardStats) -> None:
         pass
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
+    def pulse(self, pulse: Pulse) -> None:
         pass
 
     def notice(self, text: str) -> None:

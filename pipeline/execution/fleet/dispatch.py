@@ -27,6 +27,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Shard, ShardStats
 
 _LOOK_EVERY_S = 0.5
@@ -294,7 +295,7 @@ class RayDispatcher:
             if left and self._compute.workers == "auto":
                 self._crew.size = min(self._crew.size, sum(left.values()))
         total, ready = self._crew.totals(), self._crew.ready
-        self._listener.pulse(total.samples, ready, total.model_loads)
+        self._listener.pulse(Pulse(total.samples, ready, total.model_loads))
         self._patience.look(ready, self._wanted)
         if ready == 0 and total.model_loads == 0 and not self._searches and (error := self._patience.with_nobody()):
             self._blame.end(error)

@@ -1,6 +1,6 @@
-"""What conditions an image, one class a kind: each gives arguments of the pipeline's call, and says who may share it.
+"""How an image is conditioned: each kind gives arguments of the pipeline's call, and says who may share it.
 
-A new kind is one more class, in a file of its own, and a line in the list that the generator keeps of them.
+A new kind is one more file in `conditioners/`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
-from promptmill.pipeline.models.diffusion.guidance import Guidance, stacked
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
 from promptmill.schemas.errors import WorkerError
 from promptmill.schemas.generation import Generation
@@ -35,37 +32,6 @@ class Conditioner(Protocol):
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
         """For the pipeline's call."""
-
-
-class TextConditioner:
-    """The prompt: embeddings where `prompt_encoder` knows how the pipeline takes them, else the text itself."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def group(self, sample: Sample, generation: Generation) -> Hashable:
-        return None
-
-    def arguments(self, batch: Batch) -> Mapping[str, Any]:
-        prompts = [sample.prompt for sample in batch.samples]
-        if not batch.texts.gives_tensors:
-            return {"prompt": [batch.texts.worded(prompt) for prompt in prompts]}
-        return stacked([batch.texts.prompt(prompt) for prompt in prompts], "", self._device)
-
-
-class GuidanceConditioner:
-    """The scale, and what the image is guided away from."""
-
-    def __init__(self, guidance: Guidance, texts: PromptEncoder, device: torch.device) -> None:
-        self._guidance, self._gives_tensors, self._device = guidance, texts.gives_tensors, device
-
-    def group(self, sample: Sample, generation: Generation) -> Hashable:
-        """Given as text, an empty negative prompt and none at all can differ, so those go apart too."""
-        plain = not self._gives_tensors and bool(sample.negative_prompt)
-        return self._guidance.is_guided(sample, generation), plain
-
-    def arguments(self, batch: Batch) -> Mapping[str, Any]:
-        return self._guidance.arguments(batch.samples, batch.generation, batch.texts, self._device)
 
 
 def groups(

@@ -11,21 +11,17 @@ import numpy as np
 import torch
 
 from promptmill.pipeline.models.diffusion.adapters import Adapters, by_adapters
+from promptmill.pipeline.models.diffusion.conditioners import Parts, conditioners
 from promptmill.pipeline.models.diffusion.conditioning import (
     Batch,
-    Conditioner,
-    GuidanceConditioner,
-    TextConditioner,
     call_arguments,
     groups,
 )
-from promptmill.pipeline.models.diffusion.controls import ControlConditioner, Controls
+from promptmill.pipeline.models.diffusion.controls import Controls
 from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32, still_encode
 from promptmill.pipeline.models.diffusion.errors import guarded
 from promptmill.pipeline.models.diffusion.guidance import Guidance
 from promptmill.pipeline.models.diffusion.images import (
-    ImageConditioner,
-    MaskConditioner,
     paste,
     sibling,
     size_of,
@@ -65,13 +61,8 @@ class DiffusersGenerator:
         self._texts_with: dict[tuple[ResolvedAdapter, ...], PromptEncoder] = {}
         self._guidance = Guidance(self._pipe)
         self._controls = Controls(dtype, self._device)
-        self._conditioners: list[Conditioner] = [
-            TextConditioner(self._device),
-            GuidanceConditioner(self._guidance, self._texts, self._device),
-            ImageConditioner(),
-            MaskConditioner(self._pipe),
-            ControlConditioner(self._controls, type(self._pipe).__name__),
-        ]
+        parts = Parts(self._pipe, self._device, self._texts, self._guidance, self._controls)
+        self._conditioners = conditioners(parts)
         self._siblings: dict[tuple[TaskName, bool], Any] = {}
         self._adapters = Adapters(self._pipe)
         self._given: tuple[ResolvedAdapter, ...] = ()

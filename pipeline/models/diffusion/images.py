@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from PIL import Image
 
-from promptmill.pipeline.models.catalog.tasks import blends, class_for
-from promptmill.pipeline.models.diffusion.conditioning import Batch
+from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.diffusion.decode import in_float32
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
-from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import MASK_LIMIT, TaskName, task_of
 from promptmill.schemas.plan import Sample
 
@@ -53,37 +50,6 @@ def size_of(sample: Sample) -> tuple[int, int] | None:
     """Height and width of the sample's images; None where it has none."""
     pixels = next((each.pixels for each in sample.inputs.values()), None)
     return None if pixels is None else (int(pixels.shape[0]), int(pixels.shape[1]))
-
-
-class ImageConditioner:
-    """The image that a sample starts from, and how far it is left behind, which is one value a call."""
-
-    def group(self, sample: Sample, generation: Generation) -> Hashable:
-        return (sample.strength, size_of(sample)) if sample.inputs else None
-
-    def arguments(self, batch: Batch) -> Mapping[str, Any]:
-        if "image" not in batch.samples[0].inputs:
-            return {}
-        images = [Image.fromarray(sample.inputs["image"].pixels) for sample in batch.samples]
-        return {"image": images, "strength": batch.samples[0].strength}
-
-
-class MaskConditioner:
-    """What of the image is drawn anew: as an argument, or where diffusers insists on other models, after each step."""
-
-    def __init__(self, base: Any) -> None:
-        self._blends = blends(type(base).__name__)
-        self._base = base
-
-    def group(self, sample: Sample, generation: Generation) -> Hashable:
-        return None
-
-    def arguments(self, batch: Batch) -> Mapping[str, Any]:
-        if "mask" not in batch.samples[0].inputs:
-            return {}
-        if not self._blends:
-            return {"mask_image": [Image.fromarray(sample.inputs["mask"].pixels) for sample in batch.samples]}
-        return {"callback_on_step_end": Blend(self._base, batch.samples)}
 
 
 class Blend:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from promptmill.pipeline.execution.progress import PlainProgress
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import ShardStats
 from tests.benchmarks.setting import Setting, Warmth
 
@@ -25,10 +26,10 @@ class Watch(PlainProgress):
         self.answer: Any = None
         self._slow_down = slow_down
 
-    def pulse(self, samples_made: int, workers: int, model_loads: int) -> None:
-        super().pulse(samples_made, workers, model_loads)
-        if samples_made and self.warmth.first is None:
-            self.warmth.batch_done(samples_made)
+    def pulse(self, pulse: Pulse) -> None:
+        super().pulse(pulse)
+        if pulse.samples_made and self.warmth.first is None:
+            self.warmth.batch_done(pulse.samples_made)
             self._slow_down()
 
     def shard_done(self, receipt: ShardStats) -> None:
@@ -36,7 +37,7 @@ class Watch(PlainProgress):
         self.receipts.append(receipt)
         made = sum(each.counts.samples for each in self.receipts)
         if self.warmth.first is None:  # a starved machine: the first shard was done before a batch of it was seen
-            self.pulse(made, 1, 0)
+            self.pulse(Pulse(made, 1, 0))
         self.answer = self.warmth.answer(made)
 
 

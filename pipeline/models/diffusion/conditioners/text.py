@@ -1,0 +1,34 @@
+"""The prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+
+from promptmill.pipeline.models.diffusion.conditioners import Parts
+from promptmill.pipeline.models.diffusion.conditioning import Batch
+from promptmill.pipeline.models.diffusion.guidance import stacked
+from promptmill.schemas.generation import Generation
+from promptmill.schemas.plan import Sample
+
+
+class TextConditioner:
+    """The prompt: embeddings where `prompt_encoder` knows how the pipeline takes them, else the text itself."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def group(self, sample: Sample, generation: Generation) -> Hashable:
+        return None
+
+    def arguments(self, batch: Batch) -> Mapping[str, Any]:
+        prompts = [sample.prompt for sample in batch.samples]
+        if not batch.texts.gives_tensors:
+            return {"prompt": [batch.texts.worded(prompt) for prompt in prompts]}
+        return stacked([batch.texts.prompt(prompt) for prompt in prompts], "", self._device)
+
+
+def make(parts: Parts) -> TextConditioner:
+    return TextConditioner(parts.device)
