@@ -39,7 +39,9 @@ METRICS: Final = {
         ScoreFacts("verified_share", "share of the caption's claims that hold", 0, 1),
     ),
 }
-"""By the word of a `metric` that needs no model, made by the file of that name in `pipeline/scores/`. A score of the user's own is `python:` in the job file."""
+"""By the word of a `metric` that needs no model, made by the file of that name in `pipeline/scores/`.
+
+A score of the user's own is `python:` in the job file."""
 METRIC_SCORES: Final = {word: tuple(facts.name for facts in scores) for word, scores in METRICS.items()}
 _BY_NAME: Final = {facts.name: facts for scores in METRICS.values() for facts in scores}
 LOWER_IS_BETTER: Final = frozenset(name for name, facts in _BY_NAME.items() if facts.lower_is_better)
