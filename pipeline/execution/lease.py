@@ -7,14 +7,15 @@ that a dataset promises hangs on it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -22,6 +23,7 @@ from promptmill.pipeline.execution.events import Listener
 from promptmill.pipeline.execution.heartbeat import KEY, MOST_BYTES, read_heartbeat
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import StorageError
+from promptmill.schemas.events import Heartbeat
 from promptmill.schemas.results import IfRunning
 
 _LOOK_EVERY_S: Final = 5.0
@@ -41,13 +43,13 @@ class Elsewhere:
 
 def running_elsewhere(store: Store) -> Elsewhere | None:
     """None too for a process of this machine that is gone: nobody has to wait until its last beat is old."""
-    beat = read_heartbeat(store)
-    if beat is None or beat["state"] != "running":
+    sign = read_heartbeat(store)
+    if sign is None or sign.state != "running":
         return None
-    host = f"{beat.get('host')}"
-    if host == socket.gethostname() and not _is_another(beat.get("process")):
+    host = f"{sign.said.host}"
+    if host == socket.gethostname() and not _is_another(sign.said.process):
         return None
-    return Elsewhere(host, _when(beat.get("began")))
+    return Elsewhere(host, _when(sign.said.began))
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,17 @@ def lease(
 def _taken(store: Store) -> bool:
     """Whether nobody was a moment before us. Where nothing may be written, whoever needs to will say so."""
     now = time.time()
-    content = {"state": "running", "host": socket.gethostname(), "process": os.getpid(), "began": now, "beat": now}
+    content = Heartbeat("running", now, host=socket.gethostname(), process=os.getpid(), began=now)
     try:
         there = store.entry(KEY)
-        return (there is None or store.remove(there)) and store.create(KEY, json.dumps(content).encode())
+        return (there is None or store.remove(there)) and store.create(KEY, json.dumps(asdict(content)).encode())
     except StorageError:
         return True
 
 
 def _give_back(store: Store, before: bytes | None) -> None:
-    beat = read_heartbeat(store)
-    if beat is None or beat["state"] != "running" or beat.get("process") != os.getpid():
+    sign = read_heartbeat(store)
+    if sign is None or sign.state != "running" or sign.said.process != os.getpid():
         return
     if before is None:
         store.try_delete(KEY)
@@ -108,15 +110,15 @@ def _give_back(store: Store, before: bytes | None) -> None:
         store.try_put(KEY, before)
 
 
-def _is_another(process: Any) -> bool:
+def _is_another(process: int | None) -> bool:
     try:
-        return int(process) != os.getpid() and psutil.Process(int(process)).status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError, TypeError, OverflowError):
+        return process not in (None, os.getpid()) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError, OverflowError):
         return False
 
 
-def _when(seconds: Any) -> str:
+def _when(seconds: float | None) -> str:
     try:
-        return datetime.fromtimestamp(float(seconds)).astimezone().isoformat(timespec="seconds")
-    except (ValueError, TypeError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds or math.nan).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
         return "a while ago"
