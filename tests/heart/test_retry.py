@@ -8,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from promptmill.pipeline.dataset.claim import claim_output
-from promptmill.pipeline.dataset.retry import _shard_ends, plan_retry
+from promptmill.pipeline.dataset.retry import _shard_ends, _with_room, plan_retry, stage_again
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.plan import Counts, Segment
+from promptmill.schemas.plan import Counts, ResolvedAdapter, ResolvedControl, Segment
 from tests.heart.mill import PROMPTS, make_missing, memory, rows, run_small, small_plan
 
 KEEP_ONE = {"select": {"keep": 1, "by": "clip"}}
@@ -339,3 +340,25 @@ def test_a_copy_of_a_retry_that_was_planned_elsewhere_is_taken(tmp_path: Path) -
     first = plan_retry(plan, store)
     assert plan_retry(replace(plan, notices=("another driver",)), store).segments == first.segments
     assert small_plan(tmp_path).fingerprint == first.fingerprint
+
+
+def test_what_an_unfinished_retry_reads_is_brought_back(tmp_path: Path) -> None:
+    store = memory()
+    plan = run_small(tmp_path, store, broken=["square"])
+    grown = plan_retry(plan, store)
+    (file,) = grown.segments[-1].files
+    before = store.read(f"inputs/{file.name}.parquet")
+    store.delete(f"inputs/{file.name}.parquet")
+    stage_again(grown, store)
+    assert store.read(f"inputs/{file.name}.parquet") == before
+
+
+def test_adapters_and_networks_of_the_model_are_no_columns_of_the_prompts(tmp_path: Path) -> None:
+    store = memory()
+    plan = run_small(tmp_path, store)
+    failed = pa.table({"prompt_id": ["p"], "variant": ["{}"], "adapters": ["a"], "controls": ["c"]})
+    assert {"adapters", "controls"} <= set(_with_room(failed, plan, store, []).column_names)
+    adapter = ResolvedAdapter("a", "a.safetensors", "a", "0", 1.0, 1)
+    net = ResolvedControl("c", "c", "c", "0", "ControlNetModel", 1.0, "none", 0, True)
+    with_both = replace(plan, models=(replace(plan.models[0], adapters=(adapter,), controlnets=(net,)),))
+    assert _with_room(failed, with_both, store, []).column_names == ["prompt_id", "room"]

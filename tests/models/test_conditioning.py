@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import promptmill.pipeline.models.diffusion.conditioners as conditioners_package
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.tasks import check_arguments
-from promptmill.pipeline.models.diffusion.conditioners import Parts
+from promptmill.pipeline.models.diffusion import conditioners as folder
 from promptmill.pipeline.models.diffusion.conditioning import Batch, call_arguments
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.pipeline.models.diffusion.registry import Parts, conditioners
 from promptmill.pipeline.worker.recovery import batch_size_key
 from promptmill.schemas.errors import JobError, WorkerError
 from promptmill.schemas.generation import Generation, Model
@@ -83,6 +83,6 @@ def test_a_conditioner_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made_by = DiffusersGenerator(resolve_model(Model(), "model"), "cpu")
     assert len(made_by._conditioners) == 5
     (tmp_path / "of_tests.py").write_text("def make(parts):\n    return type(parts.pipe).__name__\n")
-    monkeypatch.setattr(conditioners_package, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(folder, "__path__", [str(tmp_path)])
     parts = Parts(made_by._pipe, made_by._device, made_by._texts, made_by._guidance, made_by._controls)
-    assert conditioners_package.conditioners(parts) == ["StableDiffusionPipeline"]
+    assert conditioners(parts) == ["StableDiffusionPipeline"]

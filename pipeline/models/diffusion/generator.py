@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from promptmill.pipeline.models.diffusion.adapters import Adapters, by_adapters
-from promptmill.pipeline.models.diffusion.conditioners import Parts, conditioners
 from promptmill.pipeline.models.diffusion.conditioning import (
     Batch,
     call_arguments,
@@ -29,6 +28,7 @@ from promptmill.pipeline.models.diffusion.images import (
 )
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
+from promptmill.pipeline.models.diffusion.registry import Parts, conditioners
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler, scheduler_class
 from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError

@@ -10,10 +10,10 @@ import torch
 
 from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
 from promptmill.pipeline.models.catalog.tasks import class_for
-from promptmill.pipeline.models.diffusion.conditioners import Parts
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.controls import Controls
 from promptmill.pipeline.models.diffusion.maps import control_map
+from promptmill.pipeline.models.diffusion.registry import Parts
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import CONTROL, control_role, task_of
 from promptmill.schemas.plan import ResolvedControl, Sample

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from promptmill.pipeline.models.diffusion.conditioners import Parts
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.guidance import Guidance
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
+from promptmill.pipeline.models.diffusion.registry import Parts
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from promptmill.pipeline.models.catalog.tasks import blends
-from promptmill.pipeline.models.diffusion.conditioners import Parts
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.images import Blend
+from promptmill.pipeline.models.diffusion.registry import Parts
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from promptmill.pipeline.models.diffusion.conditioners import Parts
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.guidance import stacked
+from promptmill.pipeline.models.diffusion.registry import Parts
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 
