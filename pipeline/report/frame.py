@@ -16,6 +16,8 @@ from promptmill.pipeline.report.cost import Speed, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Integers, is_share, variant_matrix
 from promptmill.pipeline.report.summary import status_counts, variant_texts
+from promptmill.schemas.columns import input_column
+from promptmill.schemas.inputs import ROLES
 from promptmill.schemas.scores import LOWER_IS_BETTER, bounds_of
 
 FACET_VALUES = 40
@@ -95,11 +97,16 @@ def coded(values: Sequence[str]) -> tuple[list[str], Integers]:
 
 
 def _facets(samples: Samples) -> dict[str, tuple[list[str], Integers]]:
-    """Source columns of text, truth values or integers that take 2 to 40 values, most of them more than once."""
+    """The prompts where several images were drawn with each, and source columns of text, truth values or integers:
+    those that take 2 to 40 values, most of them more than once.
+
+    Not where input images lie: of a folder each has a place of its own.
+    """
     found: dict[str, tuple[list[str], Integers]] = {}
     prompts = len(set(samples.texts("prompt_id")))
-    for name in samples.source_columns:
-        column = samples.source(name)
+    places = {input_column(role) for role in ROLES}
+    columns = {name: samples.source(name) for name in samples.source_columns if name not in places}
+    for name, column in {"prompt": samples.table.column("prompt"), **columns}.items():
         if not sorts_prompts(column.type):
             continue
         values, codes = coded([text[:80] for text in as_texts(column)])

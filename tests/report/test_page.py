@@ -13,7 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+import promptmill
 from promptmill.pipeline.report.build import build_report
+from tests.engine.test_inputs import picture
 from tests.report.browser import CHROMIUM, DRIVER, Browser
 from tests.report.conftest import Dataset
 
@@ -221,6 +223,41 @@ def test_grid_axes_are_chosen_on_the_page(opened: Browser) -> None:
     before = opened.run("return document.getElementById('grid-prompt').textContent")
     opened.run("document.getElementById('grid-next').click()")
     assert opened.run("return document.getElementById('grid-prompt').textContent") != before
+
+
+def test_what_images_were_drawn_from_stands_beside_them(browser: Browser, models: Path, tmp_path: Path) -> None:
+    """Two photos, three prompts each, two strengths; the page showed photos in the details alone."""
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(("a.png", "b.png")):
+        picture(number).save(tmp_path / "photos" / name)
+    job = {
+        "name": "photos",
+        "prompts": {
+            "source": str(tmp_path / "photos"),
+            "columns": {"image": "file_name"},
+            "templates": ["a cat", "a dog", "a fox"],
+        },
+        "model": {"path": str(models / "sd")},
+        "generation": {"num_inference_steps": 2},
+        "sweep": {"strength": [0.5, 1.0]},
+        "output": {"url": str(tmp_path / "out")},
+    }
+    promptmill.run(job, in_process=True)
+    browser.open((tmp_path / "out/report/index.html").as_uri())
+    browser.wait(READY)
+    shown = "return [...document.querySelectorAll('#grid tr')].map((row) => [...row.children].map((cell) => %s))"
+    kind = "cell.querySelector('.given img, .given .picture') || cell.matches('.given') ? 'in' : cell.tagName"
+    browser.wait("document.querySelectorAll('#grid .given img').length")
+    rows = browser.run(shown % kind)
+    assert rows[0] == ["TH"] * 4 and rows[1] == ["TH", "in", "TD", "TD"] and len(rows) == 1 + 6
+    assert browser.run(shown % "cell.textContent")[0] == ["prompt ↓ strength →", "image", "0.5", "1"]
+    choose(browser, "grid-choices", "Down", "")
+    assert browser.run(shown % kind) == [["TH", "TH", "TH"], ["in", "TD", "TD"]]
+    choose(browser, "grid-choices", "Down", "strength")
+    choose(browser, "grid-choices", "Across", "prompt")
+    rows = browser.run(shown % kind)
+    assert rows[1] == ["TH", *["in"] * 6] and rows[2] == ["TH", *["TD"] * 6]
+    assert list(browser.run("return pm.analysis.facets")) == ["prompt"]  # and not where the photos lie
 
 
 def test_prompts_cannot_inject(opened: Browser) -> None:

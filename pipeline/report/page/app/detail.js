@@ -29,12 +29,16 @@ function openDetail(sample, among) {
 // What the image was drawn from: image, mask, control maps.
 function drawnFrom(inputs) {
   if (!inputs.length) return null;
-  return el("section", {}, el("h3", {}, "Drawn from"), el("div", { class: "strip" }, inputs.map(({ role, thumb }) => {
-    const name = role.replaceAll("_", " ");
-    const box = el("span", { class: "picture" });
-    withThumb(thumb, (address) => address && box.append(el("img", { src: address, alt: name, decoding: "async", onload: sharpen })));
-    return el("figure", { class: "input" }, box, el("figcaption", {}, name));
-  })));
+  return el("section", {}, el("h3", {}, "Drawn from"), el("div", { class: "strip" },
+    inputs.map((input) => el("figure", { class: "input" }, inputPicture(input), el("figcaption", {}, roleName(input.role))))));
+}
+
+const roleName = (role) => role.replaceAll("_", " ");
+
+function inputPicture({ role, thumb }) {
+  const box = el("span", { class: "picture" });
+  withThumb(thumb, (address) => address && box.append(el("img", { src: address, alt: roleName(role), decoding: "async", onload: sharpen })));
+  return box;
 }
 
 function facts(values) {

@@ -47,12 +47,25 @@ function drawGrid() {
   fill("grid", gridTable());
 }
 
+// What prompts were drawn from stands before what came of it: a column for each role, or a row where prompts lie across.
 function gridTable() {
   const across = grid.x ? grid.axes[grid.x] : [null];
   const down = grid.y ? grid.axes[grid.y] : [null];
-  const head = el("tr", {}, grid.y ? el("th", {}, `${grid.y} ↓ ${grid.x} →`) : null, across.map((value) => el("th", { scope: "col" }, grid.x ? headed(grid.x, value) : "")));
-  const rows = down.map((_, y) => el("tr", {}, grid.y ? el("th", { scope: "row" }, headed(grid.y, down[y])) : null, across.map((_, x) => gridCell(x, y))));
-  return el("table", { class: "grid" }, el("thead", {}, head), el("tbody", {}, rows));
+  const prompts = grid.x === PROMPTS ? across.map(promptAt) : grid.y === PROMPTS ? down.map(promptAt) : down.map(() => grid.prompt);
+  const roles = [...new Set(prompts.flatMap((prompt) => pm.prompts[prompt].inputs.map(({ role }) => role)))].sort();
+  const beside = grid.x === PROMPTS ? [] : roles;
+  const heading = (text) => el("th", { scope: "row" }, text);
+  const head = el("tr", {}, grid.y ? el("th", {}, `${grid.y} ↓ ${grid.x} →`) : null,
+    beside.map((role) => el("th", { scope: "col" }, roleName(role))), across.map((value) => el("th", { scope: "col" }, grid.x ? headed(grid.x, value) : "")));
+  const above = grid.x === PROMPTS && grid.y ? roles.map((role) => el("tr", {}, heading(roleName(role)), prompts.map((prompt) => givenCell(prompt, role)))) : [];
+  const rows = down.map((_, y) => el("tr", {}, grid.y ? heading(headed(grid.y, down[y])) : null,
+    beside.map((role) => givenCell(prompts[y], role)), across.map((_, x) => gridCell(x, y))));
+  return el("table", { class: "grid" }, el("thead", {}, head), el("tbody", {}, above, rows));
+}
+
+function givenCell(prompt, role) {
+  const input = pm.prompts[prompt].inputs.find((one) => one.role === role);
+  return el("td", { class: "given" }, input ? inputPicture(input) : el("span", { class: "noimage" }, "none"));
 }
 
 const promptAt = (offset) => (grid.prompt + (offset ?? 0)) % pm.prompts.length;
