@@ -79,8 +79,7 @@ def build_report(
     analysis = {**analyse(frame), "url": redact(store.url)}
     summary = summarize(plan, samples, store.url, seconds, price)
     _add_findings(summary, analysis, store, selection)
-    sizes = {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
-    rows = choose_rows(plan, samples, sizes)
+    rows = choose_rows(plan, samples, _sizes(store))
     reader = InputReader(store, reach=None if reach is None else replace(reach, hashes=input_hashes(samples)))
     first = first_rows(frame, rows)
     put = _Folder(store)
@@ -96,12 +95,21 @@ def build_report(
         references=summary["references"],
         single_file=single_file,
     )
+    result = _write_numbers(put, analysis, summary)
+    _remove_old_pieces(store, put.written)
+    return result
+
+
+def _write_numbers(put: Put, analysis: dict[str, Any], summary: dict[str, Any]) -> ReportResult:
     put("summary.csv", summary_csv(analysis))
     result = checked(ReportResult, summary)
     content = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
     put("summary.json", content.encode("utf-8", "backslashreplace"))
-    _remove_old_pieces(store, put.written)
     return result
+
+
+def _sizes(store: Store) -> dict[str, int]:
+    return {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
 
 
 def _add_findings(summary: dict[str, Any], analysis: dict[str, Any], store: Store, selection: str | None) -> None:
