@@ -23,6 +23,7 @@ from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
+from promptmill.pipeline.storage.homes import at_home
 from promptmill.pipeline.storage.urls import is_remote, local_path
 from promptmill.schemas.plan import STAGED, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
 
@@ -233,7 +234,7 @@ def _choose(written: str, known: str, bases: Sequence[Path], fits: Callable[[Pat
 
     Looks into files only where several places exist.
     """
-    path = Path(written).expanduser()
+    path = at_home(written)
     if path.is_absolute():
         return str(path)
     places = [*(base / path for base in bases), *([Path(known)] if Path(known).is_absolute() else [])]

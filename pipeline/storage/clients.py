@@ -53,10 +53,10 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     """Raises StorageError for settings that no try can help."""
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    options = _options(scheme_of(url))
+    options, place = _options(scheme_of(url)), absolute_url(url)
     try:
         _forget_clients_of_other_settings(fsspec.get_filesystem_class(scheme_of(url) or "file"))
-        fs, root = fsspec.core.url_to_fs(absolute_url(url), **options)
+        fs, root = fsspec.core.url_to_fs(place, **options)
         if scheme_of(url) in S3:
             _make_patient(fs)
         _stop_own_retries(fs)

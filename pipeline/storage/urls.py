@@ -11,6 +11,7 @@ import fsspec
 import fsspec.asyn
 
 from promptmill.pipeline.display import keep_secrets, redact
+from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.urls import chain, holds_password, names_secret, scheme_of, split_query
 
@@ -109,7 +110,7 @@ def is_remote(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """Of a path, or a URL of this machine."""
-    return Path(_LOCAL.sub("", url)).expanduser()
+    return at_home(_LOCAL.sub("", url))
 
 
 def absolute_url(url: str) -> str:

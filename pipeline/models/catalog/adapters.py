@@ -19,6 +19,7 @@ from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, cache
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, list_folder, read_json
+from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel
@@ -111,7 +112,7 @@ def _hub_name(path: str) -> tuple[str, str | None]:
 
 
 def _file(adapter: Adapter, where: str) -> Path:
-    path = _shipped(adapter.path) if adapter.path.startswith(BUILTIN) else Path(adapter.path).expanduser().absolute()
+    path = _shipped(adapter.path) if adapter.path.startswith(BUILTIN) else at_home(adapter.path).absolute()
     hub_id, name = _hub_name(adapter.path)
     if not path.exists() and HUB_ID.match(hub_id) and not hub_id.startswith("."):
         if adapter.revision is not None or name is None:

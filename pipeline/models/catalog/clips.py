@@ -23,6 +23,7 @@ from promptmill.pipeline.models.catalog.weights import (
     small_files,
     weights_problem,
 )
+from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.errors import JobError, Problem
 
 BUILTIN_CLIPS = {f"{BUILTIN}shapes": "clip"}
@@ -74,7 +75,7 @@ def resolve_clip(spec: str, where: str) -> ResolvedClip:
             raise JobError(Problem(where, f"one of {', '.join(BUILTIN_CLIPS)}", spec))
         return _resolve_folder(spec, builtin_clip_folder(spec), where)
     if spec.startswith(LOCAL):
-        return _resolve_folder(spec, Path(spec.removeprefix(LOCAL)).expanduser().absolute(), where)
+        return _resolve_folder(spec, at_home(spec.removeprefix(LOCAL)).absolute(), where)
     if spec.startswith(HUB):
         return _resolve_hub(spec, where)
     return _resolve_published(spec, where)

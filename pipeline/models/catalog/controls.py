@@ -21,6 +21,7 @@ from promptmill.pipeline.models.catalog.weights import (
     select_weights,
     weights_problem,
 )
+from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import ControlNet
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import TaskName
@@ -110,7 +111,7 @@ def look_at(folder: ModelFolder, where: str) -> None:
 
 
 def _open(net: ControlNet, where: str) -> tuple[ModelFolder, bool]:
-    path = _builtin(net.path) if net.path.startswith(BUILTIN) else Path(net.path).expanduser()
+    path = _builtin(net.path) if net.path.startswith(BUILTIN) else at_home(net.path)
     if path.is_dir():
         if net.revision is not None:
             hint = "Remove `revision`; the weights of a folder are identified by their hash."

@@ -25,6 +25,7 @@ from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
+from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
@@ -158,7 +159,7 @@ def builtin_folder(path: str, where: str = "model") -> Path:
 def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:
     if model.path.startswith(BUILTIN):
         return _open_local(builtin_folder(model.path, where), where, model.path), True
-    path = Path(model.path).expanduser()
+    path = at_home(model.path)
     if path.is_dir():
         if model.revision is not None:
             hint = "Remove `revision`; the weights of a folder are identified by their hash."
