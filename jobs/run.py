@@ -157,7 +157,7 @@ def _succeeds(write: Callable[[], None], what: str, again: str, listener: Listen
 
 def _check_memory(plan: Plan) -> None:
     """Raises JobError where this machine cannot hold one worker."""
-    needed, model = max((memory_needed_bytes(model), model.path) for model in plan.models)
+    needed, model = max((memory_needed_bytes(model, plan.pixels(model)), model.path) for model in plan.models)
     free = psutil.virtual_memory().available
     if needed > free:
         raise JobError(

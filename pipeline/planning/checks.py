@@ -9,8 +9,10 @@ from typing import Any
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.controls import check_start_end, resolve_control
-from promptmill.pipeline.models.catalog.resolve import check_size, resolve_model
+from promptmill.pipeline.models.catalog.guidance import check_guidance
+from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
+from promptmill.pipeline.models.catalog.sizes import check_size
 from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
 from promptmill.pipeline.planning import variants
@@ -91,11 +93,13 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
     schedulers = variants.tally(job, "model", "scheduler")
     places = {name: where for where, name in job.sweep.values_of("scheduler", job.generation.scheduler)}
     for model, name in schedulers:
-        if model in models and name is not None:
+        if model in models:
             _collect(problems, lambda m=models[model], name=name: check_scheduler(name, m, places[name]))
     for model in dict.fromkeys(model for (model,) in variants.tally(job, "model")):
         if model in models:
             _collect(problems, lambda m=models[model]: check_arguments(m, _asked(job)))
+            if where := _scale_asked(job):
+                _collect(problems, lambda m=models[model], at=where: check_guidance(m, _has_negative(job), at))
             if job.task.name != "text-to-image":
                 _collect(problems, lambda m=models[model]: check_task(m, job.task.name, "prompts.columns.image"))
     _check_strengths(job, models, problems)
@@ -178,6 +182,19 @@ def _asked(job: Job) -> dict[str, str]:
     own = {name for name in job.generation.model_fields_set if getattr(job.generation, name) != getattr(default, name)}
     places = {field: [where for where, _ in job.sweep.values_of(field, None)] for field in CALLED}
     return {field: where for field, (where, *_) in places.items() if field in own or where.startswith("sweep")}
+
+
+def _scale_asked(job: Job) -> str | None:
+    """Where a job asks for a guidance_scale that should act: above 1 and not the default, or several of them."""
+    places = list(job.sweep.values_of("guidance_scale", job.generation.guidance_scale))
+    scales = {value for _, value in places}
+    asked = "guidance_scale" in _asked(job) and (len(scales) > 1 or max(scales) > 1)
+    return places[0][0] if asked else None
+
+
+def _has_negative(job: Job) -> bool:
+    values = [value for _, value in job.sweep.values_of("negative_prompt", job.generation.negative_prompt)]
+    return any(values) or job.prompts.mapped.negative_prompt is not None
 
 
 def _collect(problems: list[Problem | str], check: Any) -> Any:

@@ -100,6 +100,13 @@ class Plan:
         models = dict(zip(variants.swept_models(self.job), self.models, strict=True))
         return variants.variant(self.job, models, index)
 
+    def pixels(self, model: ResolvedModel) -> int:
+        """Of the largest image that the job draws with a model, where it says sizes; else of the model's own."""
+        found = dict(zip(variants.swept_models(self.job), self.models, strict=True))
+        cells = variants.tally(self.job, "model", "width", "height")
+        drawn = [(w or model.width) * (h or model.height) for own, w, h in cells if found[own] == model]
+        return max(drawn, default=model.width * model.height)
+
     def shard(self, number: int) -> Shard:
         """Raises IndexError for a number the plan does not have."""
         for position, segment in enumerate(self.segments):

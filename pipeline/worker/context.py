@@ -160,7 +160,7 @@ class WorkerContext:
         try:
             return load_generator(model, self.plan.job.compute.threads_per_worker)
         except DeviceMemoryError as error:
-            needed = memory_needed_bytes(model) / 2**30
+            needed = memory_needed_bytes(model, self.plan.pixels(model)) / 2**30
             raise ModelLoadError(
                 f"{model.path} does not fit the device: it needs about {needed:.1f} GiB. {error}"
             ) from None

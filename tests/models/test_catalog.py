@@ -18,11 +18,11 @@ import pytest
 from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.resolve import (
     BUILTIN_MAX_SIZE,
-    check_size,
     memory_needed_bytes,
     parameters,
     resolve_model,
 )
+from promptmill.pipeline.models.catalog.sizes import check_size
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
@@ -305,7 +305,8 @@ def test_sizes_let_through(folder: Folder) -> None:
 def test_takes_no_heavy_import_and_under_a_second(folder: Folder) -> None:
     script = f"""
 import sys
-from promptmill.pipeline.models.catalog.resolve import resolve_model, check_size, memory_needed_bytes
+from promptmill.pipeline.models.catalog.resolve import resolve_model, memory_needed_bytes
+from promptmill.pipeline.models.catalog.sizes import check_size
 from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.schemas.generation import Model

@@ -75,17 +75,19 @@ def tokenizer(length: int, eos: str = "</s>") -> PreTrainedTokenizerFast:
 
 def text_config(width: int = 32, **changes: Any) -> CLIPTextConfig:
     return CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=64,
-        max_position_embeddings=CLIP_TOKENS,
-        projection_dim=width,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        **changes,
+        **{
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": 64,
+            "max_position_embeddings": CLIP_TOKENS,
+            "projection_dim": width,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+        | changes
     )
 
 

@@ -156,7 +156,7 @@ def _fitting(resources: dict[str, float], demand: Demand) -> int:
 
 
 def _needed(plan: Plan) -> int:
-    return max(memory_needed_bytes(model) for model in plan.models)
+    return max(memory_needed_bytes(model, plan.pixels(model)) for model in plan.models)
 
 
 def _fitting_memory(plan: Plan) -> int:

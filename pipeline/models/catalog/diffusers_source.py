@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,9 +54,17 @@ def scheduler_modules() -> dict[str, str]:
 
 
 @cache
-def set_timesteps_parameters(scheduler: str) -> frozenset[str]:
+def scheduler_parameters(scheduler: str, method: str) -> frozenset[str]:
     path = package_root("diffusers") / "schedulers" / f"{scheduler_modules()[scheduler]}.py"
-    return _method_parameters(_parse(path), scheduler, "set_timesteps") or frozenset()
+    return _method_parameters(_parse(path), scheduler, method) or frozenset()
+
+
+@cache
+def scheduler_methods(scheduler: str) -> frozenset[str]:
+    module = scheduler_modules().get(scheduler)
+    tree = _parse(package_root("diffusers") / "schedulers" / f"{module}.py") if module else ast.Module([], [])
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == scheduler)
+    return frozenset(each.name for node in classes for each in node.body if isinstance(each, ast.FunctionDef))
 
 
 @cache
@@ -107,10 +116,85 @@ def pipeline_source(class_name: str) -> Path | None:
 
 
 @cache
+def class_tree(class_name: str) -> tuple[ast.Module, ast.ClassDef] | None:
+    """The module of a pipeline class and the class in it; None where its source is not found."""
+    source = pipeline_source(class_name)
+    module = _parse(source) if source else ast.Module([], [])
+    classes = (node for node in module.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    return next(((module, node) for node in classes), None)
+
+
+@cache
 def call_parameters(class_name: str) -> frozenset[str]:
     """Names that the call of a pipeline class takes; empty where they cannot be read."""
     source = pipeline_source(class_name)
     return (source and _method_parameters(_parse(source), class_name, "__call__")) or frozenset()
+
+
+def _call_nodes(class_name: str) -> Iterator[ast.AST]:
+    """Of the body of a pipeline's call."""
+    tree = class_tree(class_name)
+    for method in tree[1].body if tree else []:
+        if isinstance(method, ast.FunctionDef) and method.name == "__call__":
+            yield from ast.walk(method)
+
+
+@cache
+def scheduler_calls(class_name: str) -> frozenset[str]:
+    """Methods of a scheduler that the pipeline's call needs, of those that not every scheduler has."""
+    called = (node.func for node in _call_nodes(class_name) if isinstance(node, ast.Call))
+    named = {
+        each.attr for each in called if isinstance(each, ast.Attribute) and ast.unparse(each.value) == "self.scheduler"
+    }
+    return frozenset(named & {"scale_model_input", "scale_noise"})
+
+
+@cache
+def timesteps_by(class_name: str) -> frozenset[str]:
+    """Arguments that a pipeline gives its scheduler's `set_timesteps`, of those that not every scheduler takes.
+
+    `sigmas` are named by many calls and given by those that work them out (Flux and its kin).
+    """
+    found: set[str] = set()
+    for node in _call_nodes(class_name):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sigmas":
+            found |= {"sigmas"} if not (isinstance(node.value, ast.Constant) and node.value.value is None) else set()
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("set_timesteps", "retrieve_timesteps")):
+            direct = ast.unparse(node.func).endswith("set_timesteps")
+            names = {each.arg for each in node.keywords if each.arg}
+            found |= names - {"num_inference_steps", "device", "timesteps", "mu", *(() if direct else ("sigmas",))}
+    return frozenset(found)
+
+
+@cache
+def counts_steps(class_name: str) -> bool:
+    """Whether a pipeline gives its scheduler the number of steps."""
+    calls = (node for node in _call_nodes(class_name) if isinstance(node, ast.Call))
+    direct = [node for node in calls if ast.unparse(node.func) == "self.scheduler.set_timesteps"]
+    return not direct or any("num_inference_steps" in ast.unparse(node) for node in direct)
+
+
+@cache
+def step_by(class_name: str) -> frozenset[str]:
+    """Arguments that a pipeline gives `step` by name."""
+    calls = (node for node in _call_nodes(class_name) if isinstance(node, ast.Call))
+    steps = [node for node in calls if ast.unparse(node.func) == "self.scheduler.step"]
+    return frozenset(each.arg for node in steps for each in node.keywords if each.arg)
+
+
+@cache
+def call_defaults(class_name: str) -> dict[str, Any]:
+    """Of the parameters of a pipeline's call, those that are plain values."""
+    tree = class_tree(class_name)
+    calls = (
+        [each for each in tree[1].body if isinstance(each, ast.FunctionDef) and each.name == "__call__"] if tree else []
+    )
+    found: dict[str, Any] = {}
+    for call in calls:
+        names = [argument.arg for argument in call.args.args][-len(call.args.defaults) :]
+        pairs = zip(names, call.args.defaults, strict=True)
+        found |= {name: default.value for name, default in pairs if isinstance(default, ast.Constant)}
+    return found
 
 
 @cache
@@ -157,6 +241,13 @@ def makes_images_from_text(class_name: str) -> bool:
         return False
     images = {name for name in parameters if "image" in name and "ip_adapter" not in name}
     return class_name in text_to_image_classes() or images <= {"num_images_per_prompt"}
+
+
+@cache
+def samples_tokens(class_name: str) -> bool:
+    """Whether a pipeline seeds the process itself, for a language model that draws a part of the image: one a call."""
+    source = pipeline_source(class_name)
+    return source is not None and "manual_seed(" in source.read_text("utf-8")
 
 
 def _method_parameters(module: ast.Module, class_name: str, method: str) -> frozenset[str] | None:

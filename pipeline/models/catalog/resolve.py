@@ -22,6 +22,7 @@ from promptmill.pipeline.models.catalog.components import (
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
+from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
@@ -30,6 +31,8 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import ResolvedModel
 
+DECODERS = ("vae", "movq", "vqvae", "vqgan")
+"""How pipelines call the part that makes pixels of latents."""
 BUILTIN_MODELS = {"shapes": "model"}
 """By the name behind `builtin:`, where it lies among what is shipped."""
 BUILTIN_MAX_SIZE = 128
@@ -96,34 +99,15 @@ def _raise_any(problems: Sequence[Problem]) -> None:
         raise JobError(*problems)
 
 
-def check_size(width: int | None, height: int | None, model: ResolvedModel, where: str) -> None:
-    """Null stands for the model's own size. Raises JobError naming the nearest sizes that work."""
-    problems = []
-    for name, value in (("width", width), ("height", height)):
-        if value is None:
-            continue
-        low, high, step = model.size_multiple, model.max_size, model.size_multiple
-        below = max(low, min(value, high or value) // step * step)
-        above = below if high and below + step > high else below + step
-        nearest = f"Nearest: {below}." if below == above or value < low else f"Nearest: {below} and {above}."
-        if high and value > high:
-            problems.append(Problem(f"{where}.{name}", f"at most {high} for {model.path}", str(value), nearest))
-        elif value < low or value % step:
-            problems.append(
-                Problem(f"{where}.{name}", f"a multiple of {step} for {model.pipeline_class}", str(value), nearest)
-            )
-    if problems:
-        raise JobError(*problems)
-
-
-def memory_needed_bytes(model: ResolvedModel) -> int:
+def memory_needed_bytes(model: ResolvedModel, pixels: int | None = None) -> int:
     """An estimate of what one worker takes at batch size 1, erring high.
 
     The process with its libraries, the parameters at their width on the device (4 bytes for `auto`: the CPU's), and one
-    image of the model's own size. On a GPU the process's share stays in main memory, so take it off there.
+    image of so many `pixels`, else of the model's own size. On a GPU the process's share stays in main memory, so
+    take it off there.
     """
     width = 4 if model.dtype in ("auto", "float32") else 2
-    activations = model.width * model.height * BYTES_PER_PIXEL
+    activations = (pixels or model.width * model.height) * BYTES_PER_PIXEL
     nets = sum(net.weights_bytes for net in model.controlnets) // 2
     return PROCESS_BYTES + (parameters(model) + nets) * width + activations
 
@@ -222,12 +206,30 @@ def _sizes(folder: ModelFolder, index: dict[str, Any], pipeline_class: str, wher
     """Default width and height, and what both must be multiples of, in pixels."""
     part = next((name for name in ("transformer", "unet") if _has(index, name)), "")
     denoiser = _settings(folder, f"{part}/config.json", Denoiser, where)
-    factor = _vae_factor(_settings(folder, "vae/config.json", Autoencoder, where)) if _has(index, "vae") else 1
-    sample = denoiser.sample_size or DEFAULT_SAMPLE_SIZE
-    height, width = sample if isinstance(sample, list) else (sample, sample)
+    decoder = next((name for name in DECODERS if _has(index, name)), None)
+    factor = _vae_factor(_settings(folder, f"{decoder}/config.json", Autoencoder, where)) if decoder else 1
     patch = 2 if pipeline_class.startswith(PACKED) else denoiser.patch_size or 1
     patch = patch if isinstance(patch, int) else max(patch)
-    return width * factor, height * factor, lcm(8, factor * patch)
+    code = pipeline_code(folder.root, index)
+    multiple = lcm(8, factor * patch, code.multiple())
+    if denoiser.sample_size is None:
+        height, width = (code.own_side(side) or DEFAULT_SAMPLE_SIZE * factor for side in ("height", "width"))
+        return width, height, multiple
+    sample = denoiser.sample_size
+    height, width = sample if isinstance(sample, list) else (sample, sample)
+    return width * factor, height * factor, multiple
+
+
+def pipeline_code(root: Path, index: dict[str, Any]) -> PipelineCode:
+    """With the settings of the parts in the folder; of those that cannot be read, none."""
+    paths = {name: root / name / "config.json" for name, _, _ in components(index)}
+    settings = {name: read_json(path) if path.is_file() else {} for name, path in paths.items()}
+    return PipelineCode(str(index["_class_name"]), index, settings)
+
+
+def code_of(model: ResolvedModel) -> PipelineCode | None:
+    root = settings_folder(model)
+    return pipeline_code(root, read_json(root / "model_index.json")) if root else None
 
 
 def _vae_factor(vae: Autoencoder) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,48 +86,60 @@ def check_scheduler(name: str | None, model: ResolvedModel, where: str) -> str:
     Raises JobError for an unknown name (did you mean), for one that cannot repeat its noise, and for one that does not
     fit what the model predicts, so far as its configuration tells.
     """
-    if name is None:
+    if name is None and model.scheduler not in UNREPEATABLE:
         return model.scheduler
-    found = find_scheduler(name)
+    found = find_scheduler(name or model.scheduler)
     if found is None:
-        raise JobError(_unknown(name, where))
+        raise JobError(_unknown(str(name), where))
     class_name = found[0]
     if class_name in UNREPEATABLE:
         hint = f"Use {UNREPEATABLE[class_name]}."
-        raise JobError(Problem(where, "a scheduler whose noise can be repeated", f"{name}, which draws its own", hint))
+        raise JobError(
+            Problem(
+                where, "a scheduler whose noise can be repeated", f"{name or class_name}, which draws its own", hint
+            )
+        )
     fitting = fitting_schedulers(model)
     if class_name != model.scheduler and class_name not in fitting:
         kind = "flow matching" if is_flow(model) else "noise prediction"
         known = ", ".join(key for key, (value, _) in SHORT_NAMES.items() if value in fitting)
-        raise JobError(Problem(where, f"a scheduler for {kind} ({model.pipeline_class})", name, f"These fit: {known}."))
+        raise JobError(
+            Problem(where, f"a scheduler for {kind} ({model.pipeline_class})", str(name), f"These fit: {known}.")
+        )
     return class_name
 
 
 def fitting_schedulers(model: ResolvedModel) -> frozenset[str]:
-    if not is_flow(model):
-        return FOR_NOISE
-    if not _gives_sigmas(model.pipeline_class):
-        return FOR_FLOW | FOR_BOTH
-    takes = {name for name in FOR_FLOW | FOR_BOTH if "sigmas" in diffusers_source.set_timesteps_parameters(name)}
-    return frozenset(takes)
+    flows, own = is_flow(model), _own_config(model)
+    known = FOR_FLOW | FOR_BOTH if flows else FOR_NOISE
+    if str(own.get("variance_type")).startswith("learned"):  # DeepFloyd IF draws the variance beside the noise
+        known = frozenset(name for name in known if "variance_type" in diffusers_source.scheduler_defaults(name))
+    return frozenset(name for name in known if _takes_all(name, model.pipeline_class, flows))
+
+
+def _takes_all(scheduler: str, base: str, flows: bool) -> bool:
+    """Whether it has every method and argument that the pipeline's call uses."""
+    given = diffusers_source.timesteps_by(base) - (frozenset() if flows else {"sigmas"})
+    if "sigmas" in given and not diffusers_source.counts_steps(base) and scheduler not in FOR_FLOW:
+        return False  # ERNIE gives sigmas in place of a number of steps
+    return (
+        given <= diffusers_source.scheduler_parameters(scheduler, "set_timesteps")
+        and diffusers_source.step_by(base) <= diffusers_source.scheduler_parameters(scheduler, "step")
+        and diffusers_source.scheduler_calls(base) <= diffusers_source.scheduler_methods(scheduler)
+    )
 
 
 def is_flow(model: ResolvedModel) -> bool:
-    if "Flow" in model.scheduler:
-        return True
+    return "Flow" in model.scheduler or is_flow_config(_own_config(model))
+
+
+def _own_config(model: ResolvedModel) -> dict[str, Any]:
     path = Path(model.location) / "scheduler" / "scheduler_config.json"
-    return model.is_local and path.is_file() and is_flow_config(read_json(path))
+    return read_json(path) if model.is_local and path.is_file() else {}
 
 
 def is_flow_config(config: dict[str, Any]) -> bool:
     return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
-
-
-@cache
-def _gives_sigmas(pipeline_class: str) -> bool:
-    """Whether the pipeline computes sigmas by itself and hands them to `set_timesteps` (Flux and its kin)."""
-    source = diffusers_source.pipeline_source(pipeline_class)
-    return source is not None and re.search(r"sigmas = .*np\.linspace", source.read_text()) is not None
 
 
 def _unknown(name: str, where: str) -> Problem:

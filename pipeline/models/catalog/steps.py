@@ -25,6 +25,7 @@ BETWEEN: Final = frozenset(
 
 def check_steps(name: str | None, steps: int, model: ResolvedModel, where: str) -> None:
     """Raises JobError where images cannot be drawn in so many steps, so far as the model's configuration tells."""
+    _check_own_steps(steps, model, where)
     found = find_scheduler(name) if name else (model.scheduler, {})
     if found is None or "Flow" in found[0]:
         return
@@ -32,6 +33,16 @@ def check_steps(name: str | None, steps: int, model: ResolvedModel, where: str) 
     if steps > most:
         got, hint = f"{steps:,}", "Lower it, or take another scheduler, such as euler"
         raise JobError(Problem(where, f"at most {most:,} steps with {name or found[0]}", got, hint))
+
+
+def _check_own_steps(steps: int, model: ResolvedModel, where: str) -> None:
+    """A model may bring the times of its steps (Qwen-Image 2.1), and its pipeline then asks for no number of them."""
+    root = settings_folder(model)
+    own = read_json(root / "model_index.json").get("sample_sigmas") if root else None
+    if isinstance(own, list) and own and len(own) != steps:
+        hint = f"Set generation.num_inference_steps: {len(own)}."
+        expected = f"{len(own)} steps, of which {model.path} brings the times (`sample_sigmas`)"
+        raise JobError(Problem(where, expected, f"{steps:,}", hint))
 
 
 def _most_steps(class_name: str, own: dict[str, Any]) -> int:

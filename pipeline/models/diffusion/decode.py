@@ -9,7 +9,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
 
+DECODERS = ("vae", "movq", "vqvae", "vqgan")
+"""How pipelines call the part that makes pixels of latents."""
 DECODED_PIXELS = 4 * 2**20
 """At once (four images of 1024×1024): no step takes more memory, in bfloat16 about 2.5 GB for such an image."""
 
@@ -43,13 +46,19 @@ class WatchedDecode:
         """Latents [batch, …] to pixels [batch, 3, height, width] in −1 to 1."""
         self.latents_finite = finite_rows(latents)
         latents = latents.to(self._vae.dtype)
+        as_object = options.pop("return_dict", True)
         options["return_dict"] = False
         parts = [self._decode(part, *args, **options)[0] for part in torch.split(latents, self._chunk)]
         pixels = parts[0] if len(parts) == 1 else torch.cat(parts)
         self.pixels_finite = finite_rows(pixels)
         if not all(self.pixels_finite):
             pixels = pixels.nan_to_num(0.0, 0.0, 0.0)
-        return (pixels,)
+        return DecoderOutput(sample=pixels) if as_object else (pixels,)
+
+
+def decoder_of(pipe: Any) -> Any:
+    """None for pipelines that draw pixels."""
+    return next((part for name in DECODERS if (part := getattr(pipe, name, None)) is not None), None)
 
 
 def finite_rows(values: torch.Tensor) -> list[bool]:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from promptmill.pipeline.models.diffusion.adapters import Adapters, by_adapters
+from promptmill.pipeline.models.diffusion.calls import pixels_of, told
+from promptmill.pipeline.models.diffusion.chance import process_chance
 from promptmill.pipeline.models.diffusion.conditioning import (
     Batch,
     call_arguments,
     groups,
 )
 from promptmill.pipeline.models.diffusion.controls import Controls
-from promptmill.pipeline.models.diffusion.decode import WatchedDecode, finite_rows, in_float32, still_encode
+from promptmill.pipeline.models.diffusion.decode import (
+    DECODERS,
+    WatchedDecode,
+    decoder_of,
+    finite_rows,
+    in_float32,
+    still_encode,
+)
 from promptmill.pipeline.models.diffusion.errors import guarded
 from promptmill.pipeline.models.diffusion.guidance import Guidance
 from promptmill.pipeline.models.diffusion.images import (
@@ -35,9 +45,6 @@ from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Sample
-
-SWITCHED_OFF = {"clean_caption": False, "use_resolution_binning": False}
-"""What some pipelines do to a prompt or a size unless they are told not to."""
 
 
 class Drawn(NamedTuple):
@@ -150,7 +157,7 @@ class DiffusersGenerator:
 
     def _draw_in_float32(self, batch: Batch) -> list[Drawn]:
         """The decoder in float32; samples whose latents are not finite even so are denoised in float32 too."""
-        with in_float32(self._modules("vae")):
+        with in_float32(self._modules(*DECODERS)):
             drawn = self._draw(batch)
         again = [row for row, image in enumerate(drawn) if not image.latents_finite]
         if again and self.dtype != "float32":
@@ -163,25 +170,34 @@ class DiffusersGenerator:
         return drawn
 
     def _draw(self, batch: Batch) -> list[Drawn]:
-        """One call of the pipeline, as a user of diffusers would make it with the same generators."""
+        """One call of the pipeline; a call a sample where the pipeline draws from the process's generators too."""
+        with process_chance(batch.samples[0].seed, self._device) as was_drawn_from:
+            drawn = self._call(batch)
+            alone = was_drawn_from() and len(batch.samples) > 1
+        if not alone:
+            return drawn
+        return [image for each in batch.samples for image in self._draw(replace(batch, samples=[each]))]
+
+    def _call(self, batch: Batch) -> list[Drawn]:
+        """As a user of diffusers would make it with the same generators."""
         generation, pipe = batch.generation, self._pipe_for(batch)
         call = inspect.signature(pipe.__call__).parameters
         own = generation.height or self._model.height, generation.width or self._model.width
         height, width = size_of(batch.samples[0]) or own
         # Image-to-image classes of U-Nets know no size: they draw in that of the image, which has the right one.
         sides = {} if batch.samples[0].inputs and "width" not in call else {"width": width, "height": height}
+        generators = [torch.Generator("cpu").manual_seed(sample.seed) for sample in batch.samples]
         arguments: dict[str, Any] = {
             "num_inference_steps": generation.num_inference_steps,
             **sides,
-            "generator": [torch.Generator("cpu").manual_seed(sample.seed) for sample in batch.samples],
-            "output_type": "pt",
-            **{name: value for name, value in SWITCHED_OFF.items() if name in call},
+            "generator": generators,
+            **told(pipe, generation.num_inference_steps),
             **call_arguments(pipe, self._conditioners, batch),
         }
-        pipe.scheduler = build_scheduler(self._scheduler, generation.scheduler, batch.on_step)
+        pipe.scheduler = build_scheduler(self._scheduler, generation.scheduler, batch.on_step, generators)
         batch.on_step()
         try:
-            vae = getattr(pipe, "vae", None)
+            vae = decoder_of(pipe)
             with torch.inference_mode(), self._still(vae, batch), WatchedDecode(vae, width * height) as watched:
                 drawn = _collect(pipe(**arguments), watched, (height, width))
         finally:
@@ -212,7 +228,7 @@ class DiffusersGenerator:
 
 def _collect(output: Any, watched: WatchedDecode, size: tuple[int, int]) -> list[Drawn]:
     """`size` is height and width, which the pipeline must have kept to."""
-    images = output.images  # float [batch, 3, height, width] in 0 to 1
+    images = pixels_of(output)
     if tuple(images.shape[-2:]) != size:
         raise RuntimeError(f"asked for height and width {size}, the pipeline made {tuple(images.shape[-2:])}")
     shown = finite_rows(images)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,24 +13,40 @@ from promptmill.pipeline.models.diffusion.prompt_encoder import Encoded, PromptE
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
 
+SCALES = ("guidance_scale", "distilled_guidance_scale")
+"""As pipelines call what `generation.guidance_scale` says."""
+
 
 class Guidance:
     """Classifier-free guidance (arXiv:2207.12598) as the pipeline does it.
 
-    Most pipelines guide whenever the scale is above 1. Those with a `true_cfg_scale` differ: distilled ones, such as
-    Flux.1-dev, take the scale as an input and know no negative prompt; the others guide where a negative prompt is
-    given, and, if their own default says so (Qwen-Image), always.
+    Most pipelines guide whenever the scale is above 1, Z-Image above 0, a distilled Flux.2 klein never: they say so by
+    themselves. Those with a `true_cfg_scale` differ: distilled ones, such as Flux.1-dev, take the scale as an input and
+    know no negative prompt; the others guide where a negative prompt is given, and, if their own default says so
+    (Qwen-Image), always. Those with a guider (HunyuanImage) have the scale in its settings, or none when distilled.
     """
 
     def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
         self._call = frozenset(inspect.signature(pipe.__call__).parameters)
+        guiders = (getattr(pipe, name, None) for name in ("guider", "ocr_guider"))
+        self._guiders = [guider for guider in guiders if guider is not None]
         self._true_cfg = "true_cfg_scale" in self._call
         self._always = not self._true_cfg or (call_default(pipe, "true_cfg_scale") or 0) > 1
         denoiser = getattr(pipe, "transformer", None)
         self._distilled = self._true_cfg and bool(getattr(denoiser and denoiser.config, "guidance_embeds", False))
 
     def heeds_negative(self, generation: Generation) -> bool:
-        return generation.guidance_scale > 1 and "negative_prompt" in self._call and not self._distilled
+        return "negative_prompt" in self._call and not self._distilled and self._is_on(generation.guidance_scale)
+
+    def _is_on(self, scale: float) -> bool:
+        """As the pipeline itself decides, where it can be asked."""
+        if hasattr(self._pipe, "guider"):
+            return scale > 1 and bool(self._guiders)
+        if not isinstance(getattr(type(self._pipe), "do_classifier_free_guidance", None), property):
+            return scale > 1
+        with _instead(self._pipe, "_guidance_scale", scale):
+            return bool(self._pipe.do_classifier_free_guidance)
 
     def is_guided(self, sample: Sample, generation: Generation) -> bool:
         return self.heeds_negative(generation) and (self._always or bool(sample.negative_prompt))
@@ -40,7 +57,9 @@ class Guidance:
         """The scale and the negative prompts of one group, as the pipeline's call takes them."""
         guided = self.is_guided(group[0], generation)
         scale = generation.guidance_scale
-        arguments: dict[str, Any] = {"guidance_scale": scale} if "guidance_scale" in self._call else {}
+        for guider in self._guiders:
+            guider.guidance_scale = max(scale, 1.0)  # below, it would draw the negative prompt
+        arguments: dict[str, Any] = {name: scale for name in SCALES if name in self._call}
         if guided and self._true_cfg:
             arguments["true_cfg_scale"] = scale
         if not texts.gives_tensors:
@@ -51,6 +70,16 @@ class Guidance:
             # PixArt's default is the empty text, and it refuses text beside tensors.
             arguments["negative_prompt"] = None
         return arguments
+
+
+@contextmanager
+def _instead(pipe: Any, name: str, value: Any) -> Iterator[None]:
+    before = vars(pipe).get(name)
+    setattr(pipe, name, value)
+    try:
+        yield
+    finally:
+        setattr(pipe, name, before)
 
 
 def stacked(rows: list[Encoded], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:

@@ -156,17 +156,30 @@ class PromptEncoder:
 def token_limits(pipe: Any) -> list[tuple[str, Any, int]]:
     """Each text encoder's name, its tokenizer, and the number of tokens, start and end included, that it sees."""
     limits = []
-    for name, tokenizer in pipe.components.items():
-        encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"), None)
-        if not name.startswith("tokenizer") or tokenizer is None or encoder is None:
+    for name, part in pipe.components.items():
+        encoder_name = re.sub(r"^(tokenizer|processor)", "text_encoder", name)
+        encoder = getattr(pipe, encoder_name, None) or getattr(pipe, "bert", None)  # as LDM calls it
+        tokenizer = getattr(part, "tokenizer", part)  # a processor of images and text has one
+        sequence = _sequence_length(pipe)
+        # What a processor reads is not cut unless the pipeline says where.
+        if encoder_name == name or part is None or encoder is None or (tokenizer is not part and sequence is None):
             continue
         limit = tokenizer.model_max_length
-        sequence = call_default(pipe, "max_sequence_length")
         if sequence is not None and not encoder.config.model_type.startswith("clip"):
             limit = sequence
         positions = getattr(encoder.config, "max_position_embeddings", None)
-        limits.append((name.replace("tokenizer", "text_encoder"), tokenizer, min(limit, positions or limit)))
+        limits.append((encoder_name, tokenizer, min(limit, positions or limit)))
     return limits
+
+
+def _sequence_length(pipe: Any) -> int | None:
+    """Tokens that the pipeline's call lets through; None where it leaves that to the tokenizers."""
+    named = (
+        call_default(pipe, "max_sequence_length"),
+        getattr(pipe, "default_max_sequence_length", None),
+        pipe.config.get("prompt_max_tokens"),
+    )
+    return next((length for length in named if isinstance(length, int)), None)
 
 
 def call_default(pipe: Any, name: str) -> Any:

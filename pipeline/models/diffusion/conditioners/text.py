@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from promptmill.pipeline.models.catalog.diffusers_source import samples_tokens
+from promptmill.pipeline.models.catalog.families import MIXES_PROMPTS
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.guidance import stacked
 from promptmill.pipeline.models.diffusion.registry import Parts
@@ -17,11 +19,15 @@ from promptmill.schemas.plan import Sample
 class TextConditioner:
     """The prompt: embeddings where `prompt_encoder` knows how the pipeline takes them, else the text itself."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, base: str, device: torch.device) -> None:
         self._device = device
+        self._mixes, self._alone = base in MIXES_PROMPTS, samples_tokens(base)
 
     def group(self, sample: Sample, generation: Generation) -> Hashable:
-        return None
+        """Of a pipeline that is not known to keep prompts of a batch apart, samples of one prompt share it."""
+        if self._alone:
+            return sample.sample_id
+        return None if self._mixes else (sample.prompt, sample.negative_prompt)
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
         prompts = [sample.prompt for sample in batch.samples]
@@ -31,4 +37,4 @@ class TextConditioner:
 
 
 def make(parts: Parts) -> TextConditioner:
-    return TextConditioner(parts.device)
+    return TextConditioner(type(parts.pipe).__name__, parts.device)
