@@ -51,7 +51,7 @@ faults: $(READY)  ## Break everything that can break and count what was lost; SE
 	$(BIN)/python -m tests.faults --seed $(SEED) $(if $(LONG),--long)
 
 families: $(READY)  ## A tiny pipeline of each text-to-image class against every promise
-	FAMILIES=1 $(BIN)/python -m pytest tests/families --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m tests.families
 
 bench: $(READY)  ## The benchmark table of the README
 	$(BIN)/python -m tests.benchmarks

@@ -16,6 +16,7 @@ from typing import Any, Final
 from promptmill.pipeline.models.catalog.diffusers_source import class_tree, init_annotations
 
 LARGEST_MULTIPLE: Final = 1024
+LARGEST_SIDE: Final = 1 << 16
 _DEEPEST: Final = 20
 _OPERATORS: Final[dict[type, Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
@@ -77,7 +78,7 @@ class PipelineCode:
                 first, *others = node.value.values
                 if isinstance(first, ast.Name) and first.id == side and len(others) == 1:
                     value = self.value(others[0], call)
-                    if isinstance(value, int):
+                    if isinstance(value, int) and 8 <= value <= LARGEST_SIDE:
                         return value
         default = _defaults(call).get(side)
         return default.value if isinstance(default, ast.Constant) and isinstance(default.value, int) else None

@@ -99,22 +99,27 @@ def check_scheduler(name: str | None, model: ResolvedModel, where: str) -> str:
                 where, "a scheduler whose noise can be repeated", f"{name or class_name}, which draws its own", hint
             )
         )
-    fitting = fitting_schedulers(model)
-    if class_name != model.scheduler and class_name not in fitting:
+    if class_name != model.scheduler and not _fits(class_name, model):
         kind = "flow matching" if is_flow(model) else "noise prediction"
-        known = ", ".join(key for key, (value, _) in SHORT_NAMES.items() if value in fitting)
-        raise JobError(
-            Problem(where, f"a scheduler for {kind} ({model.pipeline_class})", str(name), f"These fit: {known}.")
-        )
+        known = ", ".join(key for key, (value, _) in SHORT_NAMES.items() if _fits(value, model))
+        expected = f"a scheduler for {kind} ({model.pipeline_class})"
+        raise JobError(Problem(where, expected, str(name), f"These fit: {known}."))
     return class_name
 
 
 def fitting_schedulers(model: ResolvedModel) -> frozenset[str]:
-    flows, own = is_flow(model), _own_config(model)
-    known = FOR_FLOW | FOR_BOTH if flows else FOR_NOISE
-    if str(own.get("variance_type")).startswith("learned"):  # DeepFloyd IF draws the variance beside the noise
-        known = frozenset(name for name in known if "variance_type" in diffusers_source.scheduler_defaults(name))
-    return frozenset(name for name in known if _takes_all(name, model.pipeline_class, flows))
+    return frozenset(name for name in FOR_NOISE | FOR_FLOW | FOR_BOTH if _fits(name, model))
+
+
+def _fits(scheduler: str, model: ResolvedModel) -> bool:
+    flows = is_flow(model)
+    if scheduler not in (FOR_FLOW | FOR_BOTH if flows else FOR_NOISE):
+        return False
+    # DeepFloyd IF draws the variance beside the noise.
+    learned = str(_own_config(model).get("variance_type")).startswith("learned")
+    if learned and "variance_type" not in diffusers_source.scheduler_defaults(scheduler):
+        return False
+    return _takes_all(scheduler, model.pipeline_class, flows)
 
 
 def _takes_all(scheduler: str, base: str, flows: bool) -> bool:

@@ -1,0 +1,101 @@
+"""`python -m tests.families [CLASS …]` holds tiny pipelines to every promise and writes down what came of it.
+
+Without names all that have a builder. `results.json` keeps what was found, and the table in the README of the models'
+room is made of it; a class that nobody has tried is a row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from promptmill.pipeline.models.catalog import diffusers_source
+from promptmill.pipeline.models.catalog.families import MIXES_PROMPTS
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.catalog.tasks import class_for
+from promptmill.schemas.errors import JobError, PromptmillError
+from promptmill.schemas.generation import Model
+from tests.families.builders import BUILDERS, OLDER, build
+from tests.families.promises import PROMISES, Family
+
+RESULTS = Path(__file__).with_name("results.json")
+README = Path(__file__).parents[2] / "pipeline" / "models" / "README.md"
+BEGIN, END = "<!-- families: made by `make families` -->", "<!-- /families -->"
+Results = dict[str, dict[str, str]]
+
+
+def try_family(name: str, root: Path) -> dict[str, str]:
+    """Promise → `kept`, or what was found."""
+    try:
+        family = Family(resolve_model(Model(path=str(build(name, root / name))), "model"))
+        _ = family.generator
+    except (JobError, PromptmillError) as error:
+        return {"loads": str(error).splitlines()[0]}
+    found = {}
+    for promise in PROMISES:
+        try:
+            promise(family)
+            found[promise.__name__] = "kept"
+        except (AssertionError, PromptmillError) as error:
+            found[promise.__name__] = str(error).splitlines()[0][:200] or "not kept"
+        print(f"{name}: {promise.__name__}: {found[promise.__name__]}", flush=True)
+    return found
+
+
+def table(results: Results) -> str:
+    rows = [
+        "| class | promises | a batch | text | image | inpaint | control | adapters | guidance | negative |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    offered = (n for n in diffusers_source.pipeline_modules() if diffusers_source.makes_images_from_text(n))
+    return "\n".join([*rows, *(_row(name, results.get(name, {})) for name in sorted(offered))])
+
+
+def _row(name: str, found: dict[str, str]) -> str:
+    broken = [f"{promise.replace('_', ' ')}: {text}" for promise, text in found.items() if text != "kept"]
+    kept = "not tried" if not found else f"all {len(found)}" if not broken else "; ".join(broken).replace("|", "/")
+    call = diffusers_source.call_parameters(name)
+    cells = [
+        name.removesuffix("Pipeline"),
+        kept,
+        "together" if name in MIXES_PROMPTS else "one a call",
+        "yes",
+        _yes(class_for("image-to-image", name)),
+        _yes(class_for("inpainting", name)),
+        _yes(class_for("text-to-image", name, controlled=True)),
+        _yes(diffusers_source.has_loader(name, "Lora")),
+        _yes(call & {"guidance_scale", "true_cfg_scale", "distilled_guidance_scale"}),
+        _yes("negative_prompt" in call, "ignored, flagged"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _yes(is_so: object, otherwise: str = "–") -> str:
+    return "yes" if is_so else otherwise
+
+
+def read_results() -> Results:
+    found: Results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    return found
+
+
+def write_readme(results: Results) -> None:
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.partition(END)[2]}")
+
+
+def main(names: list[str]) -> None:
+    results = read_results()
+    with tempfile.TemporaryDirectory() as root:
+        for name in names or sorted({*BUILDERS, *OLDER}):
+            results = read_results() | {name: try_family(name, Path(root))}
+            RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False) + "\n")
+    write_readme(results)
+    if any(text != "kept" for found in results.values() for text in found.values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
