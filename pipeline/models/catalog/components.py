@@ -26,7 +26,7 @@ WITHOUT_WEIGHTS = re.compile(
 def components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Name, library and class of each part that is there (parts left out are listed as [null, null])."""
     for name, value in index.items():
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None:
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
             yield name, str(value[0]), str(value[1])
 
 
@@ -71,10 +71,12 @@ def part_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
 
 
 def _entry_problems(index: dict[str, Any], where: str) -> Iterator[Problem]:
-    """Entries of two are parts, and their folders are named as they are; the rest are numbers and words."""
+    """Entries of two words are parts, and their folders are named as they are; the rest are numbers and words."""
     for name, value in index.items():
         pair = isinstance(value, list) and len(value) == 2
         words = pair and all(item is None or isinstance(item, str) for item in value)
+        if isinstance(value, list) and value and all(type(item) in (int, float) for item in value):
+            continue  # such as the `sample_sigmas` of Qwen-Image 2.1
         if isinstance(value, list | dict) and not (words and re.fullmatch(r"\w+", name)):
             expected = "library and class of each part in model_index.json, and its folder's name"
             yield Problem(where, expected, f"another form at `{name[:80]}`")

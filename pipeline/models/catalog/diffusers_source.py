@@ -167,11 +167,10 @@ def timesteps_by(class_name: str) -> frozenset[str]:
 
 
 @cache
-def counts_steps(class_name: str) -> bool:
-    """Whether a pipeline gives its scheduler the number of steps."""
-    calls = (node for node in _call_nodes(class_name) if isinstance(node, ast.Call))
-    direct = [node for node in calls if ast.unparse(node.func) == "self.scheduler.set_timesteps"]
-    return not direct or any("num_inference_steps" in ast.unparse(node) for node in direct)
+def sigmas_are_arrays(class_name: str) -> bool:
+    """Whether the sigmas that a pipeline works out are an array of numpy."""
+    made = (node for node in _call_nodes(class_name) if isinstance(node, ast.Assign))
+    return any(ast.unparse(node.targets[0]) == "sigmas" and "np." in ast.unparse(node.value) for node in made)
 
 
 @cache

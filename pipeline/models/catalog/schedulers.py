@@ -125,8 +125,10 @@ def _fits(scheduler: str, model: ResolvedModel) -> bool:
 def _takes_all(scheduler: str, base: str, flows: bool) -> bool:
     """Whether it has every method and argument that the pipeline's call uses."""
     given = diffusers_source.timesteps_by(base) - (frozenset() if flows else {"sigmas"})
-    if "sigmas" in given and not diffusers_source.counts_steps(base) and scheduler not in FOR_FLOW:
-        return False  # ERNIE gives sigmas in place of a number of steps
+    if "sigmas" in given and not diffusers_source.sigmas_are_arrays(base) and scheduler not in FOR_FLOW:
+        return False  # Z-Image has them in a list, ERNIE in a tensor, which UniPC does not take
+    if "original_inference_steps" in given and scheduler == "TCDScheduler":
+        return False  # an LCM pipeline gives None, to which it has no answer
     return (
         given <= diffusers_source.scheduler_parameters(scheduler, "set_timesteps")
         and diffusers_source.step_by(base) <= diffusers_source.scheduler_parameters(scheduler, "step")
