@@ -1,4 +1,4 @@
-"""What the pipelines of diffusers keep of our promises, where no signature says it; tests/families tries each."""
+"""What the pipelines of diffusers keep of our promises, where no signature says it: measured on tiny pipelines."""
 
 from __future__ import annotations
 
