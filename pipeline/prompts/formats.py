@@ -96,7 +96,7 @@ def read_text_format(
 
 def _read(data: bytes, suffix: str, where: str, prompts: Prompts) -> tuple[pa.Table, list[str]]:
     if suffix == ".xlsx":
-        return _of_columns(*spreadsheet_rows(data, where), where)
+        return table_of(*spreadsheet_rows(data, where), where)
     text = decode_text(data, where)
     if not text.strip():
         raise InputError(Problem(where, "at least one prompt", "an empty file"))
@@ -156,14 +156,14 @@ def _read_json(text: str, where: str, prompt: str, whole: bool) -> tuple[pa.Tabl
     rows, numbers = json_rows(text, where, prompt, whole)
     names = list(dict.fromkeys(name for row in rows for name in row))
     try:
-        return _of_columns(names, [[row.get(name) for name in names] for row in rows], where)
+        return table_of(names, [[row.get(name) for name in names] for row in rows], where)
     except UnicodeEncodeError as error:  # values with a lone surrogate fail by themselves, a column cannot
         key = json.dumps(error.object)
         number = next(number for number, row in zip(numbers, rows, strict=True) if key in json.dumps(row))
         raise InputError(Problem(f"{where}:{number}", "keys in valid Unicode", f"{key}, half a character")) from None
 
 
-def _of_columns(names: Sequence[str], rows: Sequence[Sequence[Any]], where: str) -> tuple[pa.Table, list[str]]:
+def table_of(names: Sequence[str], rows: Sequence[Sequence[Any]], where: str) -> tuple[pa.Table, list[str]]:
     """Raises UnicodeEncodeError for broken names."""
     notices: list[str] = []
     arrays = []

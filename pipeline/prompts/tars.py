@@ -6,6 +6,7 @@ member's place and hash, by which a worker reads those bytes alone and knows the
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -18,13 +19,12 @@ import pyarrow as pa
 import xxhash
 
 from promptmill.pipeline.display import first_line, shown
-from promptmill.pipeline.prompts.formats import file_suffix, to_arrow
+from promptmill.pipeline.prompts.formats import file_suffix, table_of
 from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.members import Member
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.identity import digest
 from promptmill.schemas.prompts import Columns, Prompts
 
 _TAR: Final = ".tar"
@@ -88,11 +88,11 @@ def read_tar(store: Store, name: str, shown_name: str, prompts: Prompts) -> tupl
         raise InputError(Problem(where, "a whole tar", first_line(error), hint)) from None
     if not rows.by_key:
         raise InputError(Problem(where, "samples, such as 0001.jpg and 0001.txt", "none"))
-    table = _table(rows.by_key)
+    table, notices = _table(rows.by_key, where)
     taken = dict(_renamed(table.column_names, prompts))
     table = table.rename_columns([taken.get(column, column) for column in table.column_names])
-    notices = [f"{where}: {count:,} files that end in {ending} left out" for ending, count in rows.left_out.items()]
-    return table, notices, digest([table.column_names, table.to_pylist()])[:32]
+    notices += [f"{where}: {count:,} files that end in {ending} left out" for ending, count in rows.left_out.items()]
+    return table, notices, hashlib.sha256(json.dumps(rows.by_key).encode()).hexdigest()[:32]
 
 
 def _members(stream: BinaryIO, where: str) -> Iterator[tarfile.TarInfo]:
@@ -171,17 +171,21 @@ def _hash(stream: BinaryIO, size: int) -> str:
     return found.hexdigest()
 
 
-def _table(by_key: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+def _table(by_key: Mapping[str, Mapping[str, Any]], where: str) -> tuple[pa.Table, list[str]]:
     """Fields of a sample's JSON stand beside its other members, behind `json_` where these have the name."""
     own = {name for row in by_key.values() for name in row if name != _JSON} | {KEY}
     rows = [
-        {f"json_{name}" if name in own else name: value for name, value in row.get(_JSON, {}).items()}
+        {KEY: key}
+        | {f"json_{name}" if name in own else name: value for name, value in row.get(_JSON, {}).items()}
         | {name: value for name, value in row.items() if name != _JSON}
-        for row in by_key.values()
+        for key, row in by_key.items()
     ]
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: to_arrow([row.get(name) for row in rows])[0] for name in names}
-    return pa.table({KEY: pa.array(list(by_key), pa.string()), **columns})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        return table_of(names, [[row.get(name) for name in names] for row in rows], where)
+    except UnicodeEncodeError as error:
+        got = f"{json.dumps(error.object)}, half a character"
+        raise InputError(Problem(where, "JSON with names in valid Unicode", got)) from None
 
 
 def _renamed(names: list[str], prompts: Prompts) -> Iterator[tuple[str, str]]:

@@ -123,6 +123,10 @@ def _claims(path: Path, size: int, kind: bytes = tarfile.REGTYPE, name: str = "a
         (lambda path: pack(path, {"a.jpg": b"x", "a.png": b"y"}), "one image for each key"),
         (lambda path: pack(path, {"a.json": b"[1]"}), "one JSON object"),
         (lambda path: pack(path, {"a.json": b"{"}), "a.json: expected JSON"),
+        (lambda path: pack(path, {"a.json": b'{"x":' * 300 + b"1" + b"}" * 300}), "at most 90 levels"),
+        (lambda path: pack(path, {"a.json": b'{"x":' * 900 + b"1" + b"}" * 900}), "at most 90 levels"),
+        (lambda path: pack(path, {"a.json": b'{"\\ud800": 1}'}), "half a character"),
+        (lambda path: pack(path, {"a.json": b'{"x": {"\\ud800": 1}}'}), "half a character"),
         (lambda path: pack(path, {"a.txt": b"\xff"}), "a.txt: expected UTF-8 text"),
         (lambda path: pack(path, {"a.mp4": b"x"}), "samples, such as 0001.jpg"),
         (lambda path: path.write_bytes(b"no tar at all" * 100), "a whole tar"),
@@ -134,6 +138,16 @@ def test_a_tar_that_lies_is_refused_by_name(tmp_path: Path, make: Callable[[Path
     with pytest.raises(InputError) as refused:
         open_source(Prompts.model_validate({"source": str(path), "columns": {"image": "image"}}))
     assert "bad.tar" in str(refused.value) and said in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["1e999", '"\\ud800"', "NaN", "-0.0", "9" * 30, '[1, "x", {}]'])
+def test_odd_values_are_read_as_those_of_json_lines(tmp_path: Path, value: str) -> None:
+    path = pack(tmp_path / "a.tar", {**sample(0), "0000.json": f'{{"x": {value}}}'.encode()})
+    prompts = Prompts.model_validate({"source": str(path), "columns": {"image": "image"}})
+    first, again = (open_source(prompts).files[0] for _ in range(2))
+    assert first == again and first.rows == 1
+    pack(path, {**sample(0), "0000.json": b'{"x": 2}'})
+    assert open_source(prompts).files[0].etag != first.etag
 
 
 def test_a_packed_tar_is_refused(tmp_path: Path) -> None:
