@@ -164,10 +164,10 @@ def _kinds(store: Store, key: str) -> tuple[list[str], list[str | None]]:
     try:
         with store.open(key) as file:
             table = pq.ParquetFile(file).read(columns=["sample_id", "error_kind"] if failed else ["sample_id"])
-    except (MissingObjectError, *UNREADABLE):
+        ids = table["sample_id"].to_pylist()
+        return ids, table["error_kind"].to_pylist() if failed else [None] * len(ids)
+    except (MissingObjectError, *UNREADABLE):  # a column whose name is damaged is not there
         return [], []
-    ids = table["sample_id"].to_pylist()
-    return ids, table["error_kind"].to_pylist() if failed else [None] * len(ids)
 
 
 def newest_object(store: Store) -> Entry | None:

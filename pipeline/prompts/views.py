@@ -110,7 +110,7 @@ def _rows_of(view: View, key: str, images: Sequence[str]) -> Iterator[pa.Table]:
             places = [row - start for row in wanted if start <= row < start + batch.num_rows]
             if places:
                 part = as_schema(pa.Table.from_batches([batch]).take(np.array(places)), plain)
-                found += part.column("sample_id").to_pylist()
+                found += part.column("sample_id").to_pylist() if "sample_id" in plain.names else []
                 yield part
             start += batch.num_rows
     if sorted(found) != sorted(wanted.values()):

@@ -215,7 +215,7 @@ def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
         if data_key_of(entry.name) == shard.data_key:
             with whole_object(store, entry.name) as file:
                 rows = pq.read_table(file, columns=list(named("sample_id", "error_kind", "message"))).to_pylist()
-            kinds = {row["sample_id"]: row for row in rows if row["error_kind"] in _GIVEN_UP}
+                kinds = {row["sample_id"]: row for row in rows if row["error_kind"] in _GIVEN_UP}
             found |= {key: SampleError(row["error_kind"], row["message"] or "") for key, row in kinds.items()}
     return found
 

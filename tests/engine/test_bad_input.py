@@ -130,7 +130,7 @@ def write_source(folder: Path, name: str, content: Any) -> Path:
         ("a.csv", b"prompt,n\na,1\ncaf\xe9,2\n", ["a.csv:3", "UTF-8", "0xe9", "Save it as UTF-8"]),
         ("a.csv", b"prompt,caf\xe9\na,1\n", ["a.csv:1", "UTF-8", "0xe9"]),
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "a", "x": {"\\ud83d": 1}}\n', ["a.jsonl:2", "keys", "ud83d"]),
-        ("a.png", b"\x89PNG", ["a.png", ".parquet"]),
+        ("a.png", b"\x89PNG", ["a.png", "prompts.templates"]),
         ("a.csv.gz", gzip.compress(b"prompt\na\n" * 100, mtime=0)[:-12], ["a.csv.gz", "whole file", "end-of-stream"]),
         ("a.csv.gz", b"prompt\na\n", ["a.csv.gz", ".gz", "Not a gzipped file"]),
         ("a.csv.gz", gzip.compress(b"a", mtime=0)[:10] + b"\xff" * 9, ["a.csv.gz", "decompressing"]),

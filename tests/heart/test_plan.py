@@ -11,7 +11,7 @@ from promptmill.pipeline.planning.plan import Plan, blocks, plan_job, rows_per_s
 from promptmill.pipeline.planning.plan_json import from_json, segment_from_json, to_json
 from promptmill.pipeline.planning.variants import describe_axes, variant_name, variant_text
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.plan import PythonScore, Segment, Shard
+from promptmill.schemas.plan import PythonScore, Segment, Shard, SourceFile
 from tests.heart.mill import job, small_plan, write_prompts
 
 SWEEP = {"guidance_scale": [1.0, 5.0], "num_inference_steps": [2, 3, 4]}
@@ -108,13 +108,16 @@ def test_limit(tmp_path: Path) -> None:
         assert (plan.prompts, plan.shards, plan.segments[0].prompts) == (prompts, shards, prompts)
 
 
+COPY = SourceFile("retry", "staged:inputs/retry-0123456789abcdef.parquet", 1000, 7)
+
+
 def grown(plan: Plan) -> Plan:
     """With two retries, one of an older version without `ends`, and an extension between them."""
     files = plan.segments[0].files
     later = (
-        Segment("retry", files, 7, 6, 3, 1, (3, 4, 7)),
+        Segment("retry", (COPY,), 7, 6, 3, 1, (3, 4, 7)),
         Segment("extend", files, 3, 9, 4),
-        Segment("retry", files, 6, 13, 2, 1),
+        Segment("retry", (COPY,), 6, 13, 2, 1),
     )
     return replace(plan, segments=(*plan.segments, *later))
 
@@ -151,8 +154,11 @@ def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 def test_segments_of_older_versions_have_no_ends() -> None:
-    content = {"kind": "retry", "files": [], "prompts": 2, "first_shard": 3, "shards": 1, "variant": 0}
-    assert segment_from_json(content) == Segment("retry", (), 2, 3, 1, 0, ())
+    copy = {"name": COPY.name, "path": COPY.path, "size_bytes": 1000, "rows": 7}
+    content = {"kind": "retry", "files": [copy], "prompts": 2, "first_shard": 3, "shards": 1, "variant": 0}
+    assert segment_from_json(content) == Segment("retry", (COPY,), 2, 3, 1, 0, ())
+    with pytest.raises(ValueError, match="of one copy below inputs/"):
+        segment_from_json({**content, "files": [{**copy, "path": "/etc/hosts.parquet"}]})
 
 
 def test_a_plan_of_a_later_version_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from promptmill.pipeline.dataset.claim import _short
@@ -40,6 +41,19 @@ def test_failures_are_counted_by_kind_and_those_that_a_retry_made_are_none(tmp_p
     for entry in store.list("failures"):
         store.delete(entry.name)
     assert failure_kinds(grown, store, read_footers(grown, store)) == {}
+
+
+def test_failures_whose_columns_have_other_names_are_passed_over(tmp_path: Path) -> None:
+    """One byte of a footer makes `error_kind` another name: `status` ended in a traceback."""
+    store = memory()
+    plan = run_small(tmp_path, store, broken=["square"])
+    footers = read_footers(plan, store)
+    assert failure_kinds(plan, store, footers)
+    for entry in store.list("failures"):
+        table = pq.read_table(pa.BufferReader(store.read(entry.name)))
+        names = ["error_kine" if name == "error_kind" else name for name in table.column_names]
+        store.put(entry.name, to_parquet(table.rename_columns(names)))
+    assert failure_kinds(plan, store, footers) == {}
 
 
 def test_the_newest_object_is_the_one_written_last(tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ def hashed_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
     return sorted({"model_index.json", *below, *component_weights(folder, index)})
 
 
-def class_problems(index: dict[str, Any], where: str) -> list[Problem]:
+def class_problems(folder: ModelFolder, index: dict[str, Any], where: str) -> list[Problem]:
     """Whether every part is one class of diffusers or transformers that loads itself and nothing more."""
     libraries = {"diffusers", "transformers", *diffusers_source.pipeline_modules().values()}
     named = (class_problem(*part, libraries, where) for part in components(index))
-    return [problem for problem in [*_entry_problems(index, where), *named] if problem]
+    return [problem for problem in [*_entry_problems(folder, index, where), *named] if problem]
 
 
 def check_components(folder: ModelFolder, index: dict[str, Any], where: str) -> list[Problem]:
@@ -70,12 +70,14 @@ def part_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
     return ["model_index.json", *(file for file in folder.files if "/" in file and file.split("/")[0] in parts)]
 
 
-def _entry_problems(index: dict[str, Any], where: str) -> Iterator[Problem]:
-    """Entries of two words are parts, and their folders are named as they are; the rest are numbers and words."""
+def _entry_problems(folder: ModelFolder, index: dict[str, Any], where: str) -> Iterator[Problem]:
+    """Entries of two words are parts, and their folders are named as they are; the rest are numbers and words, or lists
+    of numbers under the name of no folder."""
     for name, value in index.items():
         pair = isinstance(value, list) and len(value) == 2
         words = pair and all(item is None or isinstance(item, str) for item in value)
-        if isinstance(value, list) and value and all(type(item) in (int, float) for item in value):
+        numbers = isinstance(value, list) and value and all(type(item) in (int, float) for item in value)
+        if numbers and not folder.names(name):
             continue  # such as the `sample_sigmas` of Qwen-Image 2.1
         if isinstance(value, list | dict) and not (words and re.fullmatch(r"\w+", name)):
             expected = "library and class of each part in model_index.json, and its folder's name"

@@ -89,7 +89,7 @@ def check_folder(folder: ModelFolder, where: str) -> dict[str, Any]:
     _raise_any(folder_problems(folder, [name for name in ("model_index.json",) if name in folder.files], where))
     index = _read_index(folder, where)
     _pipeline_class(index, where)
-    kept_out = [*class_problems(index, where), *folder_problems(folder, part_files(folder, index), where)]
+    kept_out = [*class_problems(folder, index, where), *folder_problems(folder, part_files(folder, index), where)]
     _raise_any(kept_out or check_components(folder, index, where))
     return index
 
