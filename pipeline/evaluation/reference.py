@@ -158,7 +158,8 @@ def _view_images(store: Store, entry: Entry) -> Iterator[tuple[str, Pixels | Non
         return None
     view = open_view(store, store.read(entry.name), shown_name(entry.name))
     view.check()
-    return (image for key in view.kept for image in _parquet_images(view.dataset, key, view.sample_ids))
+    chosen = view.sample_ids
+    return (image for key in view.kept for image in _parquet_images(view.dataset, key, chosen))
 
 
 def _parquet_images(

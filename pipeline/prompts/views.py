@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -89,12 +89,14 @@ def selected_rows(view: View, images: Sequence[str]) -> pa.Table:
     Raises InputError where an object is not there, or holds other samples than the view says.
     """
     view.check()
-    parts = [part for key in view.kept for part in _rows_of(view, key, images)]
-    size = sum(part.nbytes for part in parts)
-    if size > _MOST_BYTES:
-        got = f"{size / 2**30:.1f} GiB of images"
-        hint = "`promptmill export --selection` writes them as a folder, which a job can read image by image"
-        raise InputError(Problem(f"prompts.source: {view.name}", f"at most {_MOST_BYTES >> 30} GiB", got, hint))
+    parts: list[pa.Table] = []
+    size = 0
+    for part in (part for key in view.kept for part in _rows_of(view, key, images)):
+        parts.append(part)
+        size += part.nbytes
+        if size > _MOST_BYTES:
+            where, hint = f"prompts.source: {view.name}", "Select fewer, or map no column to images"
+            raise InputError(Problem(where, f"images of at most {_MOST_BYTES >> 30} GiB together", "more", hint))
     return pa.concat_tables(parts, promote_options="permissive")
 
 
@@ -113,6 +115,6 @@ def _rows_of(view: View, key: str, images: Sequence[str]) -> Iterator[pa.Table]:
                 found += part.column("sample_id").to_pylist() if "sample_id" in plain.names else []
                 yield part
             start += batch.num_rows
-    if sorted(found) != sorted(wanted.values()):
+    if Counter(found) != Counter(wanted.values()):
         hint = "Make the selection again: `promptmill select`"
         raise InputError(Problem(f"prompts.source: {view.name}", f"its samples in {key}", "others", hint))

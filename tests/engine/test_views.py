@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,6 +74,15 @@ def test_its_images_are_a_reference_set(tmp_path: Path, view: Path) -> None:
     assert len(list(reference_images(str(tmp_path / "out")))) == 4
 
 
+def test_more_images_than_fit_are_refused(
+    cli: Cli, job: MakeJob, tmp_path: Path, view: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptmill.pipeline.prompts.views._MOST_BYTES", 10_000)
+    made = job(prompts={"source": str(view), "columns": {"image": "image"}}, output={"url": str(tmp_path / "again")})
+    answer = cli("validate", made)
+    assert answer.code == 2 and "Select fewer, or map no column to images" in answer.err
+
+
 def test_one_that_is_not_in_its_dataset_is_refused(cli: Cli, job: MakeJob, tmp_path: Path, view: Path) -> None:
     astray = tmp_path / "astray" / "selections" / "best.parquet"
     astray.parent.mkdir(parents=True)
@@ -84,5 +94,9 @@ def test_one_that_is_not_in_its_dataset_is_refused(cli: Cli, job: MakeJob, tmp_p
     table = pq.read_table(view)
     ids = table.column("sample_id").take(list(range(1, len(table))) + [0])
     pq.write_table(table.set_column(0, "sample_id", ids), view)
+    data = next((tmp_path / "out" / "data").iterdir())
+    rows = pq.read_table(data)
+    unnamed = pa.array([None] * len(rows), pa.string())
+    pq.write_table(rows.set_column(rows.column_names.index("sample_id"), "sample_id", unnamed), data)
     answer = cli("validate", job(prompts={"source": str(view)}, output={"url": str(tmp_path / "again")}))
     assert answer.code == 2 and "Make the selection again" in answer.err
