@@ -28,7 +28,7 @@ from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
 from promptmill.pipeline.models.catalog.trust import remember
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.prompts.reach import Reach, places_of, remember_places
+from promptmill.pipeline.prompts.reach import Reach, places_of, reach_from, remember_places
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
 from promptmill.schemas.job import Job
@@ -72,8 +72,7 @@ def run(
             if turn.waited:
                 planned = plan_of(job, allow_large_sweep, extend)
             own, planned = planned, claim_output(planned, store, extend)
-            seen = store.url if store.local_path() is None else store.root
-            refuse_far_copies(planned, store, Reach((seen, *own_places)), own)
+            refuse_far_copies(planned, store, reach_from(store, own_places), own)
             _note(planned, own_places, progress)
             stage_again(planned, store)
             summary = run_plan(planned, store, progress, address=address, in_process=in_process, other=turn.other)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import datetime
 
 from promptmill.jobs.console import say_on_stderr
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
@@ -13,7 +12,7 @@ from promptmill.pipeline.dataset.repair import GRACE_S, Repair
 from promptmill.pipeline.dataset.repair import repair as remove
 from promptmill.pipeline.dataset.state import dataset_counts, failure_kinds, newest_object, read_footers
 from promptmill.pipeline.dataset.verify import verify_dataset
-from promptmill.pipeline.display import format_duration
+from promptmill.pipeline.display import format_duration, local_time
 from promptmill.pipeline.execution.heartbeat import read_heartbeat
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.pipeline.storage.store import Store
@@ -46,7 +45,7 @@ def status(url: str) -> StatusResult:
         complete=len(footers) == plan.shards,
         run=_run(store),
         last_shard=None if last is None else last.name,
-        last_shard_at=None if last is None or last.modified is None else _when(last.modified),
+        last_shard_at=None if last is None or last.modified is None else local_time(last.modified),
         failures=failure_kinds(plan, store, footers) if counts.failed else {},
     )
 
@@ -82,7 +81,7 @@ def _run(store: Store) -> RunState | None:
     said = sign.said
     since = said.began if sign.state == "running" else said.beat
     return RunState(
-        since=None if since is None else _when(since),
+        since=None if since is None else local_time(since),
         state=sign.state,
         error=said.error,
         host=said.host,
@@ -104,14 +103,6 @@ def _sentence(run: RunState) -> str:
         eta = "–" if run.eta_s is None else format_duration(run.eta_s)
         return f"{text}, {run.images_per_second} images/s, ETA {eta}, workers {run.workers}"
     return text
-
-
-def _when(seconds: float) -> str | None:
-    """In local time, with its distance from UTC; None for what no calendar has."""
-    try:
-        return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def verify(url: str, deep: bool, repair: bool, grace_s: float = GRACE_S) -> VerifyResult:

@@ -8,7 +8,7 @@ from promptmill.pipeline.display import redact
 from promptmill.pipeline.models.catalog.trust import Named, strangers
 from promptmill.pipeline.planning.checks import check_job
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.prompts.reach import Reach, places_of
+from promptmill.pipeline.prompts.reach import Reach, places_of, reach_from
 from promptmill.pipeline.prompts.source import open_source
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, NoFilesError, Problem
@@ -41,7 +41,7 @@ def reach_of(store: Store, trusted: bool, job: str | None) -> Reach | None:
     if trusted:
         return None
     own = [] if job is None else _places_of(_own_job(job))
-    return Reach((store.url if store.local_path() is None else str(store.local_path()), *own))
+    return reach_from(store, own)
 
 
 def _places_of(job: Job) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable
+from datetime import datetime
 
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.urls import HIDDEN, hide_in, secrets_in
@@ -71,6 +72,14 @@ def format_duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s" if minutes else f"{whole} s"
+
+
+def local_time(seconds: float) -> str | None:
+    """In local time, with its distance from UTC; None for what no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def first_line(error: BaseException) -> str:

@@ -7,18 +7,17 @@ that a dataset promises hangs on it.
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Final
 
 import psutil
 
+from promptmill.pipeline.display import local_time
 from promptmill.pipeline.execution.events import Listener
 from promptmill.pipeline.execution.heartbeat import KEY, MOST_BYTES, read_heartbeat
 from promptmill.pipeline.storage.store import Store
@@ -49,7 +48,8 @@ def running_elsewhere(store: Store) -> Elsewhere | None:
     host = f"{sign.said.host}"
     if host == socket.gethostname() and not _is_another(sign.said.process):
         return None
-    return Elsewhere(host, _when(sign.said.began))
+    began = sign.said.began
+    return Elsewhere(host, (None if began is None else local_time(began)) or "a while ago")
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,3 @@ def _is_another(process: int | None) -> bool:
         return process not in (None, os.getpid()) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError, OverflowError):
         return False
-
-
-def _when(seconds: float | None) -> str:
-    try:
-        return datetime.fromtimestamp(seconds or math.nan).astimezone().isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return "a while ago"

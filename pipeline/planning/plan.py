@@ -103,8 +103,8 @@ class Plan:
     def pixels(self, model: ResolvedModel) -> int:
         """Of the largest image that the job draws with a model, where it says sizes; else of the model's own."""
         found = dict(zip(variants.swept_models(self.job), self.models, strict=True))
-        cells = variants.tally(self.job, "model", "width", "height")
-        drawn = [(w or model.width) * (h or model.height) for own, w, h in cells if found[own] == model]
+        sizes = variants.tally(self.job, "model", "width", "height")
+        drawn = [(w or model.width) * (h or model.height) for own, w, h in sizes if found[own] == model]
         return max(drawn, default=model.width * model.height)
 
     def shard(self, number: int) -> Shard:

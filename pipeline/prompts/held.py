@@ -79,6 +79,18 @@ def held_copy(file: SourceFile, output: Store) -> SourceFile | None:
     return file if file.digest is not None else replace(file, digest=_digest(file, store, key, now))
 
 
+@contextmanager
+def unchanged(name: str) -> Iterator[None]:
+    """Raises InputError where a file is written while it is read to plan."""
+    try:
+        yield
+    except (ChangedMeanwhileError, ObjectChangedError):
+        hint = "Something writes there. Run again when it has ended"
+        raise InputError(
+            Problem(f"prompts.source: {name}", "a file that stays as it is", "one that changed while it was read", hint)
+        ) from None
+
+
 def changed(file: SourceFile, got: str = "other content") -> InputError:
     return InputError(Problem(f"prompts.source: {file.name}", "the file as it was planned", got, _HINT))
 

@@ -6,7 +6,7 @@ Hugging Face's `metadata.jsonl` calls the column of an image `file_name` and it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -35,8 +35,14 @@ def _renamed(names: list[str], prompts: Prompts) -> Iterator[tuple[str, str]]:
         there = next((name for name in sought if name in names and name not in taken), None)
         if mapped not in names and there is not None:
             yield there, mapped
-    if prompts.templates or columns.prompt in names or columns.prompt != Columns().prompt:
-        return
-    caption = next((name for name in _CAPTIONS if name in names and name not in taken), None)
-    if caption is not None:
+    if caption := caption_among(names, prompts, _CAPTIONS):
         yield caption, columns.prompt
+
+
+def caption_among(names: list[str], prompts: Prompts, sought: Sequence[str]) -> str | None:
+    """The column that holds the prompts of a job that says nothing of them, where no column has their name."""
+    columns = prompts.columns
+    if prompts.templates or columns.prompt in names or columns.prompt != Columns().prompt:
+        return None
+    mapped = set(columns.named.values())
+    return next((name for name in sought if name in names and name not in mapped), None)

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from promptmill.pipeline.prompts.columns import OpenedFile
 from promptmill.pipeline.prompts.formats import LFS_BYTES, refuse_lfs
-from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
+from promptmill.pipeline.prompts.held import unchanged
+from promptmill.pipeline.storage.digests import file_digest
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
@@ -52,17 +53,11 @@ def image_schema(names: Sequence[str], prompts: Prompts) -> pa.Schema:
 
 def open_image_file(store: Store, entry: Entry, schema: pa.Schema) -> OpenedFile:
     """Hashed whole on disk; of a remote one the store's word counts, and nothing is read."""
-    where = f"prompts.source: {entry.name}"
     if entry.size_bytes < LFS_BYTES:
         refuse_lfs(store.read(entry.name), entry.name)
     path = store.local_path(entry.name)
-    try:
+    with unchanged(entry.name):
         digest = None if path is None else file_digest(path)
-    except ChangedMeanwhileError:
-        hint = "Something writes there. Run again when it has ended"
-        raise InputError(
-            Problem(where, "a file that stays as it is", "one that changed while it was read", hint)
-        ) from None
     file = SourceFile(entry.name, absolute_url(f"{store.url.rstrip('/')}/{entry.name}"), entry.size_bytes, 1)
     return OpenedFile(replace(file, digest=digest, version=store.content_version(entry)), schema, judged=pa.table({}))
 

@@ -16,6 +16,7 @@ from typing import Final
 import pyarrow as pa
 
 from promptmill.pipeline.storage.noted import is_noted, note
+from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import STAGED, SourceFile
@@ -58,6 +59,11 @@ class Reach:
         """Copies lie in the dataset; of a file that the plan has a digest of, nothing else is read."""
         known = file.digest is not None and not is_remote(file.path)
         return file.path.startswith(STAGED) or known or self.holds(file.path)
+
+
+def reach_from(store: Store, places: Iterable[str]) -> Reach:
+    """The dataset itself, and these places."""
+    return Reach((store.url if store.local_path() is None else store.root, *places))
 
 
 def hashes_in(column: pa.ChunkedArray) -> frozenset[str]:

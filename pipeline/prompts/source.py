@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from promptmill.pipeline.prompts.formats import (
     read_unpacked,
     refuse_lfs,
 )
+from promptmill.pipeline.prompts.held import unchanged
 from promptmill.pipeline.prompts.ids import check_unique_ids
 from promptmill.pipeline.prompts.image_files import check_images, image_schema, is_image, open_image_file
 from promptmill.pipeline.prompts.judged import judge, looked_at
@@ -27,10 +27,9 @@ from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.prompts.views import is_view, shown_name
-from promptmill.pipeline.storage.digests import ChangedMeanwhileError, file_digest
+from promptmill.pipeline.storage.digests import file_digest
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_tail
-from promptmill.pipeline.storage.remote import ObjectChangedError
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import InputError, Problem
@@ -156,7 +155,7 @@ def _try_open(
 def _open_parquet(store: Store, entry: Entry, look: FirstLook, prompts: Prompts) -> OpenedFile:
     where = f"prompts.source: {entry.name}"
     version, path = store.content_version(entry), store.local_path(entry.name)
-    with whole_parquet(entry.name), _unchanged(where):
+    with whole_parquet(entry.name), unchanged(entry.name):
         digest = None if path is None else file_digest(path)
         footer = look.footer(parquet_tail(store, entry, version))
         names = footer.schema.names
@@ -172,17 +171,6 @@ def _open_parquet(store: Store, entry: Entry, look: FirstLook, prompts: Prompts)
     notices = [f"{where}: column {name!r} is a map; it is carried as a list of key and value" for name in maps]
     plain = pa.schema([field.with_type(carried(field.type)) for field in footer.schema])
     return OpenedFile(file, plain, tuple(notices))
-
-
-@contextmanager
-def _unchanged(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (ChangedMeanwhileError, ObjectChangedError):
-        hint = "Something writes there. Run again when it has ended"
-        raise InputError(
-            Problem(where, "a file that stays as it is", "one that changed while it was read", hint)
-        ) from None
 
 
 def _open_text(store: Store, entry: Entry, prompts: Prompts, name: str) -> OpenedFile:

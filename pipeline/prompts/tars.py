@@ -20,12 +20,13 @@ import xxhash
 
 from promptmill.pipeline.display import first_line, shown
 from promptmill.pipeline.prompts.formats import file_suffix, table_of
+from promptmill.pipeline.prompts.image_columns import caption_among
 from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.members import Member
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.prompts import Columns, Prompts
+from promptmill.schemas.prompts import Prompts
 
 _TAR: Final = ".tar"
 KEY: Final = "__key__"
@@ -194,8 +195,5 @@ def _renamed(names: list[str], prompts: Prompts) -> Iterator[tuple[str, str]]:
     for mapped in columns.images.values():
         if mapped not in names and "image" in names and all(is_image(f".{each}") for each in mapped.split(";")):
             yield "image", mapped
-    if prompts.templates or columns.prompt in names or columns.prompt != Columns().prompt:
-        return
-    caption = next((name for name in ("caption", "text", "txt") if name in names), None)
-    if caption is not None and caption not in columns.named.values():
+    if caption := caption_among(names, prompts, ("caption", "text", "txt")):
         yield caption, columns.prompt

@@ -185,15 +185,19 @@ def step_by(class_name: str) -> frozenset[str]:
 def call_defaults(class_name: str) -> dict[str, Any]:
     """Of the parameters of a pipeline's call, those that are plain values."""
     tree = class_tree(class_name)
-    calls = (
-        [each for each in tree[1].body if isinstance(each, ast.FunctionDef) and each.name == "__call__"] if tree else []
-    )
-    found: dict[str, Any] = {}
-    for call in calls:
-        names = [argument.arg for argument in call.args.args][-len(call.args.defaults) :]
-        pairs = zip(names, call.args.defaults, strict=True)
-        found |= {name: default.value for name, default in pairs if isinstance(default, ast.Constant)}
-    return found
+    methods = [each for each in (tree[1].body if tree else []) if isinstance(each, ast.FunctionDef)]
+    calls = [defaults_of(each) for each in methods if each.name == "__call__"]
+    return {
+        name: default.value for call in calls for name, default in call.items() if isinstance(default, ast.Constant)
+    }
+
+
+def defaults_of(function: ast.FunctionDef) -> dict[str, ast.expr]:
+    names = [argument.arg for argument in function.args.args]
+    values = function.args.defaults
+    plain = dict(zip(names[len(names) - len(values) :], values, strict=True))
+    named = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    return {**plain, **{argument.arg: value for argument, value in named if value is not None}}
 
 
 @cache

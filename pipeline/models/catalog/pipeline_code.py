@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from promptmill.pipeline.models.catalog.diffusers_source import class_tree, init_annotations
+from promptmill.pipeline.models.catalog.diffusers_source import class_tree, defaults_of, init_annotations
 
 LARGEST_MULTIPLE: Final = 1024
 LARGEST_SIDE: Final = 1 << 16
@@ -80,7 +80,7 @@ class PipelineCode:
                     value = self.value(others[0], call)
                     if isinstance(value, int) and 8 <= value <= LARGEST_SIDE:
                         return value
-        default = _defaults(call).get(side)
+        default = defaults_of(call).get(side)
         return default.value if isinstance(default, ast.Constant) and isinstance(default.value, int) else None
 
     def multiple(self) -> int:
@@ -212,7 +212,7 @@ class PipelineCode:
             return self._answer(name)
         init = self._methods["__init__"]
         if name == "config":
-            plain = {key: each.value for key, each in _defaults(init).items() if isinstance(each, ast.Constant)}
+            plain = {key: each.value for key, each in defaults_of(init).items() if isinstance(each, ast.Constant)}
             return _Part({**plain, **self.index})
         for node in ast.walk(init):
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == f"self.{name}":
@@ -240,7 +240,7 @@ class PipelineCode:
             return self._value(made[0].value, within, bound)
         if not made and within.name == "__init__" and name in self.index:
             return self.index[name]
-        defaults = _defaults(within)
+        defaults = defaults_of(within)
         if made or name not in defaults:
             for node in self._module:  # a constant of the module
                 if not made and isinstance(node, ast.Assign) and _assigns(node, name):
@@ -258,11 +258,3 @@ def _is_side(node: ast.expr, side: str) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "int" and len(node.args) == 1:
         node = node.args[0]
     return isinstance(node, ast.Name) and node.id == side
-
-
-def _defaults(function: ast.FunctionDef) -> dict[str, ast.expr]:
-    names = [argument.arg for argument in function.args.args]
-    values = function.args.defaults
-    plain = dict(zip(names[len(names) - len(values) :], values, strict=True))
-    named = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
-    return {**plain, **{argument.arg: value for argument, value in named if value is not None}}

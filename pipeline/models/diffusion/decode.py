@@ -11,8 +11,8 @@ from typing import Any, Self
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 
-DECODERS = ("vae", "movq", "vqvae", "vqgan")
-"""How pipelines call the part that makes pixels of latents."""
+from promptmill.pipeline.models.catalog.resolve import DECODERS
+
 DECODED_PIXELS = 4 * 2**20
 """At once (four images of 1024×1024): no step takes more memory, in bfloat16 about 2.5 GB for such an image."""
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from promptmill.pipeline.models.catalog.resolve import DECODERS
 from promptmill.pipeline.models.diffusion.adapters import Adapters, by_adapters
 from promptmill.pipeline.models.diffusion.calls import pixels_of, told
 from promptmill.pipeline.models.diffusion.chance import process_chance
@@ -21,7 +22,6 @@ from promptmill.pipeline.models.diffusion.conditioning import (
 )
 from promptmill.pipeline.models.diffusion.controls import Controls
 from promptmill.pipeline.models.diffusion.decode import (
-    DECODERS,
     WatchedDecode,
     decoder_of,
     finite_rows,
