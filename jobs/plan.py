@@ -56,7 +56,7 @@ def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:
         name=planned.job.name,
         output=planned.job.output.url,
         fingerprint=planned.fingerprint,
-        task=planned.job.task.name,
+        task=" and ".join(planned.tasks),
         prompts=planned.prompts,
         suite=planned.suite,
         variants=planned.variant_count,

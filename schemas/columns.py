@@ -12,6 +12,7 @@ from promptmill.schemas.inputs import ROLES, Role
 Kind = Literal["identity", "variant", "text", "setting", "input", "image", "score", "check", "outcome"]
 """What a column is for: which sample, which variant, its words, how and from what it was drawn, what came of it."""
 
+Only = Literal["inputs", "edits", "adapters", "controls"]
 Folder = Literal["data", "rejects", "failures"]
 EVERYWHERE: Final[frozenset[Folder]] = frozenset({"data", "rejects", "failures"})
 MADE: Final[frozenset[Folder]] = frozenset({"data", "rejects"})
@@ -26,7 +27,7 @@ class Column:
     kind: Kind
     meaning: str
     folders: frozenset[Folder] = MADE
-    only: Literal["", "inputs", "adapters", "controls"] = ""
+    only: Only | Literal[""] = ""
     nullable: bool = True
 
     @property
@@ -88,12 +89,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("image_sha256", _TEXT, "check", "of the encoded bytes"),
     Column("image_phash", _TEXT, "check", "64-bit perceptual hash in hex"),
     Column("flags", pa.list_(_TEXT), "check", "such as `prompt_truncated`"),
-    Column("task", _TEXT, "input", "text-to-image, image-to-image or inpainting", EVERYWHERE, "inputs"),
+    Column("task", _TEXT, "input", "text-to-image, image-to-image, inpainting or edit", EVERYWHERE, "inputs"),
     Column("strength", _WIDE, "input", "how much of the image is drawn anew, 0 to 1", EVERYWHERE, "inputs"),
     Column(
         HASHES, hashes_by_role(ROLES), "input", "SHA-256 of each input image's bytes, by role", EVERYWHERE, "inputs"
     ),
     *(Column(input_column(role), _TEXT, "input", "where it was read", EVERYWHERE, "inputs") for role in ROLES),
+    Column("image_guidance_scale", _WIDE, "setting", "how closely an edit keeps to its image", EVERYWHERE, "edits"),
     Column("adapters", pa.list_(_ADAPTER), "setting", "adapters that it was drawn with", EVERYWHERE, "adapters"),
     Column("controls", pa.list_(_NET), "setting", "ControlNets that it was drawn with", EVERYWHERE, "controls"),
 )
@@ -107,7 +109,7 @@ def columns_in(folder: Folder) -> list[pa.Field]:
     return [column.field for column in COLUMNS if folder in column.folders and not column.only]
 
 
-def columns_only(jobs: Literal["inputs", "adapters", "controls"]) -> list[pa.Field]:
+def columns_only(jobs: Only) -> list[pa.Field]:
     """The fields that jobs of this sort have besides, in every kind of object."""
     return [column.field for column in COLUMNS if column.only == jobs]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from promptmill.schemas.additions import Adapter, ControlNet
+from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.rules import StrictModel, Text
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -50,6 +51,11 @@ class Generation(StrictModel):
     """Images per forward pass. Part of the result: batch size changes last bits."""
     images_per_prompt: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Images for each prompt and variant, each with its own seed."""
+    mode: TaskName | None = None
+    """What the job must be. Null is what follows from what it gives: `inpainting` with masks, with images
+    `image-to-image`, or `edit` where the model changes them as the prompt says."""
+    image_guidance_scale: Annotated[float, Field(ge=1, le=1000)] | None = None
+    """How closely an edit keeps to its image, in models that have such a scale. Null is the pipeline's own."""
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     """How far an input image is left behind: this share of the steps is made. Null is 0.6, with a mask 1."""
     fit: Fit | None = None

@@ -14,7 +14,7 @@ CONTROL: Final = "control_image"
 MASK_LIMIT: Final = 128
 """From here on, of 255, a mask is white: drawn anew."""
 
-TaskName = Literal["text-to-image", "image-to-image", "inpainting"]
+TaskName = Literal["text-to-image", "image-to-image", "inpainting", "edit"]
 
 
 def control_role(net: str) -> Role:
@@ -53,7 +53,10 @@ class Task:
 
 
 def task_of(roles: Iterable[Role]) -> Task:
-    """The task of prompts that have images in these roles. Raises ValueError for a mask without an image."""
+    """The task of prompts that have images in these roles; of a model that edits, image-to-image is `edit`.
+
+    Raises ValueError for a mask without an image.
+    """
     given = frozenset(roles)
     if "mask" in given and "image" not in given:
         raise ValueError("a mask needs an image")

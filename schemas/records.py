@@ -44,6 +44,7 @@ def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
     return [each.with_type(hashes_by_role((*ROLES, *more))) if each.name == HASHES else each for each in fields]
 
 
+EDITS: Final = columns_only("edits")
 ADAPTERS: Final = columns_only("adapters")
 CONTROLS: Final = columns_only("controls")
 """What a sample was drawn with, in every kind of object of a job that has any."""

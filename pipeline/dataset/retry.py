@@ -25,6 +25,7 @@ from promptmill.pipeline.dataset.state import (
     side_objects,
 )
 from promptmill.pipeline.dataset.whole import whole_object
+from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.reach import Reach
@@ -190,6 +191,8 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     dropped = _DROPPED | (_OF_INPUTS if plan.job.task.roles else frozenset())
     by_row = plan.job.prompts.mapped.adapter is not None
     dropped |= {"adapters"} if any(model.adapters for model in plan.models) and not by_row else frozenset()
+    edits = any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in plan.models)
+    dropped |= {"image_guidance_scale"} if edits else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     rows = rows.drop_columns([name for name in rows.column_names if name in dropped])
     return rows.append_column(quota_column(rows.column_names), pa.array(quota, pa.int32()))

@@ -14,7 +14,14 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.pipeline.models.catalog.sizes import check_size
 from promptmill.pipeline.models.catalog.steps import check_steps
-from promptmill.pipeline.models.catalog.tasks import CALLED, check_arguments, check_strength, check_task, steps_made
+from promptmill.pipeline.models.catalog.tasks import (
+    CALLED,
+    check_arguments,
+    check_strength,
+    check_task,
+    steps_made,
+    task_for,
+)
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.own_scores import python_scores
 from promptmill.pipeline.planning.variants import VARIANTS_WITHOUT_ASKING, describe_axes
@@ -22,6 +29,7 @@ from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
+from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.job import LARGEST_SIDE, Job
 from promptmill.schemas.plan import PythonScore, ResolvedModel
 
@@ -64,7 +72,7 @@ def _with_adapters(model: Model, resolved: ResolvedModel, where: str, problems: 
 def _with_controls(
     job: Job, model: Model, resolved: ResolvedModel, where: str, problems: list[Problem | str]
 ) -> ResolvedModel:
-    task, several = job.task.name, len(model.controlnets) > 1
+    task, several = _task(job, resolved), len(model.controlnets) > 1
     places = [(net, f"{where}.controlnets[{i}]") for i, net in enumerate(model.controlnets)]
     found = [
         _collect(problems, lambda net=net, at=at: resolve_control(net, resolved, task, several, at))
@@ -100,12 +108,13 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
             _collect(problems, lambda m=models[model]: check_arguments(m, _asked(job)))
             if where := _scale_asked(job):
                 _collect(problems, lambda m=models[model], at=where: check_guidance(m, _has_negative(job), at))
-            if job.task.name != "text-to-image":
-                _collect(problems, lambda m=models[model]: check_task(m, job.task.name, "prompts.columns.image"))
+    for model, mode in variants.tally(job, "model", "mode"):
+        if model in models:
+            _collect(problems, lambda m=models[model], mode=mode: _check_task(job, m, mode))
     _check_strengths(job, models, problems)
     for model, start, end in variants.tally(job, "model", "control_start", "control_end"):
         if model in models and model.controlnets:
-            asked = (models[model], job.task.name, start, end, "generation.control_start")
+            asked = (models[model], _task(job, models[model]), start, end, "generation.control_start")
             _collect(problems, lambda asked=asked: check_start_end(*asked))
     _check_steps(job, models, problems)
     _check_format(job, models, problems)
@@ -114,6 +123,14 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
     for model, width, height in variants.tally(job, "model", "width", "height"):
         if model in models:
             _collect(problems, lambda m=models[model], w=width, h=height: check_size(w, h, m, where))
+
+
+def _task(job: Job, model: ResolvedModel) -> TaskName:
+    return task_for(job.prompts.mapped.images, model.pipeline_class)
+
+
+def _check_task(job: Job, model: ResolvedModel, mode: TaskName | None) -> None:
+    check_task(model, _task(job, model), mode, "prompts.columns.image")
 
 
 def _check_steps(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
@@ -138,12 +155,10 @@ def _check_format(job: Job, models: Mapping[Model, ResolvedModel], problems: lis
 
 
 def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: list[Problem | str]) -> None:
-    if job.task.name == "text-to-image":
-        return
     places = {value: where for where, value in job.sweep.values_of("strength", job.generation.strength)}
-    task = job.task.name
     for model, steps, strength in variants.tally(job, "model", "num_inference_steps", "strength"):
-        if model in models:
+        task = _task(job, models[model]) if model in models else "text-to-image"
+        if task != "text-to-image":
             asked = (models[model], task, steps, strength, places[strength])
             _collect(problems, lambda asked=asked: check_strength(*asked))
 
@@ -170,7 +185,11 @@ def _too_weak(job: Job, models: Sequence[ResolvedModel], least: float | None) ->
         return
     resolved = dict(zip(variants.swept_models(job), models, strict=True))
     for model, steps in variants.tally(job, "model", "num_inference_steps"):
-        if steps_made(job.task.name, resolved[model].pipeline_class, steps, least) < 1:
+        task = _task(job, resolved[model])
+        if task == "edit":
+            yield Problem("prompts.columns.strength", "no strength, which edits do not have", f"{least:g}")
+            return
+        if steps_made(task, resolved[model].pipeline_class, steps, least) < 1:
             hint = "Raise the strength of such rows, or generation.num_inference_steps"
             yield Problem("prompts.columns.strength", f"one step at least of {steps}", f"none at {least:g}", hint)
             return

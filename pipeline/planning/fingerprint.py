@@ -45,6 +45,7 @@ _FIRST: Final[Mapping[type[BaseModel], set[str]]] = {
 _NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
     "name": True,
     "compute": True,
+    "generation": {"mode"},
     "output": {"url", "keep_inputs"},
     "prompts": {"source"},
 }

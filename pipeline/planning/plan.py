@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
+from promptmill.pipeline.models.catalog.tasks import task_for
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.checks import (
     and_those_of,
@@ -72,10 +73,16 @@ class Plan:
         return sum(segment.prompts for segment in self.segments if segment.kind != "retry")
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """What its models do, one after the other where they differ: edits beside image-to-image."""
+        names = (task_for(self.job.task.roles, model.pipeline_class) for model in self.models)
+        return tuple(dict.fromkeys(names))
+
+    @property
     def told_task(self) -> str:
         """For people: the task, and what steers it."""
         nets = sorted({net.name for model in self.models for net in model.controlnets})
-        return self.job.task.name + (f", steered by {', '.join(nets)}" if nets else "")
+        return " and ".join(self.tasks) + (f", steered by {', '.join(nets)}" if nets else "")
 
     @property
     def suite(self) -> dict[str, Any] | None:

@@ -9,17 +9,19 @@ from typing import Any
 import pyarrow as pa
 
 from promptmill.pipeline.dataset.records import Outcome, RecordWriter
-from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made
+from promptmill.pipeline.models.catalog.diffusers_source import call_defaults, call_parameters
+from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made, task_for
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.errors import SampleError
+from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import sample_id, sample_seed
-from promptmill.schemas.inputs import Task
+from promptmill.schemas.inputs import Task, TaskName
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
-from promptmill.schemas.records import ADAPTERS, CONTROLS, LARGEST_NARROW_SEED, input_fields
+from promptmill.schemas.records import ADAPTERS, CONTROLS, EDITS, LARGEST_NARROW_SEED, input_fields
 from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
@@ -83,9 +85,14 @@ def _more_columns(plan: Plan) -> list[pa.Field]:
     roles = plan.job.task.roles
     return [
         *(input_fields(roles) if roles else ()),
+        *(EDITS if _keeps_to_images(plan) else ()),
         *(ADAPTERS if with_adapters else ()),
         *(CONTROLS if with_nets else ()),
     ]
+
+
+def _keeps_to_images(plan: Plan) -> bool:
+    return any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in plan.models)
 
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
@@ -138,7 +145,7 @@ def _with_triggers(text: str, variant: Variant, chosen: tuple[str, ...] | None) 
 
 def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
     """Why a row's own strength makes nothing; that of the job was looked at before."""
-    steps, task = variant.generation.num_inference_steps, plan.job.task.name
+    steps, task = variant.generation.num_inference_steps, _task(plan.job.task, variant)
     if sample.strength is None or steps_made(task, variant.model.pipeline_class, steps, sample.strength) >= 1:
         return None
     return SampleError("invalid_strength", f"{sample.strength:g} of {steps} steps leaves none")
@@ -147,14 +154,24 @@ def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None
 def _strength(plan: Plan, variant: Variant, prompt: Prompt) -> float | None:
     """The row's, else the job's, else the task's own; None for a job that draws from text alone."""
     given = variant.generation.strength if prompt.strength is None else prompt.strength
-    return STRENGTH.get(plan.job.task.name) if given is None else given
+    return STRENGTH.get(_task(plan.job.task, variant)) if given is None else given
+
+
+def _task(task: Task, variant: Variant) -> TaskName:
+    return task_for(task.roles, variant.model.pipeline_class)
+
+
+def _image_guidance(generation: Generation, base: str) -> float | None:
+    own = call_defaults(base).get("image_guidance_scale")
+    return own if generation.image_guidance_scale is None else generation.image_guidance_scale
 
 
 def _constants(variant: Variant, task: Task) -> dict[str, Any]:
     base, generation = variant.model.pipeline_class, variant.generation
     scale, start, end = generation.steering
+    name = _task(task, variant)
     return {
-        **({"task": task.name} if task.roles else {}),
+        **({"task": name} if task.roles else {}),
         "adapters": [
             {"name": each.name, "sha": each.sha, "weight": each.weight, "trigger": each.trigger}
             for each in variant.model.adapters
@@ -169,7 +186,8 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
         "variant": variant_text(variant.values),
         "model": variant.model.path,
         "model_revision": variant.model.revision,
-        "pipeline_class": class_for(task.name, base, bool(variant.model.controlnets)) or base,
+        "pipeline_class": class_for(name, base, bool(variant.model.controlnets)) or base,
         "num_inference_steps": variant.generation.num_inference_steps,
         "guidance_scale": variant.generation.guidance_scale,
+        "image_guidance_scale": _image_guidance(generation, base),
     }

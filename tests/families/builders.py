@@ -44,12 +44,12 @@ def build(name: str, folder: Path) -> Path:
     pipe = getattr(diffusers, name)(**BUILDERS[name]())
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
-            _wake(part)
+            wake(part)
     pipe.save_pretrained(folder)
     return folder
 
 
-def _wake(module: torch.nn.Module) -> None:
+def wake(module: torch.nn.Module) -> None:
     """Gates that training would open are zero at first: nothing of the prompt would pass them."""
     for _, weights in module.named_parameters():
         if weights.dim() > 1 and not weights.any():

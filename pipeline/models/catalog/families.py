@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal
 
 MIXES_PROMPTS: Final = frozenset(
     f"{name}Pipeline"
@@ -51,3 +52,16 @@ MIXES_PROMPTS: Final = frozenset(
 
 Elsewhere (CogView4 pads to the longest without a mask: 17 of 255 measured) only samples of one prompt share a batch.
 """
+
+EDITS: Final[Mapping[str, Literal["rows", "alone"]]] = {
+    "StableDiffusionInstructPix2PixPipeline": "rows",
+    "StableDiffusionXLInstructPix2PixPipeline": "rows",
+    "FluxKontextPipeline": "rows",
+    "QwenImageEditPipeline": "alone",
+    "QwenImageEditPlusPipeline": "alone",
+    "Flux2Pipeline": "alone",
+    "Flux2KleinPipeline": "alone",
+}
+"""Classes that change an image as the prompt says, in the size that is asked for: with a list of images that has one a
+row, or only for one sample a call, since a list is one set of references for all (Flux.2, Qwen-Image-Edit-Plus), or was
+measured to show mates (Qwen-Image-Edit pads its prompts to the longest)."""

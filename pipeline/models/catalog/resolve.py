@@ -20,6 +20,7 @@ from promptmill.pipeline.models.catalog.components import (
     part_files,
 )
 from promptmill.pipeline.models.catalog.door import folder_problems
+from promptmill.pipeline.models.catalog.families import EDITS
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
 from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
@@ -192,8 +193,9 @@ def _pipeline_class(index: dict[str, Any], where: str) -> str:
     if name not in diffusers_source.pipeline_modules():
         hint = "Code from model folders is never run; a newer diffusers may know the class."
         raise JobError(Problem(where, "a pipeline class of the installed diffusers", name, hint))
-    if not diffusers_source.makes_images_from_text(name):
-        raise JobError(Problem(where, "a pipeline that makes images from text", name, "Name a text-to-image model."))
+    if not (diffusers_source.makes_images_from_text(name) or name in EDITS):
+        hint = "Name a text-to-image model, or one of those that edit: " + ", ".join(sorted(EDITS)) + "."
+        raise JobError(Problem(where, "a pipeline that makes images from text", name, hint))
     return name
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from promptmill.pipeline.models.catalog.diffusers_source import (
     auto_classes,
     call_parameters,
+    makes_images_from_text,
     parts,
     pipeline_modules,
     rounds_steps_down,
 )
+from promptmill.pipeline.models.catalog.families import EDITS
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.inputs import TaskName
+from promptmill.schemas.inputs import Role, TaskName, task_of
 from promptmill.schemas.plan import ResolvedModel
 
 CALLED: Mapping[str, tuple[str, ...]] = {
@@ -22,6 +24,7 @@ CALLED: Mapping[str, tuple[str, ...]] = {
     "guidance_scale": ("guidance_scale", "true_cfg_scale"),
     "width": ("width",),
     "height": ("height",),
+    "image_guidance_scale": ("image_guidance_scale",),
 }
 """Fields of `generation` that are arguments of a pipeline's call, and the names, of which it must take one."""
 
@@ -32,6 +35,11 @@ def check_arguments(model: ResolvedModel, asked: Mapping[str, str]) -> None:
     Raises JobError for each that the model's pipeline does not take.
     """
     taken = call_parameters(model.pipeline_class)
+    if model.pipeline_class in EDITS:
+        taken |= {
+            "width",
+            "height",
+        }  # else an edit has the size of its image, which comes in the size that is asked for
     problems = [
         Problem(
             where, f"a field that {model.pipeline_class} takes", f"`{field}`, which its call does not know",
@@ -63,8 +71,11 @@ def class_for(task: TaskName, base: str, controlled: bool = False) -> str | None
     """
     if controlled:
         return _controlled(task, base)
-    if task == "text-to-image":
-        return base
+    if task in ("text-to-image", "edit"):
+        able = base in EDITS if task == "edit" else makes_images_from_text(base)
+        return base if able else None
+    if base in EDITS and not makes_images_from_text(base):
+        return None
     kind, ending = _MAPPED[task]
     family = next((key for key, name in auto_classes("TEXT2IMAGE").items() if name == base), None)
     found = auto_classes(kind).get(family or "", base.removesuffix("Pipeline") + ending)
@@ -74,6 +85,8 @@ def class_for(task: TaskName, base: str, controlled: bool = False) -> str | None
 
 
 def _controlled(task: TaskName, base: str) -> str | None:
+    if task == "edit":
+        return None
     if task == "inpainting" and blends(base):
         task = "image-to-image"
     kind = "TEXT2IMAGE" if task == "text-to-image" else _MAPPED[task][0]
@@ -93,12 +106,41 @@ def blends(base: str) -> bool:
     )
 
 
-def check_task(model: ResolvedModel, task: TaskName, where: str) -> None:
-    """Raises JobError where the model's family has no pipeline for the task, naming those that have."""
-    if class_for(task, model.pipeline_class) is None:
-        able = sorted(name for name in auto_classes("TEXT2IMAGE").values() if class_for(task, name))
-        hint = f"These do: {', '.join(able)}."
-        raise JobError(Problem(where, f"a model that does {task}", f"{model.path}, a {model.pipeline_class}", hint))
+def task_for(roles: Iterable[Role], base: str) -> TaskName:
+    """What a model of this class makes of prompts that have images in these roles."""
+    name = task_of(roles).name
+    return "edit" if name == "image-to-image" and base in EDITS else name
+
+
+def check_task(model: ResolvedModel, task: TaskName, asked: TaskName | None, where: str) -> None:
+    """Raises JobError where the model's family has no pipeline for the task, naming those that have.
+
+    `task` follows from what the job gives, `asked` is what it says that it is.
+    """
+    base = model.pipeline_class
+    if asked is not None and asked != task:
+        able = class_for(asked, base) is not None
+        hint = _GIVEN[asked] if able else _that_do(asked)
+        got = f"{task}, from what it gives" if able else f"{model.path}, a {base}"
+        raise JobError(Problem("generation.mode", f"a job and a model for {asked}", got, hint))
+    if class_for(task, base) is None:
+        got = f"{model.path}, a {base}"
+        if base in EDITS and task == "text-to-image":
+            raise JobError(Problem("prompts.columns.image", "images for a model that edits them", got, _GIVEN["edit"]))
+        raise JobError(Problem(where, f"a model that does {task}", got, _that_do(task)))
+
+
+_GIVEN: Mapping[TaskName, str] = {
+    "text-to-image": "Images make it another task: remove prompts.columns.image.",
+    "image-to-image": "Name the column of images in prompts.columns.image.",
+    "inpainting": "Name the columns in prompts.columns.image and prompts.columns.mask.",
+    "edit": "Name the column of the images to edit in prompts.columns.image.",
+}
+
+
+def _that_do(task: TaskName) -> str:
+    able = sorted(name for name in {*auto_classes("TEXT2IMAGE").values(), *EDITS} if class_for(task, name))
+    return f"These do: {', '.join(able)}."
 
 
 def steps_made(task: TaskName, base: str, steps: int, strength: float) -> int:
@@ -110,6 +152,12 @@ def steps_made(task: TaskName, base: str, steps: int, strength: float) -> int:
 
 def check_strength(model: ResolvedModel, task: TaskName, steps: int, strength: float | None, where: str) -> None:
     """Raises JobError for a strength that leaves no step, with the smallest that does."""
+    if task not in STRENGTH:
+        if strength is not None:
+            hint = "Remove it; `image_guidance_scale` says how closely some keep to the image."
+            got = f"{strength:g}, for {task} with {model.path}"
+            raise JobError(Problem(where, "no strength, which edits do not have", got, hint))
+        return
     value = STRENGTH[task] if strength is None else strength
     if steps_made(task, model.pipeline_class, steps, value) < 1:
         least = math.ceil(10_000 / steps) / 10_000

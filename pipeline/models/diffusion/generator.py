@@ -211,11 +211,11 @@ class DiffusersGenerator:
     def _still(self, vae: Any, batch: Batch) -> AbstractContextManager[None]:
         if not self._controls.in_use or vae is None:
             return nullcontext()
-        return still_encode(vae, always=task_name(batch.samples) == "text-to-image")
+        return still_encode(vae, always=task_name(batch.samples, self._pipe) == "text-to-image")
 
     def _pipe_for(self, batch: Batch) -> Any:
         nets = self._controls.modules
-        key = task_name(batch.samples), bool(nets)
+        key = task_name(batch.samples, self._pipe), bool(nets)
         if key not in self._siblings:
             self._siblings[key] = sibling(self._pipe, key[0], nets)
         return self._siblings[key]

@@ -45,7 +45,8 @@ class Guidance:
             return scale > 1 and bool(self._guiders)
         if not isinstance(getattr(type(self._pipe), "do_classifier_free_guidance", None), property):
             return scale > 1
-        with _instead(self._pipe, "_guidance_scale", scale):
+        image_scale = call_default(self._pipe, "image_guidance_scale")  # of models that edit; no job sets one below 1
+        with _instead(self._pipe, "_guidance_scale", scale), _instead(self._pipe, "_image_guidance_scale", image_scale):
             return bool(self._pipe.do_classifier_free_guidance)
 
     def is_guided(self, sample: Sample, generation: Generation) -> bool:

@@ -11,11 +11,11 @@ import diffusers
 import numpy as np
 import torch
 
-from promptmill.pipeline.models.catalog.tasks import class_for
+from promptmill.pipeline.models.catalog.tasks import class_for, task_for
 from promptmill.pipeline.models.diffusion.decode import in_float32
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
-from promptmill.schemas.inputs import MASK_LIMIT, TaskName, task_of
+from promptmill.schemas.inputs import MASK_LIMIT, TaskName
 from promptmill.schemas.plan import Sample
 
 _NOISE_SEED = 0x5EED
@@ -42,8 +42,8 @@ def sibling(pipe: Any, task: TaskName, nets: Sequence[torch.nn.Module] = ()) -> 
     return made
 
 
-def task_name(samples: Sequence[Sample]) -> TaskName:
-    return task_of(samples[0].inputs).name
+def task_name(samples: Sequence[Sample], base: Any) -> TaskName:
+    return task_for(samples[0].inputs, type(base).__name__)
 
 
 def size_of(sample: Sample) -> tuple[int, int] | None:

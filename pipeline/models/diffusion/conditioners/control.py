@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
-from promptmill.pipeline.models.catalog.tasks import class_for
+from promptmill.pipeline.models.catalog.tasks import class_for, task_for
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.controls import Controls
 from promptmill.pipeline.models.diffusion.maps import control_map
 from promptmill.pipeline.models.diffusion.registry import Parts
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.inputs import CONTROL, control_role, task_of
+from promptmill.schemas.inputs import CONTROL, control_role
 from promptmill.schemas.plan import ResolvedControl, Sample
 
 
@@ -35,7 +35,9 @@ class ControlConditioner:
         maps = [self._maps(batch.samples, net) for net in nets]
         scale, start, end = generation.steering
         scales = [net.scale * scale for net in nets]
-        taken = call_parameters(class_for(task_of(batch.samples[0].inputs).name, self._base, controlled=True) or "")
+        taken = call_parameters(
+            class_for(task_for(batch.samples[0].inputs, self._base), self._base, controlled=True) or ""
+        )
         several = len(nets) > 1
         arguments: dict[str, Any] = {
             "control_image" if "control_image" in taken else "image": maps if several else maps[0],
