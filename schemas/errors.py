@@ -129,6 +129,8 @@ FAILURE_KINDS = (
     "invalid_text",  # not Unicode: lone surrogates, broken UTF-8
     "invalid_seed",  # a seed column that holds no integer ≥ 0
     "invalid_strength",  # a strength column that holds no number above 0, at most 1, or leaves no step
+    "invalid_syntax",  # a prompt whose notation (prompts.syntax) says what cannot be read or drawn
+    "invalid_setting",  # a setting of a row that the model cannot draw with
     "invalid_adapter",  # an adapter column that names one the model does not have
     "input",  # an image of the prompt is missing, broken, too large, or does not fit the others
     "not_finite",  # NaN or infinity in latents or pixels, in full precision too
@@ -140,6 +142,9 @@ FAILURE_KINDS = (
     "hang",  # a step took longer than compute.step_timeout_s
 )
 INPUT_FAILURES = frozenset(
-    ("empty_prompt", "prompt_too_long", "invalid_text", "invalid_seed", "invalid_strength", "invalid_adapter")
+    (
+        *("empty_prompt", "prompt_too_long", "invalid_text", "invalid_seed", "invalid_strength", "invalid_adapter"),
+        *("invalid_syntax", "invalid_setting"),
+    )
 )
 """Faults of the input row: the same row fails for ever, or would come out as another sample than it asked for."""

@@ -15,6 +15,8 @@ Fit = Literal["cover", "contain", "stretch"]
 Size = Annotated[int, Field(ge=8, le=16384)]
 INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
+ASPECT: Final = "aspect"
+"""Beside fields of `generation` in what a row sets: width by height, at as many pixels as the job has."""
 CONTROL_FIELDS: Final = frozenset({"control_scale", "control_start", "control_end"})
 """Fields of `generation` that say something of ControlNets."""
 

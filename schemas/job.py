@@ -196,6 +196,12 @@ class Job(StrictModel):
         ]
 
     @property
+    def adapters_by_row(self) -> bool:
+        """Whether rows choose among the adapters of the model, by a column or by tags in their prompts."""
+        given = any(isinstance(model, Model) and model.adapters for _, model in self._models())
+        return given and (self.prompts.mapped.adapter is not None or self.prompts.syntax is not None)
+
+    @property
     def _controlled(self) -> bool:
         return any(isinstance(model, Model) and model.controlnets for _, model in self._models())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
@@ -184,7 +186,9 @@ class Sample:
     """One image that is asked for. `row` is the position of its prompt in the shard, from 0.
 
     `inputs` are the images it is drawn from, by role; none for a job that draws from text alone. `adapters` names those
-    of the model that its row chooses, None for all. `error` says why the row cannot be used.
+    of the model that its row chooses, None for all. `error` says why the row cannot be used. `adapter_weights` and
+    `settings`, an object of JSON, are what its row sets itself; `written` is the prompt as its file has it, where texts
+    have weights in them (`schemas/emphasis.py`).
     """
 
     sample_id: str
@@ -198,7 +202,19 @@ class Sample:
     inputs: Mapping[Role, Input] = field(default_factory=dict)
     strength: float | None = None
     adapters: tuple[str, ...] | None = None
+    adapter_weights: tuple[tuple[str, float], ...] = ()
+    settings: str | None = None
+    written: str | None = None
     error: SampleError | None = None
+
+    def drawn_with(self, generation: Generation) -> Generation:
+        """The settings of its variant, with those of its row."""
+        return generation if self.settings is None else _with(generation, self.settings)
+
+
+@lru_cache(1024)
+def _with(generation: Generation, settings: str) -> Generation:
+    return generation.model_copy(update=json.loads(settings))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ MAX_SEED = 2**53 - 1
 LARGEST_SEED = 2**64 - 1
 """Of those in a column: what torch takes, and ComfyUI writes."""
 SuiteName = Literal["partiprompts", "geneval", "t2i-compbench", "drawbench", "dpg", "shapes"]
+Syntax = Literal["a1111"]
 SUITES_WITH_IDS: Final = frozenset({"dpg", "shapes"})
 
 
@@ -127,6 +128,9 @@ class Prompts(StrictModel):
     """Texts that each row is drawn with, each of them, instead of a prompt column.
 
     `{name}` in one is the row's value in that column, `{{` a brace."""
+    syntax: Syntax | None = None
+    """How prompts are written that are for another tool: `a1111` reads `<lora:name:0.8>`, `(word:1.2)`, `[word]`,
+    `BREAK`, and flags such as `--seed 5` and `--ar 16:9`. Null draws all of it as words."""
     format: Format = Format()
     """How text files are written, where that is not found out rightly."""
     carry: Annotated[tuple[Text, ...], Field(strict=False)] = ()
@@ -164,6 +168,9 @@ class Prompts(StrictModel):
         if self.suite is not None and self.format != type(self.format)():
             hint = f"`suite: {self.suite}` knows how its files are written."
             wrong.append(broken_rule(("format",), "nothing", "a mapping", hint, "prompts"))
+        if self.suite is not None and self.syntax is not None:
+            hint = f"`suite: {self.suite}` has its own prompts, in plain words."
+            wrong.append(broken_rule(("syntax",), "nothing", repr(self.syntax), hint, "prompts"))
         if self.suite is not None and self.templates:
             hint = f"`suite: {self.suite}` has its own prompts."
             wrong.append(broken_rule(("templates",), "nothing", "texts", hint, "prompts"))

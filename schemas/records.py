@@ -47,6 +47,7 @@ def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
 EDITS: Final = columns_only("edits")
 ADAPTERS: Final = columns_only("adapters")
 CONTROLS: Final = columns_only("controls")
+SYNTAX: Final = columns_only("syntax")
 """What a sample was drawn with, in every kind of object of a job that has any."""
 
 

@@ -102,9 +102,10 @@ class RecordWriter:
         return table
 
     def _adapters(self, sample: Sample) -> list[Mapping[str, Any]]:
-        """Those of the model, or of them those that the sample's row chooses."""
+        """Those of the model, or of them those that the sample's row chooses, as strongly as it says."""
+        own = dict(sample.adapter_weights)
         return [
-            each
+            {**each, "weight": own.get(each["name"], each["weight"])}
             for each in self._constants.get("adapters", ())
             if sample.adapters is None or each["name"] in sample.adapters
         ]
@@ -113,6 +114,7 @@ class RecordWriter:
         sample, image = outcome.sample, outcome.image
         return {
             **self._constants,
+            **json.loads(sample.settings or "{}"),
             "sample_id": sample.sample_id,
             "prompt_id": sample.prompt_id,
             "image": None if image is None else {"bytes": image.data, "path": outcome.image_name},
@@ -134,6 +136,8 @@ class RecordWriter:
             "attempts": outcome.attempts,
             "adapters": self._adapters(sample),
             "strength": sample.strength,
+            "prompt_written": sample.written,
+            "row_settings": sample.settings,
             "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},
             **{input_column(role): each.locator for role, each in sample.inputs.items()},
         }

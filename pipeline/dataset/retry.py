@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import BinaryIO
@@ -32,9 +32,10 @@ from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.prompts.retried import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import HASHES, named, of_kind
+from promptmill.schemas.columns import HASHES, input_column, named, of_kind
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
+from promptmill.schemas.inputs import ROLES, Role
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import FAILURE
 
@@ -188,14 +189,22 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
                 ids = _column(store, item.entry.name, "prompt_id", ("variant", variant))
                 kept.update(prompt for prompt in ids if prompt in wanted)
         quota = [max(0, keep - kept[prompt]) for prompt in rows.column("prompt_id").to_pylist()]
-    dropped = _DROPPED | (_OF_INPUTS if plan.job.task.roles else frozenset())
-    by_row = plan.job.prompts.mapped.adapter is not None
+    dropped = _DROPPED | _of_inputs(plan.job.task.roles)
+    by_row = plan.job.adapters_by_row
     dropped |= {"adapters"} if any(model.adapters for model in plan.models) and not by_row else frozenset()
     edits = any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in plan.models)
     dropped |= {"image_guidance_scale"} if edits else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     rows = rows.drop_columns([name for name in rows.column_names if name in dropped])
     return rows.append_column(quota_column(rows.column_names), pa.array(quota, pa.int32()))
+
+
+def _of_inputs(roles: Collection[Role]) -> frozenset[str]:
+    """Of the columns of a job that has input images those that say nothing of how its samples are asked for."""
+    if not roles:
+        return frozenset()
+    others = {input_column(role) for role in ROLES if role not in roles}
+    return _OF_INPUTS | others | ({"strength"} if "image" not in roles else set())
 
 
 def _column(store: Store, key: str, name: str, where: tuple[str, str] | None = None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.controls import check_start_end, resolve_control
+from promptmill.pipeline.models.catalog.families import WEIGHS_WORDS
 from promptmill.pipeline.models.catalog.guidance import check_guidance
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
@@ -165,7 +166,12 @@ def _check_strengths(job: Job, models: Mapping[Model, ResolvedModel], problems: 
 
 def wrong_values(job: Job, models: Sequence[ResolvedModel], source: Source) -> tuple[Problem, ...]:
     """Values of mapped columns that make no image."""
-    return (*source.wrong, *_unknown_adapters(job, source), *_too_weak(job, models, source.least.get("strength")))
+    return (
+        *source.wrong,
+        *_unknown_adapters(job, source),
+        *_cannot_weigh(models, source),
+        *_too_weak(job, models, source.least.get("strength")),
+    )
 
 
 def _unknown_adapters(job: Job, source: Source) -> Iterator[Problem]:
@@ -175,8 +181,18 @@ def _unknown_adapters(job: Job, source: Source) -> Iterator[Problem]:
         for name, file in source.adapters.items():
             if name not in known:
                 expected = f"an adapter of the model ({', '.join(known) or 'it has none'}), or none"
-                yield Problem(f"prompts.columns.adapter: {file}", expected, repr(name[:80]))
+                field = "syntax" if job.prompts.syntax else "columns.adapter"
+                yield Problem(f"prompts.{field}: {file}", expected, repr(name[:80]))
                 return
+
+
+def _cannot_weigh(models: Sequence[ResolvedModel], source: Source) -> Iterator[Problem]:
+    others = [model for model in models if model.pipeline_class not in WEIGHS_WORDS]
+    if source.emphasised is not None and others:
+        got = f"{others[0].path}, a {others[0].pipeline_class}, for the weights of words or the BREAK there"
+        expected = f"a model that draws them ({', '.join(sorted(WEIGHS_WORDS))})"
+        hint = "Take them out of the prompts, or leave prompts.syntax out to draw all of it as words"
+        yield Problem(f"prompts.syntax: {source.emphasised}", expected, got, hint)
 
 
 def _too_weak(job: Job, models: Sequence[ResolvedModel], least: float | None) -> Iterator[Problem]:

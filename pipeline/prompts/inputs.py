@@ -253,10 +253,10 @@ def prepare_all(
         if sample.error is not None or all(each.pixels is not None for each in sample.inputs.values()):
             out.append(sample)
             continue
-        places = tuple(each.locator for each in sample.inputs.values())
+        places = (*(each.locator for each in sample.inputs.values()), sample.settings or "")
         if places not in known:
             try:
-                known[places] = prepare(sample, reader, generation, model)
+                known[places] = prepare(sample, reader, sample.drawn_with(generation), model)
             except SampleError as error:
                 known[places] = replace(sample, error=error)
         out.append(replace(sample, inputs=known[places].inputs, error=known[places].error))

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from promptmill.pipeline.prompts.columns import OpenedFile
 from promptmill.pipeline.prompts.inputs import locator
+from promptmill.pipeline.prompts.judged_lines import Lines
 from promptmill.pipeline.prompts.kinds import as_kind, carried, is_text
 from promptmill.pipeline.prompts.reach import PACKED
 from promptmill.pipeline.prompts.some_columns import column_tables
@@ -44,18 +45,23 @@ NOTATION: Final[Mapping[str, str]] = {
     "`BREAK`": r"(^|\s)BREAK(\s|$)",
 }
 """What other tools read in a prompt, and here are words like others."""
+A1111: Final = frozenset(NOTATION) - {"`__wildcards__`", "choices `{a|b}`", "weights `a::2`"}
+"""What of it `prompts.syntax: a1111` reads, or says why not."""
+_HINT: Final = "; `prompts.syntax: a1111` reads it"
 
 
 @dataclass
 class Judged:
     """`problems` are wrong values of mapped columns, `largest` and `least` the right ones' bounds by role.
 
-    `adapters` are those that rows ask for, each with the first place.
+    `adapters` are those that rows ask for, each with the first place; `emphasised` is the first of a row whose words
+    have weights.
     """
 
     problems: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     adapters: dict[str, str] = field(default_factory=dict)
+    emphasised: str | None = None
     largest: dict[str, int | float] = field(default_factory=dict)
     least: dict[str, int | float] = field(default_factory=dict)
 
@@ -87,9 +93,10 @@ def looked_at(prompts: Prompts, schema: pa.Schema) -> list[str]:
 
 def judge(store: Store, opened: Sequence[OpenedFile], prompts: Prompts) -> Judged:
     judged, counted = Judged(), 0
+    lines = Lines() if prompts.syntax else None
     roles = {role: name for role in RULES if (name := getattr(prompts.columns, role, None)) is not None}
     wrong = {role: _Wrong() for role in (*roles, *_LONG_TEXTS)}
-    texts = _Texts(prompts.columns, wrong)
+    texts = _Texts(prompts.columns, wrong, lines)
     for each in opened:
         first = 0
         every = looked_at(prompts, each.schema)
@@ -107,6 +114,11 @@ def judge(store: Store, opened: Sequence[OpenedFile], prompts: Prompts) -> Judge
     judged.problems += [problem for role in wrong for problem in _told(wrong[role])]
     judged.problems += texts.nowhere()
     judged.notices += texts.notices()
+    if lines is not None:
+        judged.adapters = {**lines.adapters, **judged.adapters}
+        judged.emphasised = lines.emphasised
+        judged.note("seed", lines.seeds)
+        judged.notices += lines.notices()
     return judged
 
 
@@ -152,6 +164,7 @@ class _Texts:
 
     columns: Columns
     wrong: Mapping[str, _Wrong]
+    lines: Lines | None
     prompts: list[pa.ChunkedArray] = field(default_factory=list)
     broken: int = 0
     without_image: dict[str, int] = field(default_factory=dict)
@@ -184,6 +197,8 @@ class _Texts:
         there = {name: table.column(name) for name in table.column_names}
         if columns.prompt in there:
             self.prompts.append(there[columns.prompt])
+            if self.lines is not None:
+                self.lines.look(there[columns.prompt], f"{file} row", first)
         for role in _LONG_TEXTS:
             if (name := getattr(columns, role)) in there:
                 _look_for_long(self.wrong[role], role, there[name], f"{file} row", first)
@@ -212,8 +227,11 @@ class _Texts:
             **{f"with {role} at a place where no file is": len(gone) for role, gone in self.missing.items()},
             "repeated": repeated,
             **{
-                f"written for another tool: {name}, read as plain words": _rows_with(trimmed, NOTATION[name])
+                f"written for another tool: {name}, read as plain words{_HINT if name in A1111 else ''}": _rows_with(
+                    trimmed, NOTATION[name]
+                )
                 for name in NOTATION
+                if self.lines is None or name not in A1111
             },
         }
         return [

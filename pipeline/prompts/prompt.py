@@ -18,6 +18,9 @@ INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unico
 class Prompt:
     """One row of the source. `error` says why no image can be made of it; the texts are then as far as readable.
 
+    `adapter_weights` go before those of the job, and so do `settings`, an object of JSON; `written` is the prompt as
+    its file has it, where `prompts.syntax` says how that is read.
+
     A retried row stands for the one sample `sample_index`, with its own seed, and `quota` is how many images its group
     may still keep.
     """
@@ -33,6 +36,9 @@ class Prompt:
     inputs: Mapping[Role, Input] = field(default_factory=dict)
     strength: float | None = None
     adapters: tuple[str, ...] | None = None
+    adapter_weights: tuple[tuple[str, float], ...] = ()
+    settings: str | None = None
+    written: str | None = None
     error: SampleError | None = None
 
 
@@ -88,6 +94,11 @@ def chosen_adapters(chosen: object) -> tuple[str, ...] | None:
     if isinstance(chosen, list):
         return tuple(each["name"] for each in chosen)
     return adapters_of(readable(chosen)[0])
+
+
+def weights_chosen(chosen: object) -> tuple[tuple[str, float], ...]:
+    """Of the `adapters` of a row that failed."""
+    return tuple((each["name"], each["weight"]) for each in chosen) if isinstance(chosen, list) else ()
 
 
 def readable(value: object) -> tuple[str, bool]:

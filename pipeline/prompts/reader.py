@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from promptmill.pipeline.prompts.a1111 import a1111_prompt
 from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
@@ -27,6 +28,7 @@ from promptmill.pipeline.prompts.prompt import (
     chosen_adapters,
     parse_prompt,
     readable,
+    weights_chosen,
     with_inputs,
 )
 from promptmill.pipeline.prompts.unicode import mend
@@ -53,8 +55,10 @@ class PromptReader:
         columns: Columns,
         helpers: Mapping[str, str] = MappingProxyType({}),
         templates: tuple[str, ...] = (),
+        parse: Callable[[Prompt, object, object, object, object], Prompt] = parse_prompt,
     ) -> None:
         """`helpers` are fields of `Prompt` by the columns that fill them, `templates` as in the job."""
+        self._parse_row = parse
         self._held = HeldFiles(output)
         self._files = files
         self._schema = schema
@@ -160,8 +164,10 @@ class PromptReader:
             prompt_id = derived_prompt_id(file.name, file.first + first + i) if given is None else readable(given)[0]
             for which, error, text in texts[i]:
                 helped = Prompt(prompt_id + which, "", **{name: values[i] for name, values in extra.items()})
-                helped = replace(helped, adapters=chosen_adapters(columns["adapter"][i]), error=error)
-                yield parse_prompt(
+                chosen = columns["adapter"][i]
+                helped = replace(helped, adapters=chosen_adapters(chosen), error=error)
+                helped = replace(helped, adapter_weights=weights_chosen(chosen))
+                yield self._parse_row(
                     with_inputs(helped, self._locators(columns, file, first, i), columns["strength"][i]),
                     text,
                     columns["negative_prompt"][i],
@@ -195,7 +201,8 @@ class PromptReader:
 
 def prompt_reader(files: tuple[SourceFile, ...], output: Store, schema: pa.Schema, prompts: Prompts) -> PromptReader:
     """For the files of a job's own prompts."""
-    return PromptReader(files, output, schema, prompts.mapped, templates=prompts.templates)
+    parse = a1111_prompt if prompts.syntax == "a1111" else parse_prompt
+    return PromptReader(files, output, schema, prompts.mapped, templates=prompts.templates, parse=parse)
 
 
 def open_thin(stream: BinaryIO) -> pq.ParquetFile:

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import input_column
+from promptmill.schemas.columns import input_column, named
 from promptmill.schemas.inputs import CONTROL, ROLES, control_role
+from promptmill.schemas.job import Job
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
 
@@ -31,8 +32,9 @@ def quota_column(names: Sequence[str]) -> str:
     return name
 
 
-def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns) -> PromptReader:
-    """For the file that `retry` stages: a row is one sample, not one prompt. `columns` are those of the job."""
+def retry_reader(files: tuple[SourceFile, ...], output: Store, job: Job) -> PromptReader:
+    """For the file that `retry` stages: a row is one sample, not one prompt."""
+    columns = job.prompts.mapped
     with HeldFiles(output).open(files[0]) as stream:
         schema = pq.read_schema(stream).remove_metadata()
     given: dict[str, object] = {role: input_column(role) for role in columns.images if role in ROLES}
@@ -40,8 +42,8 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, columns: Columns)
         given[CONTROL] = {net: input_column(control_role(net)) for net in columns.control_image}
     if "image" in given:
         given["strength"] = "strength"
-    if columns.adapter is not None:
+    if job.adapters_by_row:
         given["adapter"] = "adapters"
-    return PromptReader(
-        files, output, schema, RETRY_COLUMNS.model_copy(update=given), {**RETRY_HELPERS, schema.names[-1]: "quota"}
-    )
+    syntax = dict(zip(named("prompt_written", "row_settings"), ("written", "settings"), strict=True))
+    helpers = {**RETRY_HELPERS, schema.names[-1]: "quota", **(syntax if job.prompts.syntax else {})}
+    return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), helpers)

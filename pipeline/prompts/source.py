@@ -43,7 +43,8 @@ class Source:
     """All prompt files of a job. `schema` is what every row is read as; `sha256` is given for suites.
 
     `wrong` are values of mapped columns that make no image, `largest` and `least` the bounds of the others, by role,
-    `adapters` those that rows ask for, each with the file that does first.
+    `adapters` those that rows ask for, each with the place that does first; `emphasised` is the first row whose words
+    have weights.
     """
 
     files: tuple[SourceFile, ...]
@@ -54,6 +55,7 @@ class Source:
     largest: Mapping[str, int | float] = field(default_factory=dict)
     least: Mapping[str, int | float] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
+    emphasised: str | None = None
 
     @property
     def rows(self) -> int:
@@ -97,6 +99,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
         largest=judged.largest,
         least=judged.least,
         adapters=judged.adapters,
+        emphasised=judged.emphasised,
     )
     if source.rows == 0:
         raise InputError(

@@ -122,7 +122,7 @@ class WorkerContext:
 
     def _open_reader(self, segment: Segment) -> PromptReader:
         if segment.kind == "retry":
-            return retry_reader(segment.files, self.store, self.plan.job.prompts.mapped)
+            return retry_reader(segment.files, self.store, self.plan.job)
         return prompt_reader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts)
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:

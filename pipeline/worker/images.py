@@ -132,7 +132,14 @@ class ImageMaker:
     def _encode(self, outcome: Outcome, pixels: Pixels) -> Outcome:
         sample, variant = outcome.sample, self._work.variant
         height, width = pixels.shape[:2]
-        ingredients = (sample, variant.generation, variant.model, self._generator.scheduler, width, height)
+        ingredients = (
+            sample,
+            sample.drawn_with(variant.generation),
+            variant.model,
+            self._generator.scheduler,
+            width,
+            height,
+        )
         try:
             parameters = parameters_text(*ingredients) if self._output.embed_parameters else None
             image = encode_image(pixels, parameters, self._output)

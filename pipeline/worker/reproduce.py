@@ -24,6 +24,7 @@ from promptmill.pipeline.models.catalog.versions import differing
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
+from promptmill.pipeline.prompts.prompt import weights_chosen
 from promptmill.pipeline.prompts.reach import HINT, Reach, hashes_in
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
@@ -96,7 +97,7 @@ def reproduce_sample(
     pixels, sample, scheduler = _generate(context, batch, variant, fields["sample_id"])
     height, width = pixels.shape[:2]
     output = plan.job.output
-    parameters = parameters_text(sample, variant.generation, variant.model, scheduler, width, height)
+    parameters = parameters_text(sample, sample.drawn_with(variant.generation), variant.model, scheduler, width, height)
     made = encode_image(pixels, parameters if output.embed_parameters else None, output)
     stored = next((data for _, data in read_images(store, key, [row])), None)
     difference = compare_images(made.data, stored) if stored is not None else {}
@@ -223,7 +224,9 @@ def _given_up(store: Store, shard: Shard) -> Mapping[str, SampleError]:
 def _sample(fields: Mapping[str, Any]) -> Sample:
     chosen = fields.get("adapters")
     adapters = None if chosen is None else tuple(each["name"] for each in chosen)
-    return Sample(row=0, adapters=adapters, **{name: fields[name] for name in of_kind("identity", "text")})
+    identity = {name: fields[name] for name in of_kind("identity", "text")}
+    sample = Sample(row=0, adapters=adapters, adapter_weights=weights_chosen(chosen), **identity)
+    return replace(sample, written=fields.get("prompt_written"), settings=fields.get("row_settings"))
 
 
 def _generate(

@@ -15,13 +15,14 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
+from promptmill.pipeline.worker.row_settings import with_size, wrong_settings
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task, TaskName
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
-from promptmill.schemas.records import ADAPTERS, CONTROLS, EDITS, LARGEST_NARROW_SEED, input_fields
+from promptmill.schemas.records import ADAPTERS, CONTROLS, EDITS, LARGEST_NARROW_SEED, SYNTAX, input_fields
 from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
@@ -88,6 +89,7 @@ def _more_columns(plan: Plan) -> list[pa.Field]:
         *(EDITS if _keeps_to_images(plan) else ()),
         *(ADAPTERS if with_adapters else ()),
         *(CONTROLS if with_nets else ()),
+        *(SYNTAX if plan.job.prompts.syntax else ()),
     ]
 
 
@@ -116,8 +118,19 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             caption=prompt.caption or prompt.prompt,
             inputs=prompt.inputs,
             strength=_strength(plan, variant, prompt),
-            adapters=prompt.adapters,
+            adapters=_chosen(variant, prompt),
+            adapter_weights=prompt.adapter_weights,
+            settings=with_size(prompt.settings, variant.generation, variant.model),
+            written=prompt.written,
         )
+
+
+def _chosen(variant: Variant, prompt: Prompt) -> tuple[str, ...] | None:
+    """A tag in a prompt names LoRA adapters; textual inversions act by their words, and are there for all."""
+    if prompt.adapters is None or prompt.written is None:
+        return prompt.adapters
+    words = (each.name for each in variant.model.adapters if each.kind == "embedding")
+    return tuple(dict.fromkeys([*prompt.adapters, *words]))
 
 
 def _too_wide(plan: Plan, prompt: Prompt) -> SampleError | None:
@@ -133,7 +146,7 @@ def _unfit(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
     if strange := [name for name in sample.adapters or () if name not in known]:
         expected = ", ".join(sorted(known)) or "none, for this model has no adapters"
         return SampleError("invalid_adapter", f"expected {expected}, got {strange[0][:80]!r}")
-    return _no_step(plan, variant, sample)
+    return wrong_settings(variant, sample) or _no_step(plan, variant, sample)
 
 
 def _with_triggers(text: str, variant: Variant, chosen: tuple[str, ...] | None) -> str:
@@ -145,7 +158,7 @@ def _with_triggers(text: str, variant: Variant, chosen: tuple[str, ...] | None) 
 
 def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
     """Why a row's own strength makes nothing; that of the job was looked at before."""
-    steps, task = variant.generation.num_inference_steps, _task(plan.job.task, variant)
+    steps, task = sample.drawn_with(variant.generation).num_inference_steps, _task(plan.job.task, variant)
     if sample.strength is None or steps_made(task, variant.model.pipeline_class, steps, sample.strength) >= 1:
         return None
     return SampleError("invalid_strength", f"{sample.strength:g} of {steps} steps leaves none")

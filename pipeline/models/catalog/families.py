@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
+WEIGHS_WORDS: Final = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
+"""Their calls take one embedding a token, in any number of parts, and nothing of a text beside that but SDXL's pooled
+one. Flux, SD3 and their kin read T5 too, of which a weighted token is a text that it never saw."""
+
 MIXES_PROMPTS: Final = frozenset(
     f"{name}Pipeline"
     for name in [

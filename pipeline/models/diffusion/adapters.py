@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -98,13 +99,32 @@ class Adapters:
         return [module for part in parts if isinstance(part, torch.nn.Module) for module in part.modules()]
 
 
-def by_adapters(samples: Sequence[Sample]) -> list[tuple[tuple[str, ...] | None, list[Sample]]]:
-    """Samples that share the adapters that they choose, which are one set a call."""
-    found: dict[tuple[str, ...] | None, list[Sample]] = {}
+class Choice(NamedTuple):
+    """What a row asks for that is one value a call: adapters by name (None for all), those that have a weight of the
+    row's own, and the row's settings; and whether its texts have weights in them."""
+
+    adapters: tuple[str, ...] | None
+    weights: tuple[tuple[str, float], ...]
+    settings: str | None
+    weighs_words: bool
+
+    def of(self, given: Sequence[ResolvedAdapter]) -> tuple[ResolvedAdapter, ...]:
+        own = dict(self.weights)
+        chosen = (each for each in given if self.adapters is None or each.name in self.adapters)
+        return tuple(replace(each, weight=own.get(each.name, each.weight)) for each in chosen)
+
+
+def by_choice(samples: Sequence[Sample]) -> list[tuple[Choice, list[Sample]]]:
+    """Samples that may share a call."""
+    found: dict[Choice, list[Sample]] = {}
     for sample in samples:
         chosen = None if sample.adapters is None else tuple(sorted(sample.adapters))
-        found.setdefault(chosen, []).append(sample)
+        own = tuple(sorted(sample.adapter_weights)), sample.settings, sample.written is not None
+        found.setdefault(Choice(chosen, *own), []).append(sample)
     return list(found.items())
+
+
+ALL = Choice(None, (), None, False)
 
 
 def _name(adapter: ResolvedAdapter) -> str:

@@ -25,6 +25,11 @@ class Batch:
     on_step: Callable[[], None]
     texts: PromptEncoder
 
+    @property
+    def parts(self) -> int:
+        """How long its texts are, which is the same for all."""
+        return self.texts.parts(self.samples[0].prompt, self.samples[0].negative_prompt)
+
 
 class Conditioner(Protocol):
     def group(self, sample: Sample, generation: Generation) -> Hashable:
@@ -35,12 +40,14 @@ class Conditioner(Protocol):
 
 
 def groups(
-    conditioners: Sequence[Conditioner], samples: Sequence[Sample], generation: Generation
+    conditioners: Sequence[Conditioner], samples: Sequence[Sample], generation: Generation, texts: PromptEncoder
 ) -> list[list[Sample]]:
     """Samples that may share a batch without changing what any of them shows."""
     found: dict[Hashable, list[Sample]] = {}
     for sample in samples:
-        found.setdefault(tuple(each.group(sample, generation) for each in conditioners), []).append(sample)
+        own = [each.group(sample, generation) for each in conditioners]
+        length = texts.parts(sample.prompt, sample.negative_prompt)
+        found.setdefault((length, *own), []).append(sample)
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from promptmill.pipeline.models.catalog.resolve import DECODERS
-from promptmill.pipeline.models.diffusion.adapters import Adapters, by_adapters
+from promptmill.pipeline.models.diffusion.adapters import ALL, Adapters, Choice, by_choice
 from promptmill.pipeline.models.diffusion.calls import pixels_of, told
 from promptmill.pipeline.models.diffusion.chance import process_chance
 from promptmill.pipeline.models.diffusion.conditioning import (
@@ -45,6 +45,9 @@ from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Sample
+
+TEXTS_KEPT = 256
+"""Sets of adapters on text encoders, each with its prompts: rows may choose any weights."""
 
 
 class Drawn(NamedTuple):
@@ -84,26 +87,33 @@ class DiffusersGenerator:
         """Raises ModelLoadError. What was encoded with other adapters is let go."""
         if tuple(adapters) != self._given:
             self._given, self._texts_with = tuple(adapters), {}
-        self._switch(None)
+        self._switch(ALL)
         if self._controls.use(controls):
             self._siblings = {key: pipe for key, pipe in self._siblings.items() if not key[1]}
 
-    def _switch(self, chosen: tuple[str, ...] | None) -> None:
-        """To those adapters that some samples choose by name; None is all that are given."""
-        adapters = tuple(each for each in self._given if chosen is None or each.name in chosen)
+    def _switch(self, choice: Choice) -> None:
+        """To what some samples choose."""
+        adapters = choice.of(self._given)
         self._adapters.use(adapters)
         on_text = tuple(each for each in adapters if each.on_text)
         if not on_text:
             self._texts = self._base_texts
         elif on_text not in self._texts_with:
+            while len(self._texts_with) >= TEXTS_KEPT:
+                del self._texts_with[next(iter(self._texts_with))]
             self._texts_with[on_text] = PromptEncoder(self._pipe, self._adapters.words)
         self._texts = self._texts_with.get(on_text, self._base_texts)
+        self._texts.read_weights(choice.weighs_words)
 
     def prepare(self, samples: Sequence[Sample], generation: Generation) -> None:
         """Those of the shard before stay too, for a worker that has two in hand."""
-        for chosen, some in by_adapters(samples):
-            self._switch(chosen)
-            self._texts.prepare([sample.prompt for sample in some])
+        read: dict[tuple[ResolvedAdapter, ...], tuple[Choice, list[str]]] = {}
+        for choice, some in by_choice(samples):
+            on_text = tuple(each for each in choice.of(self._given) if each.on_text)
+            read.setdefault(on_text, (choice, []))[1].extend(sample.prompt for sample in some)
+        for choice, prompts in read.values():
+            self._switch(choice)
+            self._texts.prepare(prompts)
 
     def generate(
         self,
@@ -114,15 +124,16 @@ class DiffusersGenerator:
     ) -> list[Generated]:
         answers: dict[str, Generated] = {}
         draw = self._draw_in_float32 if full_precision else self._draw
-        for chosen, some in by_adapters(samples):
-            self._switch(chosen)
+        for choice, some in by_choice(samples):
+            self._switch(choice)
+            own = some[0].drawn_with(generation)
             answers |= self._refusals(some)
             wanted = [sample for sample in some if sample.sample_id not in answers]
-            for group in groups(self._conditioners, wanted, generation):
-                batch = Batch(group, generation, on_step, self._texts)
+            for group in groups(self._conditioners, wanted, own, self._texts):
+                batch = Batch(group, own, on_step, self._texts)
                 drawn = guarded(lambda batch=batch: draw(batch), len(samples) == 1, "generation")  # type: ignore[misc]
                 for sample, image in zip(group, drawn, strict=True):
-                    answers[sample.sample_id] = self._answer(sample, generation, image, full_precision)
+                    answers[sample.sample_id] = self._answer(sample, own, image, full_precision)
         return [answers[sample.sample_id] for sample in samples]
 
     def _refusals(self, samples: Sequence[Sample]) -> dict[str, Generated]:
@@ -163,6 +174,7 @@ class DiffusersGenerator:
         if again and self.dtype != "float32":
             with in_float32(self._modules()):
                 texts = PromptEncoder(self._pipe, self._adapters.words)  # these may hold the infinity
+                texts.read_weights(batch.texts.reads_weights)
                 samples = [batch.samples[row] for row in again]
                 widened = self._draw(Batch(samples, batch.generation, batch.on_step, texts))
             for row, image in zip(again, widened, strict=True):

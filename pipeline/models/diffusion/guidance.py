@@ -67,7 +67,9 @@ class Guidance:
             if guided and (self._true_cfg or group[0].negative_prompt):
                 arguments["negative_prompt"] = [texts.worded(sample.negative_prompt) or " " for sample in group]
         elif guided:
-            arguments |= stacked([texts.negative(sample.negative_prompt) for sample in group], "negative_", device)
+            parts = texts.parts(group[0].prompt, group[0].negative_prompt)
+            rows = [texts.filled(texts.negative(sample.negative_prompt), parts) for sample in group]
+            arguments |= stacked(rows, "negative_", device)
             # PixArt's default is the empty text, and it refuses text beside tensors.
             arguments["negative_prompt"] = None
         return arguments

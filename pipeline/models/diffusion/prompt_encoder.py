@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
+from promptmill.pipeline.models.catalog.families import WEIGHS_WORDS
 from promptmill.pipeline.models.diffusion.errors import describe, guarded
+from promptmill.pipeline.models.diffusion.weighted import EMBEDDINGS, Part, Rows, joined, parts, weighed
+from promptmill.schemas.emphasis import words_of
 from promptmill.schemas.errors import DeviceLostError, DeviceMemoryError, SampleError, WorkerError
 
 CHUNK = 8
@@ -55,6 +58,8 @@ class Encoded:
 class PromptEncoder:
     def __init__(self, pipe: Any, words: Mapping[str, str] = MappingProxyType({})) -> None:
         """`words` are put in place of others wherever a text has those: textual inversions."""
+        self.reads_weights = False
+        """Whether texts have weights in them (`schemas/emphasis.py`)."""
         self._pipe = pipe
         self._words = dict(words)
         self._outputs = ENCODED.get(type(pipe).__name__)
@@ -68,8 +73,38 @@ class PromptEncoder:
     def gives_tensors(self) -> bool:
         return self._outputs is not None
 
+    def read_weights(self, reads_weights: bool) -> None:
+        """What was encoded otherwise is let go."""
+        if reads_weights != self.reads_weights:
+            self.reads_weights = reads_weights
+            self._shards, self._negatives = [], OrderedDict()
+
+    @property
+    def weighs_words(self) -> bool:
+        return self.reads_weights and type(self._pipe).__name__ in WEIGHS_WORDS
+
+    def parts(self, *texts: str) -> int:
+        """How many parts, each as long as the encoders read at once, the longest of the texts has."""
+        return max(len(self._parts(text)) for text in texts) if self.weighs_words else 1
+
+    def filled(self, encoded: Encoded, parts: int) -> Encoded:
+        """With empty parts behind it, so that a prompt and what it is guided away from are of one length."""
+        rows, empty = encoded.tensors, self.prompt("").tensors if self.weighs_words else {}
+        missing = parts - len(rows[EMBEDDINGS]) // len(empty[EMBEDDINGS]) if empty else 0
+        if not missing:
+            return encoded
+        filler = empty if rows[EMBEDDINGS].any() else {EMBEDDINGS: torch.zeros_like(empty[EMBEDDINGS])}
+        return Encoded(joined([rows, *[filler] * missing]), encoded.truncated)
+
+    def _parts(self, text: str) -> list[Part]:
+        tokenizers = [tokenizer for _, tokenizer, _ in self._limits]
+        least = min(limit for _, _, limit in self._limits) - tokenizers[0].num_special_tokens_to_add()
+        return parts(text, tokenizers, least, self.worded)
+
     def worded(self, text: str) -> str:
         """The text as the pipeline is given it."""
+        if self.reads_weights and not self.weighs_words:
+            text = words_of(text)
         for word, instead in self._words.items():
             text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", instead, text)
         return text
@@ -101,7 +136,8 @@ class PromptEncoder:
         if text == "" and self._zeros_for_empty:  # as Stable Diffusion XL does when it is given no negative prompt
             encoded = Encoded({name: torch.zeros_like(value) for name, value in self._encode([""])[0].items()})
         else:
-            row = guarded(lambda: self._encode([text])[0], True, "generation")
+            encode = self._encode_all if self.weighs_words else self._encode
+            row = guarded(lambda: encode([text])[0], True, "generation")
             encoded = Encoded(row, self._cut(text))
         self._negatives[text] = encoded
         if len(self._negatives) > NEGATIVES_KEPT:
@@ -109,10 +145,8 @@ class PromptEncoder:
         return encoded
 
     def _encode_chunk(self, texts: list[str]) -> dict[str, Encoded | SampleError]:
-        filled = texts + texts[-1:] * (CHUNK - len(texts))
-
         def encode() -> dict[str, Encoded | SampleError]:
-            rows = self._encode(filled)
+            rows = self._encode_all(texts) if self.weighs_words else self._encode_filled(texts)
             return {text: Encoded(row, self._cut(text)) for text, row in zip(texts, rows, strict=False)}
 
         try:
@@ -123,6 +157,20 @@ class PromptEncoder:
             if len(texts) == 1:
                 return {texts[0]: SampleError("generation", describe(error.__cause__ or error))}
             return {text: row for single in texts for text, row in self._encode_chunk([single]).items()}
+
+    def _encode_all(self, texts: list[str]) -> list[Rows]:
+        """Texts with weights, part by part; each part's passes have the shape that those of plain texts have."""
+        read = [self._parts(text) for text in texts]
+        distinct = list(dict.fromkeys(["", *(part.text for parts in read for part in parts)]))
+        rows: dict[str, Rows] = {}
+        for start in range(0, len(distinct), CHUNK):
+            some = distinct[start : start + CHUNK]
+            rows |= zip(some, self._encode_filled(some), strict=False)
+        return [joined([weighed(rows[part.text], part, rows[""]) for part in parts]) for parts in read]
+
+    def _encode_filled(self, texts: list[str]) -> list[Rows]:
+        """One pass, filled up; of the fillers too."""
+        return self._encode(texts + texts[-1:] * (CHUNK - len(texts)))
 
     def _encode(self, texts: list[str]) -> list[dict[str, torch.Tensor]]:
         if self._outputs is None:
@@ -144,6 +192,8 @@ class PromptEncoder:
         return [{name: value[row] for name, value in named.items()} for row in range(len(texts))]
 
     def _cut(self, text: str) -> tuple[str, ...]:
+        if self.weighs_words:  # in as many parts as it needs
+            return ()
         text = self.worded(text)
         cut = [
             encoder

@@ -33,7 +33,9 @@ class TextConditioner:
         prompts = [sample.prompt for sample in batch.samples]
         if not batch.texts.gives_tensors:
             return {"prompt": [batch.texts.worded(prompt) for prompt in prompts]}
-        return stacked([batch.texts.prompt(prompt) for prompt in prompts], "", self._device)
+        return stacked(
+            [batch.texts.filled(batch.texts.prompt(prompt), batch.parts) for prompt in prompts], "", self._device
+        )
 
 
 def make(parts: Parts) -> TextConditioner:
