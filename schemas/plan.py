@@ -17,6 +17,8 @@ from promptmill.schemas.inputs import Input, Role
 STAGED = "staged:"
 SELECTION = ".selection"
 """How the name of a file of prompts ends that is the view of a dataset."""
+DESCRIPTION = ".description"
+"""And that of a `metadata.parquet` whose columns are named as Hugging Face names them."""
 LEAST_DIGITS = 6
 MOST_SHARDS = 10_000_000
 """A listing of so many objects takes hours; larger datasets want larger shards."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from promptmill.pipeline.prompts.formats import is_parquet
+from promptmill.pipeline.prompts.formats import file_suffix, is_parquet
 from promptmill.pipeline.prompts.kinds import common, is_binary, is_image_struct, is_text
 from promptmill.pipeline.prompts.nested import depth_problems, typed
 from promptmill.schemas.errors import InputError, Problem
@@ -27,8 +27,13 @@ class OpenedFile:
     """Of a text file the columns whose values are looked at."""
 
 
+_LOOSE = (".jsonl", ".ndjson", ".json", ".tar")
+"""Formats whose rows have each their own names."""
+
+
 def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
-    """Text files do not say their types: a column that looks different in two of them is text in all.
+    """Text files do not say their types: a column that looks different in two of them is text in all; and JSON names
+    its columns row by row: one that none of a file's rows has is null in all of them.
 
     Raises InputError where other files differ. Ids are compared as text whatever file they are in.
     """
@@ -37,11 +42,17 @@ def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
         raise InputError(*too_deep)
     first = opened[0]
     fields = {field.name: field.type for field in first.schema}
-    for other in opened[1:]:
+    needed = {columns.prompt, columns.id, *columns.images.values()}
+    loose = [file_suffix(one.file.name) in _LOOSE for one in opened]
+    for place, other in enumerate(opened[1:], 1):
         theirs = {field.name: field.type for field in other.schema}
         for name in list(dict.fromkeys([*fields, *theirs])):
             mine, their = fields.get(name), theirs.get(name)
             if mine == their or (their is not None and pa.types.is_null(their)):
+                continue
+            lacking = [place] if their is None else range(place) if mine is None else ()
+            if lacking and name not in needed and all(loose[each] for each in lacking):
+                fields[name] = their if mine is None else mine
                 continue
             if mine is not None and their is not None and pa.types.is_null(mine):
                 fields[name] = their

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from promptmill.pipeline.prompts.formats import NAMED_FORMATS, PARQUET_FORMATS, TEXT_FORMATS, file_suffix
 from promptmill.pipeline.prompts.image_files import is_image
@@ -29,7 +29,16 @@ _OWN_OBJECT: Final = re.compile(
 _DATA_OBJECT: Final = re.compile(r"data/part-[0-9]{6,18}\.parquet$")
 
 
-def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entry], list[str]]:
+class Found(NamedTuple):
+    """`images` are names of those that lie beside the files of prompts; `notices` what is to be said."""
+
+    store: Store
+    entries: list[Entry]
+    notices: list[str]
+    images: list[str]
+
+
+def find_prompt_files(source: str, output: str | None) -> Found:
     """Those of a format that is known: a folder may hold others, a glob may not; and what is to be said about them.
 
     Of a folder that is a table, the files that it still has. Raises InputError.
@@ -44,7 +53,7 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
         if not any(c in source for c in "*?["):  # of a folder of tars, JSON beside them is about them
             readable = [entry for entry in readable if is_tar(entry.name)] or readable
     if not readable and (images := [entry for entry in entries if is_image(entry.name)]):
-        return store, _images_alone(source, entries, images), []
+        return Found(store, _images_alone(source, entries, images), [], [])
     if not readable or (len(readable) < len(entries) and any(c in source for c in "*?[")):
         strange = next(entry for entry in entries if entry not in readable)
         raise InputError(
@@ -56,11 +65,11 @@ def find_prompt_files(source: str, output: str | None) -> tuple[Store, list[Entr
         )
     refuse_strange_names(readable)
     if source.startswith(("http://", "https://")) or (len(readable) == 1 and source.endswith(readable[0].name)):
-        return store, readable, []
+        return Found(store, readable, [], [])
     counting, notices = files_that_count(store, readable)
     if not counting:
         raise InputError(Problem(f"prompts.source: {source}", "at least one prompt", "a table without rows"))
-    return store, counting, notices
+    return Found(store, counting, notices, [entry.name for entry in entries if is_image(entry.name)])
 
 
 def _images_alone(source: str, entries: Sequence[Entry], images: list[Entry]) -> list[Entry]:

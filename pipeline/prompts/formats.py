@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.csv_tsv import read_separated
-from promptmill.pipeline.prompts.json_rows import json_rows
+from promptmill.pipeline.prompts.json_rows import Repeats, json_rows
 from promptmill.pipeline.prompts.kinds import as_kind, carried
 from promptmill.pipeline.prompts.nested import TOO_DEEP
 from promptmill.pipeline.prompts.spreadsheet import spreadsheet_rows
@@ -153,10 +153,12 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _read_json(text: str, where: str, prompt: str, whole: bool) -> tuple[pa.Table, list[str]]:
-    rows, numbers = json_rows(text, where, prompt, whole)
+    repeats = Repeats()
+    rows, numbers = json_rows(text, where, prompt, whole, repeats)
     names = list(dict.fromkeys(name for row in rows for name in row))
     try:
-        return table_of(names, [[row.get(name) for name in names] for row in rows], where)
+        table, notices = table_of(names, [[row.get(name) for name in names] for row in rows], where)
+        return table, [*repeats.notices(where), *notices]
     except UnicodeEncodeError as error:  # values with a lone surrogate fail by themselves, a column cannot
         key = json.dumps(error.object)
         number = next(number for number, row in zip(numbers, rows, strict=True) if key in json.dumps(row))
@@ -225,11 +227,16 @@ def _has_empty_struct(kind: pa.DataType) -> bool:
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of the schema in its types; a value that is no text in this file alone becomes its JSON.
+    """The columns of the schema in its types, null where the table has none; a value that is no text in this
+    file alone becomes its JSON.
 
     Raises pyarrow.ArrowInvalid where a value does not fit its type.
     """
-    columns = [_as_type(table.column(field.name), field.type) for field in schema]
+    there = set(table.column_names)
+    columns = [
+        _as_type(table.column(name), kind) if name in there else pa.nulls(table.num_rows, kind)
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from promptmill.schemas.plan import DESCRIPTION
 from promptmill.schemas.prompts import Columns, Prompts
 
 _ENDING = "file_name"
@@ -23,6 +24,13 @@ def named_as_mapped(table: pa.Table, prompts: Prompts) -> tuple[pa.Table, list[s
         return table, []
     table = table.rename_columns([found.get(name, name) for name in table.column_names])
     return table, [f"prompts.source: column {name!r} is taken as {mapped!r}" for name, mapped in found.items()]
+
+
+def described_name(name: str, columns: list[str], prompts: Prompts) -> str | None:
+    """`metadata.description` for a `metadata.parquet` that has such columns: it is read under the mapped names."""
+    base = name.rpartition("/")[2]
+    is_one = base == "metadata.parquet" and any(_renamed(columns, prompts))
+    return name.removesuffix(".parquet") + DESCRIPTION if is_one else None
 
 
 def _renamed(names: list[str], prompts: Prompts) -> Iterator[tuple[str, str]]:

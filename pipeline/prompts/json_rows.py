@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from promptmill.schemas.errors import InputError, Problem
@@ -11,7 +12,29 @@ from promptmill.schemas.errors import InputError, Problem
 Rows = list[dict[str, Any]]
 
 
-def json_rows(text: str, where: str, prompt: str, whole: bool) -> tuple[Rows, list[int]]:
+@dataclass
+class Repeats:
+    """Keys that stand twice in one object: JSON allows it, and the last value counts (RFC 8259, 4)."""
+
+    objects: int = 0
+    first: str = ""
+    place: str = ""
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            self.first = self.first or f"{json.dumps(twice)[:80]}{self.place}"
+            self.objects += 1
+        return found
+
+    def notices(self, where: str) -> list[str]:
+        said = f"{where}: {self.objects:,} objects have a key twice, such as {self.first}; the last value counts"
+        return [said] if self.objects else []
+
+
+def json_rows(text: str, where: str, prompt: str, whole: bool, repeats: Repeats) -> tuple[Rows, list[int]]:
     """The rows, and the number of each: its line, or of an array its place from 1.
 
     `whole` is for `.json`, where a string in an array is a prompt; lines may be an array of objects too. Raises
@@ -20,7 +43,7 @@ def json_rows(text: str, where: str, prompt: str, whole: bool) -> tuple[Rows, li
     start = text.lstrip()[:1]
     if start == "[" or (whole and not _has_rows_a_line(text)):
         try:
-            rows = _rows_of(json.loads(text), where, prompt if whole else None)
+            rows = _rows_of(json.loads(text, object_pairs_hook=repeats), where, prompt if whole else None)
         except (ValueError, RecursionError) as error:
             if whole:
                 line = getattr(error, "lineno", None)
@@ -31,7 +54,7 @@ def json_rows(text: str, where: str, prompt: str, whole: bool) -> tuple[Rows, li
             rows = None
         if rows is not None:
             return rows, list(range(1, len(rows) + 1))
-    return _lines(text, where)
+    return _lines(text, where, repeats)
 
 
 def _has_rows_a_line(text: str) -> bool:
@@ -101,14 +124,15 @@ def _rows_of_columns(columns: Mapping[str, Any]) -> Rows | None:
     return [{name: value[key] for name, value in columns.items()} for key in keys]
 
 
-def _lines(text: str, where: str) -> tuple[Rows, list[int]]:
+def _lines(text: str, where: str, repeats: Repeats) -> tuple[Rows, list[int]]:
     rows: Rows = []
     numbers: list[int] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            repeats.place = f" in line {number}"
+            row = json.loads(line, object_pairs_hook=repeats)
         except (ValueError, RecursionError) as error:
             raise InputError(Problem(f"{where}:{number}", "one JSON object", f"{error}")) from None
         if not isinstance(row, dict):

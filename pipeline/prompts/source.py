@@ -20,12 +20,14 @@ from promptmill.pipeline.prompts.formats import (
 )
 from promptmill.pipeline.prompts.held import unchanged
 from promptmill.pipeline.prompts.ids import check_unique_ids
+from promptmill.pipeline.prompts.image_columns import described_name
 from promptmill.pipeline.prompts.image_files import check_images, image_schema, is_image, open_image_file
 from promptmill.pipeline.prompts.judged import judge, looked_at
 from promptmill.pipeline.prompts.kinds import carried, has_map
 from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from promptmill.pipeline.prompts.texts import read_text
+from promptmill.pipeline.prompts.undrawn import undrawn
 from promptmill.pipeline.prompts.views import is_view, shown_name
 from promptmill.pipeline.storage.digests import file_digest
 from promptmill.pipeline.storage.entry import Entry
@@ -71,7 +73,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     if prompts.suite is not None:
         return _open_suite(prompts, output)
     assert prompts.source is not None  # else the job would have been refused
-    store, entries, notices = find_prompt_files(prompts.source, output)
+    store, entries, notices, beside = find_prompt_files(prompts.source, output)
     opened: list[OpenedFile] = []
     problems: list[Problem | str] = []
     images = [entry.name for entry in entries if is_image(entry.name)]
@@ -90,6 +92,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     check_columns(schema, prompts.columns, split_query(prompts.source)[0], prompts.templates)
     files = tuple(o.file for o in opened)
     judged = judge(store, opened, prompts)
+    notices = [*notices, *(undrawn(store, opened, beside, prompts) if beside else ())]
     schema, left_out = without_media(store, files, schema, prompts)
     source = Source(
         files,
@@ -168,6 +171,8 @@ def _open_parquet(store: Store, entry: Entry, look: FirstLook, prompts: Prompts)
         check_no_bomb(store, entry, footer, look)
     if is_view(footer.schema):
         return _open_text(store, entry, prompts, shown_name(entry.name))
+    if (described := described_name(entry.name, footer.schema.names, prompts)) is not None:
+        return _open_text(store, entry, prompts, described)
     file = SourceFile(entry.name, _url(store, entry), entry.size_bytes, footer.rows, footer.etag)
     file = replace(file, digest=digest, version=version)
     maps = [field.name for field in footer.schema if has_map(field.type)]

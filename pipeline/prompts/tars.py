@@ -22,6 +22,7 @@ from promptmill.pipeline.display import first_line, shown
 from promptmill.pipeline.prompts.formats import file_suffix, table_of
 from promptmill.pipeline.prompts.image_columns import caption_among
 from promptmill.pipeline.prompts.image_files import is_image
+from promptmill.pipeline.prompts.json_rows import Repeats
 from promptmill.pipeline.prompts.members import Member
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.storage.store import Store
@@ -45,6 +46,7 @@ class _Rows:
 
     by_key: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 class _Bounded:
@@ -92,6 +94,7 @@ def read_tar(store: Store, name: str, shown_name: str, prompts: Prompts) -> tupl
     table, notices = _table(rows.by_key, where)
     taken = dict(_renamed(table.column_names, prompts))
     table = table.rename_columns([taken.get(column, column) for column in table.column_names])
+    notices += rows.repeats.notices(where)
     notices += [f"{where}: {count:,} files that end in {ending} left out" for ending, count in rows.left_out.items()]
     return table, notices, hashlib.sha256(json.dumps(rows.by_key).encode()).hexdigest()[:32]
 
@@ -142,19 +145,20 @@ def _take(rows: _Rows, member: tarfile.TarInfo, stream: BinaryIO, size: int, whe
         raise tarfile.ReadError(f"{shown(member.name)}: {member.size:,} bytes, of which the end is missing")
     place = f"{where}: {shown(member.name)}"
     row = rows.by_key.setdefault(f"{folder}/{key}".lstrip("/"), {})
-    values = _values(column, member, stream, place)
+    values = _values(column, member, stream, place, rows.repeats)
     if twice := next((name for name in values if name in row), None):
         raise InputError(Problem(place, f"one {twice} for each key", "a second"))
     row |= values
 
 
-def _values(column: str, member: tarfile.TarInfo, stream: BinaryIO, place: str) -> dict[str, Any]:
+def _values(column: str, member: tarfile.TarInfo, stream: BinaryIO, place: str, repeats: Repeats) -> dict[str, Any]:
+    repeats.place = f" in {shown(member.name)}"
     stream.seek(member.offset_data)
     if is_image(member.name):
         return {column: Member(member.offset_data, member.size, _hash(stream, member.size), member.name).cell}
     try:
         text = stream.read(member.size).decode("utf-8").removesuffix("\n")
-        found = json.loads(text) if column == _JSON else text
+        found = json.loads(text, object_pairs_hook=repeats) if column == _JSON else text
     except (ValueError, RecursionError) as error:
         raise InputError(Problem(place, "UTF-8 text" if column != _JSON else "JSON", first_line(error))) from None
     if column != _JSON:

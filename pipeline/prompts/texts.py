@@ -9,15 +9,18 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from promptmill.pipeline.prompts.formats import file_suffix, read_text_format, read_unpacked
+from promptmill.pipeline.prompts.bombs import whole_parquet
+from promptmill.pipeline.prompts.formats import as_schema, file_suffix, read_text_format, read_unpacked
 from promptmill.pipeline.prompts.image_columns import named_as_mapped
+from promptmill.pipeline.prompts.kinds import carried
 from promptmill.pipeline.prompts.tars import is_tar, read_tar
 from promptmill.pipeline.prompts.views import open_view, selected_rows, view_key
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.plan import SELECTION, SourceFile
+from promptmill.schemas.plan import DESCRIPTION, SELECTION, SourceFile
 from promptmill.schemas.prompts import Prompts
 from promptmill.schemas.urls import scheme_of
 
@@ -96,6 +99,12 @@ def _parsed(store: Store, data: bytes, shown: str, prompts: Prompts) -> tuple[pa
     if file_suffix(shown) == SELECTION:
         asked_for = [*prompts.columns.images.values(), *prompts.carry]
         return selected_rows(open_view(store, data, shown), asked_for), []
+    if file_suffix(shown) == DESCRIPTION:
+        with whole_parquet(shown):
+            rows = pq.read_table(pa.BufferReader(data))
+        plain = pa.schema([each.with_type(carried(each.type)) for each in rows.schema])
+        table, taken = named_as_mapped(as_schema(rows, plain), prompts)
+        return table, taken
     table, notices = read_text_format(data, file_suffix(shown), shown, prompts)
     table, taken = named_as_mapped(table, prompts)
     return table, [*notices, *taken]

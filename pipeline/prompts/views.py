@@ -17,7 +17,7 @@ from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.kinds import carried, is_media
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.plan import SELECTION
+from promptmill.schemas.plan import DESCRIPTION, SELECTION
 from promptmill.schemas.records import VIEW
 
 _FILE: Final = ".parquet"
@@ -36,7 +36,9 @@ def shown_name(key: str) -> str:
 
 
 def view_key(name: str) -> str:
-    return name.removesuffix(SELECTION) + _FILE if name.endswith(SELECTION) else name
+    """Also of a description of images, which is read in the place of its file too."""
+    ending = next((each for each in (SELECTION, DESCRIPTION) if name.endswith(each)), None)
+    return name if ending is None else name.removesuffix(ending) + _FILE
 
 
 @dataclass(frozen=True)

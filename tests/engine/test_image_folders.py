@@ -127,7 +127,7 @@ def test_what_git_lfs_left_is_named(cli: Cli, job: Job, folder: Path) -> None:
     assert (answer.code, "cat/1.png: expected the file itself, got a Git LFS pointer" in answer.err) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
 def test_metadata_as_hugging_face_has_it(cli: Cli, job: Job, folder: Path, tmp_path: Path, name: str) -> None:
     """`file_name` is the image and `text` the prompt, other `*_file_name` what the job maps by their beginning."""
     rows = [("cat/1.png", "loose.png", "a star"), ("dog/2.PNG", "loose.png", "a ring")]
@@ -135,12 +135,18 @@ def test_metadata_as_hugging_face_has_it(cli: Cli, job: Job, folder: Path, tmp_p
     lines = [",".join(columns), *(",".join(row) for row in rows)]
     if name.endswith(".jsonl"):
         lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
-    (folder / name).write_text("\n".join(lines))
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))), folder / name)
+    else:
+        (folder / name).write_text("\n".join(lines))
+    picture(9).save(folder / "cat" / "alone.png")
     prompts = {"source": str(folder), "columns": {"image": "image", "mask": "mask"}}
     path = job(prompts=prompts, generation=GENERATION, score=None)
     answer = cli("validate", path)
     assert (answer.code, "column 'text' is taken as 'prompt'" in answer.out + answer.err) == (0, True), answer.err
+    assert "1 images have no line in metadata, and are not drawn: cat/alone.png" in answer.out + answer.err
     assert cli("run", path, "--in-process").code == 0
+    assert cli("run", path, "--in-process", "--json").json["shards_done"] == 1
     made = records(tmp_path / "out")
     assert [(row["prompt"], Path(row["input_image"]).name, Path(row["input_mask"]).name) for row in made] == [
         ("a star", "1.png", "loose.png"),

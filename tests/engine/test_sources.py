@@ -452,3 +452,27 @@ def test_ten_million_prompts_are_planned_from_footers(tmp_path: Path) -> None:
     rows, peak_kib = map(int, answer.stdout.split())
     assert rows == 10_000_000
     assert peak_kib < 500_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": "b", "tag": 1, "prompt": "c"}\n', '"prompt" in line 2'),
+        ("a.json", '[{"prompt": "c", "more": {"x": 1, "x": 2}}]', '"x"'),
+    ],
+)
+def test_a_key_that_stands_twice_in_an_object_is_told(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    source = open_source(Prompts(source=str(tmp_path / name)))
+    told = f"1 objects have a key twice, such as {said}; the last value counts"
+    assert any(notice.endswith(told) for notice in source.notices)
+
+
+def test_json_files_differ_in_their_optional_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "note": "x"}\n')
+    (tmp_path / "b.jsonl").write_text('{"prompt": "b", "seed": 3}\n')
+    source = open_source(Prompts.model_validate({"source": str(tmp_path), "columns": {"seed": "seed"}}))
+    assert source.schema.names == ["prompt", "note", "seed"] and source.largest == {"seed": 3}
+    (tmp_path / "c.jsonl").write_text('{"text": "c"}\n')
+    with pytest.raises(InputError, match="c.jsonl: expected the columns of a.jsonl: prompt"):
+        open_source(Prompts(source=str(tmp_path)))

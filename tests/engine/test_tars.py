@@ -67,6 +67,24 @@ def test_a_row_for_each_key_and_its_image_where_it_lies(cli: Cli, job: Job, tmp_
     assert cli("run", path, "--in-process", "--extend", "--json").json["kept"] == 3
 
 
+def test_shards_differ_in_fields_and_a_key_that_stands_twice_is_told(cli: Cli, job: Job, tmp_path: Path) -> None:
+    """What one shard's JSON has and another's has not is null there; of two values of a key the last counts."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    pack(shards / "a.tar", {**sample(0), "0000.json": b'{"width": 64, "width": 32, "note": "x"}'})
+    pack(shards / "b.tar", {**sample(1), "0001.json": b'{"width": 16, "tags": ["y"]}'})
+    pack(shards / "c.tar", sample(2))
+    path = job(prompts={"source": str(shards), "columns": {"image": "image"}}, generation=GENERATION, score=None)
+    answer = cli("run", path, "--in-process")
+    assert answer.code == 0, answer.err
+    assert '1 objects have a key twice, such as "width" in 0000.json; the last value counts' in answer.err
+    found = [(row["input_width"], row["note"], row["tags"]) for row in records(tmp_path / "out")]
+    assert found == [(32, "x", None), (16, None, ["y"]), (None, None, None)]
+    pack(shards / "d.tar", {"0003.txt": b"a star", "0003.json": b"{}"})
+    answer = cli("validate", path)
+    assert (answer.code, "d.tar: expected the columns of a.tar: image" in answer.err) == (2, True), answer.err
+
+
 def test_a_failed_sample_of_a_tar_is_tried_again(cli: Cli, job: Job, tmp_path: Path) -> None:
     good, bad = sample(0), sample(1)
     bad["0001.jpg"] = bad["0001.jpg"][:600]
