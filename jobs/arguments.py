@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from promptmill.pipeline.display import keep_secrets, shown
 from promptmill.schemas.errors import JobError, Problem
@@ -24,12 +23,6 @@ OwnJob = Annotated[
         "--job", metavar="JOB.yaml", help="Your own job: its models and the place of its prompts are trusted."
     ),
 ]
-
-
-class Commands(TyperGroup):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        check_arguments(args)
-        return super().parse_args(ctx, args)
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

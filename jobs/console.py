@@ -47,6 +47,13 @@ def table(rows: Mapping[str, object]) -> None:
     out.print(grid)
 
 
+def show(content: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        say_json(content)
+    else:
+        table(content)
+
+
 def _value(name: str, value: object) -> str:
     if value is None:
         return "–"

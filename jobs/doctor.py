@@ -7,9 +7,13 @@ import os
 import platform
 import shutil
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+import typer
 
+from promptmill.jobs.console import say, say_json, table
+from promptmill.jobs.options import AsJson
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.execution.surroundings import oddities
 from promptmill.pipeline.models.diffusion.device import describe_device
@@ -67,3 +71,19 @@ def _try_storage(url: str, problems: list[str]) -> str:
     if weakness:
         problems.append(f"{url}: {weakness}, so two drivers at the same instant could both write a shard")
     return f"writes, reads; {weakness}" if weakness else "writes, reads, refuses to overwrite"
+
+
+def command(
+    url: Annotated[str | None, typer.Argument(metavar="[URL]", help="Storage to try as well.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can do and what stands in the way."""
+    shown = doctor(url).as_json()
+    if as_json:
+        say_json(shown)
+    else:
+        table({name: value for name, value in shown.items() if name != "problems"})
+        for problem in shown["problems"]:
+            say(f"problem: {problem}")
+        say("ready" if not shown["problems"] else f"{len(shown['problems'])} problem(s)")
+    raise typer.Exit(1 if shown["problems"] else 0)

@@ -8,11 +8,14 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from promptmill.jobs.console import say, say_json
+from promptmill.jobs.options import AsJson
 from promptmill.jobs.schema import SCHEMA_FILE
 from promptmill.pipeline.dataset.targets import refuse_dataset
 from promptmill.pipeline.jobfile.document import printable
@@ -163,3 +166,17 @@ def _create(path: Path, text: str) -> None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         where = printable(str(path), 200)
         raise JobError(Problem(where, "a folder that can be written", reason.lower())) from None
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="Folder or .yaml file to write.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented job file, and sample prompts."""
+    written = init(path)
+    if as_json:
+        say_json({"written": list(map(str, written))})
+        return
+    for file in written:
+        say(f"wrote {file}")
+    say(f"next: promptmill run {next(file for file in written if file.suffix in ('.yaml', '.yml'))}")

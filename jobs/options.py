@@ -1,12 +1,17 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands have, and the job that they name."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
 from promptmill.pipeline.jobfile.dates import dated_place
+from promptmill.pipeline.jobfile.reader import located, read_job
+from promptmill.schemas.errors import JobError
+from promptmill.schemas.job import Job
 from promptmill.schemas.results import IfRunning
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file; - reads it from standard input.")]
@@ -32,3 +37,13 @@ WhileRunning = Annotated[
         help="Where another run makes this dataset already: begin at the other end, wait for it, or leave it to that.",
     ),
 ]
+
+
+@contextlib.contextmanager
+def loaded_job(path: str, overrides: Sequence[str] | None) -> Iterator[Job]:
+    """A JobError from inside gets the file and line of the field that it names."""
+    job, document = read_job(path, overrides or ())
+    try:
+        yield job
+    except JobError as error:
+        raise located(error, document) from None

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
+from rich.filesize import decimal
+
+from promptmill.jobs.console import say, say_json, table
+from promptmill.jobs.options import AsJson, Extend, JobFile, Set, Yes, loaded_job
 from promptmill.pipeline.dataset.claim import join
 from promptmill.pipeline.dataset.extend import as_if_extended
 from promptmill.pipeline.dataset.keys import shard_number
@@ -12,6 +16,7 @@ from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.state import read_counts
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, plan_job
+from promptmill.pipeline.planning.variants import describe_axes
 from promptmill.schemas.errors import InputError, NoFilesError
 from promptmill.schemas.job import Job
 from promptmill.schemas.results import PlanResult
@@ -84,3 +89,38 @@ def _estimate(planned: Plan) -> float:
         share = min(1.0, job.select.keep * planned.prompts * planned.variant_count / max(1, planned.samples))
     image = pixels / planned.variant_count * _BYTES_A_PIXEL[job.output.image_format]
     return planned.samples * (share * image + _BYTES_A_ROW)
+
+
+def command(job: JobFile, set_: Set = None, extend: Extend = False, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Say what a run would make and what is already done; nothing is started or written."""
+    with loaded_job(job, set_) as loaded:
+        planned, result = plan(loaded, yes, extend)
+    shown = result.as_json()
+    if as_json:
+        say_json(shown)
+        return
+    rows = {
+        "job": shown["name"],
+        "task": planned.told_task,
+        "prompts": shown["prompts"],
+        **({"suite": suite_text(planned)} if planned.suite else {}),
+        "variants": describe_axes(planned.job) or "1",
+        "images": shown["samples"],
+        "shards": f"{shown['shards']:,}, of which {shown['shards_done']:,} are done",
+        "size": f"about {decimal(shown['bytes_estimated'])}",
+        "models": ", ".join(f"{m['path']} ({m['pipeline_class']}, {m['revision'][:18]})" for m in shown["models"]),
+        "output": shown["output"],
+        "fingerprint": shown["fingerprint"][:16],
+    }
+    table(rows)
+    for notice in shown["notices"]:
+        say(f"note: {notice}")
+
+
+def suite_text(planned: Plan) -> str:
+    return f"{planned.suite['name']}, sha256 {planned.suite['sha256']}" if planned.suite else ""
+
+
+def say_suite(planned: Plan) -> None:
+    if planned.suite:
+        say(f"suite: {suite_text(planned)}")

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from promptmill.jobs.arguments import OwnJob, TrustDataset
+from promptmill.jobs.console import show
+from promptmill.jobs.options import AsJson, Url
 from promptmill.jobs.trust import reach_of, refuse_strangers
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.targets import refuse_dataset
@@ -73,3 +78,18 @@ def in_text(made: ReproduceResult) -> dict[str, Any]:
     said = in_words(others) or ("none" if made.versions_then else "not known: the dataset does not say its own")
     left_out = ("versions", "versions_then")
     return {name: value for name, value in made.as_json().items() if name not in left_out} | {"other_versions": said}
+
+
+def command(
+    url: Url,
+    sample_id: Annotated[str, typer.Argument(metavar="SAMPLE_ID")],
+    out: Annotated[
+        str | None, typer.Option(help="File to write; else <sample id>.png, or so, in the current folder.")
+    ] = None,
+    trust_dataset: TrustDataset = False,
+    job: OwnJob = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one image again from its row, and say how it differs."""
+    made = reproduce(url, sample_id, out, trust_dataset, job)
+    show(made.as_json() if as_json else in_text(made), as_json)

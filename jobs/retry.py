@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from promptmill.jobs.run import new_progress, run_plan
+from promptmill.jobs.arguments import OwnJob, TrustDataset
+from promptmill.jobs.options import Address, AsJson, InProcess, Url
+from promptmill.jobs.run import finish, new_progress, run_plan
 from promptmill.jobs.trust import reach_of, refuse_strangers
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.retry import plan_retry
@@ -28,3 +30,17 @@ def retry(
         output = plan.job.output.model_copy(update={"url": url})
         plan = replace(plan, job=plan.job.model_copy(update={"output": output}))
         return plan, run_plan(plan, store, progress, address=address, in_process=in_process, reach=reach)
+
+
+def command(
+    url: Url,
+    address: Address = None,
+    in_process: InProcess = False,
+    trust_dataset: TrustDataset = False,
+    job: OwnJob = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make failed samples again, into new shards of the same dataset."""
+    planned, summary = retry(url, address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
+    in_vain = not summary.made.samples and not summary.interrupted
+    finish(planned, summary, as_json, rows_at_fault=in_vain)

@@ -9,9 +9,11 @@ from dataclasses import asdict, replace
 from typing import Protocol, Self
 
 import psutil
+import typer
 
-from promptmill.jobs.console import err, is_terminal
-from promptmill.jobs.plan import plan_of
+from promptmill.jobs.console import err, is_terminal, say, say_json
+from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Set, WhileRunning, Yes, loaded_job
+from promptmill.jobs.plan import plan_of, say_suite
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.far import refuse_far_copies
@@ -227,3 +229,54 @@ def _ray_is_there() -> Iterator[None]:
         yield
     except ImportError as error:
         raise ClusterError(f"Ray cannot be imported ({error}). Install ray, or give --in-process") from None
+
+
+def command(
+    job: JobFile,
+    set_: Set = None,
+    address: Address = None,
+    in_process: InProcess = False,
+    extend: Extend = False,
+    if_running: WhileRunning = "join",
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the dataset, or continue where it stopped."""
+    with loaded_job(job, set_) as loaded:
+        planned, summary = run(
+            loaded,
+            address=address,
+            in_process=in_process,
+            extend=extend,
+            allow_large_sweep=yes,
+            if_running=if_running,
+        )
+    finish(planned, summary, as_json)
+
+
+def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: bool = False) -> None:
+    if as_json:
+        say_json(result(planned, summary).as_json())
+    elif summary.elsewhere is not None:
+        say(f"{planned.job.name} is already running {summary.elsewhere}. This run made nothing.")
+    else:
+        made, url = summary.made, planned.job.output.url.rstrip("/")
+        images = made.kept + made.rejected
+        speed = f" in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)" if images else ""
+        state = "stopped: run the same command again to continue" if summary.interrupted else "done"
+        loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
+        say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")
+        say_suite(planned)
+        counts = summary.counts
+        say(
+            f"The dataset: kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} "
+            f"of {planned.samples if summary.interrupted else counts.samples:,}"
+        )
+        if counts.failed:
+            again = f"`promptmill retry {url}` makes them again"
+            mend = "the source's own rows are at fault: put mended ones into a new file"
+            say(f"Failures are in {url}/failures/; {mend if rows_at_fault else again}.")
+        for place in summary.left_out:
+            say(f"Left out: {place}")
+        say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")
+    raise typer.Exit(exit_code(summary))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from pydantic import TypeAdapter
 
 import promptmill.schemas.job
@@ -89,6 +90,13 @@ def _tidy(node: Any) -> Any:
         if "enum" in result:
             result["enum"] = [*result["enum"], None]
     return result
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="Changes nothing: a schema is JSON.")] = False,
+) -> None:
+    """Print the JSON Schema of the job file."""
+    print(job_schema(), end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from promptmill.jobs.console import say, say_json, table
+from promptmill.jobs.options import AsJson
 from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.evaluation.brought import bring_scores
 from promptmill.pipeline.evaluation.fid import check_installed
 from promptmill.pipeline.evaluation.reference import compare_with_reference
+from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.load import load_embedder
-from promptmill.pipeline.report.build import build_report
 from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.pipeline.storage.local import read_regular_file
@@ -60,6 +64,8 @@ def score(
         shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)
     if plan is not None:
+        from promptmill.pipeline.report.build import build_report  # seconds to import
+
         build_report(plan, store, reach=reach_of(store, trusted=False, job=None))
     store.tidy()
     return ScoreResult(**shown)
@@ -85,3 +91,45 @@ def _captions(path: str | None) -> list[str]:
         reason = "no UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise JobError(Problem("--distractors", "a text file with one caption a line", f"{path}: {reason}")) from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def command(
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="Our dataset, or a folder of Parquet files with image and caption.",
+            callback=dated_place,
+        ),
+    ],
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="Metric to add; repeat for more.")] = None,
+    distractors: Annotated[
+        str | None, typer.Option(help="Text file with one caption a line, for the relative CLIP score.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Score anew what is scored already.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(metavar="URL", help="Images or dataset to compare with: FID, KID, precision, recall.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="open_clip model that looks at both, for --reference.")
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="Scores of others: a column sample_id (or GenEval's filename)."),
+    ] = None,
+    selection: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For --reference: of the images that a selection keeps.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the tensor library.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Add metrics to a dataset, beside it and without generating again."""
+    shown = score(url, metric or [], distractors, again, threads, reference, features, from_file, selection=selection)
+    if as_json:
+        say_json(shown.as_json())
+        return
+    table({name: value for name, value in shown.as_json().items() if name != "cells"})
+    for each in shown.cells or []:
+        values = {"fid": each.fid, "kid": each.kid, "precision": each.precision, "recall": each.recall}
+        numbers = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
+        say(f"{each.name}: {each.images} images, " + (", ".join(numbers) or "too few to compare"))

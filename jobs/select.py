@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
+import typer
+
+from promptmill.jobs.console import show
+from promptmill.jobs.options import AsJson, Url
 from promptmill.pipeline.curation.selection import Wanted, select_again
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.export.card import tell_selections
@@ -35,3 +40,20 @@ def _bound(text: str, by: Sequence[str]) -> tuple[str, float]:
     if not math.isfinite(least):
         raise JobError(Problem("--min", "NAME=VALUE, or a value for --by", repr(text)))
     return name, least
+
+
+def command(
+    url: Url,
+    keep: Annotated[int | None, typer.Option(min=1, help="Best so many images of each prompt and variant.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Score that says which are best; of several the ranks are added.")
+    ] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="NAME=VALUE", help="Leave out what scores below; repeat for more."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the view; else made of the above.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Select again among the images that are there, as a view beside them; no image is made."""
+    show(select(url, keep, by or [], least or [], name).as_json(), as_json)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Annotated
 
-from promptmill.jobs.console import say_on_stderr
+import typer
+
+from promptmill.jobs.console import say_json, say_on_stderr, table
+from promptmill.jobs.options import AsJson, Url
 from promptmill.pipeline.dataset.open import newest_plan, open_dataset
-from promptmill.pipeline.dataset.repair import GRACE_S, Repair
-from promptmill.pipeline.dataset.repair import repair as remove
 from promptmill.pipeline.dataset.state import dataset_counts, failure_kinds, newest_object, read_footers
-from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.display import format_duration, local_time
 from promptmill.pipeline.execution.heartbeat import read_heartbeat
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import StorageError
-from promptmill.schemas.results import RunState, StatusResult, VerifyResult
+from promptmill.schemas.results import RunState, StatusResult
 
 PATIENCE_S = 10.0
 """A look is not worth minutes: whoever wants to know asks again."""
@@ -105,28 +106,11 @@ def _sentence(run: RunState) -> str:
     return text
 
 
-def verify(url: str, deep: bool, repair: bool, grace_s: float = GRACE_S) -> VerifyResult:
-    """`ok` says that nothing is wrong and nothing is missing; with `repair` as it is afterwards."""
-    plan, store = open_dataset(url)
-    result = verify_dataset(plan, store, deep)
-    done = remove(result, store, grace_s) if repair else Repair()
-    if done.removed:
-        result = verify_dataset(plan, store, deep)
-    plan = result.plan
-    return VerifyResult(
-        name=plan.job.name,
-        output=url,
-        fingerprint=plan.fingerprint,
-        ok=result.complete,
-        samples_asked_for=plan.samples,
-        **asdict(result.counts),
-        shards=plan.shards,
-        shards_done=result.shards_done,
-        missing_shards=result.missing,
-        problems=result.problems,
-        orphans=sorted({entry.name for entry in result.orphans} - set(done.spared)),
-        removed=done.removed,
-        spared=done.spared,
-        strangers=result.strangers,
-        images_checked=result.images_checked,
-    )
+def command(
+    url: Url,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until it is complete.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How far a dataset is, and whether a run is at work; from anywhere."""
+    for shown in looks(url, watch):
+        say_json(shown.as_json()) if as_json else table(in_words(shown))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from promptmill.jobs.console import say, say_json
+from promptmill.jobs.options import AsJson, JobFile, Set, Yes, loaded_job
+from promptmill.jobs.plan import say_suite
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.schemas.errors import InputError
 from promptmill.schemas.job import Job
+from promptmill.schemas.results import ValidateResult
 
 
 def validate(job: Job, allow_large_sweep: bool) -> Plan:
@@ -17,3 +21,16 @@ def validate(job: Job, allow_large_sweep: bool) -> Plan:
     if plan.wrong and read_plan(open_output(job.output.url, "output.url")) is None:
         raise InputError(*plan.wrong)
     return plan
+
+
+def command(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Check a job file and everything it names; nothing is started or written."""
+    with loaded_job(job, set_) as loaded:
+        plan = validate(loaded, yes)
+    if as_json:
+        say_json(ValidateResult(True, plan.job.name, plan.fingerprint, plan.suite, list(plan.notices)).as_json())
+        return
+    for notice in plan.notices:
+        say(f"note: {notice}")
+    say_suite(plan)
+    say(f"{job}: ok. {plan.prompts:,} prompts × {plan.variant_count:,} variants = {plan.samples:,} images")

@@ -122,7 +122,7 @@ def status(url: str | PathLike[str]) -> StatusResult:
 
 def verify(url: str | PathLike[str], *, deep: bool = False, repair: bool = False) -> VerifyResult:
     """Whether every sample asked for is there exactly once. `deep` decodes every image, `repair` tidies up."""
-    from promptmill.jobs import status as command
+    from promptmill.jobs import verify as command
 
     return command.verify(_place(url), deep, repair)
 

@@ -123,7 +123,7 @@ def _samples(store: Store, objects: Sequence[DataObject], needed: Container[str]
             tables.append(table)
         else:
             problems.append(f"{key}: {table}")
-    table = _latest(joined(tables)) if tables else _EMPTY
+    table = _latest(joined(tables)) if tables else _SHAPE.empty_table()
     side = read_side_scores(store, table.column("sample_id").to_pylist(), problems)
     for name, values in side.values.items():
         column = f"{SCORE_PREFIX}{name}"
@@ -261,9 +261,9 @@ def _counts(objects: Sequence[DataObject]) -> dict[int, Counts]:
 
 
 _PLACE = {"status": pa.string(), "object": pa.string(), "row": pa.int64()}
-_EMPTY = pa.schema(
+_SHAPE = pa.schema(
     [*((name, kind) for name, kind in _TYPES.items() if name not in ("image", "scores")), *_PLACE.items()]
-).empty_table()
+)
 
 
 def plain(value: Any) -> Any:

@@ -207,3 +207,18 @@ def test_which_end_of_a_score_is_better(tmp_path: Path) -> None:
     plan = replace(plan, python_scores=(own,))
     assert plan.lowest_is_best == {"near_black", "dark"}
     assert from_json(to_json(plan)).python_scores == (own,)
+
+
+def test_pixels_are_of_the_largest_image(tmp_path: Path) -> None:
+    def pixels(**sections: Any) -> int:
+        plan = small_plan(tmp_path, **sections)
+        return plan.pixels(plan.models[0])
+
+    own = small_plan(tmp_path).models[0]
+    assert own.width * own.height > 64 * 8
+    assert pixels() == own.width * own.height
+    assert pixels(generation={"width": 16, "height": 8}) == 128
+    assert pixels(generation={"width": 16}) == 16 * own.height
+    assert pixels(sweep={"width": [8, 64, 16], "height": [8]}) == 64 * 8
+    plan = small_plan(tmp_path)
+    assert plan.pixels(replace(own, path="another", width=3, height=5)) == 15

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from promptmill.pipeline.dataset.claim import _short
+from promptmill.pipeline.dataset.claim import _short, claim_output
 from promptmill.pipeline.dataset.keys import hash_in_name, is_temporary
-from promptmill.pipeline.dataset.open import open_output
+from promptmill.pipeline.dataset.open import _in_the_way, located, open_output, read_plan
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.retry import plan_retry
-from promptmill.pipeline.dataset.state import failure_kinds, newest_object, read_footers
-from promptmill.pipeline.display import first_line, letters
+from promptmill.pipeline.dataset.state import failure_kinds, newest_object, read_footers, read_receipts
+from promptmill.pipeline.display import first_line, letters, local_time
 from promptmill.pipeline.planning.fingerprint import differing_fields
-from promptmill.pipeline.planning.variants import describe_axes, model_name
+from promptmill.pipeline.planning.plan import plan_job
+from promptmill.pipeline.planning.variants import describe_axes, model_name, shown_value
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
-from tests.heart.mill import job, make_missing, memory, run_small, small_plan
+from promptmill.schemas.generation import Model
+from tests.heart.mill import job, make_missing, memory, run_small, small_plan, write_prompts
 
 
 def test_names_of_objects() -> None:
@@ -64,6 +69,10 @@ def test_the_newest_object_is_the_one_written_last(tmp_path: Path) -> None:
     newest = newest_object(store)
     assert newest is not None
     assert newest.name == "data/part-000000.parquet"
+    store.put("data/part-000001.parquet", to_parquet(pa.table({"x": [1]})))
+    newest = newest_object(store)
+    assert newest is not None
+    assert newest.name == "data/part-000001.parquet"
 
 
 def test_a_folder_of_a_ray_job_is_no_place_for_a_dataset() -> None:
@@ -96,6 +105,51 @@ def test_what_an_error_says() -> None:
     assert first_line(ValueError("one\ntwo")) == "one"
     assert first_line(ValueError("x" * 300)) == "x" * 200
     assert first_line(ValueError()) == "ValueError"
+    assert letters(JobError()) == [""]
+
+
+def test_times_for_people() -> None:
+    told = local_time(1_700_000_000.75)
+    assert datetime.fromisoformat(told).timestamp() == 1_700_000_000
+    assert len(told) == len("2023-11-14T22:13:20+00:00")
+
+
+def test_receipts_that_hold_no_numbers_are_named(tmp_path: Path) -> None:
+    store = memory()
+    run_small(tmp_path, store)
+    key = "receipts/part-000000.json"
+    content = json.loads(store.read(key))
+    for attempts, problems in (
+        (2**53 - 1, []),
+        (2**53, [f"{key}: left out: a number that is negative or not finite"]),
+    ):
+        store.put(key, json.dumps({**content, "attempts": attempts}).encode())
+        told: list[str] = []
+        assert len(read_receipts(store, told)) == 3 - len(problems)
+        assert told == problems
+
+
+def test_a_path_that_nothing_bars(tmp_path: Path) -> None:
+    assert _in_the_way(tmp_path) == _in_the_way(tmp_path / "new") == ""
+    (tmp_path / "file").touch()
+    assert _in_the_way(tmp_path / "file") == "a file"
+    assert _in_the_way(tmp_path / "file" / "below") == "a path below a file"
+    assert _in_the_way(tmp_path / ("x" * 300)) == "a name that is too long"
+
+
+def test_relative_places_are_found_beside_a_local_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another folder too, where the dataset is on this machine."""
+    monkeypatch.chdir(tmp_path)
+    Path("prompts").mkdir()
+    write_prompts(Path("prompts/a.parquet"))
+    plan = plan_job(job(Path("prompts"), output={"url": "out"}))
+    local = Store(str(tmp_path / "out"))
+    claim_output(plan, local)
+    monkeypatch.chdir("/")
+    stored = read_plan(local)
+    assert stored is not None
+    assert located(stored, local).segments[0].files[0].path == str(tmp_path / "prompts" / "a.parquet")
+    assert located(stored, memory()).segments[0].files[0].path != str(tmp_path / "prompts" / "a.parquet")
 
 
 def test_fields_that_differ() -> None:
@@ -123,3 +177,9 @@ def test_axes_in_words(tmp_path: Path) -> None:
 )
 def test_models_of_a_sweep_by_name(model: dict[str, object], name: str) -> None:
     assert model_name(model) == name
+
+
+def test_a_model_is_shown_by_what_tells_it_from_its_defaults() -> None:
+    assert shown_value(Model(path="a", dtype="float16")) == "a dtype float16"
+    assert shown_value(Model(path="a")) == "a"
+    assert shown_value(2.5) == 2.5

@@ -9,9 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from promptmill.jobs.commands_evaluation import _by_variant
-from promptmill.jobs.commands_evaluation import compare as command
-from promptmill.jobs.compare import compare
+from promptmill.jobs.compare import _by_variant, command, compare
 from promptmill.jobs.schema import results_schema
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.reports import MetricAnswer, VariantAnswer
