@@ -32,7 +32,7 @@ def test_images_are_read_within_reach(tmp_path: Path) -> None:
         with pytest.raises(JobError, match=r"1 elsewhere, such as .*mine/photo\.png"):
             plan_retry(plan, store, elsewhere)
         plan = plan_retry(plan, store, Reach((str(folder),)))
-        assert [segment.kind for segment in plan.segments] == ["files", "retry"]
+        assert [segment.kind for segment in plan.segments] == ["source", "retry"]
     assert plan_retry(plan, store).segments == plan.segments
 
 

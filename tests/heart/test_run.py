@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from promptmill.pipeline.dataset.state import proven_shards
 from promptmill.pipeline.execution import run as run_module
 from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
 from promptmill.pipeline.execution.run import RunSummary, run_job
+from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage import store as store_module
 from promptmill.pipeline.storage.entry import Entry
@@ -88,8 +90,11 @@ def test_a_run_and_the_next(tmp_path: Path) -> None:
     assert notes.heard == [(1, 2, 3), "begun"]
     assert (summary.counts, summary.made) == (Counts(10, 8, 0, 2), Counts(10, 8, 0, 2))
     assert (summary.shards, summary.shards_done, summary.interrupted) == (3, 3, False)
-    assert summary.seconds > 0
+    assert 0 < summary.seconds < 60
     assert summary.images_per_second == pytest.approx(8 / summary.seconds)
+    (acted,) = summary.versions
+    assert library_versions().items() <= acted.items()
+    assert summary.left_out == ()
     store.delete("data/part-000001.parquet")
     again = Notes()
     summary = run(plan, store, notes=again)
@@ -272,3 +277,33 @@ def test_a_run_that_is_stopped_counts_what_a_listing_shows(tmp_path: Path) -> No
 
     summary = run_job(plan, store, Elsewhere(plan, store), Notes(), stop)
     assert (summary.interrupted, summary.shards_done, summary.counts) == (True, 2, Counts(6, 6))
+
+
+def test_what_the_dispatcher_left_out_is_told(tmp_path: Path) -> None:
+    store = memory()
+    plan = claim_output(small_plan(tmp_path), store)
+    dispatcher = InTurn(plan, store)
+    dispatcher.left_out = [LeftOut("node-1", "10.0.0.1", "its disk is full")]
+    assert run_job(plan, store, dispatcher, Notes(), Stop()).left_out == (
+        LeftOut("node-1", "10.0.0.1", "its disk is full"),
+    )
+
+
+def test_other_versions_are_named_once(tmp_path: Path) -> None:
+    store, notes = memory(), Notes()
+    plan = claim_output(small_plan(tmp_path), store)
+    now = library_versions()["torch"]
+    run(replace(plan, versions={**library_versions(), "torch": "1.0"}), store, notes=notes)
+    assert [text for text in notes.heard if isinstance(text, str) and text != "begun"] == [
+        f"this dataset was begun under other versions: torch {now} (then 1.0). The same samples are made; their "
+        "images may differ in last bits"
+    ]
+
+
+def test_an_object_of_another_job_proves_nothing(tmp_path: Path) -> None:
+    store, other = memory(), memory()
+    plan = claim_output(small_plan(tmp_path), store)
+    make_missing(claim_output(small_plan(tmp_path, seed=1), other), other)
+    for entry in (*other.list("data"), *other.list("rejects"), *other.list("failures")):
+        store.put(entry.name, other.read(entry.name))
+    assert proven_shards(plan, store, {}) == {}
