@@ -1,4 +1,4 @@
-"""What a job puts onto a model that is loaded: LoRA adapters and ControlNets."""
+"""What a job puts onto a model that is loaded: LoRA adapters, ControlNets and an IP-Adapter."""
 
 from __future__ import annotations
 
@@ -43,3 +43,18 @@ class ControlNet(StrictModel):
     preprocess: Preprocess = "resize"
     """What is made of the control image once it has its size: nothing (`resize`), edges (`canny`, by OpenCV), a `blur`,
     or white where it is transparent (`mask_from_alpha`)."""
+
+
+class IpAdapter(StrictModel):
+    """Layers through which a model looks at a reference image, beside the prompt."""
+
+    path: Text
+    """A folder, a .safetensors file in one, or a hub id."""
+    weight_name: Text | None = None
+    """The weights below it, such as `models/ip-adapter_sd15.safetensors`, where there are several, or of a hub id."""
+    image_encoder: Text | None = None
+    """The folder below it with the image encoder. Null is `image_encoder` beside the weights."""
+    revision: Text | None = None
+    """Commit of a hub id."""
+    scale: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Times `generation.reference_scale`: how strongly it acts; 0 is without it."""

@@ -7,12 +7,12 @@ from typing import Final, Literal
 
 import pyarrow as pa
 
-from promptmill.schemas.inputs import ROLES, Role
+from promptmill.schemas.inputs import ROLES, STEERING, Role
 
 Kind = Literal["identity", "variant", "text", "setting", "input", "image", "score", "check", "outcome"]
 """What a column is for: which sample, which variant, its words, how and from what it was drawn, what came of it."""
 
-Only = Literal["inputs", "edits", "adapters", "controls", "syntax"]
+Only = Literal["inputs", "edits", "steering", "adapters", "controls", "references", "syntax"]
 Folder = Literal["data", "rejects", "failures"]
 EVERYWHERE: Final[frozenset[Folder]] = frozenset({"data", "rejects", "failures"})
 MADE: Final[frozenset[Folder]] = frozenset({"data", "rejects"})
@@ -47,6 +47,9 @@ _NET: Final = pa.struct(
         *(("start", _WIDE), ("end", _WIDE), ("preprocess", _TEXT)),
     ]
 )
+
+
+_LOOKS: Final = pa.struct([("path", _TEXT), ("weights", _TEXT), ("revision", _TEXT), ("scale", _WIDE)])
 
 
 def input_column(role: Role) -> str:
@@ -96,8 +99,10 @@ COLUMNS: Final[tuple[Column, ...]] = (
     ),
     *(Column(input_column(role), _TEXT, "input", "where it was read", EVERYWHERE, "inputs") for role in ROLES),
     Column("image_guidance_scale", _WIDE, "setting", "how closely an edit keeps to its image", EVERYWHERE, "edits"),
+    *(Column(name, _WIDE, "setting", f"`{name}`, where its row says it", EVERYWHERE, "steering") for name in STEERING),
     Column("adapters", pa.list_(_ADAPTER), "setting", "adapters that it was drawn with", EVERYWHERE, "adapters"),
     Column("controls", pa.list_(_NET), "setting", "ControlNets that it was drawn with", EVERYWHERE, "controls"),
+    Column("ip_adapter", _LOOKS, "setting", "IP-Adapter that it was drawn with", EVERYWHERE, "references"),
     Column("prompt_written", _TEXT, "input", "the prompt as its file has it", EVERYWHERE, "syntax"),
     Column("row_settings", _TEXT, "input", "settings that the prompt's own line says, as JSON", EVERYWHERE, "syntax"),
 )

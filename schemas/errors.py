@@ -144,7 +144,7 @@ FAILURE_KINDS = (
 INPUT_FAILURES = frozenset(
     (
         *("empty_prompt", "prompt_too_long", "invalid_text", "invalid_seed", "invalid_strength", "invalid_adapter"),
-        *("invalid_syntax", "invalid_setting"),
+        *("invalid_syntax", "invalid_setting", "invalid_steering"),
     )
 )
 """Faults of the input row: the same row fails for ever, or would come out as another sample than it asked for."""

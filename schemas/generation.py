@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from promptmill.schemas.additions import Adapter, ControlNet
+from promptmill.schemas.additions import Adapter, ControlNet, IpAdapter
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.rules import StrictModel, Text
 
@@ -17,8 +18,11 @@ INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
 ASPECT: Final = "aspect"
 """Beside fields of `generation` in what a row sets: width by height, at as many pixels as the job has."""
-CONTROL_FIELDS: Final = frozenset({"control_scale", "control_start", "control_end"})
+CONTROL_TIMES: Final = ("control_start", "control_end")
+CONTROL_FIELDS: Final = frozenset({"control_scale", *CONTROL_TIMES})
 """Fields of `generation` that say something of ControlNets."""
+REFERENCE_FIELDS: Final = frozenset({"reference_scale"})
+"""Fields of `generation` that say something of reference images."""
 
 
 class Model(StrictModel):
@@ -32,6 +36,8 @@ class Model(StrictModel):
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
     controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()
     """ControlNets, all at once, steered by `prompts.columns.control_image`."""
+    ip_adapter: IpAdapter | None = None
+    """An IP-Adapter, for the reference images of `prompts.columns.reference_image`."""
 
 
 class Generation(StrictModel):
@@ -72,8 +78,18 @@ class Generation(StrictModel):
     control_end: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the steps after which they act no more. Null is 1."""
 
-    @property
-    def steering(self) -> tuple[float, float, float]:
-        """How strongly ControlNets act, and from which share of the steps to which, with the values that null is."""
-        scale = 1.0 if self.control_scale is None else self.control_scale
-        return scale, self.control_start or 0.0, 1.0 if self.control_end is None else self.control_end
+    reference_scale: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How strongly reference images act; 0 is without them. Null is 1."""
+
+    def steering(self, own: Mapping[str, float]) -> tuple[float, float, float]:
+        """How strongly ControlNets act, and from which share of the steps to which, with the values that null is.
+
+        `own` are those of STEERING that a row sets itself.
+        """
+        scale, start, end = (own.get(name, getattr(self, name)) for name in ("control_scale", *CONTROL_TIMES))
+        return 1.0 if scale is None else scale, start or 0.0, 1.0 if end is None else end
+
+    def looking(self, own: Mapping[str, float]) -> float:
+        """How strongly reference images act."""
+        scale = own.get("reference_scale", self.reference_scale)
+        return 1.0 if scale is None else scale

@@ -11,6 +11,10 @@ Role = str
 ROLES: Final[tuple[Role, ...]] = ("image", "mask", "control_image", "reference_image")
 CONTROL: Final = "control_image"
 
+REFERENCE: Final = "reference_image"
+STEERING: Final = ("control_scale", "control_start", "control_end", "reference_scale")
+"""Fields of `generation` that a column may say for its row; in the pipeline's call they are one value for all."""
+
 MASK_LIMIT: Final = 128
 """From here on, of 255, a mask is white: drawn anew."""
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import Field, create_model, model_validator
 from pydantic_core import InitErrorDetails
 
-from promptmill.schemas.generation import CONTROL_FIELDS, INPUT_FIELDS, Generation, Model
-from promptmill.schemas.inputs import CONTROL, Task, task_of
+from promptmill.schemas.generation import CONTROL_FIELDS, INPUT_FIELDS, REFERENCE_FIELDS, Generation, Model
+from promptmill.schemas.inputs import CONTROL, REFERENCE, Task, task_of
 from promptmill.schemas.prompts import MAX_SEED, Prompts
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.scores import LOWER_IS_BETTER, Score, Select
@@ -166,6 +166,7 @@ class Job(StrictModel):
             wrong.append(broken_rule(("prompts", "columns", "image"), "a column's name", "null", hint, fields))
         wrong += self._without_images() if columns.image is None else []
         wrong += self._without_adapters() if columns.adapter is not None else []
+        wrong += self._wrong_references()
         return wrong + (self._wrong_maps() if self._controlled else self._without_nets())
 
     def _without_images(self) -> list[InitErrorDetails]:
@@ -183,8 +184,25 @@ class Job(StrictModel):
 
     def _without_nets(self) -> list[InitErrorDetails]:
         hint = "It is about ControlNets: name them in `model.controlnets`."
-        column = [("prompts", "columns", CONTROL)] if self.prompts.columns.control_image is not None else []
+        column: list[tuple[str, ...]] = (
+            [("prompts", "columns", CONTROL)] if self.prompts.columns.control_image is not None else []
+        )
+        column += self._own_columns(CONTROL_FIELDS)
         return [_needs(loc, "model.controlnets", hint) for loc in [*self._set(CONTROL_FIELDS), *column]]
+
+    def _wrong_references(self) -> list[InitErrorDetails]:
+        """Whether an IP-Adapter has its images, and images an IP-Adapter."""
+        given, loc = self.prompts.columns.reference_image, ("prompts", "columns", REFERENCE)
+        if any(isinstance(model, Model) and model.ip_adapter for _, model in self._models()):
+            hint = "An IP-Adapter looks at an image: name the column of those images."
+            fields = "prompts.columns.reference_image model.ip_adapter"
+            return [] if given else [broken_rule(loc, "a column's name", "null", hint, fields)]
+        hint = "It is about reference images, which need an IP-Adapter: name it in `model.ip_adapter`."
+        places = [*self._set(REFERENCE_FIELDS), *self._own_columns(REFERENCE_FIELDS), *([loc] if given else [])]
+        return [_needs(place, "model.ip_adapter", hint) for place in places]
+
+    def _own_columns(self, fields: frozenset[str]) -> list[tuple[str, ...]]:
+        return [("prompts", "columns", name) for name in self.prompts.columns.steering if name in fields]
 
     def _set(self, fields: frozenset[str]) -> list[tuple[str, ...]]:
         """Where the job sets one of these fields of `generation`."""

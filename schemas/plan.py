@@ -86,13 +86,32 @@ class ResolvedControl:
 
 
 @dataclass(frozen=True)
+class ResolvedIpAdapter:
+    """An IP-Adapter that fits its base; `revision` and `files` as of a `ResolvedModel`.
+
+    `weights` and `encoder` are below `location`; `encoder_class` is that of transformers.
+    """
+
+    path: str
+    location: str
+    revision: str
+    weights: str
+    encoder: str
+    encoder_class: str
+    scale: float
+    weights_bytes: int
+    is_local: bool
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
 class ResolvedModel:
     """A model that is known to exist, read from its configuration files alone.
 
     `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights. `files`
     are the hashes of each file of a folder that is loaded, by name; empty for a hub model, and in older plans.
-    Models that differ in `adapters` and `controlnets` alone are equal: those are switched on weights that are loaded
-    once.
+    Models that differ in `adapters`, `controlnets` and `ip_adapter` alone are equal: those are switched on weights that
+    are loaded once.
     """
 
     path: str
@@ -110,6 +129,7 @@ class ResolvedModel:
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     adapters: tuple[ResolvedAdapter, ...] = field(default=(), compare=False)
     controlnets: tuple[ResolvedControl, ...] = field(default=(), compare=False)
+    ip_adapter: ResolvedIpAdapter | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -189,8 +209,8 @@ class Sample:
 
     `inputs` are the images it is drawn from, by role; none for a job that draws from text alone. `adapters` names those
     of the model that its row chooses, None for all. `error` says why the row cannot be used. `adapter_weights` and
-    `settings`, an object of JSON, are what its row sets itself; `written` is the prompt as its file has it, where texts
-    have weights in them (`schemas/emphasis.py`).
+    `settings`, an object of JSON, are what its row sets itself, `steering` those of STEERING; `written` is the prompt
+    as its file has it, where texts have weights in them (`schemas/emphasis.py`).
     """
 
     sample_id: str
@@ -207,6 +227,7 @@ class Sample:
     adapter_weights: tuple[tuple[str, float], ...] = ()
     settings: str | None = None
     written: str | None = None
+    steering: Mapping[str, float] = field(default_factory=dict)
     error: SampleError | None = None
 
     def drawn_with(self, generation: Generation) -> Generation:

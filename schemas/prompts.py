@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import InitErrorDetails
 
-from promptmill.schemas.inputs import ROLES, Role, control_role
+from promptmill.schemas.inputs import ROLES, STEERING, Role, control_role
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.templates import parts_of
 
@@ -39,6 +39,16 @@ class Columns(StrictModel):
     """What of `image` to draw anew: white. The rest keeps its pixels exactly."""
     control_image: Text | Annotated[dict[Text, Text], Field(min_length=1)] | None = None
     """Image that steers the ControlNets of the model, in the same forms; or a column for each, by its name."""
+    reference_image: Text | None = None
+    """Image that the model's IP-Adapter looks at, in the same forms, for its subject or its style."""
+    control_scale: Text | None = None
+    """Number from 0 to 10; overrides `generation.control_scale` where not null."""
+    control_start: Text | None = None
+    """Number from 0, below 1; overrides `generation.control_start` where not null."""
+    control_end: Text | None = None
+    """Number above 0, at most 1; overrides `generation.control_end` where not null."""
+    reference_scale: Text | None = None
+    """Number from 0 to 10; overrides `generation.reference_scale` where not null."""
     strength: Text | None = None
     """Number above 0, at most 1; overrides `generation.strength` where not null."""
     adapter: Text | None = None
@@ -51,6 +61,11 @@ class Columns(StrictModel):
         if isinstance(self.control_image, dict):
             whole |= {control_role(net): name for net, name in self.control_image.items()}
         return whole
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """The fields of STEERING that rows may set."""
+        return tuple(name for name in STEERING if getattr(self, name) is not None)
 
     @property
     def named(self) -> dict[str, str | None]:

@@ -45,9 +45,11 @@ def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
 
 
 EDITS: Final = columns_only("edits")
+STEERING: Final = columns_only("steering")
 ADAPTERS: Final = columns_only("adapters")
 CONTROLS: Final = columns_only("controls")
 SYNTAX: Final = columns_only("syntax")
+REFERENCES: Final = columns_only("references")
 """What a sample was drawn with, in every kind of object of a job that has any."""
 
 

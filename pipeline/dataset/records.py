@@ -17,6 +17,7 @@ from promptmill.pipeline.display import redact
 from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.columns import input_column
 from promptmill.schemas.errors import SampleError
+from promptmill.schemas.inputs import STEERING
 from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Sample, Sidecar
 from promptmill.schemas.records import (
@@ -110,11 +111,25 @@ class RecordWriter:
             if sample.adapters is None or each["name"] in sample.adapters
         ]
 
+    def _steered(self, sample: Sample) -> dict[str, Any]:
+        """ControlNets and IP-Adapter with the scales and times that acted, and those that the sample's row says."""
+        generation, looks = self._constants.get("generation"), self._constants.get("ip_adapter")
+        if generation is None:
+            return {}
+        scale, start, end = generation.steering(sample.steering)
+        nets = [
+            {**net, "scale": net["scale"] * scale, "start": start, "end": end} for net in self._constants["controls"]
+        ]
+        looking = generation.looking(sample.steering)
+        acting = looks and {**looks, "scale": looks["scale"] * looking}
+        return {**{name: sample.steering.get(name) for name in STEERING}, "controls": nets, "ip_adapter": acting}
+
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         sample, image = outcome.sample, outcome.image
         return {
             **self._constants,
             **json.loads(sample.settings or "{}"),
+            **self._steered(sample),
             "sample_id": sample.sample_id,
             "prompt_id": sample.prompt_id,
             "image": None if image is None else {"bytes": image.data, "path": outcome.image_name},

@@ -35,7 +35,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import HASHES, input_column, named, of_kind
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
-from promptmill.schemas.inputs import ROLES, Role
+from promptmill.schemas.inputs import ROLES, STEERING, Role
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import FAILURE
 
@@ -195,6 +195,9 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     edits = any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in plan.models)
     dropped |= {"image_guidance_scale"} if edits else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
+    dropped |= {"ip_adapter"} if any(model.ip_adapter for model in plan.models) else frozenset()
+    rows_say = plan.job.prompts.mapped.steering
+    dropped |= {*STEERING} - {*rows_say} if rows_say else frozenset()
     rows = rows.drop_columns([name for name in rows.column_names if name in dropped])
     return rows.append_column(quota_column(rows.column_names), pa.array(quota, pa.int32()))
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, Sample
+from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, Sample
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [height, width, 3], sRGB."""
@@ -34,8 +34,14 @@ class Generator(Protocol):
     def scheduler_name(self, generation: Generation) -> str:
         """Class that will run, such as `DDIMScheduler`."""
 
-    def use(self, adapters: Sequence[ResolvedAdapter], controls: Sequence[ResolvedControl] = ()) -> None:
-        """From now on draw with these LoRA adapters and ControlNets and no others; the base's weights stay."""
+    def use(
+        self,
+        adapters: Sequence[ResolvedAdapter],
+        controls: Sequence[ResolvedControl] = (),
+        ip_adapter: ResolvedIpAdapter | None = None,
+    ) -> None:
+        """From now on draw with these LoRA adapters, ControlNets and IP-Adapter and no others; the base's weights
+        stay."""
 
     def prepare(self, samples: Sequence[Sample], generation: Generation) -> None:
         """Encode each distinct prompt of a shard once; the embeddings replace those of the shard before."""

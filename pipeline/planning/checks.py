@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
-from promptmill.pipeline.models.catalog.controls import check_start_end, resolve_control
+from promptmill.pipeline.models.catalog.controls import CALLED as CONTROL_TIMES
+from promptmill.pipeline.models.catalog.controls import check_start_end, check_time, resolve_control
 from promptmill.pipeline.models.catalog.families import WEIGHS_WORDS
 from promptmill.pipeline.models.catalog.guidance import check_guidance
+from promptmill.pipeline.models.catalog.references import resolve_ip_adapter
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
 from promptmill.pipeline.models.catalog.sizes import check_size
@@ -52,7 +55,8 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> Checked:
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
         if resolved is not None:
             resolved = _with_adapters(model, resolved, where, problems)
-            models[model] = _with_controls(job, model, resolved, where, problems)
+            resolved = _with_controls(job, model, resolved, where, problems)
+            models[model] = _with_ip_adapter(job, model, resolved, where, problems)
     _check_settings(job, models, problems)
     clips = [
         _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
@@ -80,6 +84,16 @@ def _with_controls(
         for net, at in places
     ]
     return replace(resolved, controlnets=tuple(each for each in found if each is not None))
+
+
+def _with_ip_adapter(
+    job: Job, model: Model, resolved: ResolvedModel, where: str, problems: list[Problem | str]
+) -> ResolvedModel:
+    given = model.ip_adapter
+    if given is None:
+        return resolved
+    asked = (given, resolved, _task(job, resolved), f"{where}.ip_adapter", bool(model.controlnets))
+    return replace(resolved, ip_adapter=_collect(problems, lambda: resolve_ip_adapter(*asked)))
 
 
 def _score_models(job: Job) -> list[tuple[str, str]]:
@@ -117,6 +131,10 @@ def _check_settings(job: Job, models: Mapping[Model, ResolvedModel], problems: l
         if model in models and model.controlnets:
             asked = (models[model], _task(job, models[model]), start, end, "generation.control_start")
             _collect(problems, lambda asked=asked: check_start_end(*asked))
+    for model, field in product(models, [name for name in job.prompts.mapped.steering if name in CONTROL_TIMES]):
+        if model.controlnets:
+            place = models[model], _task(job, models[model]), field, f"prompts.columns.{field}"
+            _collect(problems, lambda place=place: check_time(*place))
     _check_steps(job, models, problems)
     _check_format(job, models, problems)
     swept = [where for side in ("width", "height") for where, _ in job.sweep.values_of(side, None)]

@@ -68,6 +68,8 @@ def fingerprint_fields(
         whole["model"]["adapter_weights"] = [[each.sha for each in model.adapters] for model in models]
     if any(model.controlnets for model in models):
         whole["model"]["controlnet_weights"] = [[each.revision for each in model.controlnets] for model in models]
+    if any(model.ip_adapter for model in models):
+        whole["model"]["ip_adapter_weights"] = [model.ip_adapter and model.ip_adapter.revision for model in models]
     with_model = [dumped for dumped, score in zip(whole["score"], job.score, strict=True) if score.model]
     for score, clip in zip(with_model, clips, strict=True):
         score["weights"] = clip.identity

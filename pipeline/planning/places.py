@@ -25,9 +25,17 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.pipeline.storage.urls import is_remote, local_path
-from promptmill.schemas.plan import STAGED, ResolvedAdapter, ResolvedControl, ResolvedModel, Segment, SourceFile
+from promptmill.schemas.plan import (
+    STAGED,
+    ResolvedAdapter,
+    ResolvedControl,
+    ResolvedIpAdapter,
+    ResolvedModel,
+    Segment,
+    SourceFile,
+)
 
-Beside = TypeVar("Beside", ResolvedAdapter, ResolvedControl)
+Beside = TypeVar("Beside", ResolvedAdapter, ResolvedControl, ResolvedIpAdapter)
 
 
 def recorded(plan: Plan, output: str | None) -> Plan:
@@ -114,6 +122,7 @@ def _relocated_model(ours: ResolvedModel, theirs: ResolvedModel) -> ResolvedMode
         is_local=ours.is_local,
         adapters=_called(ours.adapters, theirs.adapters),
         controlnets=_called(ours.controlnets, theirs.controlnets),
+        ip_adapter=next(iter(_called(*(_listed(each.ip_adapter) for each in (ours, theirs)))), None),
     )
     return known if ours.is_local else replace(known, path=ours.path, revision=ours.revision)
 
@@ -129,7 +138,11 @@ def _called(ours: tuple[Beside, ...], theirs: tuple[Beside, ...]) -> tuple[Besid
     )
 
 
-def _is_place(part: ResolvedAdapter | ResolvedControl) -> bool:
+def _listed(part: ResolvedIpAdapter | None) -> tuple[ResolvedIpAdapter, ...]:
+    return () if part is None else (part,)
+
+
+def _is_place(part: ResolvedAdapter | ResolvedControl | ResolvedIpAdapter) -> bool:
     return not part.path.startswith(BUILTIN) and (isinstance(part, ResolvedAdapter) or part.is_local)
 
 
@@ -165,6 +178,7 @@ def _found_model(model: ResolvedModel, bases: Sequence[Path]) -> ResolvedModel:
         model,
         adapters=tuple(_found_adapter(each, bases) for each in model.adapters),
         controlnets=tuple(_found_control(each, bases) for each in model.controlnets),
+        ip_adapter=None if model.ip_adapter is None else _found_ip_adapter(model.ip_adapter, bases),
     )
     if not model.is_local or model.path.startswith(BUILTIN):
         return model
@@ -185,13 +199,27 @@ def _found_control(control: ResolvedControl, bases: Sequence[Path]) -> ResolvedC
     return replace(control, location=place)
 
 
+def _found_ip_adapter(adapter: ResolvedIpAdapter, bases: Sequence[Path]) -> ResolvedIpAdapter:
+    if not adapter.is_local:
+        return adapter
+    place = _choose(_folder_of(adapter), adapter.location, bases, lambda path: lies_at(adapter, path))
+    return replace(adapter, location=place)
+
+
+def _folder_of(adapter: ResolvedIpAdapter) -> str:
+    """As the job names it, without the file's name."""
+    return str(Path(adapter.path).parent) if adapter.path.endswith(".safetensors") else adapter.path
+
+
 def _recorded_model(model: ResolvedModel) -> ResolvedModel:
     """Everything local as the job names it."""
+    local = [each for each in _listed(model.ip_adapter) if each.is_local]
     return replace(
         model,
         location=model.path if model.is_local else model.location,
         adapters=tuple(replace(each, location=_file_of(each)) for each in model.adapters),
         controlnets=tuple(replace(each, location=each.path) if each.is_local else each for each in model.controlnets),
+        ip_adapter=next((replace(each, location=_folder_of(each)) for each in local), model.ip_adapter),
     )
 
 

@@ -23,6 +23,7 @@ from promptmill.schemas.plan import (
     PythonScore,
     ResolvedAdapter,
     ResolvedControl,
+    ResolvedIpAdapter,
     ResolvedModel,
     Segment,
 )
@@ -139,7 +140,9 @@ def check_named(plan: Plan) -> None:
 def _model(content: Mapping[str, Any]) -> ResolvedModel:
     adapters = tuple(checked(ResolvedAdapter, each) for each in content.get("adapters", ()))
     controls = tuple(checked(ResolvedControl, each) for each in content.get("controlnets", ()))
-    return checked(ResolvedModel, {**content, "adapters": adapters, "controlnets": controls})
+    given = content.get("ip_adapter")
+    looks = None if given is None else checked(ResolvedIpAdapter, given)
+    return checked(ResolvedModel, {**content, "adapters": adapters, "controlnets": controls, "ip_adapter": looks})
 
 
 def segment_from_json(content: object) -> Segment:

@@ -126,6 +126,10 @@ def model_name(value: Mapping[str, Any]) -> str:
         for kind in _ADDED
         for each in value.get(kind, ())
     ]
+    if looks := value.get("ip_adapter"):
+        factor = looks.get("scale", 1.0)
+        name = str(looks["path"]).rstrip("/").rpartition("/")[2]
+        added.append(name if factor == 1 else f"{name} × {factor:g}")
     if not value.keys() <= Model.model_fields.keys():
         return str(dict(value))
     path = value.get("path", Model.model_fields["path"].default)
@@ -135,7 +139,7 @@ def model_name(value: Mapping[str, Any]) -> str:
 def _unusual(value: Mapping[str, Any]) -> str:
     """What the model does not have by default, so that two of one path stay apart."""
     usual = {name: field.default for name, field in Model.model_fields.items()}
-    rest = {name: text for name, text in value.items() if name not in ("path", *_ADDED)}
+    rest = {name: text for name, text in value.items() if name not in ("path", "ip_adapter", *_ADDED)}
     return "".join(f" {name} {text}" for name, text in rest.items() if text is not None and text != usual.get(name))
 
 

@@ -12,7 +12,7 @@ from promptmill.pipeline.prompts.formats import file_suffix, is_parquet
 from promptmill.pipeline.prompts.kinds import common, is_binary, is_image_struct, is_text
 from promptmill.pipeline.prompts.nested import depth_problems, typed
 from promptmill.schemas.errors import InputError, Problem
-from promptmill.schemas.inputs import ROLES, is_control
+from promptmill.schemas.inputs import ROLES, STEERING, is_control
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
 from promptmill.schemas.templates import names_in
@@ -87,7 +87,7 @@ _IMAGES = "paths, URLs, bytes, or a struct of bytes and path"
 WANTED: Mapping[str, str] = {
     "seed": "a column of integers",
     "id": "a text or integer column",
-    "strength": "a number column",
+    **dict.fromkeys(("strength", *STEERING), "a number column"),
     **dict.fromkeys(ROLES, _IMAGES),
 }
 """What a column must hold, by what it is mapped to; text where it is not here."""
@@ -131,6 +131,6 @@ def _fits(role: str, kind: pa.DataType) -> bool:
     is_number = is_whole or pa.types.is_floating(kind)
     if role in ROLES or is_control(role):
         return is_text(kind) or is_binary(kind) or is_image_struct(kind)
-    if role in ("seed", "strength"):
+    if role in ("seed", "strength", *STEERING):
         return bool(is_number or pa.types.is_decimal(kind) or (role == "seed" and is_text(kind)))
     return bool(is_text(kind) or (role == "id" and is_whole))

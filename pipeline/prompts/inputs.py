@@ -24,12 +24,14 @@ from promptmill.pipeline.storage.digests import digest_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
-from promptmill.schemas.generation import Generation
-from promptmill.schemas.inputs import MASK_LIMIT, Input, Role
+from promptmill.schemas.generation import Fit, Generation
+from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, Input, Role
 from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 
 FETCH_PATIENCE_S = 60.0
+REFERENCE_SIDE = 512
+"""Of the shorter side of a reference image: the largest image encoder in use sees 448 pixels."""
 _ROWS_AT_ONCE = 16
 _STORES_KEPT = 64
 
@@ -210,7 +212,7 @@ def drawn_size(found: Mapping[Role, Pixels], generation: Generation, model: Reso
 
     Raises SampleError for an image that is larger than the model's largest.
     """
-    leading = found.get("image", next(iter(found.values()), None))
+    leading = found.get("image", next((pixels for role, pixels in found.items() if role != REFERENCE), None))
     asked = (generation.width, generation.height, generation.fit)
     if asked != (None, None, None) or leading is None:
         return generation.width or model.width, generation.height or model.height
@@ -235,12 +237,21 @@ def prepare(sample: Sample, reader: InputReader, generation: Generation, model: 
         found["mask"] = _fitting_mask(found["mask"], found["image"])
     width, height = drawn_size(found, generation, model)
     inputs = {
-        role: replace(known[role], pixels=fit(pixels, width, height, generation.fit or "cover"))
+        role: replace(known[role], pixels=_fitted(role, pixels, (width, height), generation.fit or "cover"))
         for role, pixels in found.items()
     }
     if "mask" in inputs and not (inputs["mask"].pixels >= MASK_LIMIT).any():
         raise SampleError("input", "mask: black all over (white is drawn anew, so nothing would be)")
     return replace(sample, inputs=inputs)
+
+
+def _fitted(role: Role, pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
+    """A reference image is looked at whole, and drawn over by nothing: it keeps its shape, and no more than is seen."""
+    if role != REFERENCE:
+        return fit(pixels, *size, how)
+    height, width = pixels.shape[:2]
+    shrunk = min(1.0, REFERENCE_SIDE / min(height, width))
+    return fit(pixels, round(width * shrunk), round(height * shrunk), "stretch")
 
 
 def prepare_all(

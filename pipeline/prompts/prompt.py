@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, adapters_of, seed_of, strength_of
+from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, RULES, adapters_of, seed_of
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import Input, Role
 
@@ -39,6 +39,7 @@ class Prompt:
     adapter_weights: tuple[tuple[str, float], ...] = ()
     settings: str | None = None
     written: str | None = None
+    steering: Mapping[str, float] = field(default_factory=dict)
     error: SampleError | None = None
 
 
@@ -73,18 +74,23 @@ def parse_prompt(base: Prompt, prompt: object, negative: object, caption: object
     return replace(parsed, error=error or wrong_seed or base.error)
 
 
-def with_inputs(prompt: Prompt, found: Mapping[Role, str | None], strength: object) -> Prompt:
-    """`found` is where the image of each role lies, None where the row names none."""
+def with_inputs(prompt: Prompt, found: Mapping[Role, str | None], numbers: Mapping[str, object]) -> Prompt:
+    """`found` is where the image of each role lies, None where the row names none; `numbers` are strength and those of
+    STEERING that are mapped."""
     missing = [role for role, place in found.items() if not place]
     error = SampleError("input", f"{missing[0]}: null") if missing else None
-    value = None
-    try:
-        value = strength_of(strength)
-    except ValueError as wrong:
-        error = SampleError("invalid_strength", f"{wrong}")
-    value = None if error else value
+    own: dict[str, float] = {}
+    for name, cell in numbers.items():
+        try:
+            value = RULES[name](cell)
+            own |= {} if value is None else {name: value}
+        except ValueError as wrong:
+            error = SampleError("invalid_strength" if name == "strength" else "invalid_steering", f"{name}: {wrong}")
     inputs = {role: Input(place or "") for role, place in found.items()}
-    return replace(prompt, inputs=inputs, strength=value, error=error or prompt.error)
+    strength = own.pop("strength", None)
+    if error:
+        return replace(prompt, inputs=inputs, error=error)
+    return replace(prompt, inputs=inputs, strength=strength, steering=own, error=prompt.error)
 
 
 def chosen_adapters(chosen: object) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from types import MappingProxyType
@@ -35,7 +35,7 @@ from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
-from promptmill.schemas.inputs import Role
+from promptmill.schemas.inputs import STEERING, Role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
 from promptmill.schemas.row_values import values_of
@@ -168,7 +168,7 @@ class PromptReader:
                 helped = replace(helped, adapters=chosen_adapters(chosen), error=error)
                 helped = replace(helped, adapter_weights=weights_chosen(chosen))
                 yield self._parse_row(
-                    with_inputs(helped, self._locators(columns, file, first, i), columns["strength"][i]),
+                    with_inputs(helped, self._locators(columns, file, first, i), _numbers(columns, i)),
                     text,
                     columns["negative_prompt"][i],
                     columns["caption"][i],
@@ -252,3 +252,7 @@ def _of_template(number: int, template: str, values: Mapping[str, object]) -> tu
     error = None if missing is None else SampleError("empty_prompt", f"{missing}: null, in {template[:200]!r}")
     broken = any(each is not None and each[1] for each in texts.values())
     return f"#{number}", INVALID_TEXT if broken else error, text
+
+
+def _numbers(columns: Mapping[str, Sequence[object]], row: int) -> dict[str, object]:
+    return {name: columns[name][row] for name in ("strength", *STEERING)}

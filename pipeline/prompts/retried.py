@@ -42,6 +42,7 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, job: Job) -> Prom
         given[CONTROL] = {net: input_column(control_role(net)) for net in columns.control_image}
     if "image" in given:
         given["strength"] = "strength"
+    given |= {name: name for name in columns.steering}
     if job.adapters_by_row:
         given["adapter"] = "adapters"
     syntax = dict(zip(named("prompt_written", "row_settings"), ("written", "settings"), strict=True))

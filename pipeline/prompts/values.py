@@ -51,16 +51,29 @@ def _number(text: str) -> int | float | str | None:
     return text or None
 
 
-def strength_of(value: Any) -> float | None:
-    """None where the row says none. Raises WrongValueError for what is no share of the steps."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= 1:
-        raise WrongValueError("a number above 0, at most 1", value)
-    return float(value)
+def _number_of(rule: str, fits: Callable[[Any], bool]) -> Callable[[Any], float | None]:
+    def read(value: Any) -> float | None:
+        """As `strength_of`."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not fits(value):
+            raise WrongValueError(rule, value)
+        return float(value)
+
+    return read
 
 
-RULES: Final[Mapping[str, Callable[[Any], int | float | None]]] = {"seed": seed_of, "strength": strength_of}
+strength_of: Final = _number_of("a number above 0, at most 1", lambda value: 0 < value <= 1)
+"""None where the row says none. Raises WrongValueError for what is no share of the steps."""
+_scale_of: Final = _number_of("a number from 0 to 10", lambda value: 0 <= value <= 10)
+RULES: Final[Mapping[str, Callable[[Any], int | float | None]]] = {
+    "seed": seed_of,
+    "strength": strength_of,
+    "control_scale": _scale_of,
+    "control_start": _number_of("a number from 0, below 1", lambda value: 0 <= value < 1),
+    "control_end": strength_of,
+    "reference_scale": _scale_of,
+}
 """By what a column is mapped to: all that is a number."""
 
 

@@ -150,9 +150,10 @@ class WorkerContext:
             self._loaded = None  # frees the old weights first: two models need not fit at once
             self._loaded, self._adapted = (variant.model, self._load(variant.model)), False
             self.pulse.model_loads += 1
-        added = bool(variant.model.adapters or variant.model.controlnets)
+        model = variant.model
+        added = bool(model.adapters or model.controlnets or model.ip_adapter)
         if added or self._adapted:
-            self._loaded[1].use(variant.model.adapters, variant.model.controlnets)
+            self._loaded[1].use(model.adapters, model.controlnets, model.ip_adapter)
             self._adapted = added
         return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step, self.inputs)
 

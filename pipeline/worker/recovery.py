@@ -23,7 +23,7 @@ def batch_size_key(variant: Variant, samples: Sequence[Sample]) -> Hashable:
     generation = variant.generation
     inputs = [(role, getattr(each.pixels, "shape", None)) for s in samples for role, each in s.inputs.items()]
     guided = generation.guidance_scale > 1
-    added = variant.model.adapters, variant.model.controlnets
+    added = variant.model.adapters, variant.model.controlnets, variant.model.ip_adapter
     own = frozenset(sample.settings for sample in samples)
     return variant.model, added, generation.width, generation.height, guided, frozenset(inputs), own
 

@@ -22,7 +22,16 @@ from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task, TaskName
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
-from promptmill.schemas.records import ADAPTERS, CONTROLS, EDITS, LARGEST_NARROW_SEED, SYNTAX, input_fields
+from promptmill.schemas.records import (
+    ADAPTERS,
+    CONTROLS,
+    EDITS,
+    LARGEST_NARROW_SEED,
+    REFERENCES,
+    STEERING,
+    SYNTAX,
+    input_fields,
+)
 from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
@@ -87,9 +96,11 @@ def _more_columns(plan: Plan) -> list[pa.Field]:
     return [
         *(input_fields(roles) if roles else ()),
         *(EDITS if _keeps_to_images(plan) else ()),
+        *(STEERING if plan.job.prompts.mapped.steering else ()),
         *(ADAPTERS if with_adapters else ()),
         *(CONTROLS if with_nets else ()),
         *(SYNTAX if plan.job.prompts.syntax else ()),
+        *(REFERENCES if any(model.ip_adapter for model in plan.models) else ()),
     ]
 
 
@@ -122,6 +133,7 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             adapter_weights=prompt.adapter_weights,
             settings=with_size(prompt.settings, variant.generation, variant.model),
             written=prompt.written,
+            steering=prompt.steering,
         )
 
 
@@ -146,6 +158,9 @@ def _unfit(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
     if strange := [name for name in sample.adapters or () if name not in known]:
         expected = ", ".join(sorted(known)) or "none, for this model has no adapters"
         return SampleError("invalid_adapter", f"expected {expected}, got {strange[0][:80]!r}")
+    _, start, end = variant.generation.steering(sample.steering)
+    if variant.model.controlnets and start >= end:
+        return SampleError("invalid_steering", f"expected control_start below control_end, got {start:g} and {end:g}")
     return wrong_settings(variant, sample) or _no_step(plan, variant, sample)
 
 
@@ -174,6 +189,13 @@ def _task(task: Task, variant: Variant) -> TaskName:
     return task_for(task.roles, variant.model.pipeline_class)
 
 
+def _looks(variant: Variant) -> dict[str, Any] | None:
+    given = variant.model.ip_adapter
+    if given is None:
+        return None
+    return {"path": given.path, "weights": given.weights, "revision": given.revision, "scale": given.scale}
+
+
 def _image_guidance(generation: Generation, base: str) -> float | None:
     own = call_defaults(base).get("image_guidance_scale")
     return own if generation.image_guidance_scale is None else generation.image_guidance_scale
@@ -181,7 +203,6 @@ def _image_guidance(generation: Generation, base: str) -> float | None:
 
 def _constants(variant: Variant, task: Task) -> dict[str, Any]:
     base, generation = variant.model.pipeline_class, variant.generation
-    scale, start, end = generation.steering
     name = _task(task, variant)
     return {
         **({"task": name} if task.roles else {}),
@@ -190,12 +211,11 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
             for each in variant.model.adapters
         ],
         "controls": [
-            {
-                **{"name": net.name, "revision": net.revision, "preprocess": net.preprocess},
-                **{"scale": net.scale * scale, "start": start, "end": end},
-            }
+            {"name": net.name, "revision": net.revision, "preprocess": net.preprocess, "scale": net.scale}
             for net in variant.model.controlnets
         ],
+        "ip_adapter": _looks(variant),
+        "generation": generation,
         "variant": variant_text(variant.values),
         "model": variant.model.path,
         "model_revision": variant.model.revision,

@@ -85,5 +85,7 @@ def test_a_conditioner_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {"edit", "image", "text"} <= files and len(made_by._conditioners) == len(files)
     (tmp_path / "of_tests.py").write_text("def make(parts):\n    return type(parts.pipe).__name__\n")
     monkeypatch.setattr(folder, "__path__", [str(tmp_path)])
-    parts = Parts(made_by._pipe, made_by._device, made_by._texts, made_by._guidance, made_by._controls)
+    parts = Parts(
+        made_by._pipe, made_by._device, made_by._texts, made_by._guidance, made_by._controls, made_by._references
+    )
     assert conditioners(parts) == ["StableDiffusionPipeline"]

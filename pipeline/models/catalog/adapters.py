@@ -156,7 +156,7 @@ def _lora(shapes: Mapping[str, Shape], base: ResolvedModel, path: Path, where: s
     if halves := [name for name, change in changes.items() if not change.whole]:
         raise JobError(Problem(f"{where}.path", "both halves of each change", f"one alone of {_some(halves)}"))
     if base.is_local:
-        _hold_against(changes, _base_shapes(base), base, where)
+        _hold_against(changes, base_shapes(base), base, where)
     return changes
 
 
@@ -186,7 +186,7 @@ def _settings(base: ResolvedModel, part: str) -> dict[str, object]:
     return read_json(path) if path is not None and path.is_file() else {}
 
 
-def _base_shapes(base: ResolvedModel) -> dict[str, Shape]:
+def base_shapes(base: ResolvedModel) -> dict[str, Shape]:
     """Weights of the base by part and module."""
     root = settings_folder(base)
     assert root is not None  # of a local model

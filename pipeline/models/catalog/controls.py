@@ -79,10 +79,16 @@ def check_start_end(base: ResolvedModel, task: TaskName, start: float | None, en
     """Raises JobError for a time in which nothing is steered, and where the family knows no such time."""
     if (start or 0.0) >= (1.0 if end is None else end):
         raise JobError(Problem(where, "control_start below control_end", f"{start or 0:g} and {end or 1:g}"))
-    taken = call_parameters(class_for(task, base.pipeline_class, controlled=True) or "")
     for field, value in (("control_start", start), ("control_end", end)):
-        if value is not None and taken and CALLED[field] not in taken:
-            raise JobError(Problem(where, f"nothing for `{field}`, which {base.pipeline_class} lacks", f"{value:g}"))
+        if value is not None:
+            check_time(base, task, field, where)
+
+
+def check_time(base: ResolvedModel, task: TaskName, field: str, where: str) -> None:
+    """Raises JobError where the family knows no such time, whether the job or a column says it."""
+    taken = call_parameters(class_for(task, base.pipeline_class, controlled=True) or "")
+    if taken and CALLED[field] not in taken:
+        raise JobError(Problem(where, f"nothing for `{field}`, which {base.pipeline_class} lacks", f"`{field}`"))
 
 
 def control_folder(control: ResolvedControl) -> Path:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, clip_files, clip_folder, old_clip_files
 from promptmill.pipeline.models.catalog.components import hashed_files
 from promptmill.pipeline.models.catalog.controls import control_files, control_folder
+from promptmill.pipeline.models.catalog.references import ip_adapter_files
 from promptmill.pipeline.models.catalog.resolve import model_folder
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
@@ -25,9 +27,9 @@ from promptmill.pipeline.models.catalog.weights import (
 )
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, stamp
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedControl, ResolvedModel
+from promptmill.schemas.plan import ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
-Resolved = ResolvedModel | ResolvedClip | ResolvedControl
+Resolved = ResolvedModel | ResolvedClip | ResolvedControl | ResolvedIpAdapter
 
 _HINT = (
     "What was made stays. Put the files back as they were and run again, or give what is made with these an output.url "
@@ -59,6 +61,10 @@ def part_of(model: Resolved) -> Part | None:
         root = control_folder(model)
         place = f"model.controlnets: {model.path}"
         return Part(place, root, model.revision, model.files, control_files, control_files)
+    if isinstance(model, ResolvedIpAdapter):
+        root = Path(model.location)
+        names = partial(ip_adapter_files, model)
+        return Part(f"model.ip_adapter: {model.path}", root, model.revision, model.files, names, names)
     root = model_folder(model)
     return Part(f"model.path: {model.path}", root, model.revision, model.files, _model_files, _old_model_files)
 

@@ -38,13 +38,14 @@ from promptmill.pipeline.models.diffusion.images import (
 )
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
+from promptmill.pipeline.models.diffusion.references import References
 from promptmill.pipeline.models.diffusion.registry import Parts, conditioners
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler, scheduler_class
 from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import TaskName
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedModel, Sample
+from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel, Sample
 
 TEXTS_KEPT = 256
 """Sets of adapters on text encoders, each with its prompts: rows may choose any weights."""
@@ -71,7 +72,8 @@ class DiffusersGenerator:
         self._texts_with: dict[tuple[ResolvedAdapter, ...], PromptEncoder] = {}
         self._guidance = Guidance(self._pipe)
         self._controls = Controls(dtype, self._device)
-        parts = Parts(self._pipe, self._device, self._texts, self._guidance, self._controls)
+        self._references = References(self._pipe, dtype, self._device)
+        parts = Parts(self._pipe, self._device, self._texts, self._guidance, self._controls, self._references)
         self._conditioners = conditioners(parts)
         self._siblings: dict[tuple[TaskName, bool], Any] = {}
         self._adapters = Adapters(self._pipe)
@@ -83,13 +85,20 @@ class DiffusersGenerator:
     def scheduler_name(self, generation: Generation) -> str:
         return scheduler_class(self._scheduler, generation.scheduler)
 
-    def use(self, adapters: Sequence[ResolvedAdapter], controls: Sequence[ResolvedControl] = ()) -> None:
+    def use(
+        self,
+        adapters: Sequence[ResolvedAdapter],
+        controls: Sequence[ResolvedControl] = (),
+        ip_adapter: ResolvedIpAdapter | None = None,
+    ) -> None:
         """Raises ModelLoadError. What was encoded with other adapters is let go."""
         if tuple(adapters) != self._given:
             self._given, self._texts_with = tuple(adapters), {}
         self._switch(ALL)
         if self._controls.use(controls):
             self._siblings = {key: pipe for key, pipe in self._siblings.items() if not key[1]}
+        if self._references.use(ip_adapter):
+            self._siblings = {}
 
     def _switch(self, choice: Choice) -> None:
         """To what some samples choose."""
@@ -230,6 +239,8 @@ class DiffusersGenerator:
         key = task_name(batch.samples, self._pipe), bool(nets)
         if key not in self._siblings:
             self._siblings[key] = sibling(self._pipe, key[0], nets)
+        if self._references.in_use:
+            self._references.look(self._siblings[key])
         return self._siblings[key]
 
     def _modules(self, *names: str) -> list[torch.nn.Module]:

@@ -15,7 +15,7 @@ from promptmill.pipeline.models.catalog.tasks import class_for, task_for
 from promptmill.pipeline.models.diffusion.decode import in_float32
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
-from promptmill.schemas.inputs import MASK_LIMIT, TaskName
+from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, TaskName
 from promptmill.schemas.plan import Sample
 
 _NOISE_SEED = 0x5EED
@@ -47,8 +47,8 @@ def task_name(samples: Sequence[Sample], base: Any) -> TaskName:
 
 
 def size_of(sample: Sample) -> tuple[int, int] | None:
-    """Height and width of the sample's images; None where it has none."""
-    pixels = next((each.pixels for each in sample.inputs.values()), None)
+    """Height and width of the images that the sample is drawn over; None where it has none."""
+    pixels = next((each.pixels for role, each in sample.inputs.items() if role != REFERENCE), None)
     return None if pixels is None else (int(pixels.shape[0]), int(pixels.shape[1]))
 
 

@@ -13,6 +13,7 @@ from promptmill.pipeline.models.diffusion.conditioning import Conditioner
 from promptmill.pipeline.models.diffusion.controls import Controls
 from promptmill.pipeline.models.diffusion.guidance import Guidance
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
+from promptmill.pipeline.models.diffusion.references import References
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Parts:
     texts: PromptEncoder
     guidance: Guidance
     controls: Controls
+    references: References
 
 
 _FOLDER = "promptmill.pipeline.models.diffusion.conditioners"

@@ -26,14 +26,14 @@ class ControlConditioner:
         self._controls, self._base = controls, base
 
     def group(self, sample: Sample, generation: Generation) -> Hashable:
-        return None
+        return generation.steering(sample.steering) if self._controls.in_use else None
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
         nets, generation = self._controls.in_use, batch.generation
         if not nets:
             return {}
         maps = [self._maps(batch.samples, net) for net in nets]
-        scale, start, end = generation.steering
+        scale, start, end = generation.steering(batch.samples[0].steering)
         scales = [net.scale * scale for net in nets]
         taken = call_parameters(
             class_for(task_for(batch.samples[0].inputs, self._base), self._base, controlled=True) or ""

@@ -1,0 +1,137 @@
+"""Reference images with real pipelines: each sample looks at its own, scale 0 is without, and the base comes back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from promptmill.pipeline.models.catalog.references import resolve_ip_adapter
+from promptmill.pipeline.models.catalog.resolve import resolve_model
+from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.schemas.additions import IpAdapter
+from promptmill.schemas.errors import JobError, ModelLoadError
+from promptmill.schemas.generation import Generation, Model
+from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.plan import ResolvedIpAdapter, Sample
+from tests.models import test_images
+from tests.models.references import build_ip_adapter
+
+Folder = Callable[[str], Path]
+Family = Callable[[str], DiffusersGenerator]
+SETTINGS = Generation(num_inference_steps=2, guidance_scale=3.0, width=64, height=64)
+
+
+@pytest.fixture(scope="module")
+def looks(folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    root = tmp_path_factory.mktemp("looks")
+    return cache(lambda family: build_ip_adapter(folder(family), root / family))
+
+
+def resolved(adapter: Path, base: Path, **given: object) -> ResolvedIpAdapter:
+    model = resolve_model(Model(path=str(base)), "model")
+    return resolve_ip_adapter(IpAdapter(path=str(adapter), **given), model, "text-to-image", "model.ip_adapter")
+
+
+def sample(number: int, *roles: Role, **changes: object) -> Sample:
+    made = test_images.sample(number, *roles)
+    shape = (40 + 8 * number, 64, 3)
+    seen = np.random.default_rng(100 + number).integers(0, 255, shape, dtype=np.uint8)
+    return replace(made, inputs={**made.inputs, "reference_image": Input("r.png", pixels=seen)}, **changes)
+
+
+def pixels(made_by: DiffusersGenerator, samples: list[Sample], settings: Generation = SETTINGS) -> np.ndarray:
+    made = made_by.generate(samples, settings, lambda: None)
+    assert [each.error for each in made] == [None] * len(samples)
+    return np.stack([each.pixels for each in made]).astype(int)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "lcm", "sd3", "flux"])
+def test_each_sample_looks_at_its_own_image(family: str, folder: Folder, looks: Folder, generator: Family) -> None:
+    made_by = generator(family)
+    asked = [sample(number) for number in range(4)]
+    before = pixels(made_by, asked[:1])
+    made_by.use([], [], resolved(looks(family), folder(family)))
+    batch = pixels(made_by, asked)
+    assert np.abs(batch[[1, 3]] - np.concatenate([pixels(made_by, [asked[n]]) for n in (1, 3)])).max() <= 1
+    other, seed = replace(asked[0], inputs=asked[1].inputs), replace(asked[0], seed=99)
+    changes = [np.abs(pixels(made_by, [each])[0] - batch[0]).max() for each in (other, seed)]
+    assert min(changes) > 2, f"of 255, by image and seed: {changes}"
+    without = pixels(made_by, asked[:1], SETTINGS.model_copy(update={"reference_scale": 0.0}))
+    rows = pixels(made_by, [replace(asked[0], steering={"reference_scale": 0.0}), asked[1]])
+    made_by.use([], [])
+    assert np.array_equal(pixels(made_by, asked[:1]), before)
+    assert np.array_equal(without, before) and np.array_equal(rows[0], before[0])
+    assert np.abs(rows[1] - batch[1]).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "flux"])
+def test_with_an_image_and_a_mask_too(family: str, folder: Folder, looks: Folder, generator: Family) -> None:
+    made_by = generator(family)
+    made_by.use([], [], resolved(looks(family), folder(family)))
+    for roles in (("image",), ("image", "mask")):
+        asked = [sample(number, *roles) for number in range(2)]
+        batch = pixels(made_by, asked)
+        assert np.abs(batch - np.concatenate([pixels(made_by, [each]) for each in asked])).max() <= 1
+    made_by.use([], [])
+
+
+def test_what_does_not_fit_is_refused_by_its_keys(folder: Folder, looks: Folder, tmp_path: Path) -> None:
+    whole = load_file(looks("sd15") / "ip-adapter.safetensors")
+
+    def changed(name: str, **tensors: torch.Tensor | None) -> Path:
+        shutil.copytree(looks("sd15"), tmp_path / name)
+        kept = {key: value for key, value in {**whole, **tensors}.items() if value is not None}
+        save_file(kept, tmp_path / name / "ip-adapter.safetensors")
+        return tmp_path / name
+
+    faces = {key: None for key in whole if key.startswith("image_proj")}
+    faces |= {"image_proj.proj.0.weight": torch.ones(8, 16), "image_proj.norm.weight": torch.ones(8)}
+    for adapter, base, said in (
+        (looks("sdxl"), "sd15", r"layers beside those of .*: \d+ of \[32, 32\], got \d+ of \[32, 64\]"),
+        (looks("flux"), "sd15", "layers beside those of"),
+        (looks("sd15"), "sd3", "layers beside those of"),
+        (looks("sd15"), "pixart", "a model that takes IP-Adapters for text-to-image.*These do: Chroma"),
+        (changed("half", **{"ip_adapter.1.to_k_ip.weight": None}), "sd15", "layers beside those of"),
+        (changed("odd", **{"unet.x": torch.ones(1)}), "sd15", "keys of an IP-Adapter.*unet.x"),
+        (changed("face", **faces), "sd15", "FaceID"),
+        (changed("wide", **{"image_proj.proj.weight": torch.ones(8, 5)}), "sd15", "one that makes vectors of 5"),
+        (folder("sd15"), "sd15", "one .safetensors file in"),
+        (tmp_path / "none", "sd15", "nothing at"),
+    ):
+        with pytest.raises(JobError, match=said):
+            resolved(adapter, folder(base))
+
+
+def test_files_are_named_or_found_and_pickles_never_opened(folder: Folder, looks: Folder, tmp_path: Path) -> None:
+    base, file = folder("sd15"), "models/ip-adapter.safetensors"
+    shutil.copytree(looks("sd15"), tmp_path / "repo" / "models")
+    named = resolved(tmp_path / "repo", base, weight_name=file)
+    assert (named.weights, named.encoder) == (file, "models/image_encoder")
+    assert resolved(looks("sd15") / "ip-adapter.safetensors", base).revision == resolved(looks("sd15"), base).revision
+    (tmp_path / "repo" / "models" / "ip-adapter.safetensors").rename(tmp_path / "repo" / "models" / "a.bin")
+    with pytest.raises(JobError, match=r"Pickles \(.bin, .pt\) are never opened"):
+        resolved(tmp_path / "repo", base, weight_name="models/a.bin")
+    with pytest.raises(JobError, match="no revision for a folder"):
+        resolved(looks("sd15"), base, revision="0" * 40)
+    with pytest.raises(JobError, match="an image encoder in .*no config.json"):
+        resolved(looks("sd15"), base, image_encoder="elsewhere")
+
+
+def test_one_that_changed_since_the_plan_does_not_load(
+    folder: Folder, looks: Folder, generator: Family, tmp_path: Path
+) -> None:
+    shutil.copytree(looks("sd15"), tmp_path / "a")
+    planned = resolved(tmp_path / "a", folder("sd15"))
+    weights = tmp_path / "a" / "ip-adapter.safetensors"
+    save_file({key: value + 1 for key, value in load_file(weights).items()}, weights)
+    with pytest.raises(ModelLoadError, match="has other content"):
+        generator("sd15").use([], [], planned)
+    generator("sd15").use([], [])
