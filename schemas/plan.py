@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.inputs import ControlKind, Input, Role, control_kind
+from promptmill.schemas.inputs import Input, Role
 
 STAGED = "staged:"
 SELECTION = ".selection"
@@ -71,10 +71,7 @@ class ResolvedAdapter:
 
 @dataclass(frozen=True)
 class ResolvedControl:
-    """A ControlNet or T2I-Adapter that fits its base; `revision` and `files` as of a `ResolvedModel`.
-
-    `mode` is the number of its kind of maps, of a union.
-    """
+    """A ControlNet that fits its base; `revision` and `files` as of a `ResolvedModel`."""
 
     name: str
     path: str
@@ -86,11 +83,6 @@ class ResolvedControl:
     weights_bytes: int
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
-    mode: int | None = None
-
-    @property
-    def kind(self) -> ControlKind:
-        return control_kind(self.class_name)
 
 
 @dataclass(frozen=True)
@@ -138,10 +130,6 @@ class ResolvedModel:
     adapters: tuple[ResolvedAdapter, ...] = field(default=(), compare=False)
     controlnets: tuple[ResolvedControl, ...] = field(default=(), compare=False)
     ip_adapter: ResolvedIpAdapter | None = field(default=None, compare=False)
-
-    @property
-    def control(self) -> ControlKind:
-        return self.controlnets[0].kind if self.controlnets else ""
 
 
 @dataclass(frozen=True)

@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable
-from pathlib import Path
 
 import diffusers
 import pytest
 
 from promptmill.pipeline.models.catalog.guidance import check_guidance, scale_acts
-from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.sizes import check_size
 from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.pipeline.models.diffusion.calls import told
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedModel
-from tests.models import tiny
-
-Posing = Callable[..., ResolvedModel]
-
-
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build_flux_undistilled(tmp_path_factory.mktemp("flux"))
-
-
-@pytest.fixture
-def posing(flux: Path) -> Posing:
-    """Its folder, whose index says that it is of another class; what is asked is read from that class's source."""
-
-    own = json.loads((flux / "model_index.json").read_text()) | {"sample_sigmas": None, "is_distilled": False}
-
-    def pose(class_name: str, **more: object) -> ResolvedModel:
-        index = own | {"_class_name": class_name, **more}
-        (flux / "model_index.json").write_text(json.dumps(index))
-        return resolve_model(Model(path=str(flux)), "model")
-
-    return pose
+from tests.families.conftest import Posing
 
 
 def test_a_scale_without_effect_is_refused(posing: Posing) -> None:

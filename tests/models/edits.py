@@ -10,7 +10,8 @@ import diffusers
 import torch
 import transformers
 
-from tests.families import builders
+from tests.families.builders import flux, language, wake
+from tests.families.builders import parts as shared
 from tests.models import tiny
 
 ROOM_OF_IMAGE = 1 << 12
@@ -44,13 +45,13 @@ def _qwen_processor(tokenizer: Any) -> Any:
     sizes = {"shortest_edge": 28 * 28, "longest_edge": ROOM_OF_IMAGE}
     images = transformers.Qwen2VLImageProcessor(size=sizes)
     video = transformers.Qwen2VLVideoProcessor()
-    return transformers.Qwen2_5_VLProcessor(images, tokenizer, video, chat_template=builders.CHAT)
+    return transformers.Qwen2_5_VLProcessor(images, tokenizer, video, chat_template=shared.CHAT)
 
 
 def _qwen_edit(folder: Path) -> dict[str, Any]:
-    parts = builders.qwen_image()
+    parts = language.qwen_image()
     special = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-    parts["tokenizer"] = builders.chat_tokenizer(2048, special)
+    parts["tokenizer"] = shared.chat_tokenizer(2048, special)
     tokens = {f"{kind}_token_id": f"<|{kind}_pad|>" for kind in ("vision", "image", "video")}
     for key, token in tokens.items():
         setattr(parts["text_encoder"].config, key, parts["tokenizer"].convert_tokens_to_ids(token))
@@ -63,8 +64,8 @@ EDITS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "FluxKontextPipeline": lambda folder: _parts(tiny.build_flux, folder),
     "QwenImageEditPipeline": _qwen_edit,
     "QwenImageEditPlusPipeline": _qwen_edit,
-    "Flux2Pipeline": lambda folder: builders.flux2(),
-    "Flux2KleinPipeline": lambda folder: builders.flux2_klein(),
+    "Flux2Pipeline": lambda folder: flux.flux2(),
+    "Flux2KleinPipeline": lambda folder: flux.flux2_klein(),
 }
 
 
@@ -73,7 +74,7 @@ def build_edit(name: str, folder: Path) -> Path:
     pipe = getattr(diffusers, name)(**EDITS[name](folder))
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
-            builders.wake(part)
+            wake(part)
     if hasattr(pipe, "transformer"):
         _heed_everything(pipe.transformer)
     pipe.save_pretrained(folder)

@@ -158,7 +158,6 @@ def test_unknown_pipeline(copy: Path) -> None:
         "StableDiffusionInpaintPipeline",
         "StableDiffusionUpscalePipeline",
         "StableDiffusionControlNetPipeline",
-        "FluxKontextPipeline",
         "StableAudioPipeline",
         "WanPipeline",
         "StableVideoDiffusionPipeline",

@@ -59,20 +59,22 @@ def scheduler_parameters(scheduler: str, method: str) -> frozenset[str]:
     return _method_parameters(_parse(path), scheduler, method) or frozenset()
 
 
+def scheduler_tree(scheduler: str) -> ast.Module:
+    module = scheduler_modules().get(scheduler)
+    return _parse(package_root("diffusers") / "schedulers" / f"{module}.py") if module else ast.Module([], [])
+
+
 @cache
 def scheduler_methods(scheduler: str) -> frozenset[str]:
-    module = scheduler_modules().get(scheduler)
-    tree = _parse(package_root("diffusers") / "schedulers" / f"{module}.py") if module else ast.Module([], [])
-    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == scheduler)
+    body = scheduler_tree(scheduler).body
+    classes = (node for node in body if isinstance(node, ast.ClassDef) and node.name == scheduler)
     return frozenset(each.name for node in classes for each in node.body if isinstance(each, ast.FunctionDef))
 
 
 @cache
 def scheduler_defaults(scheduler: str) -> dict[str, Any]:
     """Of the parameters that make a scheduler, those that are plain values."""
-    module = scheduler_modules().get(scheduler)
-    tree = _parse(package_root("diffusers") / "schedulers" / f"{module}.py") if module else ast.Module([], [])
-    for node in tree.body:
+    for node in scheduler_tree(scheduler).body:
         if isinstance(node, ast.ClassDef) and node.name == scheduler:
             init = next(part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
             names = [argument.arg for argument in init.args.args][-len(init.args.defaults) :]
@@ -131,54 +133,12 @@ def call_parameters(class_name: str) -> frozenset[str]:
     return (source and _method_parameters(_parse(source), class_name, "__call__")) or frozenset()
 
 
-def _call_nodes(class_name: str) -> Iterator[ast.AST]:
+def call_nodes(class_name: str) -> Iterator[ast.AST]:
     """Of the body of a pipeline's call."""
     tree = class_tree(class_name)
     for method in tree[1].body if tree else []:
         if isinstance(method, ast.FunctionDef) and method.name == "__call__":
             yield from ast.walk(method)
-
-
-@cache
-def scheduler_calls(class_name: str) -> frozenset[str]:
-    """Methods of a scheduler that the pipeline's call needs, of those that not every scheduler has."""
-    called = (node.func for node in _call_nodes(class_name) if isinstance(node, ast.Call))
-    named = {
-        each.attr for each in called if isinstance(each, ast.Attribute) and ast.unparse(each.value) == "self.scheduler"
-    }
-    return frozenset(named & {"scale_model_input", "scale_noise"})
-
-
-@cache
-def timesteps_by(class_name: str) -> frozenset[str]:
-    """Arguments that a pipeline gives its scheduler's `set_timesteps`, of those that not every scheduler takes.
-
-    `sigmas` are named by many calls and given by those that work them out (Flux and its kin).
-    """
-    found: set[str] = set()
-    for node in _call_nodes(class_name):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sigmas":
-            found |= {"sigmas"} if not (isinstance(node.value, ast.Constant) and node.value.value is None) else set()
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("set_timesteps", "retrieve_timesteps")):
-            direct = ast.unparse(node.func).endswith("set_timesteps")
-            names = {each.arg for each in node.keywords if each.arg}
-            found |= names - {"num_inference_steps", "device", "timesteps", "mu", *(() if direct else ("sigmas",))}
-    return frozenset(found)
-
-
-@cache
-def sigmas_are_arrays(class_name: str) -> bool:
-    """Whether the sigmas that a pipeline works out are an array of numpy."""
-    made = (node for node in _call_nodes(class_name) if isinstance(node, ast.Assign))
-    return any(ast.unparse(node.targets[0]) == "sigmas" and "np." in ast.unparse(node.value) for node in made)
-
-
-@cache
-def step_by(class_name: str) -> frozenset[str]:
-    """Arguments that a pipeline gives `step` by name."""
-    calls = (node for node in _call_nodes(class_name) if isinstance(node, ast.Call))
-    steps = [node for node in calls if ast.unparse(node.func) == "self.scheduler.step"]
-    return frozenset(each.arg for node in steps for each in node.keywords if each.arg)
 
 
 @cache
@@ -231,6 +191,21 @@ def rounds_steps_down(class_name: str) -> bool:
     """Whether an image-to-image class makes the whole number below steps × strength; the others make one more."""
     source = pipeline_source(class_name)
     return source is not None and "int(num_inference_steps * strength)" in source.read_text("utf-8")
+
+
+@cache
+def missing_package(class_name: str) -> str | None:
+    """A package that the pipeline cannot do without and that is not installed here: diffusers then stands a class in
+    its place that raises ImportError, and the constructor makes one of it."""
+    tree = class_tree(class_name)
+    for node in tree[0].body if tree else ():
+        if isinstance(node, ast.If) and "_available()" in ast.unparse(node.test):
+            there = [each for each in node.body if isinstance(each, ast.ImportFrom) and each.module]
+            stand_ins = [each.name for each in node.orelse if isinstance(each, ast.ClassDef)]
+            made = any(f"{name}()" in ast.unparse(tree[1]) for name in stand_ins) if tree else False
+            if made and there and find_spec(str(there[0].module).partition(".")[0]) is None:
+                return there[0].module
+    return None
 
 
 def makes_images_from_text(class_name: str) -> bool:

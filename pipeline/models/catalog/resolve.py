@@ -196,6 +196,11 @@ def _pipeline_class(index: dict[str, Any], where: str) -> str:
     if not (diffusers_source.makes_images_from_text(name) or name in EDITS):
         hint = "Name a text-to-image model, or one of those that edit: " + ", ".join(sorted(EDITS)) + "."
         raise JobError(Problem(where, "a pipeline that makes images from text", name, hint))
+    if missing := diffusers_source.missing_package(name):
+        expected = f"the package {missing}, without which {name} draws nothing"
+        raise JobError(
+            Problem(where, expected, "none installed", f"Install it on every machine: pip install {missing}")
+        )
     return name
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from promptmill.pipeline.models.catalog import diffusers_source
+from promptmill.pipeline.models.catalog import diffusers_source, scheduler_needs
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedModel
@@ -124,15 +124,17 @@ def _fits(scheduler: str, model: ResolvedModel) -> bool:
 
 def _takes_all(scheduler: str, base: str, flows: bool) -> bool:
     """Whether it has every method and argument that the pipeline's call uses."""
-    given = diffusers_source.timesteps_by(base) - (frozenset() if flows else {"sigmas"})
-    if "sigmas" in given and not diffusers_source.sigmas_are_arrays(base) and scheduler not in FOR_FLOW:
+    given = scheduler_needs.timesteps_by(base) - (frozenset() if flows else {"sigmas"})
+    if "sigmas" in given and not scheduler_needs.sigmas_are_arrays(base) and scheduler not in FOR_FLOW:
         return False  # Z-Image has them in a list, ERNIE in a tensor, which UniPC does not take
+    if "mu" in given and scheduler not in FOR_FLOW:
+        return scheduler in scheduler_needs.asked_for_by_name(base)  # others stop at a `mu` (HiDream)
     if "original_inference_steps" in given and scheduler == "TCDScheduler":
         return False  # an LCM pipeline gives None, to which it has no answer
     return (
         given <= diffusers_source.scheduler_parameters(scheduler, "set_timesteps")
-        and diffusers_source.step_by(base) <= diffusers_source.scheduler_parameters(scheduler, "step")
-        and diffusers_source.scheduler_calls(base) <= diffusers_source.scheduler_methods(scheduler)
+        and scheduler_needs.step_by(base) <= diffusers_source.scheduler_parameters(scheduler, "step")
+        and scheduler_needs.scheduler_calls(base) <= diffusers_source.scheduler_methods(scheduler)
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.resolve import settings_folder
+from promptmill.pipeline.models.catalog.scheduler_needs import gives_estimate, takes_estimate
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, Problem
@@ -27,7 +28,13 @@ def check_steps(name: str | None, steps: int, model: ResolvedModel, where: str) 
     """Raises JobError where images cannot be drawn in so many steps, so far as the model's configuration tells."""
     _check_own_steps(steps, model, where)
     found = find_scheduler(name) if name else (model.scheduler, {})
-    if found is None or "Flow" in found[0]:
+    if found is None:
+        return
+    if steps == 1 and takes_estimate(model.pipeline_class) and not gives_estimate(found[0]):
+        got, hint = "1", "Raise it, or take a scheduler that estimates the image, such as ddim or lcm."
+        expected = f"at least 2 steps with {name or found[0]} in a {model.pipeline_class}"
+        raise JobError(Problem(where, expected, got, hint))
+    if "Flow" in found[0]:
         return
     most = _most_steps(found[0], _own_config(model))
     if steps > most:

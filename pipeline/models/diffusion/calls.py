@@ -11,6 +11,7 @@ import torch
 
 TOLD: Final[dict[str, Any]] = {
     "clean_caption": False,
+    "skip_text_cleaning": True,
     "use_resolution_binning": False,
     "use_pe": False,
     "guidance_schedule": None,  # of Ideogram 4, which has one and refuses a scale beside it

@@ -41,6 +41,7 @@ from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
 from promptmill.pipeline.models.diffusion.references import References
 from promptmill.pipeline.models.diffusion.registry import Parts, conditioners
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler, scheduler_class
+from promptmill.pipeline.models.diffusion.times import a_time_each
 from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
@@ -219,7 +220,8 @@ class DiffusersGenerator:
         batch.on_step()
         try:
             vae = decoder_of(pipe)
-            with torch.inference_mode(), self._still(vae, batch), WatchedDecode(vae, width * height) as watched:
+            still, times = self._still(vae, batch), a_time_each(getattr(pipe, "transformer", None))
+            with torch.inference_mode(), still, times, WatchedDecode(vae, width * height) as watched:
                 drawn = _collect(pipe(**arguments), watched, (height, width))
         finally:
             pipe.scheduler = self._scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,15 +76,30 @@ def _look_again(model: ResolvedModel) -> tuple[Path, list[str]]:
         root = download(model.path, model.revision, hashed_files(listed, check_folder(listed, "model")))
     folder = weights.list_folder(root)
     index = check_folder(folder, "model")
+    _lend_classes(index)
     _check_classes(index)
     return root, component_weights(folder, index)
+
+
+def _lend_classes(index: dict[str, Any]) -> None:
+    """PRX adds its text encoder to `transformers` when it is imported, which then may put another copy of itself in
+    its own place (transformers 5, when processors are first asked for). That copy gets it too."""
+    package = diffusers_source.pipeline_modules()[str(index["_class_name"])]
+    brought = importlib.import_module(f"diffusers.pipelines.{package}")
+    for _, library, class_name in components(index):
+        if library == "transformers" and not hasattr(_library(library), class_name) and hasattr(brought, class_name):
+            setattr(_library(library), class_name, getattr(brought, class_name))
+
+
+def _library(name: str) -> Any:
+    """As diffusers looks it up: what stands in `sys.modules` now."""
+    return importlib.import_module(name if name in ("diffusers", "transformers") else f"diffusers.pipelines.{name}")
 
 
 def _check_classes(index: dict[str, Any]) -> None:
     """The names were looked at when the job was planned; here are the classes themselves."""
     for name, library, class_name in components(index):
-        module = getattr(diffusers.pipelines, library, None) or {"diffusers": diffusers}.get(library, transformers)
-        found = getattr(module, class_name, None)
+        found = getattr(_library(library), class_name, None)
         home = getattr(found, "__module__", "").partition(".")[0]
         if not isinstance(found, type) or home not in ("diffusers", "transformers"):
             raise JobError(Problem("model", f"{name} of diffusers or transformers", f"{library}.{class_name}", NO_CODE))

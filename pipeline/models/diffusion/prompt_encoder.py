@@ -209,7 +209,8 @@ def token_limits(pipe: Any) -> list[tuple[str, Any, int]]:
     for name, part in pipe.components.items():
         encoder_name = re.sub(r"^(tokenizer|processor)", "text_encoder", name)
         encoder = getattr(pipe, encoder_name, None) or getattr(pipe, "bert", None)  # as LDM calls it
-        tokenizer = getattr(part, "tokenizer", part)  # a processor of images and text has one
+        # A processor of images and text has one; the `tokenizer` of ChatGLM's is what splits words for it.
+        tokenizer = part if hasattr(part, "model_max_length") else getattr(part, "tokenizer", part)
         sequence = _sequence_length(pipe)
         # What a processor reads is not cut unless the pipeline says where.
         if encoder_name == name or part is None or encoder is None or (tokenizer is not part and sequence is None):
