@@ -11,7 +11,7 @@ SLOW_TESTS = $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadgroup -
 READY := $(VENV)/.promptmill-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-s3 test test-fast check format faults families bench mutants clean
+.PHONY: help install demo demo-s3 test test-fast check format faults families gpu bench mutants clean
 
 help:  ## This list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ faults: $(READY)  ## Break everything that can break and count what was lost; SE
 
 families: $(READY)  ## A tiny pipeline of each text-to-image class against every promise
 	$(BIN)/python -m tests.families
+
+gpu: $(READY)  ## What only a GPU can show: promises on CUDA, offload, small weights, two GPUs for one model
+	$(BIN)/python -m pytest tests/gpu --timeout 1800
 
 bench: $(READY)  ## The benchmark table of the README
 	$(BIN)/python -m tests.benchmarks

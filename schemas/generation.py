@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field
 
@@ -12,12 +12,18 @@ from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.rules import StrictModel, Text
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal[
+    "torchao_int8", "torchao_float8", "quanto_int8", "quanto_float8", "bitsandbytes_int8", "bitsandbytes_nf4"
+]
+Offload = Literal["none", "model", "sequential"]
 Fit = Literal["cover", "contain", "stretch"]
 Size = Annotated[int, Field(ge=8, le=16384)]
 INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
 ASPECT: Final = "aspect"
 """Beside fields of `generation` in what a row sets: width by height, at as many pixels as the job has."""
+WHERE_IT_LIES: Final = frozenset({"offload", "device_map"})
+"""Fields of `model` that change no row: on which device weights lie while they wait."""
 CONTROL_TIMES: Final = ("control_start", "control_end")
 CONTROL_FIELDS: Final = frozenset({"control_scale", *CONTROL_TIMES})
 """Fields of `generation` that say something of ControlNets."""
@@ -32,12 +38,26 @@ class Model(StrictModel):
     """Commit of a hub id; required for hub ids, so that a resumed job cannot meet other weights."""
     dtype: Dtype = "auto"
     """`auto` is bfloat16 on a GPU that has it, else float16 on a GPU, float32 on CPU."""
+    quantization: Quantization | None = None
+    """Makes the denoiser's weights small while they are loaded, by this library and in this format. Other images than
+    without; null is the weights as they are. Those of `bitsandbytes` need a GPU."""
+    offload: Offload = "none"
+    """For a GPU that cannot hold the model: `model` keeps one part at a time on it, `sequential` one layer (many times
+    slower). Changes no row."""
+    device_map: Literal["balanced"] | None = None
+    """`balanced` spreads the parts of the model over the GPUs of a worker (`compute.gpus_per_worker` of 2 and more).
+    Changes no row."""
     adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
     controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()
     """ControlNets, all at once, steered by `prompts.columns.control_image`."""
     ip_adapter: IpAdapter | None = None
     """An IP-Adapter, for the reference images of `prompts.columns.reference_image`."""
+
+    @property
+    def as_drawn(self) -> Self:
+        """Without what changes no row: two models of which this is the same make the same images."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in WHERE_IT_LIES})
 
 
 class Generation(StrictModel):

@@ -111,7 +111,7 @@ class ResolvedModel:
     `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights. `files`
     are the hashes of each file of a folder that is loaded, by name; empty for a hub model, and in older plans.
     Models that differ in `adapters`, `controlnets` and `ip_adapter` alone are equal: those are switched on weights that
-    are loaded once.
+    are loaded once. So are those that differ in where weights lie.
     """
 
     path: str
@@ -130,6 +130,9 @@ class ResolvedModel:
     adapters: tuple[ResolvedAdapter, ...] = field(default=(), compare=False)
     controlnets: tuple[ResolvedControl, ...] = field(default=(), compare=False)
     ip_adapter: ResolvedIpAdapter | None = field(default=None, compare=False)
+    quantization: str | None = None
+    offload: str = field(default="none", compare=False)
+    device_map: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -217,8 +217,9 @@ class SweepAxes(StrictModel):
 
 
 def _comparable(value: Any) -> Any:
-    """A model of which only the path is given equals that path."""
+    """A model of which only the path is given equals that path, and one that only lies elsewhere equals it too."""
     if isinstance(value, BaseModel):
+        value = getattr(value, "as_drawn", value)
         path = getattr(value, "path", None)
         return path if value == type(value)(path=path) else value
     return value

@@ -13,6 +13,7 @@ from promptmill.pipeline.models.catalog.controls import CALLED as CONTROL_TIMES
 from promptmill.pipeline.models.catalog.controls import check_start_end, check_time, resolve_control
 from promptmill.pipeline.models.catalog.families import WEIGHS_WORDS
 from promptmill.pipeline.models.catalog.guidance import check_guidance
+from promptmill.pipeline.models.catalog.placing import check_placing
 from promptmill.pipeline.models.catalog.references import resolve_ip_adapter
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler
@@ -54,6 +55,7 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> Checked:
     for model, where in _named_models(job):
         resolved = _collect(problems, lambda model=model, where=where: resolve_model(model, where))
         if resolved is not None:
+            _collect(problems, lambda m=model, r=resolved, at=where: check_placing(m, r, job.compute, at))
             resolved = _with_adapters(model, resolved, where, problems)
             resolved = _with_controls(job, model, resolved, where, problems)
             models[model] = _with_ip_adapter(job, model, resolved, where, problems)

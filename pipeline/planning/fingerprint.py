@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.prompts.source import Source
-from promptmill.schemas.generation import Generation, Model
+from promptmill.schemas.generation import WHERE_IT_LIES, Generation, Model
 from promptmill.schemas.identity import canonical_json, digest
 from promptmill.schemas.job import SCHEMA_VERSION, Job, Output
 from promptmill.schemas.plan import PythonScore, ResolvedModel
@@ -86,6 +86,8 @@ def fingerprint_fields(
 
 def _without_later_defaults(value: Any, dumped: Any) -> Any:
     """`dumped`, the JSON of `value`, without fields that came after the first version and have their default."""
+    if isinstance(value, Model):
+        dumped = {name: item for name, item in dumped.items() if name not in WHERE_IT_LIES}
     if isinstance(value, BaseModel):
         kept = {name: item for name, item in dumped.items() if not _is_later_default(value, name)}
         return {name: _without_later_defaults(getattr(value, name), item) for name, item in kept.items()}

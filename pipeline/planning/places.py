@@ -120,6 +120,8 @@ def _relocated_model(ours: ResolvedModel, theirs: ResolvedModel) -> ResolvedMode
         location=ours.location,
         files=ours.files,
         is_local=ours.is_local,
+        offload=ours.offload,
+        device_map=ours.device_map,
         adapters=_called(ours.adapters, theirs.adapters),
         controlnets=_called(ours.controlnets, theirs.controlnets),
         ip_adapter=next(iter(_called(*(_listed(each.ip_adapter) for each in (ours, theirs)))), None),

@@ -67,14 +67,17 @@ def swept_models(job: Job) -> tuple[Model, ...]:
 
 
 def as_model(value: str | Model, base: Model) -> Model:
-    """A bare path in a sweep takes its dtype from the job's `model`."""
-    return value if isinstance(value, Model) else Model(path=value, dtype=base.dtype)
+    """A bare path in a sweep is loaded as the job's `model` is."""
+    if isinstance(value, Model):
+        return value
+    own = {name: getattr(base, name) for name in ("dtype", "quantization", "offload", "device_map")}
+    return Model(path=value, **own)
 
 
 def variant(job: Job, models: Mapping[Model, ResolvedModel], index: int) -> Variant:
     values = values_at(job, index)
     shown = {
-        name: value.model_dump(exclude_defaults=True) if isinstance(value, Model) else value
+        name: value.as_drawn.model_dump(exclude_defaults=True) if isinstance(value, Model) else value
         for name, value in values.items()
     }
     own = type(job.generation).model_fields

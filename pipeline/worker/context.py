@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
+from promptmill.pipeline.models.catalog.resolve import device_bytes
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
@@ -161,9 +161,11 @@ class WorkerContext:
         try:
             return load_generator(model, self.plan.job.compute.threads_per_worker)
         except DeviceMemoryError as error:
-            needed = memory_needed_bytes(model, self.plan.pixels(model)) / 2**30
+            needed = device_bytes(model, self.plan.pixels(model)) / 2**30
+            less = device_bytes(replace(model, offload="model"), self.plan.pixels(model)) / 2**30
+            way = f" With model.offload: model it needs about {less:.1f} GiB." if less < needed else ""
             raise ModelLoadError(
-                f"{model.path} does not fit the device: it needs about {needed:.1f} GiB. {error}"
+                f"{model.path} does not fit the device: it needs about {needed:.1f} GiB.{way} {error}"
             ) from None
 
     def scorers(self) -> list[Scorer]:

@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "prompts.limit": ({}, 1),
     "model.path": ({}, str(YESTERDAY / "." / "model") + "/"),
     "model.dtype": ({}, "float16"),
+    "model.quantization": ({}, "quanto_int8"),
     "generation.num_inference_steps": ({}, 3),
     "generation.guidance_scale": ({}, 3.0),
     "generation.negative_prompt": ({}, "blurry"),
@@ -98,6 +99,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
 }
 NO_CHANGE: dict[str, Any] = {
     "name": "another",
+    "model.offload": "model",
     "output.url": "memory://elsewhere",
     "output.keep_inputs": True,
     "compute.workers": 7,
@@ -111,6 +113,7 @@ NO_CHANGE: dict[str, Any] = {
 TRIED_ELSEWHERE = {
     "prompts.source": "its files are",
     "model.revision": "of hub models, in tests/models",
+    "model.device_map": "it needs two GPUs a worker, in tests/models/test_placing.py",
     "model.adapters": "they need a file, in tests/engine/test_adapters.py",
     "prompts.columns.adapter": "it needs adapters, in tests/engine/test_adapters.py",
     **dict.fromkeys(

@@ -24,6 +24,7 @@ from promptmill.pipeline.models.catalog.families import EDITS
 from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
 from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
+from promptmill.pipeline.models.catalog.quantized import bytes_of_parts
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
@@ -79,6 +80,9 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         weights_bytes=sum(folder.files[name] for name in weights),
         is_local=is_local,
         files=files,
+        quantization=model.quantization,
+        offload=model.offload,
+        device_map=model.device_map,
     )
 
 
@@ -103,14 +107,33 @@ def _raise_any(problems: Sequence[Problem]) -> None:
 def memory_needed_bytes(model: ResolvedModel, pixels: int | None = None) -> int:
     """An estimate of what one worker takes at batch size 1, erring high.
 
-    The process with its libraries, the parameters at their width on the device (4 bytes for `auto`: the CPU's), and one
-    image of so many `pixels`, else of the model's own size. On a GPU the process's share stays in main memory, so
-    take it off there.
+    The process with its libraries, the weights at their width on the device (4 bytes for `auto`: the CPU's, else a
+    GPU's where the model needs one), and one image of so many `pixels`, else of the model's own size. On a GPU the
+    process's share stays in main memory, so take it off there.
     """
-    width = 4 if model.dtype in ("auto", "float32") else 2
-    activations = (pixels or model.width * model.height) * BYTES_PER_PIXEL
-    nets = sum(net.weights_bytes for net in model.controlnets) // 2
-    return PROCESS_BYTES + (parameters(model) + nets) * width + activations
+    return PROCESS_BYTES + sum(_weights_bytes(model).values()) + _image_bytes(model, pixels)
+
+
+def device_bytes(model: ResolvedModel, pixels: int | None = None) -> int:
+    """Of that, what lies on a GPU at once: of an offloaded model its largest part, or next to nothing of it."""
+    weights = _weights_bytes(model)
+    held = {"none": sum(weights.values()), "model": max(weights.values()), "sequential": 0}[model.offload]
+    return held + _image_bytes(model, pixels)
+
+
+def _image_bytes(model: ResolvedModel, pixels: int | None) -> int:
+    return (pixels or model.width * model.height) * BYTES_PER_PIXEL
+
+
+def _weights_bytes(model: ResolvedModel) -> dict[str, int]:
+    """By part: counted in the headers of the weights where they lie here, else taken as two bytes a number each."""
+    on_gpu = model.offload != "none" or model.device_map is not None
+    width = 4 if model.dtype == "float32" or (model.dtype == "auto" and not on_gpu) else 2
+    nets = {f"controlnet {net.name}": net.weights_bytes // 2 * width for net in model.controlnets}
+    root = Path(model.location)
+    if not model.is_local or not root.is_dir():
+        return {"weights": model.weights_bytes // 2 * width, **nets}
+    return {**bytes_of_parts(root, width, model.quantization), **nets}
 
 
 def parameters(model: ResolvedModel) -> int:

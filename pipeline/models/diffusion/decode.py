@@ -45,7 +45,9 @@ class WatchedDecode:
     def _watched(self, latents: torch.Tensor, *args: Any, **options: Any) -> Any:
         """Latents [batch, …] to pixels [batch, 3, height, width] in −1 to 1."""
         self.latents_finite = finite_rows(latents)
-        latents = latents.to(self._vae.dtype)
+        # Of a model that is spread over GPUs, the decoder may lie on another than the denoiser.
+        acts_on = getattr(getattr(self._vae, "_hf_hook", None), "execution_device", None)
+        latents = latents.to(latents.device if acts_on is None else acts_on, self._vae.dtype)
         as_object = options.pop("return_dict", True)
         options["return_dict"] = False
         parts = [self._decode(part, *args, **options)[0] for part in torch.split(latents, self._chunk)]

@@ -37,6 +37,7 @@ from promptmill.pipeline.models.diffusion.images import (
     task_name,
 )
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
+from promptmill.pipeline.models.diffusion.placing import is_small, place
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
 from promptmill.pipeline.models.diffusion.references import References
 from promptmill.pipeline.models.diffusion.registry import Parts, conditioners
@@ -80,7 +81,8 @@ class DiffusersGenerator:
         self._adapters = Adapters(self._pipe)
         self._given: tuple[ResolvedAdapter, ...] = ()
         self.pipeline_class = type(self._pipe).__name__
-        self.dtype = str(dtype).removeprefix("torch.")
+        self._precision = str(dtype).removeprefix("torch.")
+        self.dtype = "+".join(filter(None, [self._precision, model.quantization]))
         self.device = str(self._device)
 
     def scheduler_name(self, generation: Generation) -> str:
@@ -173,15 +175,20 @@ class DiffusersGenerator:
         if image.latents_finite and image.pixels_finite:
             return Generated(image.pixels, flags)
         what = "pixels" if image.latents_finite else "latents"
-        dtype = "float32" if widened else self.dtype
+        dtype = "float32" if widened else self._precision
         return Generated(None, flags, SampleError("not_finite", f"{what} hold NaN or infinity, in {dtype}"))
 
     def _draw_in_float32(self, batch: Batch) -> list[Drawn]:
-        """The decoder in float32; samples whose latents are not finite even so are denoised in float32 too."""
+        """The decoder in float32; samples whose latents are not finite even so are denoised in float32 too.
+
+        A model whose layers are streamed or made small has no such second way.
+        """
+        if self._model.offload == "sequential":
+            return self._draw(batch)
         with in_float32(self._modules(*DECODERS)):
             drawn = self._draw(batch)
         again = [row for row, image in enumerate(drawn) if not image.latents_finite]
-        if again and self.dtype != "float32":
+        if again and self._precision != "float32" and not is_small(self._modules()):
             with in_float32(self._modules()):
                 texts = PromptEncoder(self._pipe, self._adapters.words)  # these may hold the infinity
                 texts.read_weights(batch.texts.reads_weights)
@@ -240,7 +247,8 @@ class DiffusersGenerator:
         nets = self._controls.modules
         key = task_name(batch.samples, self._pipe), bool(nets)
         if key not in self._siblings:
-            self._siblings[key] = sibling(self._pipe, key[0], nets)
+            made = sibling(self._pipe, key[0], nets)
+            self._siblings[key] = made if made is self._pipe else place(made, self._model, self._device)
         if self._references.in_use:
             self._references.look(self._siblings[key])
         return self._siblings[key]

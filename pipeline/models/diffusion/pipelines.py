@@ -20,6 +20,7 @@ from promptmill.pipeline.models.catalog.hub import download, open_hub_model
 from promptmill.pipeline.models.catalog.resolve import check_folder, model_folder
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading, release_memory
+from promptmill.pipeline.models.diffusion.placing import check_device, loading_options, place
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedModel
 
@@ -50,6 +51,7 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     if name not in diffusers_source.pipeline_modules():  # a plan that somebody else wrote
         raise JobError(Problem(model.path, "a pipeline class of the installed diffusers", repr(name), NO_CODE))
     loader = "AutoPipelineForText2Image" if name in diffusers_source.text_to_image_classes() else "DiffusionPipeline"
+    check_device(model, device)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     if "add_watermarker" in inspect.signature(getattr(diffusers, name).__init__).parameters:
         options["add_watermarker"] = False
@@ -58,8 +60,9 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     with loading(model.path, tried=lambda: f"Tried: {call.format(location)}"), held(model):
         root, parts = _look_again(model)
         location, options["variant"] = str(root), _variant(parts)
+        options |= loading_options(model, weights.read_json(root / "model_index.json"), dtype)
         with closed():
-            pipe = getattr(diffusers, loader).from_pretrained(location, **options).to(device)
+            pipe = place(getattr(diffusers, loader).from_pretrained(location, **options), model, device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
