@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry, described, is_file, left_behind
+from promptmill.pipeline.storage.faults import no_answer
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,9 @@ class Backend(abc.ABC):
     def entry(self, key: str) -> Entry | None:
         try:
             info = self._info(key)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if (answer := no_answer(error)) is not None:
+                raise answer from None
             return None
         return described(key, info) if is_file(info) else None
 

@@ -15,6 +15,8 @@ from promptmill.pipeline.storage.urls import AZURE, GCS, S3, SFTP, absolute_url
 from promptmill.schemas.errors import StorageError
 from promptmill.schemas.urls import scheme_of
 
+HTTP_SILENCE_S = 30.0
+"""Of a web server, after which a call is given up; what is there takes two calls where the first is not answered."""
 _TALKATIVE = ("paramiko", "gcsfs", "azure", "fsspec", "s3fs")
 """They log tracebacks of what our own patience tells in a line."""
 
@@ -30,6 +32,11 @@ def _options(scheme: str) -> dict[str, Any]:
         # Else each call first asks for the kind of its bucket, in vain where credentials are not Google's.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         return {"use_listings_cache": False}
+    if scheme in ("http", "https"):
+        from aiohttp import ClientTimeout  # else 300 s for a whole call, silent or not
+
+        silence = ClientTimeout(total=None, sock_connect=10, sock_read=HTTP_SILENCE_S)
+        return {"client_kwargs": {"timeout": silence}}
     return {"timeout": 10, "skip_instance_cache": True} if scheme in SFTP else {}
 
 

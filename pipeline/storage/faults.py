@@ -106,6 +106,14 @@ def is_transient(error: BaseException) -> bool:
     return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
 
 
+def no_answer(error: FileNotFoundError) -> BaseException | None:
+    """What a web server really did where fsspec says that nothing is there: it was silent, or could not answer now."""
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    passing = isinstance(status, int) and (status == 429 or status >= 500)
+    return cause if isinstance(cause, TimeoutError) or passing else None
+
+
 def _names(error: BaseException) -> set[str]:
     return {cls.__name__ for cls in type(error).__mro__}
 

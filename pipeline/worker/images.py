@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,8 @@ from promptmill.pipeline.worker.selection import rejection_reasons
 from promptmill.pipeline.worker.work import Work
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.plan import Sample
+
+_FETCH_PULSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,14 @@ class ImageMaker:
         for batch in batches:
             ready.append(self._context.encoders.submit(self._generator.with_inputs, batch))
             if len(ready) == 2:
-                yield ready.popleft().result()
-        yield from (future.result() for future in ready)
+                yield self._awaited(ready.popleft())
+        yield from (self._awaited(future) for future in ready)
+
+    def _awaited(self, fetched: Future[list[Sample]]) -> list[Sample]:
+        """Each fetch is bounded, and many that are slow are no sign of a device that hangs."""
+        while not wait([fetched], timeout=_FETCH_PULSE_S).done:
+            self._context.pulse.step()
+        return fetched.result()
 
     def _score_beside(self, sample: Sample, result: Generated) -> Future[list[Scored]]:
         scorers = self._context.scorers_beside
