@@ -30,12 +30,12 @@ class Adapter(StrictModel):
 
 
 class ControlNet(StrictModel):
-    """A second network, which a control image steers."""
+    """A second network, which a control image steers: a ControlNet, or a T2I-Adapter."""
 
     name: Name
     """What records call it, and columns of control images that are named."""
     path: Text
-    """A diffusers folder of a ControlNet, a hub id, or `builtin:edges`."""
+    """A diffusers folder of a ControlNet or T2I-Adapter, a hub id, or `builtin:edges`."""
     revision: Text | None = None
     """Commit of a hub id."""
     scale: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -43,6 +43,8 @@ class ControlNet(StrictModel):
     preprocess: Preprocess = "resize"
     """What is made of the control image once it has its size: nothing (`resize`), edges (`canny`, by OpenCV), a `blur`,
     or white where it is transparent (`mask_from_alpha`)."""
+    mode: Name | Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Of a union ControlNet, which of its kinds of maps this is: `canny`, `depth`, `pose`, …, or its number."""
 
 
 class IpAdapter(StrictModel):

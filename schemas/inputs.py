@@ -15,6 +15,9 @@ REFERENCE: Final = "reference_image"
 STEERING: Final = ("control_scale", "control_start", "control_end", "reference_scale")
 """Fields of `generation` that a column may say for its row; in the pipeline's call they are one value for all."""
 
+ControlKind = Literal["", "controlnet", "controlnet-union", "adapter"]
+"""What steers a model beside its own weights: nothing, ControlNets, union ControlNets, or T2I-Adapters."""
+
 MASK_LIMIT: Final = 128
 """From here on, of 255, a mask is white: drawn anew."""
 
@@ -24,6 +27,13 @@ TaskName = Literal["text-to-image", "image-to-image", "inpainting", "edit"]
 def control_role(net: str) -> Role:
     """Of the image for one ControlNet alone."""
     return f"{CONTROL}_{net}"
+
+
+def control_kind(class_name: str) -> ControlKind:
+    """By the class of a network that steers."""
+    if class_name == "T2IAdapter":
+        return "adapter"
+    return "controlnet-union" if "Union" in class_name else "controlnet"
 
 
 def is_control(role: Role) -> bool:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.inputs import ControlKind, Input, Role, control_kind
 
 STAGED = "staged:"
 SELECTION = ".selection"
@@ -71,7 +71,10 @@ class ResolvedAdapter:
 
 @dataclass(frozen=True)
 class ResolvedControl:
-    """A ControlNet that fits its base; `revision` and `files` as of a `ResolvedModel`."""
+    """A ControlNet or T2I-Adapter that fits its base; `revision` and `files` as of a `ResolvedModel`.
+
+    `mode` is the number of its kind of maps, of a union.
+    """
 
     name: str
     path: str
@@ -83,6 +86,11 @@ class ResolvedControl:
     weights_bytes: int
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    mode: int | None = None
+
+    @property
+    def kind(self) -> ControlKind:
+        return control_kind(self.class_name)
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,10 @@ class ResolvedModel:
     quantization: str | None = None
     offload: str = field(default="none", compare=False)
     device_map: str | None = field(default=None, compare=False)
+
+    @property
+    def control(self) -> ControlKind:
+        return self.controlnets[0].kind if self.controlnets else ""
 
 
 @dataclass(frozen=True)

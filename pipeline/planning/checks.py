@@ -85,7 +85,10 @@ def _with_controls(
         _collect(problems, lambda net=net, at=at: resolve_control(net, resolved, task, several, at))
         for net, at in places
     ]
-    return replace(resolved, controlnets=tuple(each for each in found if each is not None))
+    nets = tuple(each for each in found if each is not None)
+    if len(kinds := {net.kind for net in nets}) > 1:
+        problems.append(Problem(f"{where}.controlnets", "networks of one kind", " and ".join(sorted(kinds))))
+    return replace(resolved, controlnets=nets)
 
 
 def _with_ip_adapter(
@@ -94,7 +97,7 @@ def _with_ip_adapter(
     given = model.ip_adapter
     if given is None:
         return resolved
-    asked = (given, resolved, _task(job, resolved), f"{where}.ip_adapter", bool(model.controlnets))
+    asked = (given, resolved, _task(job, resolved), f"{where}.ip_adapter", resolved.control)
     return replace(resolved, ip_adapter=_collect(problems, lambda: resolve_ip_adapter(*asked)))
 
 

@@ -219,7 +219,7 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
         "variant": variant_text(variant.values),
         "model": variant.model.path,
         "model_revision": variant.model.revision,
-        "pipeline_class": class_for(name, base, bool(variant.model.controlnets)) or base,
+        "pipeline_class": class_for(name, base, variant.model.control) or base,
         "num_inference_steps": variant.generation.num_inference_steps,
         "guidance_scale": variant.generation.guidance_scale,
         "image_guidance_scale": _image_guidance(generation, base),

@@ -69,7 +69,7 @@ def _row(row: str, found: dict[str, str]) -> str:
         "yes",
         _yes(class_for("image-to-image", name)),
         _yes(class_for("inpainting", name)),
-        _yes(class_for("text-to-image", name, controlled=True)),
+        _yes(class_for("text-to-image", name, "controlnet")),
         _yes(diffusers_source.has_loader(name, "Lora")),
         _yes(call & {"guidance_scale", "true_cfg_scale", "distilled_guidance_scale"}),
         _yes("negative_prompt" in call, "ignored, flagged"),

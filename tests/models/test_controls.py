@@ -176,8 +176,11 @@ def test_maps_that_need_no_model() -> None:
 
 
 def test_classes_are_read_from_the_source_of_diffusers() -> None:
-    assert class_for("text-to-image", "StableDiffusionPipeline", True) == "StableDiffusionControlNetPipeline"
-    assert class_for("inpainting", "StableDiffusionXLPipeline", True) == "StableDiffusionXLControlNetImg2ImgPipeline"
-    assert class_for("inpainting", "FluxPipeline", True) == "FluxControlNetInpaintPipeline"
-    assert class_for("text-to-image", "QwenImagePipeline", True) == "QwenImageControlNetPipeline"
-    assert class_for("text-to-image", "PixArtSigmaPipeline", True) is None
+    assert class_for("text-to-image", "StableDiffusionPipeline", "controlnet") == "StableDiffusionControlNetPipeline"
+    assert (
+        class_for("inpainting", "StableDiffusionXLPipeline", "controlnet")
+        == "StableDiffusionXLControlNetImg2ImgPipeline"
+    )
+    assert class_for("inpainting", "FluxPipeline", "controlnet") == "FluxControlNetInpaintPipeline"
+    assert class_for("text-to-image", "QwenImagePipeline", "controlnet") == "QwenImageControlNetPipeline"
+    assert class_for("text-to-image", "PixArtSigmaPipeline", "controlnet") is None

@@ -106,14 +106,18 @@ def autoencoder(latent_channels: int = 4, **changes: Any) -> AutoencoderKL:
 
 
 def unet(**changes: Any) -> UNet2DConditionModel:
+    usual: dict[str, Any] = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 4,
+    }
     return UNet2DConditionModel(
         sample_size=SIZE // VAE_FACTOR,
         block_out_channels=(16, 32),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
-        **{"cross_attention_dim": 32, "attention_head_dim": 4} | changes,
+        **usual | changes,
     )
 
 
@@ -133,6 +137,12 @@ def build_sd15(folder: Path, **components: Any) -> Path:
     } | components
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
+
+
+def build_sd15_crossing(folder: Path) -> Path:
+    """With attention in its first block and not in its last, as Stable Diffusion has it and T2I-Adapters expect."""
+    crossing = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    return build_sd15(folder, unet=unet(**crossing, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")))
 
 
 def build_sdxl(folder: Path) -> Path:

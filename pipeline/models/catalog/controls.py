@@ -1,7 +1,8 @@
-"""ControlNets held against the model they are for, by their configuration alone."""
+"""ControlNets and T2I-Adapters held against the model they are for, by their configuration alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from promptmill.pipeline.models.catalog.weights import (
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import ControlNet
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.inputs import TaskName
+from promptmill.schemas.inputs import ControlKind, TaskName, control_kind
 from promptmill.schemas.plan import ResolvedControl, ResolvedModel
 
 CONFIG: Final = "config.json"
@@ -33,27 +34,50 @@ _SAME: Final = (
     *("joint_attention_dim", "pooled_projection_dim", "num_attention_heads", "attention_head_dim", "patch_size"),
 )
 """What a ControlNet and its base must have in common, where both have it: their layers meet one another."""
+_TOLD: Final[Mapping[ControlKind, str]] = {
+    "controlnet": "ControlNets",
+    "controlnet-union": "union ControlNets",
+    "adapter": "T2I-Adapters",
+}
+_HAVE: Final[Mapping[ControlKind, str]] = {
+    "controlnet": "Stable Diffusion, SDXL, SD 3, Flux, Qwen-Image and Z-Image have them.",
+    "controlnet-union": "SDXL has them; unions of Flux and Qwen-Image are ControlNets of their own class.",
+    "adapter": "Stable Diffusion and SDXL have them, from text alone.",
+}
+MODES: Final[Mapping[str, Mapping[str, int]]] = {
+    "ControlNetUnionModel": {
+        **{"pose": 0, "openpose": 0, "depth": 1, "scribble": 2, "softedge": 2, "canny": 3, "lineart": 3},
+        **{"normal": 4, "segment": 5, "tile": 6, "repaint": 7},
+    },
+    "FluxControlNetModel": {"canny": 0, "tile": 1, "depth": 2, "blur": 3, "pose": 4, "gray": 5, "low_quality": 6},
+}
+"""Of unions: kinds of maps by number, as those who published them say (xinsir's for SDXL, InstantX' for Flux)."""
+_ANOTHER: Final = "Is it for another base model?"
 _OF_TRANSFORMERS: Final = frozenset({"attention_head_dim", "num_attention_heads", "patch_size"})
 """In U-Nets these say nothing of what meets what."""
-CALLED: Final = {"control_start": "control_guidance_start", "control_end": "control_guidance_end"}
+CALLED: Final = {
+    "control_start": ("control_guidance_start",),
+    "control_end": ("control_guidance_end", "adapter_conditioning_factor"),
+}
 """Fields of `generation`, and the argument of the pipeline's call, which some families lack."""
 
 
 def resolve_control(net: ControlNet, base: ResolvedModel, task: TaskName, several: bool, where: str) -> ResolvedControl:
     """Raises JobError, by name, for what is no ControlNet or not one for `base`."""
-    pipeline = class_for(task, base.pipeline_class, controlled=True)
-    if pipeline is None:
-        hint = "Stable Diffusion, SDXL, SD 3, Flux, Qwen-Image and Z-Image have them."
-        got = f"{base.path}, a {base.pipeline_class}"
-        raise JobError(Problem(where, f"a model that does {task} with ControlNets", got, hint))
+    if not any(class_for(task, base.pipeline_class, kind) for kind in _TOLD):
+        raise _unable(task, base, "controlnet", where)
     if net.preprocess == "canny" and find_spec("cv2") is None:
         hint = "pip install opencv-python-headless"
         raise JobError(Problem(f"{where}.preprocess", "OpenCV, which finds the edges", "none installed", hint))
     folder, is_local = _open(net, where)
     config = _config(folder, where)
     class_name = str(config.get("_class_name"))
+    pipeline = class_for(task, base.pipeline_class, control_kind(class_name))
+    if pipeline is None:
+        raise _unable(task, base, control_kind(class_name), where)
     _check_class(class_name, pipeline, base, several, where)
     _check_sides(config, base, where)
+    _check_channels(config, base, where)
     if config.get("extra_conditioning_channels"):
         got = f"{config['extra_conditioning_channels']} in {folder.root}"
         raise JobError(Problem(f"{where}.path", "a ControlNet without channels for a mask", got))
@@ -62,6 +86,7 @@ def resolve_control(net: ControlNet, base: ResolvedModel, task: TaskName, severa
         whole, hashes = identity_of(folder.root, control_files(folder), where)
         revision = f"{BY_HASH}{whole}"
     return ResolvedControl(
+        mode=_mode(net, class_name, config, where),
         name=net.name,
         path=net.path,
         location=str(folder.root) if is_local else net.path,
@@ -86,9 +111,14 @@ def check_start_end(base: ResolvedModel, task: TaskName, start: float | None, en
 
 def check_time(base: ResolvedModel, task: TaskName, field: str, where: str) -> None:
     """Raises JobError where the family knows no such time, whether the job or a column says it."""
-    taken = call_parameters(class_for(task, base.pipeline_class, controlled=True) or "")
-    if taken and CALLED[field] not in taken:
+    taken = call_parameters(class_for(task, base.pipeline_class, base.control or "controlnet") or "")
+    if taken and not taken & {*CALLED[field]}:
         raise JobError(Problem(where, f"nothing for `{field}`, which {base.pipeline_class} lacks", f"`{field}`"))
+
+
+def _unable(task: TaskName, base: ResolvedModel, kind: ControlKind, where: str) -> JobError:
+    hint, got = _HAVE[kind], f"{base.path}, a {base.pipeline_class}"
+    return JobError(Problem(where, f"a model that does {task} with {_TOLD[kind]}", got, hint))
 
 
 def control_folder(control: ResolvedControl) -> Path:
@@ -127,7 +157,7 @@ def _open(net: ControlNet, where: str) -> tuple[ModelFolder, bool]:
         return open_hub_model(net.path, net.revision, where, CONFIG), False
     got = f"a file: {net.path}" if path.exists() else f"nothing at {path.absolute()}"
     hint = "A single file must be converted to a diffusers folder first." if path.is_file() else ""
-    expected = "a diffusers folder of a ControlNet, a hub id, or builtin:edges"
+    expected = "a diffusers folder of a ControlNet or T2I-Adapter, a hub id, or builtin:edges"
     raise JobError(Problem(f"{where}.path", expected, got, hint))
 
 
@@ -144,7 +174,8 @@ def _config(folder: ModelFolder, where: str) -> dict[str, Any]:
 
 
 def _check_class(class_name: str, pipeline: str, base: ResolvedModel, several: bool, where: str) -> None:
-    taken = init_annotations(pipeline).get("controlnet", "")
+    parts = init_annotations(pipeline)
+    taken = parts.get("controlnet") or parts.get("adapter", "")
     names = [word for word in taken.replace("|", " ").split() if word.isidentifier() and "Multi" not in word]
     if class_name not in names:
         got, hint = f"a {class_name}", "Is it for another family?"
@@ -162,6 +193,33 @@ def _check_sides(config: dict[str, Any], base: ResolvedModel, where: str) -> Non
         if None not in (mine, other) and not _equal(mine, other):
             hint = "Is it for another base model?"
             raise JobError(Problem(f"{where}.path", f"`{key}` of {other}, as {base.path} has", f"{mine}", hint))
+
+
+def _check_channels(config: dict[str, Any], base: ResolvedModel, where: str) -> None:
+    """Of a T2I-Adapter: whether its features are as wide as the blocks of the base that they are added to."""
+    channels, blocks = config.get("channels"), _base_config(base).get("block_out_channels")
+    if config.get("_class_name") != "T2IAdapter" or not isinstance(channels, list) or not isinstance(blocks, list):
+        return
+    wanted = [*blocks, *[blocks[-1]] * len(channels)][: len(channels)]
+    if channels != wanted or (config.get("adapter_type") == "full_adapter_xl") != ("XL" in base.pipeline_class):
+        got = f"{channels}, a {config.get('adapter_type')}"
+        raise JobError(Problem(f"{where}.path", f"channels {wanted}, as {base.path} has", got, _ANOTHER))
+
+
+def _mode(net: ControlNet, class_name: str, config: dict[str, Any], where: str) -> int | None:
+    """The number of the kind of maps that a union is given."""
+    count = config.get("num_control_type") if "Union" in class_name else config.get("num_mode")
+    place = f"{where}.mode"
+    if not isinstance(count, int):
+        if net.mode is not None:
+            raise JobError(Problem(place, "no mode, for this is no union ControlNet", repr(net.mode)))
+        return None
+    known = {name: number for name, number in MODES.get(class_name, {}).items() if number < count}
+    number = known.get(net.mode) if isinstance(net.mode, str) else net.mode
+    if number is None or number >= count:
+        expected = f"a kind of maps: {', '.join(known)}, or a number below {count}"
+        raise JobError(Problem(place, expected, repr(net.mode), "It is a union ControlNet."))
+    return number
 
 
 def _equal(mine: Any, other: Any) -> bool:

@@ -18,7 +18,7 @@ from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, ide
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import IpAdapter
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.inputs import TaskName
+from promptmill.schemas.inputs import ControlKind, TaskName
 from promptmill.schemas.plan import ResolvedIpAdapter, ResolvedModel
 
 ENCODERS: Final[Mapping[str, str]] = {
@@ -33,10 +33,10 @@ _PROJECTS: Final = ("image_proj.", "ip_adapter_proj_model.")
 
 
 def resolve_ip_adapter(
-    given: IpAdapter, base: ResolvedModel, task: TaskName, where: str, controlled: bool = False
+    given: IpAdapter, base: ResolvedModel, task: TaskName, where: str, control: ControlKind = ""
 ) -> ResolvedIpAdapter:
     """Raises JobError, by name and with the first keys, for what would not look at images for `base`."""
-    _check_base(base, task, controlled, where)
+    _check_base(base, task, control, where)
     folder, is_local, weights = _open(given, where)
     encoder = _encoder(given, folder, weights, where)
     names = _files(weights, encoder, folder)
@@ -83,13 +83,13 @@ def ip_adapter_files(adapter: ResolvedIpAdapter, folder: ModelFolder) -> list[st
     return _files(adapter.weights, adapter.encoder, folder)
 
 
-def takes_references(base: str, task: TaskName, controlled: bool = False) -> bool:
-    pipeline = class_for(task, base, controlled)
+def takes_references(base: str, task: TaskName, control: ControlKind = "") -> bool:
+    pipeline = class_for(task, base, control)
     return has_loader(base, "IPAdapter") and "ip_adapter_image" in call_parameters(pipeline or "")
 
 
-def _check_base(base: ResolvedModel, task: TaskName, controlled: bool, where: str) -> None:
-    if not takes_references(base.pipeline_class, task, controlled):
+def _check_base(base: ResolvedModel, task: TaskName, control: ControlKind, where: str) -> None:
+    if not takes_references(base.pipeline_class, task, control):
         able = sorted(name for name in pipeline_modules() if name in _NAMED and takes_references(name, task))
         got = f"{base.path}, a {base.pipeline_class}"
         raise JobError(

@@ -16,7 +16,7 @@ from promptmill.pipeline.models.catalog.diffusers_source import (
 )
 from promptmill.pipeline.models.catalog.families import EDITS
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.inputs import Role, TaskName, task_of
+from promptmill.schemas.inputs import ControlKind, Role, TaskName, task_of
 from promptmill.schemas.plan import ResolvedModel
 
 CALLED: Mapping[str, tuple[str, ...]] = {
@@ -61,16 +61,16 @@ _MAPPED: Mapping[TaskName, tuple[str, str]] = {
 
 
 @cache
-def class_for(task: TaskName, base: str, controlled: bool = False) -> str | None:
+def class_for(task: TaskName, base: str, control: ControlKind = "") -> str | None:
     """The class that does a task with the parts of the text-to-image class `base`; None where diffusers has none.
 
-    `controlled` is for models with ControlNets.
+    `control` is what steers beside the model's own weights.
 
     Inpainting with a U-Net is the image-to-image class with blended latents: diffusers' own class insists on 4 or 9
     channels, and lets the mask's edge through where it begins inside a latent.
     """
-    if controlled:
-        return _controlled(task, base)
+    if control:
+        return _controlled(task, base, control)
     if task in ("text-to-image", "edit"):
         able = base in EDITS if task == "edit" else makes_images_from_text(base)
         return base if able else None
@@ -84,15 +84,18 @@ def class_for(task: TaskName, base: str, controlled: bool = False) -> str | None
     return found if found in pipeline_modules() and "strength" in call_parameters(found) else None
 
 
-def _controlled(task: TaskName, base: str) -> str | None:
+def _controlled(task: TaskName, base: str, control: ControlKind) -> str | None:
     if task == "edit":
         return None
+    if control == "adapter":  # in no automatic pipeline
+        found = f"{base.removesuffix('Pipeline')}AdapterPipeline"
+        return found if task == "text-to-image" and found in pipeline_modules() else None
     if task == "inpainting" and blends(base):
         task = "image-to-image"
     kind = "TEXT2IMAGE" if task == "text-to-image" else _MAPPED[task][0]
     family = next((key for key, name in auto_classes("TEXT2IMAGE").items() if name == base), None)
-    found = auto_classes(kind).get(f"{family}-controlnet")
-    return found if found in pipeline_modules() else None
+    name = auto_classes(kind).get(f"{family}-{control}")
+    return name if name in pipeline_modules() else None
 
 
 @cache

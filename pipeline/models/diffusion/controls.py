@@ -55,7 +55,8 @@ def _load(control: ResolvedControl, dtype: torch.dtype, device: torch.device) ->
             root = download(control.path, control.revision, control_files(listed))
         folder = list_folder(root)
         look_at(folder, "model.controlnets")
-        if "ControlNet" not in control.class_name or not hasattr(diffusers, control.class_name):
+        known = "ControlNet" in control.class_name or control.class_name == "T2IAdapter"
+        if not known or not hasattr(diffusers, control.class_name):
             raise JobError(Problem("model.controlnets", "a ControlNet of diffusers", repr(control.class_name), NO_CODE))
         variant = select_weights(name for name in folder.files if "/" not in name)[0]
         options = {"use_safetensors": True, "local_files_only": True, "variant": variant}

@@ -15,7 +15,7 @@ from promptmill.pipeline.models.catalog.tasks import class_for, task_for
 from promptmill.pipeline.models.diffusion.decode import in_float32
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
-from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, TaskName
+from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, TaskName, control_kind
 from promptmill.schemas.plan import Sample
 
 _NOISE_SEED = 0x5EED
@@ -25,7 +25,7 @@ _NOISE_SEED = 0x5EED
 def sibling(pipe: Any, task: TaskName, nets: Sequence[torch.nn.Module] = ()) -> Any:
     """The pipeline that does the task with the very parts of `pipe`: weights are held once."""
     base = type(pipe).__name__
-    name = class_for(task, base, bool(nets))
+    name = class_for(task, base, control_kind(type(nets[0]).__name__) if nets else "")
     if name is None:
         raise WorkerError(f"{base} has no pipeline for {task}, which validation lets through to no worker")
     if name == base:
@@ -36,7 +36,10 @@ def sibling(pipe: Any, task: TaskName, nets: Sequence[torch.nn.Module] = ()) -> 
     if "add_watermarker" in wanted:
         settings["add_watermarker"] = False  # else SDXL adds one wherever a certain package can be imported
     if nets:
-        parts["controlnet"] = nets[0] if len(nets) == 1 else list(nets)
+        if "controlnet" in wanted:
+            parts["controlnet"] = nets[0] if len(nets) == 1 else list(nets)
+        else:
+            parts["adapter"] = nets[0] if len(nets) == 1 else diffusers.MultiAdapter(list(nets))
     made = getattr(diffusers, name)(**{**settings, **parts})
     made.set_progress_bar_config(disable=True)
     return made

@@ -1,4 +1,4 @@
-"""ControlNets."""
+"""ControlNets and T2I-Adapters."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import CONTROL, control_role
 from promptmill.schemas.plan import ResolvedControl, Sample
 
+_SCALE = {
+    **dict.fromkeys(("controlnet", "controlnet-union"), "controlnet_conditioning_scale"),
+    "adapter": "adapter_conditioning_scale",
+}
+
 
 class ControlConditioner:
     """The maps, and how strongly and how long they steer, which is one value a call."""
@@ -32,28 +37,37 @@ class ControlConditioner:
         nets, generation = self._controls.in_use, batch.generation
         if not nets:
             return {}
-        maps = [self._maps(batch.samples, net) for net in nets]
+        modules = self._controls.modules
+        maps = [self._maps(batch.samples, net, module) for net, module in zip(nets, modules, strict=True)]
         scale, start, end = generation.steering(batch.samples[0].steering)
         scales = [net.scale * scale for net in nets]
-        taken = call_parameters(
-            class_for(task_for(batch.samples[0].inputs, self._base), self._base, controlled=True) or ""
-        )
+        task = task_for(batch.samples[0].inputs, self._base)
+        taken = call_parameters(class_for(task, self._base, nets[0].kind) or "")
         several = len(nets) > 1
         arguments: dict[str, Any] = {
             "control_image" if "control_image" in taken else "image": maps if several else maps[0],
-            "controlnet_conditioning_scale": scales if several else scales[0],
+            _SCALE[nets[0].kind]: scales if several else scales[0],
         }
+        if any(net.mode is not None for net in nets):
+            arguments["control_mode"] = [net.mode for net in nets] if several else nets[0].mode
         if "control_guidance_start" in taken:
             arguments |= {"control_guidance_start": start, "control_guidance_end": end}
+        if "adapter_conditioning_factor" in taken:
+            arguments["adapter_conditioning_factor"] = end
         return arguments
 
     @staticmethod
-    def _maps(samples: Sequence[Sample], net: ResolvedControl) -> torch.Tensor:
-        """float [batch, 3, height, width] in 0 to 1: the one form that every class takes for a batch."""
+    def _maps(samples: Sequence[Sample], net: ResolvedControl, module: torch.nn.Module) -> torch.Tensor:
+        """float [batch, 3, height, width] in 0 to 1: the one form that every class takes for a batch.
+
+        T2I-Adapters of sketches and edges have one channel.
+        """
         own = control_role(net.name)
         inputs = [sample.inputs.get(own) or sample.inputs[CONTROL] for sample in samples]
         pixels = np.stack([control_map(each.pixels, net.preprocess) for each in inputs])
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
+        maps = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
+        single = net.kind == "adapter" and getattr(module, "config", {}).get("in_channels") == 1
+        return maps.mean(1, keepdim=True) if single else maps
 
 
 def make(parts: Parts) -> ControlConditioner:
