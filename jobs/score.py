@@ -16,7 +16,7 @@ from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.evaluation.brought import bring_scores
 from promptmill.pipeline.evaluation.fid import check_installed
-from promptmill.pipeline.evaluation.reference import compare_with_reference
+from promptmill.pipeline.evaluation.reference import as_written, compare_with_reference
 from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.load import load_embedder
@@ -24,7 +24,7 @@ from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import ReferenceVariant, ScoreResult
+from promptmill.schemas.results import ScoreResult
 
 MOST_BYTES = 64 << 20
 
@@ -59,7 +59,7 @@ def score(
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
         against = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection)
-        shown |= {**against, "cells": [ReferenceVariant(**each) for each in against["cells"]]}
+        shown |= {**as_written(against), "cells": against.cells}
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))
     plan = read_plan(store)

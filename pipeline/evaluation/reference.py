@@ -33,6 +33,8 @@ from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
+from promptmill.schemas.reports import ReferenceTable
+from promptmill.schemas.results import ReferenceVariant
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SIDES = tuple(f"{folder}/" for folder in (*SIDE_FOLDERS, FOLDER))
@@ -54,7 +56,7 @@ class Seen:
 
 def compare_with_reference(
     store: Store, reference: str, clip: ResolvedClip, encoder: Embedder, selection: str | None = None
-) -> dict[str, Any]:
+) -> ReferenceTable:
     """FID, KID, precision and recall of the kept images of each variant, written and returned; with the name of a
     `selection`, of those that it keeps.
 
@@ -66,26 +68,30 @@ def compare_with_reference(
     made = _look(dataset_images(store, selection), encoder)
     _check_size(store.url, max(map(len, made.by_variant.values()), default=0), made.left_out)
     compared = [
-        {"name": variant_name(json.loads(variant)), "variant": variant, **asdict(distances(expected, rows))}
+        ReferenceVariant(name=variant_name(json.loads(variant)), variant=variant, **plain(distances(expected, rows)))
         for variant, rows in made.by_variant.items()
     ]
-    result: dict[str, Any] = plain(
-        {
-            "reference": redact(reference),
-            "reference_images": len(expected),
-            "reference_left_out": there.left_out,
-            "left_out": made.left_out,
-            "selection": selection,
-            "features": clip.path,
-            "features_revision": clip.revision,
-            "dimensions": expected.shape[1],
-            "cells": compared,
-        }
+    result = ReferenceTable(
+        reference=redact(reference),
+        reference_images=len(expected),
+        reference_left_out=there.left_out,
+        left_out=made.left_out,
+        features=clip.path,
+        features_revision=clip.revision,
+        dimensions=expected.shape[1],
+        selection=selection,
+        few=None,
+        cells=compared,
     )
-    what = [result["reference"], clip.path, *([] if selection is None else [selection])]
+    what = [result.reference, clip.path, *([] if selection is None else [selection])]
     key = hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
-    store.put(f"{_PREFIX}{key}.json", json.dumps(result, indent=2, allow_nan=False).encode())
+    store.put(f"{_PREFIX}{key}.json", json.dumps(as_written(result), indent=2, allow_nan=False).encode())
     return result
+
+
+def as_written(table: ReferenceTable) -> dict[str, Any]:
+    """Without `few`, which follows from the rest."""
+    return {name: value for name, value in asdict(table).items() if name != "few"}
 
 
 def _check_size(where: str, images: int, left_out: int) -> None:
@@ -212,8 +218,11 @@ class _Reference:
 _REFERENCE = TypeAdapter(_Reference)
 
 
-def read_references(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
-    """What `compare_with_reference` wrote, and which objects are left out because they do not look like it."""
+def read_references(store: Store) -> tuple[list[ReferenceTable], list[str]]:
+    """What `compare_with_reference` wrote, and which objects are left out because they do not look like it.
+
+    `few` is the least number of images in a set that is not larger than the number of features, None where all are.
+    """
     found, problems = [], []
     for entry in store.list(FOLDER):
         if not (entry.name.startswith(_PREFIX) and entry.name.endswith(".json")):
@@ -222,7 +231,15 @@ def read_references(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
             content = fitting(_REFERENCE, store.read_if_exists(entry.name))
             if not content.cells:
                 raise ValueError("no cells")
-            found.append(plain(asdict(content)))
         except ValueError as error:
             problems.append(f"{entry.name}: left out: {str(error)[:200]}")
+        else:
+            found.append(_table(content))
     return found, problems
+
+
+def _table(content: _Reference) -> ReferenceTable:
+    least = min(content.reference_images, *(variant.images for variant in content.cells))
+    cells = [ReferenceVariant(**plain(variant)) for variant in content.cells]
+    few = least if least <= content.dimensions else None
+    return ReferenceTable(**{**vars(content), "cells": cells, "few": few})

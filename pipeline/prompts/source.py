@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -74,20 +74,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
         return _open_suite(prompts, output)
     assert prompts.source is not None  # else the job would have been refused
     store, entries, notices, beside = find_prompt_files(prompts.source, output)
-    opened: list[OpenedFile] = []
-    problems: list[Problem | str] = []
-    images = [entry.name for entry in entries if is_image(entry.name)]
-    if images:
-        check_images(prompts, images)
-    rows = image_schema(images, prompts)
-    with first_look(at_once=any(is_parquet(entry.name) for entry in entries)) as look:
-        for result in store.map(lambda entry: _try_open(store, entry, prompts, look, rows), entries):
-            if isinstance(result, InputError):
-                problems.extend(result.problems)
-            else:
-                opened.append(result)
-    if problems:
-        raise InputError(*problems)
+    opened = _open_each(store, entries, prompts)
     schema = with_folder_columns(unify(opened, prompts.columns), [each.file for each in opened])
     check_columns(schema, prompts.columns, split_query(prompts.source)[0], prompts.templates)
     files = tuple(o.file for o in opened)
@@ -105,17 +92,30 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
         emphasised=judged.emphasised,
     )
     if source.rows == 0:
-        raise InputError(
-            Problem(
-                f"prompts.source: {split_query(prompts.source)[0]}",
-                "at least one prompt",
-                f"{len(opened)} file(s) with no rows",
-                "Check what wrote them",
-            )
-        )
+        where, got = f"prompts.source: {split_query(prompts.source)[0]}", f"{len(opened)} file(s) with no rows"
+        raise InputError(Problem(where, "at least one prompt", got, "Check what wrote them"))
     if prompts.columns.id is not None:
         check_unique_ids(store, source.files, prompts)
     return source
+
+
+def _open_each(store: Store, entries: Sequence[Entry], prompts: Prompts) -> list[OpenedFile]:
+    """Raises InputError with the problems of all files."""
+    opened: list[OpenedFile] = []
+    problems: list[Problem | str] = []
+    images = [entry.name for entry in entries if is_image(entry.name)]
+    if images:
+        check_images(prompts, images)
+    rows = image_schema(images, prompts)
+    with first_look(at_once=any(is_parquet(entry.name) for entry in entries)) as look:
+        for result in store.map(lambda entry: _try_open(store, entry, prompts, look, rows), entries):
+            if isinstance(result, InputError):
+                problems.extend(result.problems)
+            else:
+                opened.append(result)
+    if problems:
+        raise InputError(*problems)
+    return opened
 
 
 def _open_suite(prompts: Prompts, output: str | None) -> Source:

@@ -15,6 +15,7 @@ import jinja2
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import readable_images
+from promptmill.pipeline.dataset.samples import Samples
 from promptmill.pipeline.dataset.selections import read_selected, selection_facts
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
@@ -71,17 +72,13 @@ def build_report(
     their row says.
     """
     plan, samples = read_selected(plan, store, selection, {HASHES, *map(input_column, plan.job.task.roles)})
-    before = run_before(plan, store)
     single_file = single_file or store.entry(f"report/{SINGLE_FILE}") is not None  # none is left to tell old numbers
-    seconds = before.wall_seconds if seconds is None else seconds
-    price = before.price_per_hour if price_per_hour is None else price_per_hour
+    seconds, price = _as_said(plan, store, seconds, price_per_hour)
     frame = make_frame(plan, samples)
     analysis = {**analyse(frame), "url": redact(store.url)}
     summary = summarize(plan, samples, store.url, seconds, price)
     _add_findings(summary, analysis, store, selection)
     rows = choose_rows(plan, samples, _sizes(store))
-    reader = InputReader(store, reach=None if reach is None else replace(reach, hashes=input_hashes(samples)))
-    first = first_rows(frame, rows)
     put = _Folder(store)
     write_page(
         frame,
@@ -89,7 +86,7 @@ def build_report(
         rows,
         partial(readable_images, store, summary["problems"]),
         put,
-        input_pictures(samples, first, plan.job.task.roles, reader.read, reader.kept),
+        _inputs(plan, samples, store, first_rows(frame, rows), reach),
         summary=summary,
         price=price,
         references=summary["references"],
@@ -98,6 +95,19 @@ def build_report(
     result = _write_numbers(put, analysis, summary)
     _remove_old_pieces(store, put.written)
     return result
+
+
+def _as_said(plan: Plan, store: Store, seconds: float | None, price: float | None) -> tuple[float | None, float | None]:
+    """Time and price, those not given as the report before had them."""
+    before = run_before(plan, store)
+    return before.wall_seconds if seconds is None else seconds, before.price_per_hour if price is None else price
+
+
+def _inputs(
+    plan: Plan, samples: Samples, store: Store, rows: Sequence[int], reach: Reach | None
+) -> list[tuple[Role, int, str]]:
+    reader = InputReader(store, reach=None if reach is None else replace(reach, hashes=input_hashes(samples)))
+    return input_pictures(samples, rows, plan.job.task.roles, reader.read, reader.kept)
 
 
 def _write_numbers(put: Put, analysis: dict[str, Any], summary: dict[str, Any]) -> ReportResult:
@@ -114,10 +124,10 @@ def _sizes(store: Store) -> dict[str, int]:
 
 def _add_findings(summary: dict[str, Any], analysis: dict[str, Any], store: Store, selection: str | None) -> None:
     """What the samples alone do not say: which variants differ, what other commands found, which view it is."""
-    references, unread = reference_tables(store)
+    references, unread = read_references(store)
     summary["metrics"] = summarized(analysis)
     summary["correlations"] = analysis["correlations"]
-    summary["references"] = references
+    summary["references"] = list(map(asdict, references))
     summary["problems"] += unread
     summary["selection"] = None if selection is None else asdict(selection_facts(store, selection))
 
@@ -183,18 +193,6 @@ def run_before(plan: Plan, store: Store) -> RunBefore:
     return before.run if sound else RunBefore()
 
 
-def reference_tables(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
-    """What `promptmill score --reference` found, and which objects are left out.
-
-    `few` is the least number of images in a set that is not larger than the number of features, None where all are.
-    """
-    found, problems = read_references(store)
-    for one in found:
-        sizes = [one["reference_images"], *(variant["images"] for variant in one["cells"])]
-        one["few"] = min(sizes) if min(sizes) <= one["dimensions"] else None
-    return found, problems
-
-
 def write_page(
     frame: Frame,
     analysis: dict[str, Any],
@@ -221,21 +219,19 @@ def write_page(
         put_piece(key, content)
     # The last script starts the page, when all data is there.
     order = [key for key, _ in (*assets[:-1], *pieces, assets[-1])]
-    defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "inline": []}
-    sizes = {"shown": len(rows), "total": frame.samples.table.num_rows}
-    page = environment().get_template("index.html.j2")
-    facts = {
-        **defaults,
-        **sizes,
-        **facts,
-        "style": page_file("style.css"),
-        "scripts": [put_piece.names[key] for key in order],
-    }
-    put("index.html", page.render(**facts).encode("utf-8", "replace"))
+    facts |= {"shown": len(rows), "total": frame.samples.table.num_rows}
+    put("index.html", _page(facts, scripts=[put_piece.names[key] for key in order]))
     if single_file:
         thumbnails = [key for key in put_piece.contents if key.startswith("thumbs/")]
         inline = [put_piece.contents[key].decode() for key in (*order[:-1], *thumbnails, order[-1])]
-        put(SINGLE_FILE, page.render(**{**facts, "inline": inline}).encode("utf-8", "replace"))
+        put(SINGLE_FILE, _page(facts, inline=inline))
+
+
+def _page(facts: dict[str, Any], scripts: Sequence[str] = (), inline: Sequence[str] = ()) -> bytes:
+    """With scripts beside it by name, or those `inline` by their text."""
+    defaults: dict[str, Any] = {"differences": [], "price": None, "references": []}
+    given = {**defaults, **facts, "style": page_file("style.css"), "scripts": scripts, "inline": inline}
+    return environment().get_template("index.html.j2").render(**given).encode("utf-8", "replace")
 
 
 class _Pieces:

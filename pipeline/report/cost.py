@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from promptmill.pipeline.dataset.state import distinct_versions
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.plan import ShardStats
+from promptmill.schemas.reports import RunFacts
 
 _DEVICE_STAGES = ("load", "prepare", "generate", "score")
 
@@ -61,50 +61,59 @@ def _speed(shards: Sequence[ShardStats]) -> Speed:
     return Speed(mean, spread if len(images) > 1 else None, len(images))
 
 
-def run_facts(
-    stats: Iterable[ShardStats], seconds: float | None, price_per_hour: float | None = None
-) -> dict[str, Any]:
+def run_facts(stats: Iterable[ShardStats], seconds: float | None, price_per_hour: float | None = None) -> RunFacts:
     """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
 
     `images_per_second` is of all workers together while they held their devices. `worker_seconds` is the time during
     which workers had shards in hand, and `device_busy_share` the share of it that went into making and scoring images.
     """
     made = [one for one in stats if not one.already_done]
-    facts: dict[str, Any] = {"wall_seconds": seconds, "price_per_hour": price_per_hour, **_totals(made)}
-    facts["versions"] = distinct_versions(one.versions for one in made)
-    held: dict[str, float] = defaultdict(float)
-    for one in made:
-        held[one.worker] += sum(one.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
+    images = sum(one.counts.samples for one in made)
+    stages = _stage_seconds(made)
+    total = stages.pop("total", 0.0)
+    working = sum(spent for stage, spent in stages.items() if stage != "wait")
+    held = _seconds_held(made)
     busy = sum(held.values())
-    facts["workers"] = len(held)
-    facts["images_per_second"] = facts["images"] / max(held.values()) if busy else None
     in_hand = _seconds_in_hand(made)
     at_work = sum(one.seconds.get(stage, 0.0) for one in made for stage in ("generate", "score"))
-    facts |= {"worker_seconds": in_hand, "device_busy_share": at_work / in_hand if in_hand else None}
     paid = in_hand or busy
-    facts["images_per_device_hour"] = 3600 * facts["images"] / paid if paid else None
     cost = None if price_per_hour is None else price_per_hour * paid / 3600
-    priced = cost is not None and facts["images"] > 0
-    return {**facts, "cost": cost, "cost_per_thousand": 1000 * cost / facts["images"] if priced and cost else None}
+    return RunFacts(
+        wall_seconds=seconds,
+        price_per_hour=price_per_hour,
+        receipts=len(made),
+        images=images,
+        attempts_repeated=sum(one.attempts - 1 for one in made),
+        model_loads=sum(one.model_loads for one in made),
+        devices=sorted({one.device for one in made} - {""}),
+        stage_seconds=stages,
+        shard_seconds=total,
+        stage_shares={s: spent / working for s, spent in stages.items() if s != "wait"} if working else {},
+        versions=[dict(each) for each in distinct_versions(one.versions for one in made)],
+        workers=len(held),
+        images_per_second=images / max(held.values()) if busy else None,
+        worker_seconds=in_hand,
+        device_busy_share=at_work / in_hand if in_hand else None,
+        images_per_device_hour=3600 * images / paid if paid else None,
+        cost=cost,
+        cost_per_thousand=1000 * cost / images if cost and images else None,
+    )
 
 
-def _totals(made: Sequence[ShardStats]) -> dict[str, Any]:
+def _stage_seconds(made: Iterable[ShardStats]) -> dict[str, float]:
     stages: dict[str, float] = defaultdict(float)
     for one in made:
         for stage, spent in one.seconds.items():
             stages[stage] += spent
-    total = stages.pop("total", 0.0)
-    working = sum(spent for stage, spent in stages.items() if stage != "wait")
-    return {
-        "receipts": len(made),
-        "images": sum(one.counts.samples for one in made),
-        "attempts_repeated": sum(one.attempts - 1 for one in made),
-        "model_loads": sum(one.model_loads for one in made),
-        "devices": sorted({one.device for one in made} - {""}),
-        "stage_seconds": dict(stages),
-        "shard_seconds": total,
-        "stage_shares": {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {},
-    }
+    return dict(stages)
+
+
+def _seconds_held(made: Iterable[ShardStats]) -> dict[str, float]:
+    """By worker how long it held its device."""
+    held: dict[str, float] = defaultdict(float)
+    for one in made:
+        held[one.worker] += sum(one.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
+    return held
 
 
 def _seconds_in_hand(stats: Iterable[ShardStats]) -> float | None:

@@ -19,6 +19,7 @@ from promptmill.pipeline.report.cost import run_facts, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Integers
 from promptmill.schemas.columns import named
+from promptmill.schemas.reports import VariantSummary
 
 BEST = 8
 """So many samples at either end of the first score."""
@@ -76,7 +77,7 @@ def variant_texts(plan: Plan, samples: Samples) -> list[str]:
     return [*planned, *(text for text in seen if text not in set(planned))]
 
 
-def variant_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
+def variant_summaries(plan: Plan, samples: Samples) -> list[VariantSummary]:
     texts = variant_texts(plan, samples)
     place = {text: i for i, text in enumerate(texts)}
     variant_of = np.array([place[text] for text in samples.texts("variant")], np.int64)
@@ -87,16 +88,16 @@ def variant_summaries(plan: Plan, samples: Samples) -> list[dict[str, Any]]:
     kept_means = {name: variant_means(values[kept], variant_of[kept], len(texts)) for name, values in scores.items()}
     speeds = seconds_per_image(plan, samples.receipts)
     return [
-        {
-            "index": i,
-            "name": variant_name(json.loads(text)),
-            "values": json.loads(text),
+        VariantSummary(
+            index=i,
+            name=variant_name(json.loads(text)),
+            values=json.loads(text),
             **counts[i],
-            "scores": {name: values[i] for name, values in means.items()},
-            "kept_scores": {name: values[i] for name, values in kept_means.items()},
-            "seconds_per_image": speeds[text].mean if text in speeds else None,
-            "seconds_deviation": speeds[text].deviation if text in speeds else None,
-        }
+            scores={name: values[i] for name, values in means.items()},
+            kept_scores={name: values[i] for name, values in kept_means.items()},
+            seconds_per_image=speeds[text].mean if text in speeds else None,
+            seconds_deviation=speeds[text].deviation if text in speeds else None,
+        )
         for i, text in enumerate(texts)
     ]
 

@@ -56,7 +56,7 @@ def test_tries_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert summary.counts == Counts(10, 8, 0, 2)
     receipts = {receipt.shard: receipt for receipt in read_receipts(store)}
     assert {number: receipt.attempts for number, receipt in receipts.items()} == {0: 1, 1: 3, 2: 1}
-    assert run_facts(list(receipts.values()), 1.0, None)["attempts_repeated"] == 2
+    assert run_facts(list(receipts.values()), 1.0, None).attempts_repeated == 2
     assert [text for text in notes.heard if isinstance(text, str)] == [
         "shard 1: AttributeError: no such thing; trying again"
     ] * 2

@@ -76,10 +76,10 @@ def test_time_in_hand_counts_overlaps_once() -> None:
         receipt("b", 3, 2),
     ]
     facts = run_facts(several, None)
-    assert facts["worker_seconds"] == pytest.approx(6 + 4 + 10)
-    assert facts["device_busy_share"] == pytest.approx(5 * 3 / 20)
+    assert facts.worker_seconds == pytest.approx(6 + 4 + 10)
+    assert facts.device_busy_share == pytest.approx(5 * 3 / 20)
     old = run_facts([*several, receipt("a", 0.0, 4)], None)
-    assert old["worker_seconds"] is None and old["device_busy_share"] is None
+    assert old.worker_seconds is None and old.device_busy_share is None
 
 
 def test_prompts_stay_text_in_the_page(painted: Dataset) -> None:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from promptmill.jobs.compare import compare
 from promptmill.jobs.report import report
-from promptmill.pipeline.dataset.samples import read_samples
+from promptmill.pipeline.dataset.samples import plain, read_samples
 from promptmill.pipeline.dataset.state import read_receipts
-from promptmill.pipeline.report.build import build_report, reference_tables, run_before
+from promptmill.pipeline.evaluation.reference import read_references
+from promptmill.pipeline.report.build import build_report, run_before
 from promptmill.pipeline.report.cost import run_facts, seconds_per_image
 from promptmill.pipeline.storage.store import Store
 from tests.report.conftest import Dataset, paint
@@ -109,13 +110,13 @@ def test_any_receipt_reference_and_summary(small: Dataset, data: st.DataObject) 
     store.put(key, content[: data.draw(st.none() | st.integers(0, len(content)))])
     problems: list[str] = []
     receipts = read_receipts(store, problems)
-    tables, unread = reference_tables(store)
+    tables, unread = read_references(store)
     before = run_before(small.plan, store)
     found = [len(receipts) + len(problems), len(tables) + len(unread)]
     assert found == [int(key.startswith(folder)) for folder in ("receipts", "scores")]
     speeds = [asdict(speed) for speed in seconds_per_image(small.plan, receipts).values()]
     facts = run_facts(receipts, before.wall_seconds, before.price_per_hour)
-    assert json.loads(json.dumps([facts, tables, speeds], allow_nan=False))
+    assert json.loads(json.dumps([asdict(facts), plain(tables), speeds], allow_nan=False))
 
 
 @pytest.mark.parametrize(
