@@ -1,9 +1,10 @@
-"""Which variant is better, on what kind of prompt, by how much, and how sure is that: as plain JSON for the page."""
+"""Which variant is better, on what kind of prompt, by how much, and how sure is that: the numbers of the page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Estimate, Integers, differences, means, rank_correlation
 from promptmill.schemas.columns import of_kind
 from promptmill.schemas.identity import canonical_json
+from promptmill.schemas.reports import (
+    ComparedVariant,
+    Correlation,
+    Difference,
+    Interval,
+    MainEffect,
+    MetricAnswer,
+)
 
 MAX_CELLS = 60
 """Of a larger sweep the page compares the best so many by the first metric; `summary.json` lists all."""
@@ -24,30 +33,78 @@ ALL_BASELINES = 12
 """Up to so many variants the kinds of prompts are compared with each; of more, with the first and the best."""
 
 
-def analyse(frame: Frame) -> dict[str, Any]:
-    """Variants, metrics, and for each metric the estimates over all prompts and over each kind of prompt."""
+@dataclass(frozen=True)
+class Group:
+    """Over all prompts, or those of one kind. `differences` are by the number of the baseline, as text."""
+
+    means: list[Interval]
+    differences: dict[str, list[Difference]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    lower_is_better: bool
+    bounds: Bounds
+    images: int
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """`facets` has a group for each value of each kind of prompt, `main_effects` are by axis."""
+
+    all: Group
+    facets: dict[str, list[Group]]
+    main_effects: dict[str, MainEffect]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the page's plots and tables are made of. `cells` are the variants shown, `cell_texts` their records' texts;
+    the last four are said by those who write the page."""
+
+    cell_texts: list[str]
+    cells: list[ComparedVariant]
+    made: int
+    cells_left_out: int
+    axes: dict[str, list[Any]]
+    metrics: list[Metric]
+    facets: dict[str, list[str]]
+    results: dict[str, MetricResult]
+    correlations: list[Correlation]
+    baselines: int
+    url: str
+    same_seeds: bool = True
+    answers: dict[str, MetricAnswer] = field(default_factory=dict)
+    thumb_files: list[str] = field(default_factory=list)
+
+
+def analyse(frame: Frame, url: str, url_of: Callable[[str], str] | None = None) -> Analysis:
+    """Variants, metrics, and for each metric the estimates over all prompts and over each kind of prompt.
+
+    `url` is the dataset's; of several, `url_of` gives it by the text of the variant.
+    """
     metrics = frame.metrics()
     shown = _shown_variants(frame, metrics)
-    return {
-        "cell_texts": [frame.variant_texts[index] for index in shown],
-        "cells": [_variant(frame, index) for index in shown],
-        "made": sum(status != FAILED for status in frame.status),
-        "cells_left_out": len(frame.variant_texts) - len(shown),
-        "axes": frame.axes,
-        "metrics": [
-            {
-                "name": name,
-                "lower_is_better": name in frame.lowest_is_best,
-                "bounds": frame.bounds(name),
-                "images": int(np.isfinite(frame.samples.score(name)).sum()),
-            }
-            for name in metrics
-        ],
-        "facets": {name: values for name, (values, _) in frame.facets.items()},
-        "results": {name: _compare(frame, name, shown) for name in metrics},
-        "correlations": _correlations(frame, metrics),
-        "baselines": len(shown),
-    }
+    texts = [frame.variant_texts[index] for index in shown]
+    return Analysis(
+        cell_texts=texts,
+        cells=[_variant(frame, i, url_of(text) if url_of else url) for i, text in zip(shown, texts, strict=True)],
+        made=sum(status != FAILED for status in frame.status),
+        cells_left_out=len(frame.variant_texts) - len(shown),
+        axes=frame.axes,
+        metrics=[_metric(frame, name) for name in metrics],
+        facets={name: values for name, (values, _) in frame.facets.items()},
+        results={name: _compare(frame, name, shown) for name in metrics},
+        correlations=_correlations(frame, metrics),
+        baselines=len(shown),
+        url=url,
+    )
+
+
+def _metric(frame: Frame, name: str) -> Metric:
+    images = int(np.isfinite(frame.samples.score(name)).sum())
+    return Metric(name, name in frame.lowest_is_best, frame.bounds(name), images)
 
 
 def _shown_variants(frame: Frame, metrics: Sequence[str]) -> list[int]:
@@ -60,18 +117,19 @@ def _shown_variants(frame: Frame, metrics: Sequence[str]) -> list[int]:
     return [0, *sorted(best[: MAX_CELLS - 1])]
 
 
-def _variant(frame: Frame, index: int) -> dict[str, Any]:
+def _variant(frame: Frame, index: int, url: str) -> ComparedVariant:
     text = frame.variant_texts[index]
     values = json.loads(text)
     speed = frame.seconds.get(text)
-    return {
-        "name": variant_name(values),
-        "values": {name: shown_value(value) for name, value in values.items()},
-        "settings": settings_of(frame, index),
+    return ComparedVariant(
+        name=variant_name(values),
+        values={name: shown_value(value) for name, value in values.items()},
+        settings=settings_of(frame, index),
         **frame.counts[index],
-        "seconds": None if speed is None else speed.mean,
-        "seconds_deviation": None if speed is None else speed.deviation,
-    }
+        seconds=None if speed is None else speed.mean,
+        seconds_deviation=None if speed is None else speed.deviation,
+        url=url,
+    )
 
 
 def settings_of(frame: Frame, index: int) -> dict[str, Any]:
@@ -85,7 +143,7 @@ def settings_of(frame: Frame, index: int) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
+def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> MetricResult:
     """Over all prompts against each variant; by kind, of many variants, against the first and the best."""
     matrix = frame.matrix(metric)[:, list(shown)]
     bounds = frame.bounds(metric)
@@ -93,15 +151,12 @@ def _compare(frame: Frame, metric: str, shown: Sequence[int]) -> dict[str, Any]:
     few = (
         range(len(shown))
         if len(shown) <= ALL_BASELINES
-        else sorted({0, best_of(every["means"], metric in frame.lowest_is_best)})
+        else sorted({0, best_of(every.means, metric in frame.lowest_is_best)})
     )
-    return {
-        "all": every,
-        "facets": {
-            name: [_group(matrix[rows], bounds, few) for rows in _rows_of_values(frame, name)] for name in frame.facets
-        },
-        "main_effects": main_effects(frame, metric),
+    facets = {
+        name: [_group(matrix[rows], bounds, few) for rows in _rows_of_values(frame, name)] for name in frame.facets
     }
+    return MetricResult(every, facets, main_effects(frame, metric))
 
 
 def best_of(averages: Sequence[Sequence[float | None]], lowest: bool) -> int:
@@ -111,7 +166,7 @@ def best_of(averages: Sequence[Sequence[float | None]], lowest: bool) -> int:
     return min(known)[1] if known else 0
 
 
-def main_effects(frame: Frame, metric: str) -> dict[str, dict[str, Any]]:
+def main_effects(frame: Frame, metric: str) -> dict[str, MainEffect]:
     """For each axis the mean over all other variants at each of its values, and its difference to the first value.
 
     Of each prompt the variants of a value are averaged first, so that the difference is paired by prompt. `range` is
@@ -130,8 +185,9 @@ def main_effects(frame: Frame, metric: str) -> dict[str, dict[str, Any]]:
             here = [place for place, text in enumerate(value_of) if text == canonical_json(value)]
             columns.append(_row_means(matrix[:, here]))
         group = _group(np.stack(columns, axis=1), bounds, range(1))
-        averages = [one[0] for one in group["means"] if one[0] is not None]
-        found[axis] = {**group, "range": max(averages) - min(averages) if averages else None}
+        averages = [one[0] for one in group.means if one[0] is not None]
+        distance = max(averages) - min(averages) if averages else None
+        found[axis] = MainEffect(group.means, group.differences, distance)
     return found
 
 
@@ -151,21 +207,20 @@ def _rows_of_values(frame: Frame, facet: str) -> list[Integers]:
     return [np.flatnonzero(of_prompt == i) for i in range(len(values))]
 
 
-def _group(matrix: Floats, bounds: Bounds, baselines: Sequence[int]) -> dict[str, Any]:
-    """`differences` by the number of the baseline, as text."""
+def _group(matrix: Floats, bounds: Bounds, baselines: Sequence[int]) -> Group:
     found = differences(matrix, baselines, bounds)
-    return {
-        "means": [triple(one) for one in means(matrix, bounds)],
-        "differences": {str(place): [numbers(one) for one in row] for place, row in zip(baselines, found, strict=True)},
-    }
+    return Group(
+        [triple(one) for one in means(matrix, bounds)],
+        {str(place): [numbers(one) for one in row] for place, row in zip(baselines, found, strict=True)},
+    )
 
 
-def triple(one: Estimate) -> list[float | None]:
+def triple(one: Estimate) -> Interval:
     """[mean, low, high, prompts] with six digits. What is left of sums that cancel is 0 and has no sign."""
     return [*(v if v is None else _short(v) for v in (one.mean, one.low, one.high)), one.n]
 
 
-def numbers(one: Estimate) -> list[float | None]:
+def numbers(one: Estimate) -> Difference:
     """As `triple`, with the p of no difference behind it."""
     return [*triple(one), None if one.p is None else float(f"{one.p:.3g}")]
 
@@ -174,11 +229,11 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}") if abs(value) > 1e-12 else 0.0
 
 
-def _correlations(frame: Frame, metrics: Sequence[str]) -> list[dict[str, Any]]:
+def _correlations(frame: Frame, metrics: Sequence[str]) -> list[Correlation]:
     scores = {name: frame.samples.score(name) for name in metrics[:8]}
     names = list(scores)
     return [
-        {"a": a, "b": b, "spearman": triple(rank_correlation(scores[a], scores[b], frame.prompts))}
+        Correlation(a, b, triple(rank_correlation(scores[a], scores[b], frame.prompts)))
         for i, a in enumerate(names)
         for b in names[i + 1 :]
     ]

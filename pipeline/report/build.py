@@ -15,7 +15,7 @@ import jinja2
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import readable_images
-from promptmill.pipeline.dataset.samples import Samples
+from promptmill.pipeline.dataset.samples import Samples, plain
 from promptmill.pipeline.dataset.selections import read_selected, selection_facts
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
@@ -23,7 +23,7 @@ from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reach import Reach
-from promptmill.pipeline.report.analysis import ALL_BASELINES, analyse
+from promptmill.pipeline.report.analysis import ALL_BASELINES, Analysis, analyse
 from promptmill.pipeline.report.frame import Frame, make_frame
 from promptmill.pipeline.report.inputs import input_hashes, input_pictures
 from promptmill.pipeline.report.page_data import (
@@ -44,7 +44,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
 from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.inputs import Role
-from promptmill.schemas.reports import ReportResult
+from promptmill.schemas.reports import MetricSummary, ReportResult
 
 SUMMARY_KEY = "report/summary.json"
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
@@ -75,7 +75,7 @@ def build_report(
     single_file = single_file or store.entry(f"report/{SINGLE_FILE}") is not None  # none is left to tell old numbers
     seconds, price = _as_said(plan, store, seconds, price_per_hour)
     frame = make_frame(plan, samples)
-    analysis = {**analyse(frame), "url": redact(store.url)}
+    analysis = analyse(frame, redact(store.url))
     summary = summarize(plan, samples, store.url, seconds, price)
     _add_findings(summary, analysis, store, selection)
     rows = choose_rows(plan, samples, _sizes(store))
@@ -110,7 +110,7 @@ def _inputs(
     return input_pictures(samples, rows, plan.job.task.roles, reader.read, reader.kept)
 
 
-def _write_numbers(put: Put, analysis: dict[str, Any], summary: dict[str, Any]) -> ReportResult:
+def _write_numbers(put: Put, analysis: Analysis, summary: dict[str, Any]) -> ReportResult:
     put("summary.csv", summary_csv(analysis))
     result = checked(ReportResult, summary)
     content = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -122,12 +122,12 @@ def _sizes(store: Store) -> dict[str, int]:
     return {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
 
 
-def _add_findings(summary: dict[str, Any], analysis: dict[str, Any], store: Store, selection: str | None) -> None:
+def _add_findings(summary: dict[str, Any], analysis: Analysis, store: Store, selection: str | None) -> None:
     """What the samples alone do not say: which variants differ, what other commands found, which view it is."""
     references, unread = read_references(store)
-    summary["metrics"] = summarized(analysis)
-    summary["correlations"] = analysis["correlations"]
-    summary["references"] = list(map(asdict, references))
+    summary["metrics"] = plain(summarized(analysis))
+    summary["correlations"] = plain(analysis.correlations)
+    summary["references"] = plain(references)
     summary["problems"] += unread
     summary["selection"] = None if selection is None else asdict(selection_facts(store, selection))
 
@@ -154,14 +154,14 @@ def _remove_old_pieces(store: Store, written: Collection[str]) -> None:
             store.remove(entry)
 
 
-def summarized(analysis: dict[str, Any]) -> dict[str, Any]:
+def summarized(analysis: Analysis) -> dict[str, MetricSummary]:
     """By metric the means of all variants, and what each differs by from each; of many from the first."""
     found = {}
-    for name, result in analysis["results"].items():
-        every = result["all"]
-        baselines = len(every["means"]) if len(every["means"]) <= ALL_BASELINES else 1
-        rows = [every["differences"][str(place)] for place in range(baselines)]
-        found[name] = {"means": every["means"], "differences": rows, "main_effects": result["main_effects"]}
+    for name, result in analysis.results.items():
+        every = result.all
+        baselines = len(every.means) if len(every.means) <= ALL_BASELINES else 1
+        rows = [every.differences[str(place)] for place in range(baselines)]
+        found[name] = MetricSummary(every.means, rows, result.main_effects)
     return found
 
 
@@ -195,7 +195,7 @@ def run_before(plan: Plan, store: Store) -> RunBefore:
 
 def write_page(
     frame: Frame,
-    analysis: dict[str, Any],
+    analysis: Analysis,
     rows: Integers,
     read: ReadImages,
     put: Put,
@@ -211,9 +211,9 @@ def write_page(
     put_piece = _Pieces(put, single_file)
     thumbs = write_thumbnails(frame.samples, rows, read, put_piece)
     numbers = write_inputs(inputs, len(thumbs), put_piece)
-    analysis = {**analysis, "thumb_files": list(put_piece.names.values())}
+    analysis = replace(analysis, thumb_files=list(put_piece.names.values()))
     pieces = [("data/analysis.js", script("analysis", 0, analysis)), *text_pieces(frame, rows, numbers)]
-    pieces += sample_pieces(frame, rows, analysis["cell_texts"], thumbs)
+    pieces += sample_pieces(frame, rows, analysis.cell_texts, thumbs)
     assets = [(f"assets/{name.rpartition('/')[2]}", page_file(name).encode()) for name in (*VENDORED, *APP)]
     for key, content in (*pieces, *assets):
         put_piece(key, content)

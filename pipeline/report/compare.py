@@ -60,18 +60,21 @@ def compare_datasets(
     a, b = (_side(label, *one, view) for label, one, view in sides)
     shared = _shared_prompts(a, b)
     frame = joined_frame(a, b, shared)
-    analysis = {**analyse(frame), "url": redact(a.store.url), "same_seeds": a.plan.job.seed == b.plan.job.seed}
-    for text, variant in zip(analysis["cell_texts"], analysis["cells"], strict=True):
-        variant["url"] = redact((a if json.loads(text)["run"] == a.label else b).store.url)
+    urls = {side.label: redact(side.store.url) for side in (a, b)}
+    analysis = replace(
+        analyse(frame, urls[a.label], lambda text: urls[json.loads(text)["run"]]),
+        same_seeds=a.plan.job.seed == b.plan.job.seed,
+        answers=answers(frame),
+    )
     fields = _job_differences(a, b)
     differences = [{"field": name, "names": labels, "a": _short(x), "b": _short(y)} for name, x, y in fields]
     summary = {
         **_summary(a, b),
-        "runs": {side.label: redact(side.store.url) for side in (a, b)},
+        "runs": urls,
         "shared_prompts": len(shared),
-        "same_seeds": analysis["same_seeds"],
-        "answers": answers(frame),
-        "cells": analysis["cells"],
+        "same_seeds": analysis.same_seeds,
+        "answers": analysis.answers,
+        "cells": analysis.cells,
         "metrics": summarized(analysis),
         "differences": [{"field": row["field"], labels[0]: row["a"], labels[1]: row["b"]} for row in differences],
         "selection": None,
@@ -81,7 +84,6 @@ def compare_datasets(
         side, _, inner = key.partition(":")
         return readable_images(a.store if side == SIDES[0] else b.store, summary["problems"], inner, rows)
 
-    analysis["answers"] = summary["answers"]
     write_page(frame, analysis, _whole_prompts(frame), read, out.put, summary=summary, differences=differences)
     out.put("summary.csv", summary_csv(analysis))
     result = checked(CompareResult, plain(summary))

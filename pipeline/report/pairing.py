@@ -21,6 +21,7 @@ from promptmill.pipeline.report.stats import differences, holm, means, variant_m
 from promptmill.pipeline.report.summary import variant_texts
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.identity import canonical_json
+from promptmill.schemas.reports import Difference, Interval, MetricAnswer, VariantAnswer
 from promptmill.schemas.sweep import PRESETS
 
 SIDES = ("A", "B")
@@ -111,7 +112,7 @@ def pairs(frame: Frame) -> list[Pair]:
     return []
 
 
-def answers(frame: Frame) -> dict[str, dict[str, Any]]:
+def answers(frame: Frame) -> dict[str, MetricAnswer]:
     """By metric the means of both runs and B − A, paired by prompt: [mean, low, high, prompts] and the p of none.
 
     `cells` has them for each variant that both runs have, with `holm`, the p raised for their number. Above them stands
@@ -127,16 +128,18 @@ def answers(frame: Frame) -> dict[str, dict[str, Any]]:
         scores = np.where(side >= 0, frame.samples.score(metric), np.nan)
         whole = variant_matrix(scores, frame.prompts, np.maximum(side, 0), (len(frame.prompt_ids), 2))
         bounds, matrix = frame.bounds(metric), frame.matrix(metric)
-        by_variant = [{"name": pair.name, **_both(matrix[:, list(pair.places)], bounds, runs)} for pair in common]
-        for one, p in zip(by_variant, holm([one["difference"][4] for one in by_variant]), strict=True):
-            one["holm"] = p
-        found[metric] = {**_both(whole, bounds, runs), "settings": len(common), "cells": by_variant}
+        both = [_both(matrix[:, list(pair.places)], bounds, runs) for pair in common]
+        raised = holm([difference[4] for _, difference in both])
+        by_variant = [
+            VariantAnswer(pair.name, *numbers, p) for pair, numbers, p in zip(common, both, raised, strict=True)
+        ]
+        found[metric] = MetricAnswer(*_both(whole, bounds, runs), len(common), by_variant)
     return found
 
 
-def _both(matrix: Any, bounds: tuple[float, float] | None, runs: Sequence[str]) -> dict[str, Any]:
+def _both(
+    matrix: Any, bounds: tuple[float, float] | None, runs: Sequence[str]
+) -> tuple[dict[str, Interval], Difference]:
+    """Of each run the mean, and B − A."""
     average = [triple(one) for one in means(matrix, bounds)]
-    return {
-        "runs": dict(zip(runs, average, strict=True)),
-        "difference": numbers(differences(matrix, [0], bounds)[0][1]),
-    }
+    return dict(zip(runs, average, strict=True)), numbers(differences(matrix, [0], bounds)[0][1])
