@@ -171,25 +171,27 @@ def build_sdxl(folder: Path) -> Path:
     return folder
 
 
-def build_sd3(folder: Path) -> Path:
+def build_sd3(folder: Path, channels: int = 4) -> Path:
     """StableDiffusion3Pipeline of 64×64 pixels with its three text encoders."""
     torch.manual_seed(0)
     StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
             sample_size=SIZE // VAE_FACTOR,
             patch_size=2,
-            in_channels=4,
+            in_channels=channels,
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4,
             caption_projection_dim=32,
             joint_attention_dim=64,
             pooled_projection_dim=64,
-            out_channels=4,
+            out_channels=channels,
             pos_embed_max_size=8,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=autoencoder(shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
+        vae=autoencoder(
+            channels, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False
+        ),
         text_encoder=CLIPTextModelWithProjection(text_config()),
         tokenizer=tokenizer(CLIP_TOKENS),
         text_encoder_2=CLIPTextModelWithProjection(text_config()),

@@ -69,3 +69,7 @@ EDITS: Final[Mapping[str, Literal["rows", "alone"]]] = {
 """Classes that change an image as the prompt says, in the size that is asked for: with a list of images that has one a
 row, or only for one sample a call, since a list is one set of references for all (Flux.2, Qwen-Image-Edit-Plus), or was
 measured to show mates (Qwen-Image-Edit pads its prompts to the longest)."""
+
+FAILS: Final = frozenset({"ChromaInpaintPipeline"})
+"""Classes of diffusers that raise on every image: it asks its transformer for a `guidance_embeds` that none has."""
+CHANNELS: Final[Mapping[str, tuple[int, ...]]] = {"StableDiffusion3InpaintPipeline": (16, 33)}

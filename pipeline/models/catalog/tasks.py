@@ -14,7 +14,8 @@ from promptmill.pipeline.models.catalog.diffusers_source import (
     pipeline_modules,
     rounds_steps_down,
 )
-from promptmill.pipeline.models.catalog.families import EDITS
+from promptmill.pipeline.models.catalog.families import CHANNELS, EDITS, FAILS
+from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, Role, TaskName, task_of
 from promptmill.schemas.plan import ResolvedModel
@@ -81,6 +82,8 @@ def class_for(task: TaskName, base: str, control: ControlKind = "") -> str | Non
     found = auto_classes(kind).get(family or "", base.removesuffix("Pipeline") + ending)
     if task == "inpainting" and blends(base):
         return class_for("image-to-image", base)
+    if found in FAILS:
+        return None
     return found if found in pipeline_modules() and "strength" in call_parameters(found) else None
 
 
@@ -131,6 +134,17 @@ def check_task(model: ResolvedModel, task: TaskName, asked: TaskName | None, whe
         if base in EDITS and task == "text-to-image":
             raise JobError(Problem("prompts.columns.image", "images for a model that edits them", got, _GIVEN["edit"]))
         raise JobError(Problem(where, f"a model that does {task}", got, _that_do(task)))
+    _check_channels(model, task, where)
+
+
+def _check_channels(model: ResolvedModel, task: TaskName, where: str) -> None:
+    """Some classes insist on the channels of the models that they were written for, once the weights are loaded."""
+    name = class_for(task, model.pipeline_class) or ""
+    code = code_of(model) if name in CHANNELS else None
+    has = code.settings.get("transformer", {}).get("in_channels") if code else None
+    if has is not None and has not in CHANNELS[name]:
+        expected = f"a transformer of {' or '.join(map(str, CHANNELS[name]))} channels, as {name} insists"
+        raise JobError(Problem(where, expected, f"{has} in {model.path}"))
 
 
 _GIVEN: Mapping[TaskName, str] = {
