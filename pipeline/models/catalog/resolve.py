@@ -25,6 +25,7 @@ from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
 from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
 from promptmill.pipeline.models.catalog.quantized import bytes_of_parts
+from promptmill.pipeline.models.catalog.refusals import refused_class, unknown_class
 from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, Scheduler, read_settings
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
@@ -214,11 +215,10 @@ def _pipeline_class(index: dict[str, Any], where: str) -> str:
             )
         )
     if name not in diffusers_source.pipeline_modules():
-        hint = "Code from model folders is never run; a newer diffusers may know the class."
-        raise JobError(Problem(where, "a pipeline class of the installed diffusers", name, hint))
+        raise JobError(unknown_class(name, where))
     if not (diffusers_source.makes_images_from_text(name) or name in EDITS):
         hint = "Name a text-to-image model, or one of those that edit: " + ", ".join(sorted(EDITS)) + "."
-        raise JobError(Problem(where, "a pipeline that makes images from text", name, hint))
+        raise JobError(refused_class(name, where, hint))
     if missing := diffusers_source.missing_package(name):
         expected = f"the package {missing}, without which {name} draws nothing"
         raise JobError(
