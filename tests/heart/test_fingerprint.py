@@ -49,6 +49,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "prompts.format.comment": ({}, "#"),
     "prompts.carry": ({}, ["other"]),
     "prompts.limit": ({}, 1),
+    "prompts.syntax": ({}, "a1111"),
+    "sweep.mode": ({}, ["text-to-image"]),
     "model.path": ({}, str(YESTERDAY / "." / "model") + "/"),
     "model.dtype": ({}, "float16"),
     "model.quantization": ({}, "quanto_int8"),
@@ -100,6 +102,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
 NO_CHANGE: dict[str, Any] = {
     "name": "another",
     "model.offload": "model",
+    "generation.mode": "text-to-image",
     "output.url": "memory://elsewhere",
     "output.keep_inputs": True,
     "compute.workers": 7,
@@ -111,6 +114,19 @@ NO_CHANGE: dict[str, Any] = {
     "compute.wait_for_workers_s": 5.0,
 }
 TRIED_ELSEWHERE = {
+    **dict.fromkeys(
+        (
+            "model.ip_adapter",
+            *(f"{each}.reference_scale" for each in ("generation", "sweep", "prompts.columns")),
+            "prompts.columns.reference_image",
+        ),
+        "they need an IP-Adapter, in tests/engine",
+    ),
+    **dict.fromkeys(
+        (f"{each}.image_guidance_scale" for each in ("generation", "sweep")),
+        "it needs a model that edits, in tests/engine",
+    ),
+    **dict.fromkeys((f"prompts.columns.control_{each}" for each in ("scale", "start", "end")), "they need a network"),
     "prompts.source": "its files are",
     "model.revision": "of hub models, in tests/models",
     "model.device_map": "it needs two GPUs a worker, in tests/models/test_placing.py",
