@@ -43,10 +43,10 @@ class Model(StrictModel):
     without; null is the weights as they are. Those of `bitsandbytes` need a GPU."""
     offload: Offload = "none"
     """For a GPU that cannot hold the model: `model` keeps one part at a time on it, `sequential` one layer (many times
-    slower). Changes no row."""
+    slower). Enters no fingerprint: the same operations run."""
     device_map: Literal["balanced"] | None = None
     """`balanced` spreads the parts of the model over the GPUs of a worker (`compute.gpus_per_worker` of 2 and more).
-    Changes no row."""
+    Enters no fingerprint: the same operations run."""
     adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
     controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()
