@@ -13,6 +13,7 @@ from rich.text import Text
 
 from promptmill.pipeline.display import letters, redact, shown
 from promptmill.schemas.errors import JobError, Problem, PromptmillError
+from promptmill.schemas.results import ErrorResult, ToldProblem
 
 out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -81,14 +82,8 @@ def report_error(error: PromptmillError, as_json: bool) -> int:
 
 def say_error(error: BaseException, message: str, exit_code: int, problems: Sequence[Problem | str] = ()) -> None:
     """The one object of `--json` where a command fails."""
-    told = [_as_dict(problem) for problem in problems]
-    say_json({"error": type(error).__name__, "message": message, "problems": told, "exit_code": exit_code})
-
-
-def _as_dict(problem: Problem | str) -> dict[str, str]:
-    if isinstance(problem, str):
-        return {"hint": problem}
-    return dict(vars(problem))
+    told = [ToldProblem(hint=each) if isinstance(each, str) else ToldProblem(**vars(each)) for each in problems]
+    say_json(ErrorResult(type(error).__name__, message, told, exit_code).as_json())
 
 
 def is_terminal() -> bool:

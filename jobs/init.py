@@ -25,6 +25,7 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.job import Job, Output
 from promptmill.schemas.prompts import Prompts
+from promptmill.schemas.results import InitResult
 from promptmill.schemas.scores import Score, Select
 
 SUFFIXES: Final = (".parquet", ".csv", ".tsv", ".jsonl", ".txt")
@@ -175,7 +176,7 @@ def command(
     """Write a commented job file, and sample prompts."""
     written = init(path)
     if as_json:
-        say_json({"written": list(map(str, written))})
+        say_json(InitResult(list(map(str, written))).as_json())
         return
     for file in written:
         say(f"wrote {file}")

@@ -24,7 +24,7 @@ from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import ScoreResult
+from promptmill.schemas.reports import ScoreResult
 
 MOST_BYTES = 64 << 20
 

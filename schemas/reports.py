@@ -1,11 +1,11 @@
-"""What `report` and `compare` answer, and write as `summary.json`. Fields are added, never changed."""
+"""What `score`, `report` and `compare` answer; `summary.json` is that of the last two. Fields are only added."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from promptmill.schemas.results import ReferenceVariant, Result
+from promptmill.schemas.results import Result, without_nones
 
 Interval = list[float | int | None]
 """Mean, the ends of its 95 % interval (null from one prompt), and the number of prompts."""
@@ -82,6 +82,52 @@ class Correlation:
     a: str
     b: str
     spearman: Interval
+
+
+@dataclass(frozen=True)
+class ReferenceVariant:
+    """Kept images of one variant against the reference; None where there are too few to compare."""
+
+    name: str
+    variant: str
+    images: int
+    fid: float | None
+    kid: float | None
+    kid_std: float | None
+    kid_subset: int | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class ScoreResult(Result):
+    """`images` to `mean` are of what was scored now, None where nothing was asked for; `done_before` counts objects of
+    scores that were there already. `mean` is over finite values, None where there are none. `unknown` are rows of
+    `--from` that name no image of the dataset.
+
+    From `reference` on: None without one. `features` is the open_clip model that looked at both, `dimensions` how many
+    numbers it gives an image. `left_out` images of the dataset, and `reference_left_out` of the other, do not decode.
+    """
+
+    url: str
+    images: int | None = None
+    left_out: int | None = None
+    objects: int | None = None
+    done_before: int | None = None
+    mean: dict[str, float | None] | None = None
+    unknown: int | None = None
+    reference: str | None = None
+    reference_images: int | None = None
+    reference_left_out: int | None = None
+    selection: str | None = None
+    features: str | None = None
+    features_revision: str | None = None
+    dimensions: int | None = None
+    cells: list[ReferenceVariant] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Without what was not asked for."""
+        return without_nones(list(asdict(self).items()))
 
 
 @dataclass(frozen=True)
@@ -206,5 +252,5 @@ class CompareResult(Summary):
         return shown
 
 
-REPORTS = {"report": ReportResult, "compare": CompareResult}
+REPORTS = {"score": ScoreResult, "report": ReportResult, "compare": CompareResult}
 """By command."""

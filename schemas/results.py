@@ -19,6 +19,36 @@ class Result:
 
 
 @dataclass(frozen=True)
+class ToldProblem:
+    """One of several that a command found; all but `hint` are null where a library says it in its own words."""
+
+    where: str | None = None
+    expected: str | None = None
+    got: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class ErrorResult(Result):
+    """What any command prints where it fails. `error` is the kind, `exit_code` the process's own."""
+
+    error: str
+    message: str
+    problems: list[ToldProblem]
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self, dict_factory=without_nones)
+
+
+@dataclass(frozen=True)
+class InitResult(Result):
+    """`written` are paths of files."""
+
+    written: list[str]
+
+
+@dataclass(frozen=True)
 class MadeCounts:
     samples: int
     kept: int
@@ -140,52 +170,6 @@ class VerifyResult(DatasetResult):
 
 
 @dataclass(frozen=True)
-class ReferenceVariant:
-    """Kept images of one variant against the reference; None where there are too few to compare."""
-
-    name: str
-    variant: str
-    images: int
-    fid: float | None
-    kid: float | None
-    kid_std: float | None
-    kid_subset: int | None
-    precision: float | None
-    recall: float | None
-
-
-@dataclass(frozen=True)
-class ScoreResult(Result):
-    """`images` to `mean` are of what was scored now, None where nothing was asked for; `done_before` counts objects of
-    scores that were there already. `mean` is over finite values, None where there are none. `unknown` are rows of
-    `--from` that name no image of the dataset.
-
-    From `reference` on: None without one. `features` is the open_clip model that looked at both, `dimensions` how many
-    numbers it gives an image. `left_out` images of the dataset, and `reference_left_out` of the other, do not decode.
-    """
-
-    url: str
-    images: int | None = None
-    left_out: int | None = None
-    objects: int | None = None
-    done_before: int | None = None
-    mean: dict[str, float | None] | None = None
-    unknown: int | None = None
-    reference: str | None = None
-    reference_images: int | None = None
-    reference_left_out: int | None = None
-    selection: str | None = None
-    features: str | None = None
-    features_revision: str | None = None
-    dimensions: int | None = None
-    cells: list[ReferenceVariant] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Without what was not asked for."""
-        return _without_nones(list(asdict(self).items()))
-
-
-@dataclass(frozen=True)
 class VersionChange:
     then: str
     now: str
@@ -272,25 +256,26 @@ class DoctorResult(Result):
     problems: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        whole = asdict(self, dict_factory=_without_nones)
+        whole = asdict(self, dict_factory=without_nones)
         return {**whole, "cpus": self.cpus}
 
 
-def _without_nones(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_nones(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not None}
 
 
 RESULTS = {
+    "error": ErrorResult,
+    "init": InitResult,
     "validate": ValidateResult,
     "plan": PlanResult,
     "run": RunResult,
     "retry": RunResult,
     "status": StatusResult,
     "verify": VerifyResult,
-    "score": ScoreResult,
     "reproduce": ReproduceResult,
     "select": SelectResult,
     "export": ExportResult,
     "doctor": DoctorResult,
 }
-"""By command."""
+"""By command; `error` for all of them."""

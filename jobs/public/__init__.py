@@ -41,15 +41,15 @@ if TYPE_CHECKING:
         StorageError,
     )
     from promptmill.schemas.job import Job
-    from promptmill.schemas.reports import CompareResult, ReportResult
-    from promptmill.schemas.results import PlanResult, RunResult, ScoreResult, SelectResult, StatusResult, VerifyResult
+    from promptmill.schemas.reports import CompareResult, ReportResult, ScoreResult
+    from promptmill.schemas.results import PlanResult, RunResult, SelectResult, StatusResult, VerifyResult
 
 _MODULE_OF = {
     **dict.fromkeys(("Progress", "load_job", "open_dataset", "plan", "retry", "run", "status"), "promptmill.api"),
     **dict.fromkeys(("compare", "report", "score", "select", "verify"), "promptmill.api"),
     **dict.fromkeys(("Dataset", "Record"), "promptmill.opened"),
-    **dict.fromkeys(("CompareResult", "ReportResult"), "promptmill.schemas.reports"),
-    **dict.fromkeys(("PlanResult", "RunResult", "ScoreResult", "SelectResult"), "promptmill.schemas.results"),
+    **dict.fromkeys(("CompareResult", "ReportResult", "ScoreResult"), "promptmill.schemas.reports"),
+    **dict.fromkeys(("PlanResult", "RunResult", "SelectResult"), "promptmill.schemas.results"),
     **dict.fromkeys(("StatusResult", "VerifyResult"), "promptmill.schemas.results"),
     **dict.fromkeys(("ClusterError", "InputError", "JobError", "OutputMismatchError"), "promptmill.schemas.errors"),
     **dict.fromkeys(("Problem", "PromptmillError", "StorageError"), "promptmill.schemas.errors"),

@@ -16,12 +16,11 @@ from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts, Shard, ShardStats
-from promptmill.schemas.reports import CompareResult, ReportResult
+from promptmill.schemas.reports import CompareResult, ReportResult, ScoreResult
 from promptmill.schemas.results import (
     IfRunning,
     PlanResult,
     RunResult,
-    ScoreResult,
     SelectResult,
     StatusResult,
     VerifyResult,

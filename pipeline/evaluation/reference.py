@@ -33,8 +33,7 @@ from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
-from promptmill.schemas.reports import ReferenceTable
-from promptmill.schemas.results import ReferenceVariant
+from promptmill.schemas.reports import ReferenceTable, ReferenceVariant
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _SIDES = tuple(f"{folder}/" for folder in (*SIDE_FOLDERS, FOLDER))

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from promptmill.jobs import status
+from promptmill.jobs.schema import results_schema
 from tests.engine.conftest import Answer
 
 Cli = Callable[..., Answer]
@@ -44,6 +46,24 @@ def test_init_and_schema(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", tmp_path, "--json").json["error"] == "JobError"
     assert cli("schema", "--json").out == cli("schema").out
     assert "properties" in json.loads(cli("schema").out)
+
+
+def test_errors_and_init_keep_to_their_published_schema(cli: Cli, tmp_path: Path) -> None:
+    schema = json.loads(results_schema())
+
+    def check(command: str, answer: dict[str, object]) -> None:
+        jsonschema.validate(answer, {"$defs": schema["$defs"], **schema["properties"][command]})
+
+    check("init", cli("init", tmp_path, "--json").json)
+    found = cli("init", tmp_path, "--json").json
+    check("error", found)
+    assert {"where", "expected", "got"} <= set(found["problems"][0])
+    check("error", cli("status", "--json").json)
+    interrupted = "from promptmill.jobs.signals import leave; leave(True)"
+    said = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, check=False).stdout
+    check("error", json.loads(said))
+    with pytest.raises(jsonschema.ValidationError):
+        check("error", {"error": "JobError"})
 
 
 def test_a_terminal_of_ascii(tmp_path: Path) -> None:
