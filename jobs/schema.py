@@ -87,8 +87,9 @@ def _tidy(node: Any) -> Any:
     if len(members) == 2 and members[1] == _TYPE_OF_NULL and isinstance(members[0].get("type"), str):
         del result["anyOf"]
         result = {**members[0], "type": [members[0]["type"], "null"], **result}
-        if "enum" in result:
-            result["enum"] = [*result["enum"], None]
+        choices = result.pop("enum", None) or ([result.pop("const")] if "const" in result else [])
+        if choices:
+            result["enum"] = [*choices, None]
     return result
 
 

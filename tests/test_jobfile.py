@@ -104,7 +104,7 @@ _GUIDANCE = "a number from 0 to 1000"
         (
             "sweep: {model: [1]}",
             "sweep.model.0",
-            "a non-empty string or a mapping (path, revision, dtype, adapters, controlnets)",
+            "a non-empty string or a mapping (path, revision, dtype, quantization, offload, device_map, …)",
             "1",
             None,
         ),

@@ -22,8 +22,8 @@ from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError
 from promptmill.schemas.plan import SourceFile
-from promptmill.schemas.prompts import Columns
 from tests.engine.conftest import PROMPTS, Answer, records
+from tests.heart import mill
 
 Cli = Callable[..., Answer]
 MakeJob = Callable[..., Path]
@@ -178,11 +178,11 @@ def test_the_rows_of_a_retry_are_swapped(tmp_path: Path) -> None:
     names = ["sample_id", "prompt_id", "caption", "prompt", "negative_prompt", "sample_index", "seed", "room"]
     rows = pa.table({**{name: [None] for name in names}, "prompt_id": ["a"], "prompt": ["a red circle"]})
     file = stage_table(rows, SourceFile("retry-0", "retry-0", 1, 1), "retry-0", store)
-    assert retry_reader((file,), store, Columns()).passthrough_schema.names == []
+    assert retry_reader((file,), store, mill.job(tmp_path)).passthrough_schema.names == []
     others = rows.set_column(names.index("prompt"), "prompt", pa.array(["a red square"]))
     pq.write_table(others, tmp_path / "inputs" / "retry-0.parquet")
     with pytest.raises(InputError, match="as it was planned"):
-        retry_reader((file,), store, Columns())
+        retry_reader((file,), store, mill.job(tmp_path))
 
 
 def test_a_copy_by_another_version_of_arrow_stays(tmp_path: Path) -> None:
