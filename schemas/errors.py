@@ -131,6 +131,7 @@ FAILURE_KINDS = (
     "invalid_strength",  # a strength column that holds no number above 0, at most 1, or leaves no step
     "invalid_syntax",  # a prompt whose notation (prompts.syntax) says what cannot be read or drawn
     "invalid_setting",  # a setting of a row that the model cannot draw with
+    "invalid_steering",  # a row's own scale or time of control or reference images that cannot act
     "invalid_adapter",  # an adapter column that names one the model does not have
     "input",  # an image of the prompt is missing, broken, too large, or does not fit the others
     "not_finite",  # NaN or infinity in latents or pixels, in full precision too

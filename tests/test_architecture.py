@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from promptmill.schemas.errors import FAILURE_KINDS, INPUT_FAILURES
+
 ROOT = Path(__file__).parents[1]
 FACE = ROOT / "jobs" / "public"
 FILES = sorted(path for room in ("schemas", "pipeline", "jobs") for path in (ROOT / room).rglob("*.py"))
@@ -43,3 +45,17 @@ def test_light_commands_import_nothing_heavy(command: str, tmp_path: Path) -> No
     )
     answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_every_kind_of_failure_that_is_raised_is_known() -> None:
+    """One that is not ends its shard instead of its sample."""
+    calls = (node for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    kinds = [node.args[0] for node in calls if ast.unparse(node.func) == "SampleError" and node.args]
+    raised = {
+        leaf.value
+        for kind in kinds
+        for leaf in ast.walk(kind)
+        if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+    }
+    assert len(raised) > 10
+    assert raised | INPUT_FAILURES <= set(FAILURE_KINDS)

@@ -107,6 +107,25 @@ def test_a_row_says_how_strongly_and_how_long_a_map_steers(
     assert [differ(row, other) for row, other in zip(rows, one, strict=True)] == [True, False, True]
 
 
+def test_a_row_whose_control_ends_before_it_begins_costs_only_itself(
+    cli: Cli, job: Job, models: Path, source: str, tmp_path: Path
+) -> None:
+    """Its kind of failure was unknown: the shard ended in a traceback."""
+    net = models / "net"
+    net = net if net.exists() else build_control(models / "sd", net)
+    path = job(
+        prompts={"source": source, "columns": {"control_image": "map", "control_end": "till"}},
+        model={"controlnets": [{"name": "edges", "path": str(net)}]},
+        generation={"images_per_prompt": 1, "control_start": 0.6},
+    )
+    answer = cli("run", path, "--in-process")
+    assert answer.code == 3, answer.err
+    (failed,) = records(tmp_path / "out", "failures")
+    assert failed["error_kind"] == "invalid_steering"
+    assert failed["message"] == "expected control_start below control_end, got 0.6 and 0.5"
+    assert len(records(tmp_path / "out")) == 2
+
+
 def test_a_project_that_moved_finds_its_ip_adapter(
     cli: Cli, job: Job, looks: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

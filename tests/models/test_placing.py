@@ -78,12 +78,11 @@ def test_what_can_be_is_let_through(offload: Any, folder: Folder) -> None:
 
 def test_a_class_that_names_no_order_of_its_parts_cannot_be_offloaded_by_parts(folder: Folder) -> None:
     model = Model(path=str(folder("sd15")), offload="model")
-    other = replace(resolve_model(model, "model"), pipeline_class="LDMTextToImagePipeline")
-    check_placing(model, replace(other, pipeline_class="StableDiffusionPipeline"), Compute(), "model")
-    no_order = replace(other, pipeline_class="DiTPipeline")
-    if "model_cpu_offload_seq" not in vars(diffusers.DiTPipeline):
-        with pytest.raises(JobError, match="none or sequential with DiTPipeline"):
-            check_placing(model, no_order, Compute(), "model")
+    other = resolve_model(model, "model")
+    check_placing(model, other, Compute(), "model")
+    no_order = replace(other, pipeline_class="PipelineOfTomorrow")
+    with pytest.raises(JobError, match="none or sequential with PipelineOfTomorrow"):
+        check_placing(model, no_order, Compute(), "model")
 
 
 def test_a_worker_without_what_the_model_needs_says_so(folder: Folder) -> None:
