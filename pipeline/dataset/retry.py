@@ -25,7 +25,6 @@ from promptmill.pipeline.dataset.state import (
     side_objects,
 )
 from promptmill.pipeline.dataset.whole import whole_object
-from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.reach import Reach
@@ -192,8 +191,7 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     dropped = _DROPPED | _of_inputs(plan.job.task.roles)
     by_row = plan.job.adapters_by_row
     dropped |= {"adapters"} if any(model.adapters for model in plan.models) and not by_row else frozenset()
-    edits = any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in plan.models)
-    dropped |= {"image_guidance_scale"} if edits else frozenset()
+    dropped |= {"image_guidance_scale"} if plan.keeps_to_images else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     dropped |= {"ip_adapter"} if any(model.ip_adapter for model in plan.models) else frozenset()
     rows_say = plan.job.prompts.mapped.steering

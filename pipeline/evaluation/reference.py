@@ -79,7 +79,7 @@ def compare_with_reference(
         features_revision=clip.revision,
         dimensions=expected.shape[1],
         selection=selection,
-        few=None,
+        few=_few(len(expected), compared, expected.shape[1]),
         cells=compared,
     )
     what = [result.reference, clip.path, *([] if selection is None else [selection])]
@@ -218,10 +218,7 @@ _REFERENCE = TypeAdapter(_Reference)
 
 
 def read_references(store: Store) -> tuple[list[ReferenceTable], list[str]]:
-    """What `compare_with_reference` wrote, and which objects are left out because they do not look like it.
-
-    `few` is the least number of images in a set that is not larger than the number of features, None where all are.
-    """
+    """What `compare_with_reference` wrote, and which objects are left out because they do not look like it."""
     found, problems = [], []
     for entry in store.list(FOLDER):
         if not (entry.name.startswith(_PREFIX) and entry.name.endswith(".json")):
@@ -238,7 +235,12 @@ def read_references(store: Store) -> tuple[list[ReferenceTable], list[str]]:
 
 
 def _table(content: _Reference) -> ReferenceTable:
-    least = min(content.reference_images, *(variant.images for variant in content.cells))
     cells = [ReferenceVariant(**plain(variant)) for variant in content.cells]
-    few = least if least <= content.dimensions else None
+    few = _few(content.reference_images, cells, content.dimensions)
     return ReferenceTable(**{**vars(content), "cells": cells, "few": few})
+
+
+def _few(reference_images: int, cells: list[ReferenceVariant], dimensions: int) -> int | None:
+    """The least number of images in a set that is not larger than the number of features, None where all are."""
+    least = min(reference_images, *(variant.images for variant in cells))
+    return least if least <= dimensions else None

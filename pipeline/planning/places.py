@@ -124,7 +124,7 @@ def _relocated_model(ours: ResolvedModel, theirs: ResolvedModel) -> ResolvedMode
         device_map=ours.device_map,
         adapters=_called(ours.adapters, theirs.adapters),
         controlnets=_called(ours.controlnets, theirs.controlnets),
-        ip_adapter=next(iter(_called(*(_listed(each.ip_adapter) for each in (ours, theirs)))), None),
+        ip_adapter=next(iter(_called(_listed(ours.ip_adapter), _listed(theirs.ip_adapter))), None),
     )
     return known if ours.is_local else replace(known, path=ours.path, revision=ours.revision)
 
@@ -213,15 +213,18 @@ def _folder_of(adapter: ResolvedIpAdapter) -> str:
     return str(Path(adapter.path).parent) if adapter.path.endswith(".safetensors") else adapter.path
 
 
+def _recorded_ip_adapter(adapter: ResolvedIpAdapter) -> ResolvedIpAdapter:
+    return replace(adapter, location=_folder_of(adapter)) if adapter.is_local else adapter
+
+
 def _recorded_model(model: ResolvedModel) -> ResolvedModel:
     """Everything local as the job names it."""
-    local = [each for each in _listed(model.ip_adapter) if each.is_local]
     return replace(
         model,
         location=model.path if model.is_local else model.location,
         adapters=tuple(replace(each, location=_file_of(each)) for each in model.adapters),
         controlnets=tuple(replace(each, location=each.path) if each.is_local else each for each in model.controlnets),
-        ip_adapter=next((replace(each, location=_folder_of(each)) for each in local), model.ip_adapter),
+        ip_adapter=None if model.ip_adapter is None else _recorded_ip_adapter(model.ip_adapter),
     )
 
 

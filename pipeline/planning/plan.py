@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
+from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
 from promptmill.pipeline.models.catalog.tasks import task_for
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.checks import (
@@ -77,6 +78,11 @@ class Plan:
         """What its models do, one after the other where they differ: edits beside image-to-image."""
         names = (task_for(self.job.task.roles, model.pipeline_class) for model in self.models)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def keeps_to_images(self) -> bool:
+        """Whether a model has a scale for how closely an edit keeps to its image."""
+        return any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in self.models)
 
     @property
     def told_task(self) -> str:

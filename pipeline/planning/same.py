@@ -30,10 +30,9 @@ def _in_their_words(plan: Plan, stored: Plan) -> dict[str, Any]:
         paths |= {a.path: b.path for a, b in zip(ours.adapters, theirs.adapters, strict=False) if a.sha == b.sha}
         nets = zip(ours.controlnets, theirs.controlnets, strict=False)
         paths |= {a.path: b.path for a, b in nets if a.revision == b.revision}
-        looks = ours.ip_adapter, theirs.ip_adapter
-        paths |= (
-            {looks[0].path: looks[1].path} if looks[0] and looks[1] and looks[0].revision == looks[1].revision else {}
-        )
+        a, b = ours.ip_adapter, theirs.ip_adapter
+        if a is not None and b is not None and a.revision == b.revision:
+            paths[a.path] = b.path
     for clip, their_clip in zip(plan.clips, stored.clips, strict=False):
         if is_same(clip, their_clip):
             paths[clip.path] = their_clip.path

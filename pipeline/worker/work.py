@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from promptmill.pipeline.dataset.records import Outcome, RecordWriter
-from promptmill.pipeline.models.catalog.diffusers_source import call_defaults, call_parameters
+from promptmill.pipeline.models.catalog.diffusers_source import call_defaults
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made, task_for
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_text
@@ -95,17 +95,13 @@ def _more_columns(plan: Plan) -> list[pa.Field]:
     roles = plan.job.task.roles
     return [
         *(input_fields(roles) if roles else ()),
-        *(EDITS if _keeps_to_images(plan) else ()),
+        *(EDITS if plan.keeps_to_images else ()),
         *(STEERING if plan.job.prompts.mapped.steering else ()),
         *(ADAPTERS if with_adapters else ()),
         *(CONTROLS if with_nets else ()),
         *(SYNTAX if plan.job.prompts.syntax else ()),
         *(REFERENCES if any(model.ip_adapter for model in plan.models) else ()),
     ]
-
-
-def _keeps_to_images(plan: Plan) -> bool:
-    return any("image_guidance_scale" in call_parameters(model.pipeline_class) for model in plan.models)
 
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:

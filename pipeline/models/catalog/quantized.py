@@ -47,9 +47,7 @@ Left out: quanto's int4 (saved and loaded again it drew others, 16 of 255 in SD 
 minutes) and torchao's (it needs `mslk`).
 """
 SAVED_BY: Final[Mapping[str, tuple[str, bool]]] = {
-    "torchao": ("torchao", False),
-    "quanto": ("optimum.quanto", False),
-    "bitsandbytes": ("bitsandbytes", True),
+    name.partition("_")[0]: (way.module, way.needs_gpu) for name, way in WAYS.items()
 }
 """By `quant_method` of a folder whose weights were saved small: what that reads them, and whether only on GPUs."""
 

@@ -101,6 +101,7 @@ _NAMED: Final = (
     *("StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"),
     *("KolorsPipeline", "LatentConsistencyModelPipeline", "ChromaPipeline"),
 )
+"""Text-to-image classes that are told where another takes none; many others have the methods of these."""
 
 
 def _open(given: IpAdapter, where: str) -> tuple[ModelFolder, bool, str]:

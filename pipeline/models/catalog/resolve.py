@@ -21,7 +21,6 @@ from promptmill.pipeline.models.catalog.components import (
 )
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.families import EDITS
-from promptmill.pipeline.models.catalog.headers import parameter_count
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
 from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
 from promptmill.pipeline.models.catalog.quantized import bytes_of_parts
@@ -135,15 +134,6 @@ def _weights_bytes(model: ResolvedModel) -> dict[str, int]:
     if not model.is_local or not root.is_dir():
         return {"weights": model.weights_bytes // 2 * width, **nets}
     return {**bytes_of_parts(root, width, model.quantization), **nets}
-
-
-def parameters(model: ResolvedModel) -> int:
-    """Counted in the headers of the weights where they lie here; else taken as two bytes each."""
-    root = Path(model.location)
-    if not model.is_local or not root.is_dir():
-        return model.weights_bytes // 2
-    folder = list_folder(root)
-    return sum(parameter_count(root / name) for name in component_weights(folder, read_json(root / "model_index.json")))
 
 
 def model_folder(model: ResolvedModel) -> Path:

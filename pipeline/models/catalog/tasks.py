@@ -36,11 +36,8 @@ def check_arguments(model: ResolvedModel, asked: Mapping[str, str]) -> None:
     Raises JobError for each that the model's pipeline does not take.
     """
     taken = call_parameters(model.pipeline_class)
-    if model.pipeline_class in EDITS:
-        taken |= {
-            "width",
-            "height",
-        }  # else an edit has the size of its image, which comes in the size that is asked for
+    if model.pipeline_class in EDITS:  # a call without them draws in the size of its image, which is brought to them
+        taken |= {"width", "height"}
     problems = [
         Problem(
             where, f"a field that {model.pipeline_class} takes", f"`{field}`, which its call does not know",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +18,9 @@ SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 SOLVERS = ("algorithm_type", "solver_type")
 """Named by each kind of scheduler in words of its own, of which others refuse some."""
 
-BOTH_ANSWERS = re.compile(r"DDPM")
-"""Schedulers that draw a variance which the model learned. Others are given the noise alone: SA-Solver draws its own in
-the shape of both."""
+DRAWS_VARIANCE = "DDPM"
+"""In the name of schedulers that draw a variance which the model learned. Others are given the noise alone: SA-Solver
+draws its own in the shape of both."""
 
 SWAPPED_IN: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {"skip_prk_steps": True},  # as Stable Diffusion has it; the other way fails below 4 steps
@@ -46,7 +45,7 @@ def build_scheduler(
         plain = {key: False for key in SPACINGS if key in config} | SWAPPED_IN.get(class_name, {})
         if not _share_solvers(class_name, type(own).__name__):
             config = {key: value for key, value in config.items() if key not in SOLVERS}
-        if str(config.get("variance_type")).startswith("learned") and not BOTH_ANSWERS.search(class_name):
+        if str(config.get("variance_type")).startswith("learned") and DRAWS_VARIANCE not in class_name:
             del config["variance_type"]
         changes = plain | _flow(class_name, config) | changes
     scheduler = getattr(diffusers, class_name).from_config(config, **changes)
