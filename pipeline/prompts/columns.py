@@ -48,31 +48,36 @@ def unify(opened: Sequence[OpenedFile], columns: Columns) -> pa.Schema:
         theirs = {field.name: field.type for field in other.schema}
         for name in list(dict.fromkeys([*fields, *theirs])):
             mine, their = fields.get(name), theirs.get(name)
-            if mine == their or (their is not None and pa.types.is_null(their)):
-                continue
             lacking = [place] if their is None else range(place) if mine is None else ()
-            if lacking and name not in needed and all(loose[each] for each in lacking):
-                fields[name] = their if mine is None else mine
-                continue
-            if mine is not None and their is not None and pa.types.is_null(mine):
-                fields[name] = their
-                continue
-            if mine is not None and their is not None and (shared := common(mine, their)) is not None:
-                fields[name] = shared
-                continue
-            if mine is not None and their is not None and _meet_as_text(name, mine, their, (first, other), columns):
-                fields[name] = pa.string()
-                continue
-            raise InputError(
-                Problem(
-                    f"prompts.source: {other.file.name}",
-                    f"the columns of {first.file.name}: {name} {mine or '(absent)'}",
-                    f"{name} {their or '(absent)'}",
-                    "Give files of one kind, or make one job for each kind",
-                )
-            )
+            if not lacking:
+                met = _met(name, mine, their, (first, other), columns)
+            else:
+                may_lack = name not in needed and all(loose[each] for each in lacking)
+                met = (their if mine is None else mine) if may_lack else None
+            if met is None:
+                raise _other_columns(name, mine, their, first, other)
+            fields[name] = met
     # A column that is null in every row has no type yet; text holds whatever comes later.
     return pa.schema([pa.field(name, typed(kind)) for name, kind in fields.items()])
+
+
+def _met(
+    name: str, mine: pa.DataType, their: pa.DataType, files: Sequence[OpenedFile], columns: Columns
+) -> pa.DataType | None:
+    """The type of a column that two files have; None where they cannot be read as one."""
+    if mine == their or pa.types.is_null(their):
+        return mine
+    if pa.types.is_null(mine):
+        return their
+    if (shared := common(mine, their)) is not None:
+        return shared
+    return pa.string() if _meet_as_text(name, mine, their, files, columns) else None
+
+
+def _other_columns(name: str, mine: object, their: object, first: OpenedFile, other: OpenedFile) -> InputError:
+    expected = f"the columns of {first.file.name}: {name} {mine or '(absent)'}"
+    hint = "Give files of one kind, or make one job for each kind"
+    return InputError(Problem(f"prompts.source: {other.file.name}", expected, f"{name} {their or '(absent)'}", hint))
 
 
 def _meet_as_text(

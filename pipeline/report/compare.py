@@ -61,11 +61,8 @@ def compare_datasets(
     shared = _shared_prompts(a, b)
     frame = joined_frame(a, b, shared)
     urls = {side.label: redact(side.store.url) for side in (a, b)}
-    analysis = replace(
-        analyse(frame, urls[a.label], lambda text: urls[json.loads(text)["run"]]),
-        same_seeds=a.plan.job.seed == b.plan.job.seed,
-        answers=answers(frame),
-    )
+    analysis = analyse(frame, urls[a.label], lambda text: urls[json.loads(text)["run"]])
+    analysis = replace(analysis, same_seeds=a.plan.job.seed == b.plan.job.seed, answers=answers(frame))
     fields = _job_differences(a, b)
     differences = [{"field": name, "names": labels, "a": _short(x), "b": _short(y)} for name, x, y in fields]
     summary = {
