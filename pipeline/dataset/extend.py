@@ -196,7 +196,7 @@ def _differs_from_copies(
         copies = [pq.read_table(pa.BufferReader(store.read(part.path.removeprefix(STAGED)))) for part in parts]
         before = pa.concat_tables([_as_dataset(copy, file.name, stored.source_schema) for copy in copies])
         now = _as_dataset(read_whole(file, plan.job.prompts), file.name, stored.source_schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+    except (pa.ArrowException, KeyError) as error:
         expected = "values of the types that the columns of the dataset have"
         raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{error}", _OTHERS)) from None
     if now.slice(0, before.num_rows).equals(before):

@@ -10,6 +10,7 @@ import uuid
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _TIME_UNITS = ("s", "ms", "us", "ns")
 
@@ -142,12 +143,24 @@ def _common_nested(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
 
 
 def as_kind(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """The column in a type that `carried` or `common` gave. Raises pyarrow.ArrowInvalid where a value does not fit."""
+    """The column in a type that `carried` or `common` gave.
+
+    Raises pyarrow.ArrowInvalid where a value does not fit, ArrowIndexError for one that its dictionary does not have.
+    """
+    _check_indices(column)
     if column.type == kind:
         return column
     plain = carried(_decoded(column.type))
     chunks = [_plain(chunk, plain) for chunk in column.chunks]
     return pa.chunked_array(chunks, plain).cast(kind)
+
+
+def _check_indices(column: pa.ChunkedArray) -> None:
+    """Arrow reads such a file, and raises where a value is asked for, or gives what lies behind the dictionary."""
+    for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
+        ends = pc.min_max(chunk.indices).as_py()
+        if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < len(chunk.dictionary):
+            raise pa.ArrowIndexError(f"value {ends['max']} of a dictionary of {len(chunk.dictionary)}")
 
 
 def _plain(array: pa.Array, kind: pa.DataType) -> pa.Array:

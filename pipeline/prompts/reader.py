@@ -131,7 +131,8 @@ class PromptReader:
                 if low < high:
                     parts.append(self._rows_of_group(parquet, file, group, low - begins, high - low))
                 begins += size
-        return as_schema(add_folder_columns(pa.concat_tables(parts), file.name, self._schema), self._schema)
+        with whole_parquet(file.name):  # a dictionary may lack what rows ask of it
+            return as_schema(add_folder_columns(pa.concat_tables(parts), file.name, self._schema), self._schema)
 
     def _rows_of_group(self, parquet: pq.ParquetFile, file: SourceFile, group: int, offset: int, rows: int) -> pa.Table:
         with self._lock:

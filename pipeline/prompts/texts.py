@@ -102,9 +102,8 @@ def _parsed(store: Store, data: bytes, shown: str, prompts: Prompts) -> tuple[pa
     if file_suffix(shown) == DESCRIPTION:
         with whole_parquet(shown):
             rows = pq.read_table(pa.BufferReader(data))
-        plain = pa.schema([each.with_type(carried(each.type)) for each in rows.schema])
-        table, taken = named_as_mapped(as_schema(rows, plain), prompts)
-        return table, taken
+            rows = as_schema(rows, pa.schema([each.with_type(carried(each.type)) for each in rows.schema]))
+        return named_as_mapped(rows, prompts)
     table, notices = read_text_format(data, file_suffix(shown), shown, prompts)
     table, taken = named_as_mapped(table, prompts)
     return table, [*notices, *taken]

@@ -168,6 +168,21 @@ def test_damaged_page(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     assert "Traceback" not in answer.err
 
 
+@pytest.mark.parametrize("name", ["d.parquet", "metadata.parquet"])
+def test_rows_that_ask_for_what_their_dictionary_lacks(cli: Cli, job: MakeJob, tmp_path: Path, name: str) -> None:
+    """Found by a byte that was changed: Arrow reads such a file, and raises an IndexError when it is decoded."""
+    sink = io.BytesIO()
+    kinds = pa.DictionaryArray.from_arrays(pa.array([0, 3], pa.int8()), pa.array(["a"]), safe=False)
+    pq.write_table(
+        pa.table({"text": ["a star"] * 2, "prompt": ["a star"] * 2, "kind": kinds, "file_name": kinds}), sink
+    )
+    path = write_source(tmp_path, name, sink.getvalue())
+    answer = cli("run", job(prompts={"source": str(path), "columns": {"prompt": "prompt"}}), "--in-process")
+    assert answer.code == 2, answer
+    assert f"{name}: expected a whole Parquet file" in answer.err
+    assert "Traceback" not in answer.err
+
+
 def test_damaged_page_of_ids(cli: Cli, job: MakeJob, tmp_path: Path) -> None:
     path = write_source(tmp_path, "d.parquet", damaged(1))
     refused(cli, job(prompts={"source": str(path), "columns": {"id": "id"}}), "d.parquet", "whole Parquet file")
