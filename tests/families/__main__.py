@@ -7,41 +7,26 @@ room is made of it; a class that nobody has tried is a row that says so.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
 
 from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.families import MIXES_PROMPTS
-from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.tasks import class_for
-from promptmill.schemas.generation import Model
-from tests.families.builders import BUILDERS, OLDER, build
-from tests.families.promises import PROMISES, Family
+from tests.families.builders import BUILDERS, OLDER
+from tests.families.trial import try_family
 
 RESULTS = Path(__file__).with_name("results.json")
 README = Path(__file__).parents[2] / "pipeline" / "models" / "README.md"
 BEGIN, END = "<!-- families: made by `make families` -->", "<!-- /families -->"
+PROCESSES = min(2, os.cpu_count() or 1)
 Results = dict[str, dict[str, str]]
-
-
-def try_family(name: str, root: Path) -> dict[str, str]:
-    """Promise → `kept`, or what was found."""
-    try:
-        family = Family(resolve_model(Model(path=str(build(name, root / name.replace(" ", "-")))), "model"))
-        _ = family.generator
-    except Exception as error:
-        return {"loads": (str(error).splitlines() or [type(error).__name__])[0][:200]}
-    found = {}
-    for promise in PROMISES:
-        try:
-            promise(family)
-            found[promise.__name__] = "kept"
-        except Exception as error:
-            found[promise.__name__] = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        print(f"{name}: {promise.__name__}: {found[promise.__name__]}", flush=True)
-    return found
 
 
 def table(results: Results) -> str:
@@ -102,14 +87,14 @@ def write_readme(results: Results) -> None:
 
 
 def main(names: list[str]) -> None:
-    results = read_results()
-    with tempfile.TemporaryDirectory() as root:
-        for name in names or sorted({*BUILDERS, *OLDER}):
-            started = monotonic()
-            found = try_family(name, Path(root))
-            results = read_results() | {name: found}
-            print(f"{name}: {monotonic() - started:.0f} s", flush=True)
+    results, started = read_results(), monotonic()
+    asked = names or sorted({*BUILDERS, *OLDER})
+    # Tiny models do not fill two cores from one process; torch does not survive a fork.
+    with tempfile.TemporaryDirectory() as root, ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        for name, found in zip(asked, pool.map(partial(try_family, root=Path(root)), asked), strict=True):
+            results |= {name: found}
             _write(results)
+    print(f"{len(asked)} rows in {monotonic() - started:.0f} s", flush=True)
     results |= refused()
     _write(results)
     write_readme(results)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from promptmill.pipeline.models.catalog.families import ONE_TEXT
 from promptmill.pipeline.models.catalog.guidance import scale_acts
 from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.pipeline.models.catalog.schedulers import check_scheduler, fitting_schedulers
@@ -98,7 +99,8 @@ def as_plain_diffusers_draws(family: Family) -> None:
         call |= {"true_cfg_scale": 5.0, "negative_prompt": [" "]}
     size = {"width": family.settings.width, "height": family.settings.height}
     generators = [torch.Generator("cpu").manual_seed(1)]
-    made = family.pipe(prompt=[SHORT], num_inference_steps=2, generator=generators, **size, **_scales(family), **call)
+    prompt = SHORT if family.model.pipeline_class in ONE_TEXT else [SHORT]
+    made = family.pipe(prompt=prompt, num_inference_steps=2, generator=generators, **size, **_scales(family), **call)
     images = made.image if hasattr(made, "image") else made.images
     expected = (np.asarray(images) * 255).round().astype(np.int16)
     found = furthest(family.pixels(sample(1)), expected)

@@ -22,7 +22,7 @@ from promptmill.pipeline.models.diffusion.scheduler import build_scheduler
 from promptmill.pipeline.models.load import load_generator
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
-from tests.families.builders import build, wake
+from tests.families.builders import BUILDERS, build, wake
 from tests.families.conftest import Posing
 from tests.families.promises import (
     Family,
@@ -77,6 +77,14 @@ def test_a_text_encoder_that_diffusers_adds_to_transformers_is_found(
     assert json.loads((folder / "model_index.json").read_text())["text_encoder"][0] == "transformers"
     monkeypatch.delattr(importlib.import_module("transformers"), "T5GemmaEncoder", raising=False)
     load_generator(resolve_model(Model(path=str(folder)), "model"), threads=1)
+
+
+def test_a_part_saved_under_a_name_that_diffusers_does_not_find_again_is_refused(tmp_path: Path) -> None:
+    """PRX saved again by diffusers: planned, and refused by each worker."""
+    folder = tmp_path / "prx"
+    diffusers.PRXPipeline(**BUILDERS["PRXPipeline"]()).save_pretrained(folder)
+    with pytest.raises(JobError, match=r"text_encoder from the installed diffusers, got diffusers\.T5GemmaEncoder"):
+        resolve_model(Model(path=str(folder)), "model")
 
 
 def test_a_guided_batch_is_drawn_in_one_call(family: Families) -> None:

@@ -50,8 +50,17 @@ def hashed_files(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
 def class_problems(folder: ModelFolder, index: dict[str, Any], where: str) -> list[Problem]:
     """Whether every part is one class of diffusers or transformers that loads itself and nothing more."""
     libraries = {"diffusers", "transformers", *diffusers_source.pipeline_modules().values()}
-    named = (class_problem(*part, libraries, where) for part in components(index))
+    named = (class_problem(*part, libraries, where) or _unknown(*part, where) for part in components(index))
     return [problem for problem in [*_entry_problems(folder, index, where), *named] if problem]
+
+
+def _unknown(name: str, library: str, class_name: str, where: str) -> Problem | None:
+    """A class of a pipeline's own module, such as PRX' text encoder, is saved under the package's name, and diffusers
+    does not find it there again."""
+    if library != "diffusers" or class_name in diffusers_source.exported():
+        return None
+    hint = "Write the library that model_index.json of the published model names; or a newer diffusers may know it."
+    return Problem(where, f"{name} from the installed diffusers", f"diffusers.{class_name}, which it lacks", hint)
 
 
 def check_components(folder: ModelFolder, index: dict[str, Any], where: str) -> list[Problem]:

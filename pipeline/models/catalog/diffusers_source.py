@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from promptmill.pipeline.models.catalog.families import TEXT_ALONE
+
 NOT_TEXT_TO_IMAGE = re.compile(
     r"Img2Img|ImageToImage|ImageVariation|Inpaint|Upscale|SuperResolution|Video|Audio|Music|Speech|Edit|Pix2Pix"
     r"|ControlNet|Control(?=Pipeline)|Adapter|Prior|Decoder|Kontext|Fill|Redux|Depth|Combined|3D|Shap|Motion|Animate|Onnx|UnCLIP"
@@ -81,6 +83,13 @@ def scheduler_defaults(scheduler: str) -> dict[str, Any]:
             pairs = zip(names, init.args.defaults, strict=True)
             return {name: default.value for name, default in pairs if isinstance(default, ast.Constant)}
     return {}
+
+
+@cache
+def exported() -> frozenset[str]:
+    """Names that `diffusers` itself has, its classes among them."""
+    constants = (node for node in ast.walk(_parse(package_root("diffusers") / "__init__.py")))
+    return frozenset(node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 @cache
@@ -210,6 +219,8 @@ def missing_package(class_name: str) -> str | None:
 
 def makes_images_from_text(class_name: str) -> bool:
     """Conservative: a class is let in when its name and the parameters of its call both say so."""
+    if class_name in TEXT_ALONE:
+        return True
     if NOT_TEXT_TO_IMAGE.search(class_name):
         return False
     parameters = call_parameters(class_name)

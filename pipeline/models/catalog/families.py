@@ -57,6 +57,17 @@ MIXES_PROMPTS: Final = frozenset(
 Elsewhere (CogView4 pads to the longest without a mask: 17 of 255 measured) only samples of one prompt share a batch.
 """
 
+TEXT_ALONE: Final = frozenset(
+    f"{name}Pipeline" for name in ("OmniGen", "BriaFibo2", "DreamLite", "DreamLiteMobile", "Flux2KleinKV")
+)
+"""Classes that take images beside the prompt and were held to every promise without one."""
+
+ONE_TEXT: Final = frozenset({"DreamLitePipeline", "DreamLiteMobilePipeline"})
+"""Their calls put the prompt into a sentence, a list with its brackets: one sample a call, and a text as it is."""
+
+NO_SCALE: Final = frozenset({"DreamLiteMobilePipeline"})
+"""Distilled, and say so by a warning for each call that is given a `guidance_scale`."""
+
 EDITS: Final[Mapping[str, Literal["rows", "alone"]]] = {
     "StableDiffusionInstructPix2PixPipeline": "rows",
     "StableDiffusionXLInstructPix2PixPipeline": "rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from promptmill.pipeline.models.catalog.diffusers_source import call_defaults, call_parameters
+from promptmill.pipeline.models.catalog.families import NO_SCALE
 from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.plan import ResolvedModel
@@ -13,6 +14,8 @@ _HIGH = 9.0
 def scale_acts(model: ResolvedModel, negative: bool) -> bool:
     """`negative` is whether there is a negative prompt, without which some pipelines do not guide."""
     code, call = code_of(model), call_parameters(model.pipeline_class)
+    if model.pipeline_class in NO_SCALE:
+        return False
     if code is None or code.guides(_HIGH):
         return True
     denoiser = code.settings.get("transformer") or code.settings.get("unet") or {}

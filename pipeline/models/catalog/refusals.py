@@ -19,12 +19,6 @@ OLDER: Final[Mapping[str, str]] = {
     "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
 }
 """Names that diffusers gave up, and those of today."""
-_UNTRIED: Final = frozenset(
-    {
-        *("OmniGenPipeline", "BriaFibo2Pipeline", "DreamLitePipeline", "DreamLiteMobilePipeline"),
-        *("Flux2KleinKVPipeline", "Cosmos3OmniPipeline"),
-    }
-)
 _NEEDED: Final = ("prompt", "num_inference_steps", "height", "width")
 _SEVERAL: Final = re.compile(r"Decoder|Combined|UnCLIP|Kandinsky(V22)?Pipeline$")
 
@@ -54,6 +48,8 @@ def _broken_promise(name: str) -> str | None:
         return "diffusers has given it up and tests it no more, so nothing holds it to the promises of a row"
     if not call or tree is None or not ({"prompt", "image_embeds"} & call):
         return None
+    if {"num_frames", "video_length"} & call:
+        return "it makes a video, and a row says nothing of frames"
     if any(each.startswith(("prior_", "decoder_", "super_res_")) for each in call):
         return "a second pipeline in it makes steps of its own, so a row's settings would not be all that acted"
     if _SEVERAL.search(name) and {"image_embeds", "image_embeddings", "negative_image_embeds"} & call:
@@ -61,8 +57,6 @@ def _broken_promise(name: str) -> str | None:
     missing = [each for each in _NEEDED if each not in call]
     if missing:
         return f"its call takes no {', '.join(missing)}, so a row would record what did not act"
-    if name in _UNTRIED:
-        return "it takes images beside the prompt, and whether a prompt alone keeps the promises has not been tried"
     return None
 
 

@@ -119,6 +119,11 @@ def _fits(scheduler: str, model: ResolvedModel) -> bool:
     learned = str(_own_config(model).get("variance_type")).startswith("learned")
     if learned and "variance_type" not in diffusers_source.scheduler_defaults(scheduler):
         return False
+    # OmniGen's time runs from 0 to 1.
+    if _own_config(model).get("invert_sigmas") and "invert_sigmas" not in diffusers_source.scheduler_defaults(
+        scheduler
+    ):
+        return False
     return _takes_all(scheduler, model.pipeline_class, flows)
 
 

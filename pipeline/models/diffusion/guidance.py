@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from promptmill.pipeline.models.catalog.families import NO_SCALE, ONE_TEXT
 from promptmill.pipeline.models.diffusion.prompt_encoder import Encoded, PromptEncoder, call_default
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.plan import Sample
@@ -28,9 +29,11 @@ class Guidance:
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
-        self._call = frozenset(inspect.signature(pipe.__call__).parameters)
+        unheeded = SCALES if type(pipe).__name__ in NO_SCALE else ()
+        self._call = frozenset(inspect.signature(pipe.__call__).parameters) - {*unheeded}
         guiders = (getattr(pipe, name, None) for name in ("guider", "ocr_guider"))
         self._guiders = [guider for guider in guiders if guider is not None]
+        self._is_text = type(pipe).__name__ in ONE_TEXT
         self._true_cfg = "true_cfg_scale" in self._call
         self._always = not self._true_cfg or (call_default(pipe, "true_cfg_scale") or 0) > 1
         denoiser = getattr(pipe, "transformer", None)
@@ -65,7 +68,8 @@ class Guidance:
             arguments["true_cfg_scale"] = scale
         if not texts.gives_tensors:
             if guided and (self._true_cfg or group[0].negative_prompt):
-                arguments["negative_prompt"] = [texts.worded(sample.negative_prompt) or " " for sample in group]
+                negatives = [texts.worded(sample.negative_prompt) or " " for sample in group]
+                arguments["negative_prompt"] = negatives[0] if self._is_text else negatives
         elif guided:
             parts = texts.parts(group[0].prompt, group[0].negative_prompt)
             rows = [texts.filled(texts.negative(sample.negative_prompt), parts) for sample in group]

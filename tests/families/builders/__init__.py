@@ -12,11 +12,11 @@ from pathlib import Path
 import diffusers
 import torch
 
-from tests.families.builders import flux, language, several, transformers, unets
+from tests.families.builders import flux, language, omni, several, transformers, unets
 from tests.families.builders.parts import BUILDERS, FINISHED
 from tests.models import tiny
 
-__all__ = ["BUILDERS", "OLDER", "build", "flux", "language", "several", "transformers", "unets", "wake"]
+__all__ = ["BUILDERS", "OLDER", "build", "flux", "language", "omni", "several", "transformers", "unets", "wake"]
 
 OLDER: dict[str, Callable[[Path], Path]] = {
     "StableDiffusionPipeline": tiny.build_sd15,

@@ -48,6 +48,13 @@ def flux2_klein_distilled() -> dict[str, Any]:
     return flux2_klein(is_distilled=True)
 
 
+@builds("Flux2KleinKVPipeline")
+def flux2_klein_kv() -> dict[str, Any]:
+    parts = flux2_klein()
+    del parts["is_distilled"]
+    return parts
+
+
 @builds("Flux2Pipeline")
 def flux2() -> dict[str, Any]:
     text = {**TEXT, "model_type": "mistral", "num_hidden_layers": 31, "max_position_embeddings": 2048, "head_dim": 8}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from promptmill.pipeline.models.catalog.diffusers_source import samples_tokens
-from promptmill.pipeline.models.catalog.families import MIXES_PROMPTS
+from promptmill.pipeline.models.catalog.families import MIXES_PROMPTS, ONE_TEXT
 from promptmill.pipeline.models.diffusion.conditioning import Batch
 from promptmill.pipeline.models.diffusion.guidance import stacked
 from promptmill.pipeline.models.diffusion.registry import Parts
@@ -21,7 +21,8 @@ class TextConditioner:
 
     def __init__(self, base: str, device: torch.device) -> None:
         self._device = device
-        self._mixes, self._alone = base in MIXES_PROMPTS, samples_tokens(base)
+        self._mixes, self._is_text = base in MIXES_PROMPTS, base in ONE_TEXT
+        self._alone = self._is_text or samples_tokens(base)
 
     def group(self, sample: Sample, generation: Generation) -> Hashable:
         """Of a pipeline that is not known to keep prompts of a batch apart, samples of one prompt share it."""
@@ -31,6 +32,8 @@ class TextConditioner:
 
     def arguments(self, batch: Batch) -> Mapping[str, Any]:
         prompts = [sample.prompt for sample in batch.samples]
+        if self._is_text:
+            return {"prompt": batch.texts.worded(prompts[0])}
         if not batch.texts.gives_tensors:
             return {"prompt": [batch.texts.worded(prompt) for prompt in prompts]}
         return stacked(
