@@ -158,11 +158,8 @@ class SelectionFacts:
 
 
 @dataclass(frozen=True)
-class Summary(Result):
-    """`made` counts samples that ended, `samples` those asked for. `best` and `worst` are by the first score.
-
-    `selection` is the view through which the dataset is seen, null for what the run kept.
-    """
+class Overview(Result):
+    """`made` counts samples that ended, `samples` those asked for. `best` and `worst` are by the first score."""
 
     name: str
     url: str
@@ -183,6 +180,12 @@ class Summary(Result):
     best: list[dict[str, Any]]
     worst: list[dict[str, Any]]
     problems: list[str]
+
+
+@dataclass(frozen=True)
+class Summary(Overview):
+    """`selection` is the view through which the dataset is seen, null for what the run kept."""
+
     metrics: dict[str, MetricSummary]
     selection: SelectionFacts | None
 

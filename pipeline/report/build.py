@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -38,13 +38,13 @@ from promptmill.pipeline.report.page_data import (
     write_thumbnails,
 )
 from promptmill.pipeline.report.stats import Integers
-from promptmill.pipeline.report.summary import summarize
+from promptmill.pipeline.report.summary import summarize, variant_summaries
 from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
 from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.inputs import Role
-from promptmill.schemas.reports import MetricSummary, ReportResult
+from promptmill.schemas.reports import MetricSummary, ReportResult, Summary
 
 SUMMARY_KEY = "report/summary.json"
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
@@ -76,24 +76,46 @@ def build_report(
     seconds, price = _as_said(plan, store, seconds, price_per_hour)
     frame = make_frame(plan, samples)
     analysis = analyse(frame, redact(store.url))
-    summary = summarize(plan, samples, store.url, seconds, price)
-    _add_findings(summary, analysis, store, selection)
+    result = _result(plan, samples, analysis, store, (seconds, price), selection)
     rows = choose_rows(plan, samples, _sizes(store))
     put = _Folder(store)
     write_page(
         frame,
         analysis,
         rows,
-        partial(readable_images, store, summary["problems"]),
+        partial(readable_images, store, result.problems),
         put,
         _inputs(plan, samples, store, first_rows(frame, rows), reach),
-        summary=summary,
+        summary=result,
         price=price,
-        references=summary["references"],
+        references=result.references,
         single_file=single_file,
     )
-    result = _write_numbers(put, analysis, summary)
+    write_numbers(put, analysis, result)
     _remove_old_pieces(store, put.written)
+    return result
+
+
+def _result(
+    plan: Plan,
+    samples: Samples,
+    analysis: Analysis,
+    store: Store,
+    run: tuple[float | None, float | None],
+    selection: str | None,
+) -> ReportResult:
+    """`run` is its time and its price."""
+    references, unread = read_references(store)
+    found = {
+        **vars(summarize(plan, samples, store.url, *run)),
+        "cells": variant_summaries(plan, samples),
+        "metrics": summarized(analysis),
+        "correlations": analysis.correlations,
+        "references": references,
+        "selection": None if selection is None else selection_facts(store, selection),
+    }
+    result = checked(ReportResult, plain(found))
+    result.problems.extend(unread)
     return result
 
 
@@ -110,26 +132,14 @@ def _inputs(
     return input_pictures(samples, rows, plan.job.task.roles, reader.read, reader.kept)
 
 
-def _write_numbers(put: Put, analysis: Analysis, summary: dict[str, Any]) -> ReportResult:
+def write_numbers(put: Put, analysis: Analysis, result: Summary) -> None:
     put("summary.csv", summary_csv(analysis))
-    result = checked(ReportResult, summary)
     content = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
     put("summary.json", content.encode("utf-8", "backslashreplace"))
-    return result
 
 
 def _sizes(store: Store) -> dict[str, int]:
     return {entry.name: entry.size_bytes for folder in ("data", "rejects", "failures") for entry in store.list(folder)}
-
-
-def _add_findings(summary: dict[str, Any], analysis: Analysis, store: Store, selection: str | None) -> None:
-    """What the samples alone do not say: which variants differ, what other commands found, which view it is."""
-    references, unread = read_references(store)
-    summary["metrics"] = plain(summarized(analysis))
-    summary["correlations"] = plain(analysis.correlations)
-    summary["references"] = plain(references)
-    summary["problems"] += unread
-    summary["selection"] = None if selection is None else asdict(selection_facts(store, selection))
 
 
 class _Folder:

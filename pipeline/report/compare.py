@@ -18,18 +18,17 @@ from promptmill.pipeline.planning.fingerprint import differing_fields
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import shown_value
 from promptmill.pipeline.report.analysis import analyse
-from promptmill.pipeline.report.build import summarized, write_page
+from promptmill.pipeline.report.build import summarized, write_numbers, write_page
 from promptmill.pipeline.report.cost import run_facts
 from promptmill.pipeline.report.frame import Frame
 from promptmill.pipeline.report.page_data import MAX_SHOWN
 from promptmill.pipeline.report.pairing import SIDES, Side, answers, joined_frame
 from promptmill.pipeline.report.stats import Integers
 from promptmill.pipeline.report.summary import summarize
-from promptmill.pipeline.report.table import summary_csv
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import checked
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.reports import CompareResult, MetricAnswer, VariantAnswer
+from promptmill.schemas.reports import CompareResult, MetricAnswer, Overview, VariantAnswer
 
 _BESIDE = (MetricAnswer, VariantAnswer)
 """Whose fields stand beside the names of the two in `summary.json`."""
@@ -65,8 +64,8 @@ def compare_datasets(
     analysis = replace(analysis, same_seeds=a.plan.job.seed == b.plan.job.seed, answers=answers(frame))
     fields = _job_differences(a, b)
     differences = [{"field": name, "names": labels, "a": _short(x), "b": _short(y)} for name, x, y in fields]
-    summary = {
-        **_summary(a, b),
+    found = {
+        **vars(_overview(a, b)),
         "runs": urls,
         "shared_prompts": len(shared),
         "same_seeds": analysis.same_seeds,
@@ -76,16 +75,14 @@ def compare_datasets(
         "differences": [{"field": row["field"], labels[0]: row["a"], labels[1]: row["b"]} for row in differences],
         "selection": None,
     }
+    result = checked(CompareResult, plain(found))
 
     def read(key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         side, _, inner = key.partition(":")
-        return readable_images(a.store if side == SIDES[0] else b.store, summary["problems"], inner, rows)
+        return readable_images(a.store if side == SIDES[0] else b.store, result.problems, inner, rows)
 
-    write_page(frame, analysis, _whole_prompts(frame), read, out.put, summary=summary, differences=differences)
-    out.put("summary.csv", summary_csv(analysis))
-    result = checked(CompareResult, plain(summary))
-    content = json.dumps(result.as_json(), indent=2, ensure_ascii=False)
-    out.put("summary.json", content.encode("utf-8", "backslashreplace"))
+    write_page(frame, analysis, _whole_prompts(frame), read, out.put, summary=result, differences=differences)
+    write_numbers(out.put, analysis, result)
     return result
 
 
@@ -130,25 +127,23 @@ def _whole_prompts(frame: Frame) -> Integers:
     return np.flatnonzero(shown[frame.prompts])
 
 
-def _summary(a: Side, b: Side) -> dict[str, Any]:
+def _overview(a: Side, b: Side) -> Overview:
     """What the head of the page shows: counts of both together."""
     one, two = (summarize(side.plan, side.samples, side.store.url) for side in (a, b))
-    receipts = (*a.samples.receipts, *b.samples.receipts)
-    return {
-        **one,
-        **{name: one[name] + two[name] for name in _COUNTS},
-        "name": f"{a.label} and {b.label}",
-        "url": f"{one['url']} and {two['url']}",
-        "fingerprint": f"{one['fingerprint']} and {two['fingerprint']}",
-        "finished": one["finished"] and two["finished"],
-        "prompts": len(set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))),
-        "failures": _added(one["failures"], two["failures"]),
-        "rejects": _added(one["rejects"], two["rejects"]),
-        "problems": [*one["problems"], *two["problems"]],
-        "best": [],
-        "worst": [],
-        "run": run_facts(receipts, None),
-    }
+    return replace(
+        one,
+        **{name: getattr(one, name) + getattr(two, name) for name in (*_COUNTS, "problems")},
+        name=f"{a.label} and {b.label}",
+        url=f"{one.url} and {two.url}",
+        fingerprint=f"{one.fingerprint} and {two.fingerprint}",
+        finished=one.finished and two.finished,
+        prompts=len(set(a.samples.texts("prompt")) & set(b.samples.texts("prompt"))),
+        failures=_added(one.failures, two.failures),
+        rejects=_added(one.rejects, two.rejects),
+        best=[],
+        worst=[],
+        run=run_facts((*a.samples.receipts, *b.samples.receipts), None),
+    )
 
 
 def _added(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The numbers of a dataset as plain JSON: what was made, what it cost, what came out best."""
+"""The numbers of a dataset: what was made, what it cost, what came out best."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from promptmill.pipeline.planning.variants import VARIANTS_WITHOUT_ASKING, varia
 from promptmill.pipeline.report.cost import run_facts, seconds_per_image
 from promptmill.pipeline.report.shares import Floats
 from promptmill.pipeline.report.stats import Integers
+from promptmill.schemas.checked import checked
 from promptmill.schemas.columns import named
-from promptmill.schemas.reports import VariantSummary
+from promptmill.schemas.reports import Overview, VariantSummary
 
 BEST = 8
 """So many samples at either end of the first score."""
@@ -27,35 +28,32 @@ BEST = 8
 
 def summarize(
     plan: Plan, samples: Samples, url: str, seconds: float | None = None, price_per_hour: float | None = None
-) -> dict[str, Any]:
+) -> Overview:
     """`seconds` is the wall time of the run that just ended, if one did; the price is of one device."""
     counts = dataset_counts(plan, samples.counts)
     order = ranked_rows(samples)
-    summary: dict[str, Any] = plain(
-        {
-            "name": plan.job.name,
-            "url": redact(url),
-            "fingerprint": plan.fingerprint,
-            "promptmill": version("promptmill"),
-            "finished": len(samples.counts) == plan.shards,
-            "samples": plan.samples,
-            "kept": counts.kept,
-            "rejected": counts.rejected,
-            "failed": counts.failed,
-            "made": counts.samples,
-            "prompts": plan.prompts,
-            "shards": plan.shards,
-            "shards_done": len(samples.counts),
-            "cells": variant_summaries(plan, samples),
-            "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
-            "rejects": dict(Counter(_of_status(samples, REJECTED, "reason")).most_common()),
-            "run": run_facts(samples.receipts, seconds, price_per_hour),
-            "best": [sample_facts(samples, row) for row in order[:BEST]],
-            "worst": [sample_facts(samples, row) for row in order[::-1][:BEST]],
-            "problems": list(samples.problems),
-        }
-    )
-    return summary
+    found = {
+        "name": plan.job.name,
+        "url": redact(url),
+        "fingerprint": plan.fingerprint,
+        "promptmill": version("promptmill"),
+        "finished": len(samples.counts) == plan.shards,
+        "samples": plan.samples,
+        "kept": counts.kept,
+        "rejected": counts.rejected,
+        "failed": counts.failed,
+        "made": counts.samples,
+        "prompts": plan.prompts,
+        "shards": plan.shards,
+        "shards_done": len(samples.counts),
+        "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
+        "rejects": dict(Counter(_of_status(samples, REJECTED, "reason")).most_common()),
+        "run": run_facts(samples.receipts, seconds, price_per_hour),
+        "best": [sample_facts(samples, row) for row in order[:BEST]],
+        "worst": [sample_facts(samples, row) for row in order[::-1][:BEST]],
+        "problems": list(samples.problems),
+    }
+    return checked(Overview, plain(found))
 
 
 def ranked_rows(samples: Samples) -> list[int]:
