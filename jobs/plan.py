@@ -51,7 +51,7 @@ def plan_of(job: Job, allow_large_sweep: bool, extend: bool) -> Plan:
         stored = read_plan(open_output(job.output.url, "output.url")) if extend else None
         if stored is None:
             raise
-        return plan_job(job, allow_large_sweep, stored.source_schema)
+        return plan_job(job, allow_large_sweep, stored)
 
 
 def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:

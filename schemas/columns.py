@@ -12,7 +12,7 @@ from promptmill.schemas.inputs import ROLES, STEERING, Role
 Kind = Literal["identity", "variant", "text", "setting", "input", "image", "score", "check", "outcome"]
 """What a column is for: which sample, which variant, its words, how and from what it was drawn, what came of it."""
 
-Only = Literal["inputs", "edits", "steering", "adapters", "controls", "references", "syntax"]
+Only = Literal["inputs", "edits", "steering", "adapters", "controls", "references", "syntax", "labels"]
 Folder = Literal["data", "rejects", "failures"]
 EVERYWHERE: Final[frozenset[Folder]] = frozenset({"data", "rejects", "failures"})
 MADE: Final[frozenset[Folder]] = frozenset({"data", "rejects"})
@@ -104,6 +104,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("controls", pa.list_(_NET), "setting", "ControlNets that it was drawn with", EVERYWHERE, "controls"),
     Column("ip_adapter", _LOOKS, "setting", "IP-Adapter that it was drawn with", EVERYWHERE, "references"),
     Column("prompt_written", _TEXT, "input", "the prompt as its file has it", EVERYWHERE, "syntax"),
+    Column("label", pa.int64(), "input", "number of the class that was asked for", EVERYWHERE, "labels"),
+    Column("label_name", _TEXT, "input", "name of the class that was asked for", EVERYWHERE, "labels"),
     Column("row_settings", _TEXT, "input", "settings that the prompt's own line says, as JSON", EVERYWHERE, "syntax"),
 )
 """Version 1, in the order of the objects: columns are added, never changed. The source's own columns follow."""
@@ -134,13 +136,14 @@ def of_kind(*kinds: Kind) -> tuple[str, ...]:
 def own_columns(schema: pa.Schema) -> dict[str, Column]:
     """Of the columns of a written object those that are ours, by name; the others are the source's."""
     read_so = all(name in schema.names for name in named("prompt_written", "row_settings"))
+    with_labels = all(name in schema.names for name in named("label", "label_name"))
     with_inputs = HASHES in schema.names and pa.types.is_struct(schema.field(HASHES).type)
     found = {}
     for field in schema:
         column = _BY_NAME.get(field.name)
         if column is None or (column.only == "inputs" and not with_inputs):
             continue
-        if column.only == "syntax" and not read_so:
+        if (column.only == "syntax" and not read_so) or (column.only == "labels" and not with_labels):
             continue
         # A source may have a column `controls` of its own; `scores`, `seed` and the hashes by role vary with the job.
         if not column.only or field.type == column.type or field.name == HASHES:

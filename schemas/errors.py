@@ -132,6 +132,7 @@ FAILURE_KINDS = (
     "invalid_syntax",  # a prompt whose notation (prompts.syntax) says what cannot be read or drawn
     "invalid_setting",  # a setting of a row that the model cannot draw with
     "invalid_steering",  # a row's own scale or time of control or reference images that cannot act
+    "invalid_label",  # a label column whose value is none of the classes
     "invalid_adapter",  # an adapter column that names one the model does not have
     "input",  # an image of the prompt is missing, broken, too large, or does not fit the others
     "not_finite",  # NaN or infinity in latents or pixels, in full precision too
@@ -145,7 +146,7 @@ FAILURE_KINDS = (
 INPUT_FAILURES = frozenset(
     (
         *("empty_prompt", "prompt_too_long", "invalid_text", "invalid_seed", "invalid_strength", "invalid_adapter"),
-        *("invalid_syntax", "invalid_setting", "invalid_steering"),
+        *("invalid_syntax", "invalid_setting", "invalid_steering", "invalid_label"),
     )
 )
 """Faults of the input row: the same row fails for ever, or would come out as another sample than it asked for."""

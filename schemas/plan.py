@@ -243,6 +243,7 @@ class Sample:
     settings: str | None = None
     written: str | None = None
     steering: Mapping[str, float] = field(default_factory=dict)
+    label: int | None = None
     error: SampleError | None = None
 
     def drawn_with(self, generation: Generation) -> Generation:

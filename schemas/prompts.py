@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import InitErrorDetails
@@ -17,6 +17,8 @@ LARGEST_SEED = 2**64 - 1
 """Of those in a column: what torch takes, and ComfyUI writes."""
 SuiteName = Literal["partiprompts", "geneval", "t2i-compbench", "drawbench", "dpg", "shapes"]
 Syntax = Literal["a1111"]
+CLASS_FILE: Final = "classes"
+"""The source of a job that names classes and no other; its rows are these."""
 SUITES_WITH_IDS: Final = frozenset({"dpg", "shapes"})
 
 
@@ -53,6 +55,8 @@ class Columns(StrictModel):
     """Number above 0, at most 1; overrides `generation.strength` where not null."""
     adapter: Text | None = None
     """Which of `model.adapters` the row is drawn with: a name, several with `+` between, or `none`. Null is all."""
+    label: Text | None = None
+    """Class of the row, by name or number: records then have `label` and `label_name`, as Hugging Face's ClassLabel."""
 
     @property
     def images(self) -> dict[Role, str]:
@@ -123,7 +127,10 @@ class ShapesSuite(StrictModel):
 class Prompts(StrictModel):
     # Also said by the JSON Schema, for editors; `_sound` says it better.
     model_config = ConfigDict(
-        json_schema_extra={"if": {"not": {"required": ["suite"]}}, "then": {"required": ["source"]}}
+        json_schema_extra={
+            "if": {"not": {"anyOf": [{"required": ["suite"]}, {"required": ["classes"]}]}},
+            "then": {"required": ["source"]},
+        }
     )
 
     suite: SuiteName | None = None
@@ -134,11 +141,22 @@ class Prompts(StrictModel):
     """File, folder, glob or URL; Parquet, Delta, CSV, TSV, JSON, JSONL, Excel, text with one prompt a line, images,
     or WebDataset tars.
 
-    Needed but for `shapes`.
+    Needed but for `suite: shapes` and `classes`.
 
     A path is relative to the folder the command is started in. `{date}` is the day, as in `output.url`."""
     columns: Columns = Columns()
     """Which source column is what."""
+    classes: (
+        Text
+        | Annotated[dict[Text, Text], Field(min_length=1)]
+        | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+        | None
+    ) = None
+    """Classes to draw: names with their wording, names alone, a folder of real images with a folder for each class, or
+    a table with the columns `name` and `wording`.
+
+    Without `source` a row is a class, and its wording the prompt; with one, `columns.label` says which row is of which
+    class. `{class}` in a template is the wording."""
     templates: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Texts that each row is drawn with, each of them, instead of a prompt column.
 
@@ -163,16 +181,34 @@ class Prompts(StrictModel):
     @property
     def mapped(self) -> Columns:
         """Which column is what once the source is read: of a suite its own, whatever its files call them."""
+        if self.suite is None and self.source is None and self.classes is not None:
+            return Columns(id="label", label="label")
         if self.suite is None:
             return self.columns
         return Columns(id="id") if self.suite in SUITES_WITH_IDS else Columns()
 
+    @property
+    def labelled(self) -> bool:
+        """Whether records have a label."""
+        return self.mapped.label is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drawn_from_classes(cls, data: Any) -> Any:
+        """A folder of classes is the source too where images are drawn from, and its folders are their labels."""
+        if not isinstance(data, dict) or data.get("source") is not None or not isinstance(data.get("classes"), str):
+            return data
+        columns = data.get("columns")
+        if not isinstance(columns, dict) or not any(columns.get(role) for role in ROLES):
+            return data
+        return {**data, "source": data["classes"], "columns": {"label": "label", **columns}}
+
     @model_validator(mode="after")
     def _sound(self) -> Self:
         built_in = self.suite == "shapes"
-        wrong = []
-        if self.source is None and not built_in:
-            hint = "File, folder, glob or URL of the prompts; only `suite: shapes` needs none."
+        wrong = self._wrong_classes()
+        if self.source is None and not built_in and self.classes is None:
+            hint = "File, folder, glob or URL of the prompts; only `suite: shapes` and `classes` need none."
             wrong.append(broken_rule(("source",), "a non-empty string", "nothing", hint, "prompts"))
         if self.source is not None and built_in:
             hint = "`suite: shapes` makes its prompts itself."
@@ -195,6 +231,22 @@ class Prompts(StrictModel):
             wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))
         raise_all(wrong)
         return self
+
+    def _wrong_classes(self) -> list[InitErrorDetails]:
+        if self.classes is None:
+            return []
+        if self.suite is not None:
+            hint = f"`suite: {self.suite}` has its own prompts."
+            return [broken_rule(("classes",), "nothing", "classes", hint, "prompts")]
+        if self.source is None and self.columns != type(self.columns)():
+            hint = "Without `source` a row is a class, and there are no other columns."
+            return [broken_rule(("columns",), "nothing", "a mapping", hint, "prompts.columns prompts.classes")]
+        if self.source is not None and self.columns.label is None:
+            hint = "Say which column of the source holds the class of a row."
+            return [
+                broken_rule(("columns", "label"), "a column's name", "null", hint, "prompts.columns prompts.classes")
+            ]
+        return []
 
 
 def _wrong_templates(templates: tuple[str, ...]) -> list[InitErrorDetails]:

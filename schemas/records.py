@@ -50,6 +50,7 @@ ADAPTERS: Final = columns_only("adapters")
 CONTROLS: Final = columns_only("controls")
 SYNTAX: Final = columns_only("syntax")
 REFERENCES: Final = columns_only("references")
+LABELS: Final = columns_only("labels")
 """What a sample was drawn with, in every kind of object of a job that has any."""
 
 
@@ -98,3 +99,11 @@ def passthrough_names(names: Sequence[str], own: Sequence[str] = ()) -> list[str
 # Naming the image alone is enough: `datasets` derives the type of every column it does not find here.
 HUGGINGFACE: Final = {b"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}).encode()}
 """Schema metadata that makes Hugging Face `datasets` show the `image` column as pictures."""
+
+
+def huggingface(class_names: Sequence[str] = ()) -> dict[bytes, bytes]:
+    """Schema metadata for `datasets`: `image` as pictures, and `label` as a ClassLabel where there are classes."""
+    if not class_names:
+        return dict(HUGGINGFACE)
+    features = {"image": {"_type": "Image"}, "label": {"names": list(class_names), "_type": "ClassLabel"}}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}

@@ -214,7 +214,7 @@ def _differs_from_records(
 ) -> int | None:
     """Of Parquet there is no copy: what was made says which prompts it had; of what was not made nothing is mixed."""
     made = dict(_recorded(store))
-    reader = prompt_reader((file,), store, stored.source_schema, plan.job.prompts)
+    reader = prompt_reader((file,), store, stored.source_schema, plan.job.prompts, stored.words)
     rows = sum(part.rows for part in parts) * plan.job.prompts.texts_per_row
     for start in range(0, rows, _ROWS_AT_ONCE):
         for row, prompt in enumerate(reader.read(start, min(start + _ROWS_AT_ONCE, rows)).prompts, start):

@@ -102,5 +102,5 @@ def _in_source(own: Plan, store: Store) -> Iterator[str]:
 
 
 def _in_prompts(file: SourceFile, rows: int, plan: Plan, store: Store) -> Iterator[str]:
-    block = prompt_reader((file,), store, plan.source_schema, plan.job.prompts).read(0, rows)
+    block = prompt_reader((file,), store, plan.source_schema, plan.job.prompts, plan.words).read(0, rows)
     yield from (given.locator for prompt in block.prompts for given in prompt.inputs.values() if given.locator)

@@ -22,10 +22,10 @@ from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Sample, Sidecar
 from promptmill.schemas.records import (
     FAILURE,
-    HUGGINGFACE,
     RECORD,
     RECORD_VERSION,
     REJECT,
+    huggingface,
     passthrough_names,
     with_scores,
     with_wide_seeds,
@@ -70,6 +70,7 @@ class RecordWriter:
         clip_score: str | None = None,
         more: Sequence[pa.Field] = (),
         wide_seeds: bool = False,
+        class_names: Sequence[str] = (),
     ) -> None:
         self._score_names = score_names
         self._clip_score = clip_score
@@ -77,15 +78,16 @@ class RecordWriter:
         self._constants = dict(constants)
         self._more = list(more)
         self._wide_seeds = wide_seeds
+        self._class_names = class_names
 
     def add_constants(self, constants: Mapping[str, Any]) -> None:
         self._constants.update(constants)
 
     def kept(self, outcomes: Sequence[Outcome]) -> pa.Table:
-        return self._table(RECORD, outcomes).replace_schema_metadata(HUGGINGFACE)
+        return self._table(RECORD, outcomes).replace_schema_metadata(huggingface(self._class_names))
 
     def rejected(self, outcomes: Sequence[Outcome]) -> pa.Table:
-        return self._table(REJECT, outcomes).replace_schema_metadata(HUGGINGFACE)
+        return self._table(REJECT, outcomes).replace_schema_metadata(huggingface(self._class_names))
 
     def failed(self, outcomes: Sequence[Outcome]) -> pa.Table:
         return self._table(FAILURE, outcomes)
@@ -153,6 +155,8 @@ class RecordWriter:
             "strength": sample.strength,
             "prompt_written": sample.written,
             "row_settings": sample.settings,
+            "label": sample.label,
+            "label_name": None if sample.label is None else self._class_names[sample.label],
             "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},
             **{input_column(role): each.locator for role, each in sample.inputs.items()},
         }

@@ -194,6 +194,7 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     dropped |= {"image_guidance_scale"} if plan.keeps_to_images else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     dropped |= {"ip_adapter"} if any(model.ip_adapter for model in plan.models) else frozenset()
+    dropped |= {"label_name"} if plan.words.classes else frozenset()
     rows_say = plan.job.prompts.mapped.steering
     dropped |= {*STEERING} - {*rows_say} if rows_say else frozenset()
     rows = rows.drop_columns([name for name in rows.column_names if name in dropped])

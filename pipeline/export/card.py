@@ -24,7 +24,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import own_columns
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts
-from promptmill.schemas.records import RECORD, passthrough_names, with_scores
+from promptmill.schemas.records import LABELS, RECORD, passthrough_names, with_scores
 from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import Score
 
@@ -106,9 +106,11 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
         if FOOTER_KEY in (schema.metadata or {}):
             return schema
     schema = with_scores(RECORD, plan.score_names)
-    reader = prompt_reader((), store, plan.source_schema, plan.job.prompts)
+    reader = prompt_reader((), store, plan.source_schema, plan.job.prompts, plan.words)
     passed = reader.passthrough_schema
-    for field, name in zip(passed, passthrough_names(passed.names), strict=True):
+    labels = LABELS if plan.words.classes else []
+    schema = pa.schema([*schema, *labels])
+    for field, name in zip(passed, passthrough_names(passed.names, [each.name for each in labels]), strict=True):
         schema = schema.append(field.with_name(name))
     return schema
 

@@ -107,6 +107,8 @@ def _is_later_default(section: BaseModel, name: str) -> bool:
 
 def _prompt_fields(job: Job, source: Source, dumped: dict[str, Any]) -> dict[str, Any]:
     """Of a suite its name, checksum and options; without one nothing more than before there were suites."""
+    if source.words.classes:
+        dumped["classes"] = [[each.name, each.wording] for each in source.words.classes]
     options = dumped.pop("shapes")
     suite = dumped.pop("suite")
     if suite is None:

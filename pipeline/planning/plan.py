@@ -25,6 +25,7 @@ from promptmill.schemas.job import Job
 from promptmill.schemas.plan import LEAST_DIGITS, PythonScore, ResolvedModel, Segment, Shard, Variant
 from promptmill.schemas.records import LARGEST_NARROW_SEED
 from promptmill.schemas.scores import LOWER_IS_BETTER
+from promptmill.schemas.words import NO_WORDS, Words
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Plan:
 
     One that an earlier version began goes on, and they fail one by one."""
     python_scores: tuple[PythonScore, ...] = ()
+    words: Words = NO_WORDS
 
     @property
     def score_names(self) -> list[str]:
@@ -159,10 +161,10 @@ def _numbers(segment: Segment) -> range:
     return range(segment.first_shard, segment.first_shard + segment.shards)
 
 
-def plan_job(job: Job, allow_large_sweep: bool = False, archived: pa.Schema | None = None) -> Plan:
+def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = None) -> Plan:
     """Read footers, resolve models, count; writes nothing. Raises JobError, and InputError for the prompts.
 
-    `archived` is the schema of prompts that a dataset has, of which no file needs to be left.
+    `archived` is that of a dataset whose prompts are there, so that no file of them needs to be left.
     """
     try:
         models, clips, own = check_job(job, allow_large_sweep)
@@ -173,7 +175,8 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: pa.Schema | No
     except NoFilesError:
         if archived is None:
             raise
-        source = Source((), archived, ("prompts.source: no file is there; what the dataset has of them suffices",))
+        told = "prompts.source: no file is there; what the dataset has of them suffices"
+        source = Source((), archived.source_schema, (told,), words=archived.words)
     prompts = min(source.rows, job.prompts.limit or source.rows) * job.prompts.texts_per_row
     shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
@@ -184,4 +187,5 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: pa.Schema | No
         wide_seeds=last > LARGEST_NARROW_SEED,
         wrong=wrong_values(job, models, source),
         python_scores=own,
+        words=source.words,
     )

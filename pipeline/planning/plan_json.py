@@ -28,6 +28,7 @@ from promptmill.schemas.plan import (
     Segment,
 )
 from promptmill.schemas.urls import split_query
+from promptmill.schemas.words import NO_WORDS, Words
 
 _COPY = re.compile(rf"{STAGED}inputs/[\w-][\w.-]*")
 MOST_PLAN_BYTES = 64 << 20
@@ -51,6 +52,7 @@ def to_json(plan: Plan) -> bytes:
             "shards": plan.shards,
             "folder": plan.folder,
             **({"wide_seeds": True} if plan.wide_seeds else {}),
+            **({"words": asdict(plan.words)} if plan.words != NO_WORDS else {}),
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "python_scores": [asdict(score) for score in plan.python_scores],
@@ -80,6 +82,7 @@ def from_json(data: bytes) -> Plan:
         folder=None if inner.get("folder") is None else _text(inner, "folder"),
         versions=text_map(content.get("versions")),
         wide_seeds=inner.get("wide_seeds") is True,
+        words=checked(Words, inner.get("words", {})),
     )
     _check_fields(plan)
     plan = with_segments(plan, inner["segments"])
@@ -111,6 +114,8 @@ def _check_fields(plan: Plan) -> None:
     suite = plan.fields["prompts"].get("suite")
     if suite is not None and not (isinstance(suite, Mapping) and {"name", "sha256"} <= suite.keys()):
         raise ValueError("fields: a suite without name and sha256")
+    if bool(plan.words.classes) != plan.job.prompts.labelled:
+        raise ValueError("classes without labels, or labels without classes")
     if len(plan.models) != len(variants.swept_models(plan.job)):
         raise ValueError(f"{len(plan.models)} models, of {len(variants.swept_models(plan.job))} that the job names")
     if len(plan.python_scores) != sum(score.python is not None for score in plan.job.score):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -92,15 +92,21 @@ _IMAGES = "paths, URLs, bytes, or a struct of bytes and path"
 WANTED: Mapping[str, str] = {
     "seed": "a column of integers",
     "id": "a text or integer column",
+    "label": "a text or integer column",
     **dict.fromkeys(("strength", *STEERING), "a number column"),
     **dict.fromkeys(ROLES, _IMAGES),
 }
 """What a column must hold, by what it is mapped to; text where it is not here."""
 
 
-def check_columns(schema: pa.Schema, columns: Columns, where: str, templates: Sequence[str] = ()) -> None:
-    """Raises InputError where a column that is mapped, or named in a template, is missing or cannot be used so."""
-    problems = list(_wrong_names(schema, templates, where))
+def check_columns(
+    schema: pa.Schema, columns: Columns, where: str, templates: Sequence[str] = (), known: Collection[str] = ()
+) -> None:
+    """`known` are names in templates that are no columns.
+
+    Raises InputError where a column that is mapped, or named in a template, is missing or cannot be used so.
+    """
+    problems = list(_wrong_names(schema, templates, where, known))
     for role, name in columns.named.items():
         if name is None or (templates and role == "prompt"):
             continue
@@ -118,9 +124,11 @@ def check_columns(schema: pa.Schema, columns: Columns, where: str, templates: Se
         raise InputError(*problems)
 
 
-def _wrong_names(schema: pa.Schema, templates: Sequence[str], where: str) -> Iterator[Problem]:
+def _wrong_names(schema: pa.Schema, templates: Sequence[str], where: str, known: Collection[str]) -> Iterator[Problem]:
     for i, template in enumerate(templates):
         for name in names_in(template):
+            if name in known:
+                continue
             kind = schema.field(name).type if name in schema.names else None
             if kind is None or is_binary(kind) or pa.types.is_nested(kind):
                 there = ", ".join(map(repr, schema.names))
@@ -138,4 +146,4 @@ def _fits(role: str, kind: pa.DataType) -> bool:
         return is_text(kind) or is_binary(kind) or is_image_struct(kind)
     if role in ("seed", "strength", *STEERING):
         return bool(is_number or pa.types.is_decimal(kind) or (role == "seed" and is_text(kind)))
-    return bool(is_text(kind) or (role == "id" and is_whole))
+    return bool(is_text(kind) or (role == "id" and is_whole) or (role == "label" and is_number))

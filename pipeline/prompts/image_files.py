@@ -47,7 +47,7 @@ def check_images(prompts: Prompts, names: Sequence[str]) -> None:
 def image_schema(names: Sequence[str], prompts: Prompts) -> pa.Schema:
     """`label` is a column where images lie in folders below the source."""
     asked = [name for name in ("image",) if name in prompts.columns.images.values()]
-    labels = [LABEL] if any(_label(name) for name in names) else []
+    labels = [LABEL] if any(image_label(name) for name in names) else []
     return pa.schema([(name, pa.string()) for name in (FILE_NAME, *asked, *labels)])
 
 
@@ -64,10 +64,11 @@ def open_image_file(store: Store, entry: Entry, schema: pa.Schema) -> OpenedFile
 
 def image_rows(file: SourceFile, schema: pa.Schema) -> pa.Table:
     """The one row of a file, without what its folders say in Hive's way."""
-    known = {FILE_NAME: file.name, "image": file.name, LABEL: _label(file.name)}
+    known = {FILE_NAME: file.name, "image": file.name, LABEL: image_label(file.name)}
     there = [field for field in schema if field.name in known]
     return pa.table({field.name: pa.array([known[field.name]], field.type) for field in there})
 
 
-def _label(name: str) -> str | None:
+def image_label(name: str) -> str | None:
+    """The innermost folder that an image lies in, but for those of a partition."""
     return next((part for part in reversed(name.split("/")[:-1]) if "=" not in part), None)

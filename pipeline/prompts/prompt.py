@@ -10,6 +10,7 @@ import pyarrow as pa
 from promptmill.pipeline.prompts.values import MAX_TEXT_BYTES, RULES, adapters_of, seed_of
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.words import ClassNumbers
 
 INVALID_TEXT = SampleError("invalid_text", "a text of this row is no valid Unicode (a lone surrogate or broken UTF-8)")
 
@@ -40,6 +41,7 @@ class Prompt:
     settings: str | None = None
     written: str | None = None
     steering: Mapping[str, float] = field(default_factory=dict)
+    label: int | None = None
     error: SampleError | None = None
 
 
@@ -105,6 +107,14 @@ def chosen_adapters(chosen: object) -> tuple[str, ...] | None:
 def weights_chosen(chosen: object) -> tuple[tuple[str, float], ...]:
     """Of the `adapters` of a row that failed."""
     return tuple((each["name"], each["weight"]) for each in chosen) if isinstance(chosen, list) else ()
+
+
+def labelled_as(prompt: Prompt, cell: object, numbers: ClassNumbers) -> Prompt:
+    number = numbers.get(cell)
+    if number is not None:
+        return replace(prompt, label=number)
+    shown = "null" if cell is None else repr(readable(cell)[0][:80])
+    return replace(prompt, error=SampleError("invalid_label", f"expected one of the job's classes, got {shown}"))
 
 
 def readable(value: object) -> tuple[str, bool]:

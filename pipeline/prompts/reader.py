@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.a1111 import a1111_prompt
 from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
+from promptmill.pipeline.prompts.classes import CLASS
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
@@ -26,6 +27,7 @@ from promptmill.pipeline.prompts.prompt import (
     Block,
     Prompt,
     chosen_adapters,
+    labelled_as,
     parse_prompt,
     readable,
     weights_chosen,
@@ -40,6 +42,7 @@ from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
 from promptmill.schemas.row_values import values_of
 from promptmill.schemas.templates import filled, names_in
+from promptmill.schemas.words import NO_WORDS, ClassNumbers, Words
 
 _CACHED_GROUP_BYTES = 128 << 20
 
@@ -56,6 +59,7 @@ class PromptReader:
         helpers: Mapping[str, str] = MappingProxyType({}),
         templates: tuple[str, ...] = (),
         parse: Callable[[Prompt, object, object, object, object], Prompt] = parse_prompt,
+        words: Words = NO_WORDS,
     ) -> None:
         """`helpers` are fields of `Prompt` by the columns that fill them, `templates` as in the job."""
         self._parse_row = parse
@@ -67,6 +71,7 @@ class PromptReader:
         self._helpers = helpers
         self._templates = templates
         self._each = max(1, len(templates))
+        self._words, self._numbers = words, ClassNumbers(words.classes)
         self._named = {role: name for role, name in columns.named.items() if not (templates and role == "prompt")}
         mapped = {*self._named.values(), *helpers}
         self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
@@ -168,6 +173,8 @@ class PromptReader:
                 chosen = columns["adapter"][i]
                 helped = replace(helped, adapters=chosen_adapters(chosen), error=error)
                 helped = replace(helped, adapter_weights=weights_chosen(chosen))
+                if self._labelled:
+                    helped = labelled_as(helped, columns["label"][i], self._numbers)
                 yield self._parse_row(
                     with_inputs(helped, self._locators(columns, file, first, i), _numbers(columns, i)),
                     text,
@@ -179,12 +186,22 @@ class PromptReader:
     def _texts(self, table: pa.Table) -> list[list[tuple[str, SampleError | None, object]]]:
         """Of each row what the templates make of it: the end of the prompt's id, what is wrong, and the text."""
         names = list(dict.fromkeys(name for template in self._templates for name in names_in(template)))
-        columns = {name: _values(table, name) for name in names}
+        columns = {name: _values(table, name) for name in names if not (self._labelled and name == CLASS)}
+        if self._labelled:
+            columns[CLASS] = [self._wording(cell) for cell in _values(table, self._columns.label)]
         found = []
         for i in range(table.num_rows):
             values = {name: column[i] for name, column in columns.items()}
             found.append([_of_template(number, text, values) for number, text in enumerate(self._templates)])
         return found
+
+    @property
+    def _labelled(self) -> bool:
+        return self._columns.label is not None and bool(self._words.classes)
+
+    def _wording(self, cell: object) -> str | None:
+        number = self._numbers.get(cell)
+        return None if number is None else self._words.classes[number].wording
 
     def _locators(
         self, columns: Mapping[str, list[object]], file: SourceFile, first: int, i: int
@@ -200,10 +217,12 @@ class PromptReader:
         return found
 
 
-def prompt_reader(files: tuple[SourceFile, ...], output: Store, schema: pa.Schema, prompts: Prompts) -> PromptReader:
+def prompt_reader(
+    files: tuple[SourceFile, ...], output: Store, schema: pa.Schema, prompts: Prompts, words: Words
+) -> PromptReader:
     """For the files of a job's own prompts."""
     parse = a1111_prompt if prompts.syntax == "a1111" else parse_prompt
-    return PromptReader(files, output, schema, prompts.mapped, templates=prompts.templates, parse=parse)
+    return PromptReader(files, output, schema, prompts.mapped, templates=prompts.templates, parse=parse, words=words)
 
 
 def open_thin(stream: BinaryIO) -> pq.ParquetFile:

@@ -14,6 +14,7 @@ from promptmill.schemas.inputs import CONTROL, ROLES, control_role
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
+from promptmill.schemas.words import NO_WORDS, Words
 
 RETRY_COLUMNS = Columns(
     prompt="prompt", id="prompt_id", negative_prompt="negative_prompt", caption="caption", seed="seed"
@@ -32,7 +33,7 @@ def quota_column(names: Sequence[str]) -> str:
     return name
 
 
-def retry_reader(files: tuple[SourceFile, ...], output: Store, job: Job) -> PromptReader:
+def retry_reader(files: tuple[SourceFile, ...], output: Store, job: Job, words: Words = NO_WORDS) -> PromptReader:
     """For the file that `retry` stages: a row is one sample, not one prompt."""
     columns = job.prompts.mapped
     with HeldFiles(output).open(files[0]) as stream:
@@ -46,5 +47,6 @@ def retry_reader(files: tuple[SourceFile, ...], output: Store, job: Job) -> Prom
     if job.adapters_by_row:
         given["adapter"] = "adapters"
     syntax = dict(zip(named("prompt_written", "row_settings"), ("written", "settings"), strict=True))
+    given |= {"label": "label"} if job.prompts.labelled else {}
     helpers = {**RETRY_HELPERS, schema.names[-1]: "quota", **(syntax if job.prompts.syntax else {})}
-    return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), helpers)
+    return PromptReader(files, output, schema, RETRY_COLUMNS.model_copy(update=given), helpers, words=words)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.bombs import check_no_bomb, whole_parquet
+from promptmill.pipeline.prompts.classes import CLASS, Classes, class_file, find_classes, labelled
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
 from promptmill.pipeline.prompts.first_look import FirstLook, first_look
@@ -38,6 +39,7 @@ from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Prompts
 from promptmill.schemas.urls import split_query
+from promptmill.schemas.words import NO_WORDS, Words
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Source:
     least: Mapping[str, int | float] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
     emphasised: str | None = None
+    words: Words = NO_WORDS
 
     @property
     def rows(self) -> int:
@@ -72,20 +75,25 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     """
     if prompts.suite is not None:
         return _open_suite(prompts, output)
-    assert prompts.source is not None  # else the job would have been refused
+    classes = find_classes(prompts)
+    if prompts.source is None:
+        return _open_classes(prompts, classes)
     store, entries, notices, beside = find_prompt_files(prompts.source, output)
     opened = _open_each(store, entries, prompts)
     schema = with_folder_columns(unify(opened, prompts.columns), [each.file for each in opened])
-    check_columns(schema, prompts.columns, split_query(prompts.source)[0], prompts.templates)
+    known = [CLASS] if prompts.labelled else []
+    check_columns(schema, prompts.columns, split_query(prompts.source)[0], prompts.templates, known)
     files = tuple(o.file for o in opened)
     judged = judge(store, opened, prompts)
     notices = [*notices, *(undrawn(store, opened, beside, prompts) if beside else ())]
     schema, left_out = without_media(store, files, schema, prompts)
+    labels = labelled(store, files, prompts, classes)
     source = Source(
         files,
         schema,
-        (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices),
-        wrong=tuple(judged.problems),
+        (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices, *labels.notices),
+        wrong=(*judged.problems, *labels.wrong),
+        words=Words(labels.classes),
         largest=judged.largest,
         least=judged.least,
         adapters=judged.adapters,
@@ -122,6 +130,20 @@ def _open_suite(prompts: Prompts, output: str | None) -> Source:
     suite = find_suite(prompts, output)
     schema = unify([OpenedFile(source_file(file), file.table.schema) for file in suite.files], prompts.columns)
     return Source(tuple(source_file(file) for file in suite.files), schema, suite.notices, suite.sha256)
+
+
+def _open_classes(prompts: Prompts, classes: Classes) -> Source:
+    """A job of classes alone, each of which is a row."""
+    file = class_file(classes.classes)
+    check_columns(file.table.schema, prompts.mapped, "prompts.classes", prompts.templates, [CLASS])
+    return Source((source_file(file),), file.table.schema, classes.notices, words=Words(classes.classes))
+
+
+def made_files(prompts: Prompts, output: str | None) -> tuple[SuiteFile, ...]:
+    """Those that are no files of the user's: of a suite, and of a job of classes alone."""
+    if prompts.suite is None:
+        return (class_file(find_classes(prompts).classes),)
+    return find_suite(prompts, output).files
 
 
 def find_suite(prompts: Prompts, output: str | None) -> Suite:

@@ -22,7 +22,7 @@ from promptmill.pipeline.prompts.formats import (
 from promptmill.pipeline.prompts.held import changed
 from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.source import (
-    find_suite,
+    made_files,
     source_file,
 )
 from promptmill.pipeline.prompts.texts import hash_of, read_text
@@ -44,7 +44,7 @@ def stage(
     Parquet behind a URL with a query is copied too: workers are told no secrets. Raises InputError where a file is no
     longer what was planned, or cannot be read with the `schema` of a dataset that is there already.
     """
-    if prompts.suite is None:
+    if prompts.suite is None and prompts.source is not None:
         query = split_query(prompts.source or "")[1]
         return tuple(
             file
@@ -52,7 +52,7 @@ def stage(
             else _staged(_rooted(file, prompts.columns), _rows_of(file, prompts, query), output, schema)
             for file in files
         )
-    found = {source_file(each): each.table for each in find_suite(prompts, output.url).files}
+    found = {source_file(each): each.table for each in made_files(prompts, output.url)}
     for file in files:
         if file not in found:
             raise changed(file)

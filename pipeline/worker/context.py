@@ -122,8 +122,8 @@ class WorkerContext:
 
     def _open_reader(self, segment: Segment) -> PromptReader:
         if segment.kind == "retry":
-            return retry_reader(segment.files, self.store, self.plan.job)
-        return prompt_reader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts)
+            return retry_reader(segment.files, self.store, self.plan.job, self.plan.words)
+        return prompt_reader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts, self.plan.words)
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:
         """Samples of this shard that failed and were retried in a later one: made here too, they would be doubled.

@@ -26,6 +26,7 @@ from promptmill.schemas.records import (
     ADAPTERS,
     CONTROLS,
     EDITS,
+    LABELS,
     LARGEST_NARROW_SEED,
     REFERENCES,
     STEERING,
@@ -83,7 +84,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     task = plan.job.task
     constants = _constants(work.variant, task)
-    own = (constants, clip, _more_columns(plan), plan.wide_seeds)
+    own = (constants, clip, _more_columns(plan), plan.wide_seeds, plan.words.class_names)
     work.writer = RecordWriter(plan.score_names, work.block.passthrough, *own)
     return work
 
@@ -100,6 +101,7 @@ def _more_columns(plan: Plan) -> list[pa.Field]:
         *(ADAPTERS if with_adapters else ()),
         *(CONTROLS if with_nets else ()),
         *(SYNTAX if plan.job.prompts.syntax else ()),
+        *(LABELS if plan.words.classes else ()),
         *(REFERENCES if any(model.ip_adapter for model in plan.models) else ()),
     ]
 
@@ -130,6 +132,7 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             settings=with_size(prompt.settings, variant.generation, variant.model),
             written=prompt.written,
             steering=prompt.steering,
+            label=prompt.label,
         )
 
 

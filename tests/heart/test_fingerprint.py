@@ -42,6 +42,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "prompts.shapes.per_category": ({"prompts": {"suite": "shapes", "source": None, "shapes": {"seed": 1}}}, 1),
     "prompts.shapes.seed": ({"prompts": {"suite": "shapes", "source": None, "shapes": {"per_category": 1}}}, 2),
     "prompts.shapes.split": ({"prompts": {"suite": "shapes", "source": None, "shapes": {"per_category": 1}}}, "train"),
+    "prompts.classes": ({"prompts": {"columns": {"label": "other"}}}, ["y", "x"]),
+    "prompts.columns.label": ({}, "other"),
     "prompts.templates": ({}, ["a {prompt}"]),
     "prompts.format.delimiter": ({}, ","),
     "prompts.format.quoting": ({}, '"'),
