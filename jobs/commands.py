@@ -13,7 +13,7 @@ from promptmill.jobs.arguments import check_arguments
 from promptmill.jobs.console import say
 
 COMMANDS = (
-    *("init", "validate", "plan", "run", "retry", "status", "verify", "report"),
+    *("init", "validate", "plan", "run", "retry", "status", "watch", "verify", "report"),
     *("score", "select", "compare", "reproduce", "export", "doctor", "schema"),
 )
 """In the order in which help lists them."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.options import Address, AsJson, InProcess, Url
 from promptmill.jobs.run import finish, new_progress, run_plan
+from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling
 from promptmill.jobs.trust import reach_of, refuse_strangers
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.retry import plan_retry
@@ -15,21 +16,29 @@ from promptmill.pipeline.planning.plan import Plan
 
 
 def retry(
-    url: str, *, address: str | None, in_process: bool, trust_dataset: bool = False, job: str | None = None
+    url: str,
+    *,
+    address: str | None,
+    in_process: bool,
+    trust_dataset: bool = False,
+    job: str | None = None,
+    telling: Telling = QUIET,
 ) -> tuple[Plan, RunSummary]:
     """Exactly once as well: stopped half-way, the same command continues.
 
     Raises JobError while `run` is unfinished, and for models and images that only the dataset names, unless it
     is trusted.
     """
-    with new_progress() as progress:
+    with new_progress(None, telling) as progress:
         plan, store = open_dataset(url, on_wait=progress.notice)
         refuse_strangers(plan, url, trust_dataset, job)
         reach = reach_of(store, trust_dataset, job)
         plan = located(plan_retry(plan, store, reach), store)
         output = plan.job.output.model_copy(update={"url": url})
         plan = replace(plan, job=plan.job.model_copy(update={"output": output}))
-        return plan, run_plan(plan, store, progress, address=address, in_process=in_process, reach=reach)
+        return plan, run_plan(
+            plan, store, progress, address=address, in_process=in_process, reach=reach, telling=telling
+        )
 
 
 def command(
@@ -38,9 +47,15 @@ def command(
     in_process: InProcess = False,
     trust_dataset: TrustDataset = False,
     job: OwnJob = None,
+    log_format: LogFormat = "text",
+    metrics_port: MetricsPort = None,
+    metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Make failed samples again, into new shards of the same dataset."""
-    planned, summary = retry(url, address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
+    telling = begin_telling(log_format, metrics_port, metrics_file)
+    planned, summary = retry(
+        url, address=address, in_process=in_process, trust_dataset=trust_dataset, job=job, telling=telling
+    )
     in_vain = not summary.made.samples and not summary.interrupted
     finish(planned, summary, as_json, rows_at_fault=in_vain)

@@ -15,6 +15,7 @@ from promptmill.jobs.console import err, is_terminal, say, say_json
 from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Set, WhileRunning, Yes, loaded_job
 from promptmill.jobs.plan import plan_of, say_suite
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
+from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling, metered
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.far import refuse_far_copies
 from promptmill.pipeline.dataset.open import newest_plan, open_output
@@ -24,7 +25,9 @@ from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.heartbeat import Beating
+from promptmill.pipeline.execution.json_log import JsonLog, json_stderr
 from promptmill.pipeline.execution.lease import Elsewhere, lease
+from promptmill.pipeline.execution.metered import Price
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
@@ -55,6 +58,7 @@ def run(
     allow_large_sweep: bool,
     display: Display | None = None,
     if_running: IfRunning = "join",
+    telling: Telling = QUIET,
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
@@ -63,7 +67,7 @@ def run(
         _check_memory(planned)
     elif not in_process:
         _check_address(address)
-    with new_progress(display) as progress:
+    with new_progress(display, telling) as progress:
         for notice in planned.notices:
             progress.notice(notice)
         store = open_output(job.output.url, "output.url", on_wait=progress.notice)
@@ -77,8 +81,9 @@ def run(
             refuse_far_copies(planned, store, reach_from(store, own_places), own)
             _note(planned, own_places, progress)
             stage_again(planned, store)
-            summary = run_plan(planned, store, progress, address=address, in_process=in_process, other=turn.other)
-            return planned, summary
+            return planned, run_plan(
+                planned, store, progress, address=address, in_process=in_process, other=turn.other, telling=telling
+            )
 
 
 def _note(planned: Plan, own_places: Sequence[str], progress: RunListener) -> None:
@@ -104,6 +109,7 @@ def run_plan(
     in_process: bool,
     reach: Reach | None = None,
     other: Elsewhere | None = None,
+    telling: Telling = QUIET,
 ) -> RunSummary:
     """Make what is missing, then write dataset card and report. `interrupted` says that a signal came.
 
@@ -112,16 +118,12 @@ def run_plan(
     stop = Stop()
     if other is not None:
         progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
-    with finish_first(stop, progress):
-        with Beating(store, progress) as beating:
-            summary = run_job(
-                plan,
-                store,
-                _dispatcher(plan, store, address, in_process),
-                beating,
-                stop,
-                backwards=other is not None,
-            )
+    counted = metered(plan, progress, telling, Price(), address=address, in_process=in_process)
+    with finish_first(stop, progress), counted as counting:
+        dispatcher = _dispatcher(plan, store, address, in_process)
+        with Beating(store, counting) as beating:
+            summary = run_job(plan, store, dispatcher, beating, stop, backwards=other is not None)
+        counting.complete = summary.shards_done == plan.shards
         _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
         again = f"`promptmill report {store.url}`"
         reported = _succeeds(lambda: _write_report(plan, store, summary, progress, reach), "report", again, progress)
@@ -179,11 +181,17 @@ def _check_address(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def new_progress(display: Display | None = None) -> Iterator[RunListener]:
-    progress = display or (LiveProgress(err) if is_terminal() else PlainProgress())
+def new_progress(display: Display | None = None, telling: Telling = QUIET) -> Iterator[RunListener]:
+    progress = display or _display(telling)
     # A display that goes on drawing would wipe out a command's last words.
     with progress, answering(lambda: progress.__exit__(None, None, None)):
         yield progress
+
+
+def _display(telling: Telling) -> Display:
+    if telling.log_format == "json":
+        return JsonLog(json_stderr())
+    return LiveProgress(err) if is_terminal() else PlainProgress()
 
 
 def exit_code(summary: RunSummary) -> int:
@@ -239,9 +247,13 @@ def command(
     extend: Extend = False,
     if_running: WhileRunning = "join",
     yes: Yes = False,
+    log_format: LogFormat = "text",
+    metrics_port: MetricsPort = None,
+    metrics_file: MetricsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the dataset, or continue where it stopped."""
+    telling = begin_telling(log_format, metrics_port, metrics_file)
     with loaded_job(job, set_) as loaded:
         planned, summary = run(
             loaded,
@@ -250,6 +262,7 @@ def command(
             extend=extend,
             allow_large_sweep=yes,
             if_running=if_running,
+            telling=telling,
         )
     finish(planned, summary, as_json)
 

@@ -8,16 +8,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from promptmill.schemas.live import LivePictures, LiveView
 from promptmill.schemas.plan import ShardStats
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """Totals since the run began, samples of unfinished shards included. `workers` are those that are ready."""
+    """Totals since the run began, samples of unfinished shards included. `workers` are those that are ready.
+
+    `wanted` are workers that the run could use now, `queued` shards that nobody has in hand, `lost` workers that died.
+    """
 
     samples_made: int
     workers: int
     model_loads: int
+    wanted: int = 0
+    queued: int = 0
+    in_hand: int = 0
+    lost: int = 0
+    storage_waits: int = 0
+    storage_wait_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,5 +51,11 @@ class Heartbeat:
     last_shard: int | None = None
 
 
-EVENTS = {"shard_done": ShardStats, "pulse": Pulse, "heartbeat": Heartbeat}
-"""By name; a `ShardStats` is also what lies below `receipts/`."""
+EVENTS = {
+    "shard_done": ShardStats,
+    "pulse": Pulse,
+    "heartbeat": Heartbeat,
+    "view": LiveView,
+    "pictures": LivePictures,
+}
+"""By name; a `ShardStats` is also what lies below `receipts/`, and the last two are server-sent events of `watch`."""

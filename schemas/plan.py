@@ -305,7 +305,7 @@ class CommitRecord:
 class ShardStats:
     """What a shard cost; for reports and never for correctness. Stages in seconds, `began` in seconds since 1970.
 
-    `batches` are images and seconds of generating them, in order.
+    `batches` are images and seconds of generating them, in order; `rejected` and `failed` how many by reason and kind.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -322,3 +322,5 @@ class ShardStats:
     began: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     batches: tuple[tuple[int, float], ...] = ()
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)

@@ -152,6 +152,14 @@ class StatusResult(DatasetResult):
 
 
 @dataclass(frozen=True)
+class WatchResult(Result):
+    """`address` is that of the page, with its token where it has one."""
+
+    output: str
+    address: str
+
+
+@dataclass(frozen=True)
 class VerifyResult(DatasetResult):
     """`ok` says that nothing is wrong and nothing is missing; after a repair, as it is then.
 
@@ -272,6 +280,7 @@ RESULTS = {
     "run": RunResult,
     "retry": RunResult,
     "status": StatusResult,
+    "watch": WatchResult,
     "verify": VerifyResult,
     "reproduce": ReproduceResult,
     "select": SelectResult,

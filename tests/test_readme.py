@@ -19,6 +19,7 @@ from promptmill.pipeline.jobfile.fields import describe_fields
 from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.planning.variants import count
 from promptmill.schemas.columns import COLUMNS, EVERYWHERE
+from promptmill.schemas.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -44,7 +45,19 @@ def column_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-GENERATED = ((JOBS, "fields", field_table), (RECORDS, "columns", column_table))
+def metric_table() -> str:
+    rows = ["| metric | kind | labels beside `dataset` | counts |", "|---|---|---|---|"]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+GENERATED = (
+    (JOBS, "fields", field_table),
+    (RECORDS, "columns", column_table),
+    (ROOT / "infra" / "README.md", "metrics", metric_table),
+)
 
 
 def with_table(path: Path, name: str, table: str) -> str:

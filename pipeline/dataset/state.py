@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -191,9 +191,15 @@ def belongs(plan: Plan, item: DataObject) -> bool:
     )
 
 
-def read_receipts(store: Store, problems: list[str] | None = None) -> list[ShardStats]:
-    """What the shards cost. Appends to `problems` which objects are left out: a lost one costs a line in the report."""
-    entries = [entry for entry in store.list("receipts") if entry.name.endswith(".json")]
+def read_receipts(
+    store: Store, problems: list[str] | None = None, known: Container[str] = frozenset()
+) -> list[ShardStats]:
+    """What the shards cost, but for objects that are `known`.
+
+    Appends to `problems` which are left out: a lost one costs a line in the report.
+    """
+    listed = (entry for entry in store.list("receipts") if entry.name.endswith(".json"))
+    entries = [entry for entry in listed if entry.name not in known]
     found, left_out = [], []
     for entry, content in zip(entries, store.map(lambda entry: store.read_if_exists(entry.name), entries), strict=True):
         try:
@@ -212,7 +218,7 @@ def _sound(stats: ShardStats) -> ShardStats:
     """Raises ValueError for numbers that are no time and no count."""
     batches = (number for batch in stats.batches for number in batch)
     numbers = (*stats.seconds.values(), stats.began, stats.shard, *asdict(stats.counts).values(), stats.model_loads)
-    numbers = (*numbers, stats.attempts, *batches)
+    numbers = (*numbers, stats.attempts, *batches, *stats.rejected.values(), *stats.failed.values())
     if not all(math.isfinite(number) and 0 <= number < 2**53 for number in numbers):
         raise ValueError("a number that is negative or not finite")
     return stats

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
+from promptmill.pipeline.execution.events import LeftOut, Listener, Notice, Stop
 from promptmill.pipeline.execution.lasting import lasts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
@@ -43,7 +43,7 @@ class InProcessDispatcher:
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self._compute = plan.job.compute
-        self._context = WorkerContext(plan, store)
+        self._context, self._store = WorkerContext(plan, store), store
         self._waiting: deque[Shard] = deque()
         self._in_hand: dict[Future[ShardStats], Shard] = {}
         self._errors: Counter[int] = Counter()
@@ -81,7 +81,8 @@ class InProcessDispatcher:
         elif lasts(error) or not isinstance(error, Exception):
             self._failure = self._failure or error
         else:
-            listener.notice(f"shard {shard.number}: {type(error).__name__}: {error}; trying again")
+            text = f"shard {shard.number}: {type(error).__name__}: {error}; trying again"
+            listener.notice(Notice(text, shard=shard.number))
             self._errors[shard.number] += 1
             self._waiting.append(shard)
             if self._errors[shard.number] >= self._compute.max_attempts:
@@ -89,7 +90,9 @@ class InProcessDispatcher:
 
     def _watch(self, listener: Listener) -> None:
         pulse = self._context.pulse
-        listener.pulse(Pulse(pulse.samples, 1, pulse.model_loads))
+        queue = (len(self._waiting), len(self._in_hand))
+        waits = (self._store.waits, self._store.waited_s)
+        listener.pulse(Pulse(pulse.samples, 1, pulse.model_loads, 1, *queue, 0, *waits))
         if pulse.silent_s() > self._compute.step_timeout_s:
             self._in_hand.clear()
             self._failure = WorkerHungError(

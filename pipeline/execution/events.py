@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import ShardStats
@@ -19,6 +19,17 @@ class Listener(Protocol):
 
     def notice(self, text: str) -> None:
         """Something a person should know: a wait, a lost worker, a shard that is tried again."""
+
+
+class Notice(str):
+    """A notice that knows which `shard`, `worker` or `node` it is about, for logs that machines read."""
+
+    about: dict[str, Any]
+
+    def __new__(cls, text: str, **about: Any) -> Self:
+        notice = super().__new__(cls, text)
+        notice.about = about
+        return notice
 
 
 @dataclass(frozen=True)

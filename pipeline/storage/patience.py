@@ -36,14 +36,16 @@ def default_patience_s() -> float:
 
 @dataclass(frozen=True)
 class Patience:
-    """For `seconds`. `on_fault` is told of each fault before the next try; `where` is how messages call the store.
+    """For `seconds`. `on_fault` is told of each fault before the next try, and of the seconds until then.
+
+    `where` is how messages call the store.
 
     With `has_query` nothing behind a `?` is told: it may be a secret.
     """
 
     seconds: float
     where: str
-    on_fault: Callable[[str], None]
+    on_fault: Callable[[str, float], None]
     has_query: bool
 
     def call(self, what: str, attempt: Callable[[], T]) -> T:
@@ -72,7 +74,7 @@ class Patience:
         wait_s = state.next_action.sleep if state.next_action else 0.0
         error = describe(state.outcome.exception() if state.outcome else None)
         text = f"storage: cannot {what} yet ({error}); try {state.attempt_number + 1} in {wait_s:.1f} s"
-        self.on_fault(self._without_secrets(text))
+        self.on_fault(self._without_secrets(text), wait_s)
 
     def _without_secrets(self, text: str) -> str:
         text = redact(text)

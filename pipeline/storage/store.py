@@ -39,7 +39,7 @@ class Store:
     MissingObjectError, a StorageError, where what is to be read is not there.
 
     Credentials come from the environment, profile or instance role of the process that opens the store: nothing
-    secret is pickled or written.
+    secret is pickled or written. `waits` counts calls that were tried again, `waited_s` the seconds before those.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Store:
         query = query or own_query
         self.patience_s = default_patience_s() if patience_s is None else patience_s
         self.on_wait = on_wait or (lambda message: log.warning("%s", shown(message)))
+        self.waits, self.waited_s = 0, 0.0
         self._patience = Patience(self.patience_s, self.url, self._wait, bool(query))
         self._backend: Backend | None = None
         check_place(self.url, redact(self.url))
@@ -232,7 +233,8 @@ class Store:
     def _call(self, what: str, attempt: Callable[[], T]) -> T:
         return self._patience.call(what, attempt)
 
-    def _wait(self, message: str) -> None:
+    def _wait(self, message: str, wait_s: float) -> None:
+        self.waits, self.waited_s = self.waits + 1, self.waited_s + wait_s
         if self._backend is not None:
             self._backend.reconnect()
         self.on_wait(message)

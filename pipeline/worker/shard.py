@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from promptmill.pipeline.dataset.commit import commit_shard, proven, write_receipt
+from promptmill.pipeline.dataset.records import Outcome
 from promptmill.pipeline.worker.context import Clock, WorkerContext
 from promptmill.pipeline.worker.images import ImageMaker
 from promptmill.pipeline.worker.recovery import score_batch
@@ -37,9 +39,18 @@ def process_shard(
         versions = context.versions(tried=any(work.ready))
         fingerprint = context.plan.fingerprint
         counts, size = commit_shard(shard, work.asked, outcomes, work.writer, context.store, fingerprint, versions)
-    receipt = replace(context.receipt(shard, counts, size, clock, attempt), versions=versions)
+    receipt = context.receipt(shard, counts, size, clock, attempt)
+    receipt = replace(receipt, versions=versions, rejected=_reasons(outcomes), failed=_kinds(outcomes))
     write_receipt(context.store, shard, receipt)
     return receipt
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    return dict(Counter(each.reason for each in outcomes if each.error is None and each.reason is not None))
+
+
+def _kinds(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    return dict(Counter(each.error.kind for each in outcomes if each.error is not None))
 
 
 def try_samples(shard: Shard, context: WorkerContext, sample_ids: Sequence[str], blank: bool = False) -> list[str]:

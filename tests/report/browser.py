@@ -70,6 +70,10 @@ class Browser:
     def open(self, url: str) -> None:
         self._call("POST", "/url", {"url": url})
 
+    def enter_frame(self, number: int) -> None:
+        """`run` and `wait` act in there from now on, whatever its origin."""
+        self._call("POST", "/frame", {"id": number})
+
     def run(self, script: str) -> Any:
         return self._call("POST", "/execute/sync", {"script": script, "args": []})
 

@@ -31,9 +31,12 @@ class Vitals:
     model_loads: int = 0
     silent_s: float = 0.0
     notices: tuple[str, ...] = ()
+    waits: int = 0
+    waited_s: float = 0.0
 
     def __add__(self, other: Vitals) -> Vitals:
-        return Vitals(self.samples + other.samples, self.model_loads + other.model_loads)
+        made = (self.samples + other.samples, self.model_loads + other.model_loads)
+        return Vitals(*made, waits=self.waits + other.waits, waited_s=self.waited_s + other.waited_s)
 
 
 def versions() -> dict[str, str]:
@@ -80,8 +83,8 @@ class ShardActor:
         notices = tuple(self._notices.popleft() for _ in range(len(self._notices)))
         if self._opened is None:
             return Vitals(notices=notices)
-        pulse = self._opened.pulse
-        return Vitals(pulse.samples, pulse.model_loads, pulse.silent_s(), notices)
+        pulse, store = self._opened.pulse, self._opened.store
+        return Vitals(pulse.samples, pulse.model_loads, pulse.silent_s(), notices, store.waits, store.waited_s)
 
     @ray.method(concurrency_group="shards")
     def process(self, shard: Shard, quarantined: Mapping[str, SampleError], attempt: int) -> ShardStats:

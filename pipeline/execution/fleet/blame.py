@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from ray.exceptions import RayActorError, RayError
 
-from promptmill.pipeline.execution.events import LeftOut, Listener
+from promptmill.pipeline.execution.events import LeftOut, Listener, Notice
 from promptmill.pipeline.execution.fleet.backlog import History
 from promptmill.pipeline.execution.fleet.cluster import node_name
 from promptmill.pipeline.execution.fleet.lost_devices import Device, LostDevices
@@ -105,7 +105,7 @@ class Blame:
 
     def _leave_out(self, left_out: LeftOut) -> None:
         self.left_out.append(left_out)
-        self._listener.notice(f"left out from now on: {left_out}")
+        self._listener.notice(Notice(f"left out from now on: {left_out}", node=left_out.name))
 
 
 def start_failure(error: Exception) -> PromptmillError:

@@ -6,17 +6,19 @@ from typing import Any
 
 import ray
 
-from promptmill.pipeline.execution.events import Listener
+from promptmill.pipeline.execution.events import Listener, Notice
 from promptmill.pipeline.execution.fleet.actor import Vitals, versions
 from promptmill.pipeline.execution.fleet.places import Places
 from promptmill.pipeline.execution.fleet.sight import Beacon
 from promptmill.pipeline.execution.fleet.trial import WorkerFactory
 from promptmill.pipeline.execution.fleet.worker_handle import WorkerHandle, draining_nodes
+from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.events import Pulse
 
 
 class Crew:
     def __init__(self, factory: WorkerFactory, beacon: Beacon, places: Places, listener: Listener, size: int) -> None:
-        self.size = size
+        self.size, self.lost = size, 0
         self.workers: list[WorkerHandle] = []
         self._parked: list[WorkerHandle] = []
         self._factory = factory
@@ -94,6 +96,17 @@ class Crew:
                 ray.kill(worker.handle)
             elif worker.vitals_call is None:  # one that starts may have to say that its storage does not answer
                 worker.vitals_call = worker.handle.vitals.remote()
+
+    def tell_lost(self, worker: WorkerHandle, what: str) -> None:
+        text = f"lost a worker ({what}); its {len(worker.in_hand)} shard(s) go to another one"
+        shards = [shard.number for shard in worker.in_hand.values()]
+        self._listener.notice(Notice(text, node=self._places[worker.node].name, shards=shards))
+
+    def pulse(self, wanted: int, queued: int, store: Store) -> Pulse:
+        """`store` is the driver's own, which waits too."""
+        total, in_hand = self.totals(), sum(len(worker.in_hand) for worker in self.workers)
+        waits = (total.waits + store.waits, total.waited_s + store.waited_s)
+        return Pulse(total.samples, self.ready, total.model_loads, wanted, queued, in_hand, self.lost, *waits)
 
     def totals(self) -> Vitals:
         total = self._past

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from promptmill.pipeline.execution.dispatch import SLOTS
-from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
+from promptmill.pipeline.execution.events import LeftOut, Listener, Notice, Stop
 from promptmill.pipeline.execution.fleet.backlog import Backlog
 from promptmill.pipeline.execution.fleet.blame import OF_THE_PLACE, Blame, short, start_failure
 from promptmill.pipeline.execution.fleet.cluster import connect, disconnect, fitting_nodes, fleet_size, worker_demand
@@ -27,7 +27,6 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError
-from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Shard, ShardStats
 
 _LOOK_EVERY_S = 0.5
@@ -197,7 +196,8 @@ class RayDispatcher:
         if history.attempts(self._places) >= self._compute.max_attempts:
             self._blame.end(error)
             return
-        self._listener.notice(f"shard {shard.number}: {short(error)}; trying again")
+        text, name = f"shard {shard.number}: {short(error)}; trying again", self._places[worker.node].name
+        self._listener.notice(Notice(text, shard=shard.number, node=name))
         self._backlog.last(shard)
 
     def _not_loaded(self, worker: WorkerHandle, error: ModelLoadError) -> None:
@@ -232,11 +232,12 @@ class RayDispatcher:
 
     def _lose(self, worker: WorkerHandle, error: RayError, blameless: bool = False) -> None:
         blameless = blameless or worker.lost_with_its_node(error)
+        self._crew.lost += 1
         if not worker.in_hand and not worker.suspects and not blameless and worker.device is None:
             self._blame.not_started(worker.node, error)
         elif worker.in_hand:
             what = "its node is gone" if blameless else "it hung" if worker.hung else "it died"
-            self._listener.notice(f"lost a worker ({what}); its {len(worker.in_hand)} shard(s) go to another one")
+            self._crew.tell_lost(worker, what)
         self._crew.retire(worker)
         if not blameless:
             for shard in worker.suspects:
@@ -265,7 +266,8 @@ class RayDispatcher:
         if history.deaths > _DEATHS_PER_ATTEMPT * self._compute.max_attempts:
             self._blame.no_sample(shard, history)
             return
-        self._listener.notice(f"shard {shard.number} broke {history.deaths} workers; looking for the sample that does")
+        text = f"shard {shard.number} broke {history.deaths} workers; looking for the sample that does"
+        self._listener.notice(Notice(text, shard=shard.number))
         self._searches.begin(shard, frozenset(history.quarantined))
 
     def _end_searches(self) -> None:
@@ -282,7 +284,8 @@ class RayDispatcher:
                     self._backlog.of(shard).searched = True
                 else:
                     kind = self._backlog.of(shard).give_up(poison_sample)
-                    self._listener.notice(f"shard {shard.number}: sample {poison_sample} is given up ({kind})")
+                    text = f"shard {shard.number}: sample {poison_sample} is given up ({kind})"
+                    self._listener.notice(Notice(text, shard=shard.number, sample=poison_sample))
 
     def _look(self) -> None:
         """At what no call tells: signs of life, nodes that go, places that are left, workers that do not come."""
@@ -294,8 +297,13 @@ class RayDispatcher:
             self._blame.look(left)
             if left and self._compute.workers == "auto":
                 self._crew.size = min(self._crew.size, sum(left.values()))
-        total, ready = self._crew.totals(), self._crew.ready
-        self._listener.pulse(Pulse(total.samples, ready, total.model_loads))
-        self._patience.look(ready, self._wanted)
-        if ready == 0 and total.model_loads == 0 and not self._searches and (error := self._patience.with_nobody()):
+        pulse = self._crew.pulse(self._wanted, len(self._backlog), self._store)
+        self._listener.pulse(pulse)
+        self._patience.look(pulse.workers, self._wanted)
+        if (
+            pulse.workers == 0
+            and pulse.model_loads == 0
+            and not self._searches
+            and (error := self._patience.with_nobody())
+        ):
             self._blame.end(error)

@@ -1,0 +1,1 @@
+"""A page over a dataset while it is made."""
