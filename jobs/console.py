@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -46,6 +47,15 @@ def table(rows: Mapping[str, object]) -> None:
     for name, value in rows.items():
         grid.add_row(Text(name, style="bold"), Text(shown(_value(name, value))))
     out.print(grid)
+
+
+def columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """One line a row, however narrow the terminal: it is copied and searched."""
+    lines = [tuple(names), *(tuple(shown(cell) for cell in row) for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True))
+        out.print(Text("  ".join(cells).rstrip(), style="bold" if line is lines[0] else ""))
 
 
 def show(content: Mapping[str, Any], as_json: bool) -> None:

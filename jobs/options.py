@@ -24,6 +24,13 @@ Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,0
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
 ]
+Dashboard = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray dashboard of the cluster, http://HEAD:8265; else RAY_API_SERVER_ADDRESS."),
+]
+CaCert = Annotated[
+    str | None, typer.Option("--ca-cert", metavar="FILE", help="Trust these certificates too (https:// addresses).")
+]
 Extend = Annotated[bool, typer.Option("--extend", help="Add prompts that are new in the source.")]
 InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray: in this process, on one device.")]
 Selection = Annotated[

@@ -23,9 +23,8 @@ def on_signals(action: Callable[[], object] | None) -> None:
         signal.signal(number, signal.SIG_IGN if action is None else lambda *_: action())
 
 
-def leave(as_json: bool) -> None:
+def leave(as_json: bool, message: str = "interrupted. Run the same command again to continue.") -> None:
     """Ends the process past buffers, locks and threads: a signal may find any of them in use."""
-    message = "interrupted. Run the same command again to continue."
     content = {"error": "Interrupted", "message": message, "problems": [], "exit_code": INTERRUPTED}
     with contextlib.suppress(OSError):
         os.write(2, f"{message}\n".encode())

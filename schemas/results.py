@@ -151,6 +151,89 @@ class StatusResult(DatasetResult):
     failures: dict[str, int]
 
 
+DatasetState = Literal["complete", "running", "stopped", "failed", "dead", "unfinished", "deleting", "unreadable"]
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One dataset below a prefix. Null is what cannot be said; `problem` says why it is unreadable.
+
+    `state` is complete where every shard is there and no run is at work, else what the last run said, unfinished where
+    none said anything. `bytes` and `objects` are all that lies there. `device_hours` are hours during which workers
+    had shards in hand, `cost` these by the price.
+    """
+
+    url: str
+    name: str | None
+    state: DatasetState
+    samples_asked_for: int | None = None
+    samples: int | None = None
+    kept: int | None = None
+    rejected: int | None = None
+    failed: int | None = None
+    shards: int | None = None
+    shards_done: int | None = None
+    bytes: int | None = None
+    objects: int | None = None
+    device_hours: float | None = None
+    cost: float | None = None
+    changed_at: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class RunsResult(Result):
+    """`unread` is what could not be looked into."""
+
+    prefix: str
+    datasets: list[DatasetRow]
+    unread: list[str]
+
+
+@dataclass(frozen=True)
+class DeleteResult(Result):
+    """`objects` were deleted, of so many `bytes`; `left` are strangers that lay beside them, and stay."""
+
+    name: str
+    output: str
+    objects: int
+    bytes: int
+    left: list[str]
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job on a cluster. `state` is Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Times are local."""
+
+    id: str
+    name: str
+    state: str
+    output: str | None = None
+    began_at: str | None = None
+    ended_at: str | None = None
+    exit_code: int | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class SubmitResult(Result):
+    """`exit_code` is that of `promptmill run` on the cluster, `run` what it printed with `--json`; both null for
+    `--detach`. `uploaded_bytes` went there, of which `prompt_files` are prompts."""
+
+    job: JobRow
+    address: str
+    uploaded_bytes: int
+    prompt_files: int
+    exit_code: int | None = None
+    run: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class JobsResult(Result):
+    address: str
+    jobs: list[JobRow]
+
+
 @dataclass(frozen=True)
 class WatchResult(Result):
     """`address` is that of the page, with its token where it has one."""
@@ -282,6 +365,10 @@ RESULTS = {
     "status": StatusResult,
     "watch": WatchResult,
     "verify": VerifyResult,
+    "submit": SubmitResult,
+    "jobs": JobsResult,
+    "runs": RunsResult,
+    "delete": DeleteResult,
     "reproduce": ReproduceResult,
     "select": SelectResult,
     "export": ExportResult,

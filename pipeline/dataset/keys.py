@@ -19,6 +19,9 @@ ROWS_FOLDERS = ("data", *SIDE_FOLDERS)
 OWN_FOLDERS = (*ROWS_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "report", ".tmp")
 """All that a dataset's folder or bucket has of folders that Promptmill writes to."""
 
+OWN_FILES = (JOB_KEY, "heartbeat.json", "README.md", "croissant.json", "probe.json")
+"""And of files beside them."""
+
 _ROWS_OBJECT = re.compile(r"(?:data|rejects|failures)/part-([0-9]{6,18})(?:-[0-9a-f]{12})?\.parquet")
 _SIDE_OBJECT = re.compile(r"(?:rejects|failures)/(part-[0-9]{6,})-([0-9a-f]{12})\.parquet")
 
@@ -64,6 +67,19 @@ def hash_in_name(side_object: str) -> str:
     """What `side_object_key` put into it: the first twelve digits of the content's SHA-256."""
     match = _SIDE_OBJECT.fullmatch(side_object)
     return match[2] if match else ""
+
+
+def is_own(key: str) -> bool:
+    """Whether Promptmill gives that name. What others laid beside our objects has another one."""
+    folder, slash, name = key.partition("/")
+    if not slash:
+        return key in OWN_FILES
+    if folder == "data":
+        return shard_number(key) is not None
+    if folder in SIDE_FOLDERS:
+        return data_key_of(key) is not None
+    known = {"receipts": r"part-[0-9]{6,}\.json", "segments": r"[0-9]{9}\.json"}
+    return folder in OWN_FOLDERS and (folder not in known or re.fullmatch(known[folder], name) is not None)
 
 
 def is_temporary(key: str) -> bool:

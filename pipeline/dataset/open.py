@@ -15,14 +15,18 @@ import pyarrow as pa
 
 from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
 from promptmill.pipeline.display import redact
+from promptmill.pipeline.models.catalog.versions import newer_version
 from promptmill.pipeline.planning.places import found
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, check_named, check_source, from_json, with_segments
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import check_place
-from promptmill.schemas.checked import NO_OBJECT
+from promptmill.schemas.checked import NO_OBJECT, text_map
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem
 from promptmill.schemas.json_text import parse_object
+
+DELETING = "deleting"
+"""The `version` of a `job.json` whose dataset is being deleted: no version of ours reads it."""
 
 _OF_RAY = re.compile(r"/runtime_resources/working_dir_files/|/session_(latest|\d{4}-\d\d-\d\d_[\d_-]+)/")
 
@@ -77,7 +81,7 @@ def read_plan(store: Store) -> Plan | None:
 
     Raises OutputMismatchError for a job.json that is not Promptmill's.
     """
-    name, expected = JOB_KEY, "the job file of a Promptmill dataset"
+    name, expected, data = JOB_KEY, "the job file of a Promptmill dataset", None
     try:
         data = store.read_if_exists(JOB_KEY, MOST_PLAN_BYTES)
         if data is None:
@@ -85,11 +89,27 @@ def read_plan(store: Store) -> Plan | None:
         plan = from_json(data)
         for entry in store.list("segments"):
             name, expected = entry.name, "prompts that came to this dataset later"
-            plan = _grown(plan, parse_object(store.read_if_exists(name, MOST_PLAN_BYTES) or b""))
+            data = store.read_if_exists(name, MOST_PLAN_BYTES)
+            plan = _grown(plan, parse_object(data or b""))
     except (*NO_OBJECT, pa.ArrowException, OSError) as error:
+        if (why := _not_for_us(data, store)) is not None:
+            raise OutputMismatchError(why) from None
         got = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         raise OutputMismatchError(Problem(f"{store.url}/{name}", expected, got, "Choose another output.url")) from None
     return plan
+
+
+def _not_for_us(data: bytes | None, store: Store) -> Problem | None:
+    """Why a claim or segment that cannot be read is no damaged one: it is being deleted, or of a later version."""
+    try:
+        content = parse_object(data or b"{}")
+    except NO_OBJECT:
+        return None
+    if content.get("version") == DELETING:
+        begun = text_map(content.get("deleting"))
+        got = f"one that is being deleted since {begun.get('since')}, begun on {begun.get('host')}"
+        return Problem(store.url, "a dataset", got, f"`promptmill delete {store.url}` goes on")
+    return newer_version(text_map(content.get("versions")), store.url)
 
 
 def newest_plan(plan: Plan, store: Store) -> Plan:

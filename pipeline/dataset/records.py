@@ -230,6 +230,14 @@ def _row_groups(table: pa.Table) -> list[tuple[int, int]]:
     return [*groups, (start, table.num_rows)] if table.num_rows else []
 
 
+def written_by(metadata: pq.FileMetaData) -> Mapping[str, str]:
+    """The versions that a footer of ours says of itself, also where the rest of it cannot be read."""
+    try:
+        return text_map(parse_object((metadata.metadata or {}).get(FOOTER_KEY, b"")).get("versions"))
+    except ValueError:
+        return {}
+
+
 def read_footer(metadata: pq.FileMetaData) -> CommitRecord | None:
     """None where the object was not written by Promptmill. Raises one of NO_OBJECT for a footer that says nonsense."""
     data = (metadata.metadata or {}).get(FOOTER_KEY)

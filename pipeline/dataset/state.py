@@ -12,15 +12,16 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, is_failure, shard_number
-from promptmill.pipeline.dataset.records import UNREADABLE, read_footer
+from promptmill.pipeline.dataset.records import UNREADABLE, read_footer, written_by
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import first_line
+from promptmill.pipeline.models.catalog.versions import newer_version
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.checked import NO_OBJECT
-from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.errors import MissingObjectError, Problem
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats, Sidecar
 
 _LOOKS = 3
@@ -57,6 +58,7 @@ class DataObject:
     """An object below `data/`. `footer` is None where it is damaged or not ours, and `problem` says why.
 
     `damaged` says that it is beyond reading: no Parquet file, or with a footer of ours that nobody can read.
+    `newer` says that a later version of this program wrote it.
     """
 
     entry: Entry
@@ -64,6 +66,7 @@ class DataObject:
     rows: int = 0
     problem: str | None = None
     damaged: bool = False
+    newer: Problem | None = None
 
 
 def read_data_objects(store: Store, entries: Sequence[Entry]) -> list[DataObject]:
@@ -98,6 +101,8 @@ def _data_object(store: Store, entry: Entry) -> DataObject | None:
     try:
         footer = read_footer(metadata)
     except NO_OBJECT as error:
+        if (newer := newer_version(written_by(metadata), entry.name)) is not None:
+            return DataObject(entry, None, metadata.num_rows, f"{newer.expected}; this is {newer.got}", newer=newer)
         unread = f"its footer of Promptmill cannot be read: {type(error).__name__}: {first_line(error)}"
         return DataObject(entry, None, metadata.num_rows, unread, damaged=True)
     problem = None if footer is not None else "not written by Promptmill"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from promptmill.pipeline.dataset.keys import JOB_KEY, OWN_FOLDERS
 from promptmill.pipeline.dataset.open import open_output
@@ -61,7 +62,14 @@ def _places(url: str) -> Iterator[tuple[str, str]]:
 
 def _is_dataset(url: str) -> bool:
     """What cannot be looked at is left to the command that writes there."""
-    with contextlib.suppress(StorageError, ValueError):
-        content = parse_json(Store(url).read_if_exists(JOB_KEY, MOST_PLAN_BYTES) or b"null")
-        return isinstance(content, dict) and {"fingerprint", "plan"} <= content.keys()
+    with contextlib.suppress(StorageError):
+        return claims(Store(url)) is not None
     return False
+
+
+def claims(store: Store) -> dict[str, Any] | None:
+    """The `job.json` of a dataset, unchecked; None where there is none, or another program's."""
+    with contextlib.suppress(ValueError):
+        content = parse_json(store.read_if_exists(JOB_KEY, MOST_PLAN_BYTES) or b"null")
+        return content if isinstance(content, dict) and {"fingerprint", "plan"} <= content.keys() else None
+    return None

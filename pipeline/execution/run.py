@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from promptmill.pipeline.crashpoints import reached
@@ -14,6 +14,7 @@ from promptmill.pipeline.dataset.state import (
     distinct_versions,
     missing_shards,
     proven_shards,
+    read_data_object,
     read_footers,
 )
 from promptmill.pipeline.execution.dispatch import Dispatcher
@@ -205,9 +206,13 @@ def _last_word(
 def _refuse_foreign(plan: Plan, numbers: set[int], store: Store) -> None:
     """`numbers` are shards whose key is taken by an object that is no proof of them."""
     if numbers:
+        key = plan.shard(min(numbers)).data_key
+        item = read_data_object(store, store.entry(key))
+        if item is not None and item.newer is not None:
+            raise OutputMismatchError(replace(item.newer, where=f"{store.url}/{key}"))
         raise OutputMismatchError(
             Problem(
-                f"{store.url}/{plan.shard(min(numbers)).data_key}",
+                f"{store.url}/{key}",
                 "a whole object of this job",
                 f"something else ({len(numbers)} such objects)",
                 "`promptmill verify --repair` removes them so that they are made again",

@@ -55,6 +55,11 @@ def parse_job(text: str, name: str, overrides: Sequence[str] = ()) -> Job:
     return _parse(text, name, overrides)[0]
 
 
+def parse_with_document(text: str, name: str, overrides: Sequence[str] = ()) -> tuple[Job, Document]:
+    """As `read_job` for text in hand."""
+    return _parse(text, name, overrides)
+
+
 def located(error: JobError, document: Document) -> JobError:
     """The same error, with file and line before the fields that its problems name."""
     return type(error)(*(_located(problem, document) for problem in error.problems))

@@ -27,6 +27,7 @@ def warn_of_races(where: str, weakness: str) -> None:
 
 
 Entries = list[Entry]
+Names = list[str]
 Info = dict[str, Any]
 Infos = list[Info]
 
@@ -114,6 +115,16 @@ class Backend(abc.ABC):
             for name, info in names
             if not name.startswith(".") and not left_behind(name)
         )
+
+    def folders(self, folder: str) -> Names:
+        try:
+            found = self._ls(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        own = self.path(folder).strip("/")
+        paths = (info["name"].strip("/") for info in found if info["type"] == "directory")
+        names = sorted({path.rpartition("/")[2] for path in paths if path != own})
+        return [f"{folder}/{name}" if folder else name for name in names if not name.startswith(".")]
 
     def root_info(self) -> tuple[str, int] | None:
         try:

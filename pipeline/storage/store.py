@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from promptmill.schemas.urls import scheme_of, split_query
 
 S = TypeVar("S")
 T = TypeVar("T")
+Folders = list[str]
 log = logging.getLogger(__name__)
 
 _IO_THREADS = 16
@@ -162,6 +164,10 @@ class Store:
         """
         return self._call(f"list {folder}/", lambda: self.backend.list(folder))
 
+    def folders(self, folder: str = "") -> Folders:
+        """Folders directly in the folder, sorted; without those whose name begins with a dot, and without links."""
+        return self._call(f"list {folder or 'the folders'}", lambda: self.backend.folders(folder))
+
     def root_info(self) -> tuple[str, int] | None:
         """What the URL of the store itself is, "file" or "directory", and its bytes; None where nothing is."""
         return self._call("look", self.backend.root_info)
@@ -212,6 +218,16 @@ class Store:
         folder = self.local_path(TEMPORARY)
         with contextlib.suppress(OSError):
             if folder is not None:
+                folder.rmdir()
+
+    def drop_empty_folders(self, names: Iterable[str]) -> None:
+        """Take away these folders, and then the root, where nothing lies in them; object storage has none."""
+        root = self.local_path()
+        if root is None:
+            return
+        folders = [Path(folder) for name in names for folder, _, _ in os.walk(root / name, topdown=False)]
+        for folder in (*folders, root):
+            with contextlib.suppress(OSError):
                 folder.rmdir()
 
     def open(self, key: str, version: str | None = None) -> BinaryIO:

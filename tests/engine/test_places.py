@@ -53,8 +53,8 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     ("address", "says"),
     [
         ("ray://127.0.0.1:10001", "Ray Client"),
-        ("http://127.0.0.1:8265", "ray job submit"),
-        ("https://head", "ray job submit"),
+        ("http://127.0.0.1:8265", "promptmill submit"),
+        ("https://head", "promptmill submit"),
         ("tcp://127.0.0.1:6379", "tcp://"),
         ("head", "HOST:PORT"),
         ("head:", "HOST:PORT"),

@@ -23,8 +23,8 @@ _LOCAL = ("local", "auto")  # Ray's own words
 _FRONT_DOORS = {"ray": "Ray Client", "http": "Ray's dashboard and jobs", "https": "Ray's dashboard and jobs"}
 _EXPECTED = "HOST:PORT of the cluster's head (Ray's default port is 6379), or auto"
 _SUBMIT = (
-    "Start the command on a node of the cluster, with `--address auto`; from elsewhere Ray brings it there: "
-    "`ray job submit --address http://HEAD:8265 --working-dir . -- promptmill run JOB.yaml --address auto`"
+    "Start the command on a node of the cluster, with `--address auto`; from elsewhere: "
+    "`promptmill submit JOB.yaml --address http://HEAD:8265`"
 )
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and an empty SETTINGS frame
 _SETTINGS = 4

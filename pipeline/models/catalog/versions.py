@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+
+from promptmill.schemas.errors import Problem
 
 LIBRARIES = (
     *("promptmill", "torch", "diffusers", "transformers", "tokenizers", "safetensors", "open-clip-torch"),
@@ -24,6 +27,21 @@ def library_versions() -> Mapping[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def newer_version(acted: Mapping[str, str], where: str) -> Problem | None:
+    """What to say of an object that this version cannot read, where a later one is known to have written it."""
+    theirs, ours = acted.get("promptmill", ""), version("promptmill")
+    if _ordered(theirs) <= _ordered(ours):
+        return None
+    hint = f"Install promptmill>={theirs} here: a later version reads what earlier ones made, and not the reverse"
+    return Problem(where, f"Promptmill {theirs} or newer, which wrote this", f"Promptmill {ours}", hint)
+
+
+def _ordered(number: str) -> tuple[int, ...]:
+    """The numbers at the beginning of a version; empty for what is none, which is older than any."""
+    found = re.match(r"\d{1,9}(?:\.\d{1,9})*", number)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def _platform() -> str:

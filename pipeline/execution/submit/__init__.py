@@ -1,0 +1,1 @@
+"""A job for a cluster of which this machine is no node, through Ray Jobs: its REST interface, and no part of Ray."""

@@ -1,0 +1,447 @@
+"""Jobs for a cluster of which this machine is no node: what travels there, and a real head that makes it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from promptmill.jobs.submit import answer_in, entrypoint
+from promptmill.pipeline.execution.submit.bundle import bundle
+from promptmill.pipeline.execution.submit.dashboard import Dashboard
+from promptmill.pipeline.execution.submit.follow import follow
+from promptmill.pipeline.execution.submit.shipped import package_files
+from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.schemas.errors import ClusterError, JobError
+from tests.engine.conftest import Answer
+from tests.infra.test_cluster import stop_with_descendants
+from tests.servers.tls import https_before
+
+Cli = Callable[..., Answer]
+
+
+def job_text(**sections: Any) -> str:
+    content: dict[str, Any] = {
+        "name": "Far away",
+        "prompts": {"source": "given"},
+        "output": {"url": "/shared/out"},
+        **sections,
+    }
+    return yaml.safe_dump(content)
+
+
+def packed(text: str, **options: Any) -> tuple[list[str], tuple[str, ...]]:
+    parcel = bundle(parse_job(text, "job.yaml"), text, **options)
+    return zipfile.ZipFile(io.BytesIO(parcel.content)).namelist(), parcel.overrides
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with prompts, and with much else."""
+    (tmp_path / "given" / "deep").mkdir(parents=True)
+    for name in ("given/a.txt", "given/deep/b.txt", "given/.hidden.txt", "photos.zip", "model.safetensors"):
+        (tmp_path / name).write_text("a red circle\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "there"),
+    [
+        ("given", ["prompts/a.txt", "prompts/deep/b.txt"], "prompts"),
+        ("given/", ["prompts/a.txt", "prompts/deep/b.txt"], "prompts"),
+        ("given/a.txt", ["prompts/a.txt"], "prompts/a.txt"),
+        ("given/*.txt", ["prompts/a.txt"], "prompts/*.txt"),
+        ("given/**/*.txt", ["prompts/a.txt", "prompts/deep/b.txt"], "prompts/**/*.txt"),
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_prompts_travel_and_nothing_beside_them(
+    here: Path, source: str, names: list[str], there: str, absolute: bool
+) -> None:
+    given = str(here / source) if absolute else source
+    files, overrides = packed(job_text(prompts={"source": given}))
+    assert files == ["job.yaml", *names] and overrides == (f"prompts.source={there}",)
+
+
+def test_ids_of_prompts_stay_those_of_this_machine(here: Path, tmp_path: Path) -> None:
+    """Else the same job submitted and run here would be two."""
+    from promptmill.pipeline.prompts.files import find_files
+
+    for source in ("given", "given/a.txt", "given/**/*.txt"):
+        text = job_text(prompts={"source": source})
+        parcel = bundle(parse_job(text, "job.yaml"), text)
+        far = tmp_path / "far"
+        zipfile.ZipFile(io.BytesIO(parcel.content)).extractall(far)
+        moved = parcel.overrides[0].partition("=")[2]
+        names = [[entry.name for entry in find_files(place, None)[1]] for place in (source, str(far / moved))]
+        assert names[0] == names[1]
+        shutil.rmtree(far)
+
+
+def test_what_lies_elsewhere_stays_there(here: Path) -> None:
+    for source in ("s3://bucket/prompts", "/only/on/the/cluster/*.parquet"):
+        assert packed(job_text(prompts={"source": source})) == (["job.yaml"], ())
+    assert packed(job_text(), upload=False) == (["job.yaml"], ())
+    one, other = (bundle(parse_job(job_text(), "j"), job_text()).name for _ in range(2))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"output": {"url": "out/here"}}, "output.url: expected a place that the cluster's nodes share, got out/here"),
+        ({"model": {"path": "given"}}, "model.path: given: expected what every node has, got a path of this machine"),
+        ({"score": [{"clip": "local-dir:given/deep"}]}, "score.0.clip: local-dir:given/deep: expected what every"),
+        ({"prompts": {"source": "absent"}}, "nothing there"),
+    ],
+)
+def test_what_only_this_machine_has_is_refused(here: Path, cli: Cli, sections: dict[str, Any], words: str) -> None:
+    (here / "job.yaml").write_text(job_text(**sections))
+    answer = cli("submit", "job.yaml", "--address", "127.0.0.1:1")
+    assert answer.code == 2 and words in answer.err
+
+
+def test_too_many_prompts_to_send(here: Path, cli: Cli) -> None:
+    with (here / "given" / "large.parquet").open("wb") as file:
+        file.truncate(300 << 20)
+    (here / "job.yaml").write_text(job_text())
+    answer = cli("submit", "job.yaml", "--address", "127.0.0.1:1")
+    assert answer.code == 2 and "at most 200 MiB to upload, got 300 MiB" in answer.err and "--no-upload" in answer.err
+
+
+def test_the_program_travels_whole(tmp_path: Path) -> None:
+    """It runs from what was sent alone."""
+    for name, data in package_files():
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    script = (
+        "import promptmill.jobs.cli as cli, sys; assert cli.__file__.startswith(sys.argv[1]);"
+        "from importlib.metadata import version; from promptmill.jobs.commands import app;"
+        "from promptmill.pipeline.shapes import world; print(version('promptmill'))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "promptmill/pipeline/shapes/weights/model/model_index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ray://head:10001", "Ray Client's"),
+        ("ftp://head", "an address of ftp://"),
+        ("http://head:port", "expected the address of a Ray dashboard"),
+        ("http://", "no such address"),
+        (None, "got none"),
+    ],
+)
+def test_addresses_that_are_none(cli: Cli, address: str | None, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    answer = cli("jobs", *(() if address is None else ("--address", address)))
+    assert answer.code == 2 and words in answer.err
+
+
+def test_arguments_of_jobs(cli: Cli) -> None:
+    for arguments in (("stop",), ("list", "x"), ("logs",), ("dance",)):
+        assert cli("jobs", *arguments, "--address", "127.0.0.1:1").code == 2
+
+
+class _Server(BaseHTTPRequestHandler):
+    status, body, headers_too = 200, b"{}", ()
+    seen: list[Any] = []  # noqa: RUF012 - of each test's own subclass
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers)
+        self.send_response(self.status)
+        for name, value in self.headers_too:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., int]]:
+    servers: list[HTTPServer] = []
+
+    def start(**answer: Any) -> int:
+        handler = type("Handler", (_Server,), {"seen": [], **answer})
+        server = HTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return int(server.server_address[1])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        ({"body": b"<html>"}, 2, "a web server that is none"),
+        ({"body": b'{"hello": 1}'}, 2, "a web server that is none"),
+        ({"status": 401, "body": b"Missing"}, 5, "set RAY_AUTH_TOKEN"),
+        ({"status": 302, "headers_too": (("Location", "http://elsewhere/"),)}, 2, "points to http://elsewhere/"),
+        ({"status": 500, "body": b"Traceback\n  line\nKeyError: 'x'\n"}, 5, "refuses (500): KeyError: 'x'"),
+    ],
+)
+def test_servers_that_answer_something_else(
+    cli: Cli, serve: Callable[..., int], answer: dict[str, Any], code: int, words: str
+) -> None:
+    told = cli("jobs", "--address", f"127.0.0.1:{serve(**answer)}")
+    assert told.code == code and words in told.err
+
+
+def test_nobody_answers_or_no_web_server_does(cli: Cli) -> None:
+    assert cli("jobs", "--address", "127.0.0.1:1").code == 5
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"\0\0\x12\4\0\0\0\0\0 HTTP/2 of the head\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        told = cli("jobs", "--address", f"127.0.0.1:{server.getsockname()[1]}")
+    assert told.code == 2 and "6379 is the port of the head" in told.err
+
+
+def test_a_token_goes_to_the_address_alone(
+    serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("of-a-file\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    seen: list[Any] = []
+    other = serve(seen=seen)
+    first = serve(status=307, headers_too=(("Location", f"http://127.0.0.1:{other}/"),), seen=(asked := []))
+    with pytest.raises(JobError, match="points to"):
+        Dashboard(f"127.0.0.1:{first}").jobs()
+    assert asked[0]["Authorization"] == "Bearer of-a-file" and seen == []
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "absent"))
+    with pytest.raises(JobError, match="RAY_AUTH_TOKEN_PATH"):
+        Dashboard("127.0.0.1:1")
+
+
+def test_over_tls(serve: Callable[..., int], tmp_path: Path, cli: Cli) -> None:
+    with https_before(serve(body=json.dumps({"ray_version": "2.60.0"}).encode()), tmp_path) as (address, certificate):
+        refused = cli("jobs", "--address", address)
+        assert refused.code == 5 and "--ca-cert" in refused.err
+        assert Dashboard(address, str(certificate)).ray_version() == "2.60.0"
+        assert cli("jobs", "--address", address, "--ca-cert", str(tmp_path / "absent")).code == 2
+
+
+class _Scripted:
+    """A dashboard whose answers are given; an exception is raised."""
+
+    url = "http://head:8265"
+
+    def __init__(self, *answers: tuple[str, str] | Exception, **details: Any) -> None:
+        self._answers, self._details, self._log = list(answers), details, ""
+
+    def job(self, job: str) -> dict[str, Any]:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        status, self._log = answer
+        return {"status": status, **self._details}
+
+    def log(self, job: str) -> str:
+        return self._log
+
+
+def followed(dashboard: Any, patience_s: float = 60.0) -> tuple[Any, list[str], list[str]]:
+    lines: list[str] = []
+    told: list[str] = []
+    return follow(dashboard, "x-1", lines.append, told.append, patience_s, lambda _: None), lines, told
+
+
+def test_each_line_of_a_log_comes_once() -> None:
+    ended, lines, _ = followed(
+        _Scripted(
+            ("PENDING", ""),
+            ("RUNNING", "a\nhal"),
+            ("RUNNING", "a\nhalf\n"),
+            ("FAILED", "a\nhalf\nend"),
+            driver_exit_code=4,
+        )
+    )
+    assert (lines, ended.exit_code) == (["a", "half", "end"], 4)
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "code"),
+    [
+        ("SUCCEEDED", {"driver_exit_code": 0}, 0),
+        ("FAILED", {"driver_exit_code": 3}, 3),
+        ("FAILED", {"driver_exit_code": -9}, 137),
+        ("STOPPED", {}, 130),
+        ("FAILED", {"error_type": "RUNTIME_ENV_SETUP_FAILURE", "message": "Traceback\nno disk"}, 5),
+    ],
+)
+def test_exit_codes(status: str, details: dict[str, Any], code: int) -> None:
+    ended, _, _ = followed(_Scripted((status, ""), **details))
+    assert ended.exit_code == code
+    assert ("no disk" in ended.message) == ("message" in details)
+
+
+def test_a_dashboard_that_is_away_for_a_while() -> None:
+    ended, _, told = followed(_Scripted(ClusterError("away"), ClusterError("away"), ("STOPPED", "")))
+    assert ended.status == "STOPPED" and told == ["away; looking again"]
+    with pytest.raises(ClusterError, match="may go on"):
+        followed(_Scripted(*[ClusterError("away")] * 3), patience_s=-1)
+
+
+def test_the_answer_is_found_in_a_log() -> None:
+    assert answer_in('x\n{"shards": 2}\n{broken\nend') == {"shards": 2}
+    assert answer_in("nothing") is None
+
+
+def test_versions_are_held_against_each_other_on_the_cluster(tmp_path: Path) -> None:
+    """By the shell command itself, here with a Python that lacks the package or has another version."""
+    (tmp_path / "promptmill-9.9.dist-info").mkdir()
+    (tmp_path / "promptmill-9.9.dist-info" / "METADATA").write_text("Name: promptmill\nVersion: 9.9\n")
+    (empty := tmp_path / "empty").mkdir()
+    command = entrypoint(["job.yaml"])
+    for path, words in ((str(tmp_path), "has promptmill 9.9"), ("", "does not have promptmill")):
+        (tmp_path / "python").write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {sys.base_prefix}/bin/python3 -S "$@"\n')
+        (tmp_path / "python").chmod(0o755)
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        answer = subprocess.run(["sh", "-c", command], env=env, cwd=empty, capture_output=True, text=True, check=False)
+        assert answer.returncode == 2 and words in answer.stdout and "--ship" in answer.stdout, answer
+
+
+# ---- a real head -----------------------------------------------------------------------------------------------------
+
+slow = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[tuple[str, dict[str, str], Path]]:
+    """The dashboard's address, what the client needs to know, and a folder that it shares with the cluster."""
+    with socket.socket() as one, socket.socket() as two:
+        for probe in (one, two):
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in (one, two)]
+    folder = Path(tempfile.mkdtemp(prefix="pm"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    token = secrets.token_hex(32)
+    bin_folder = Path(sys.executable).parent
+    environment = {
+        **kept,
+        "PATH": f"{bin_folder}{os.pathsep}{kept['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }
+    command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}", "--num-cpus=2"]
+    command += ["--object-store-memory=100000000", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
+    process = subprocess.Popen(
+        [*command, f"--temp-dir={folder}/s"],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{ports[1]}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                os.environ["RAY_AUTH_TOKEN"] = token
+                Dashboard(address).jobs()
+                break
+            except ClusterError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+        yield address, {"RAY_AUTH_TOKEN": token}, folder
+    finally:
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        stop_with_descendants(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class TestARealHead:
+    pytestmark = slow
+
+    @pytest.fixture
+    def job(self, head: Any, here: Path, models: Path) -> Callable[..., Path]:
+        def write(name: str, **sections: Any) -> Path:
+            content = {
+                "name": name,
+                "prompts": {"source": "given"},
+                "model": {"path": str(models / "sd")},
+                "generation": {"num_inference_steps": 2, "batch_size": 2},
+                "output": {"url": str(head[2] / name), "images_per_shard": 1},
+                "compute": {"workers": 1},
+                **sections,
+            }
+            (here / "job.yaml").write_text(yaml.safe_dump(content))
+            return here / "job.yaml"
+
+        return write
+
+    def test_a_job_is_made_and_its_answer_comes_back(self, head: Any, job: Callable[..., Path], cli: Cli) -> None:
+        path, address = job("made"), head[0]
+        (path.parent / "given" / "a.txt").write_text("a red circle\n" + "x" * 60_000 + "\n")
+        answer = cli("submit", path, "--address", address, "--ship", "--json")
+        told = answer.json
+        assert answer.code == 3 == told["exit_code"], answer.err  # one prompt is too long: Ray's own client says 1
+        assert told["run"]["samples"] == 3 and told["run"]["failed"] == 1 and told["job"]["state"] == "FAILED"
+        assert "images" in answer.err and "shards 3/3" in answer.err
+        assert cli("verify", head[2] / "made", "--json").json["samples"] == 3
+        again = cli("submit", path, "--address", address)
+        assert again.code == 3 and "The dataset: kept 2" in again.out
+        rows = cli("jobs", "--address", address, "--json").json["jobs"]
+        assert [row["name"] for row in rows][-2:] == ["made", "made"] and rows[-1]["exit_code"] == 3
+        assert told["job"]["id"] in cli("jobs", "--address", address).out
+
+    def test_what_is_wrong_is_told_with_its_own_code(self, head: Any, job: Callable[..., Path], cli: Cli) -> None:
+        answer = cli("submit", job("wrong", model={"path": "/absent/model"}), "--address", head[0])
+        assert answer.code == 2 and "/absent/model" in answer.out
+
+    def test_a_job_is_stopped_gently(self, head: Any, job: Callable[..., Path], cli: Cli) -> None:
+        path = job("stopped", generation={"num_inference_steps": 40, "batch_size": 1, "images_per_prompt": 60})
+        name = cli("submit", path, "--address", head[0], "--detach").out.strip()
+        deadline = time.monotonic() + 120
+        while not list((head[2] / "stopped").glob("data/*")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        answer = cli("jobs", "stop", name, "--address", head[0])
+        assert answer.code == 0 and "STOPPED" in answer.out, answer
+        assert "finishing what is in hand" in cli("jobs", "logs", name, "--address", head[0]).out
+        status = cli("status", head[2] / "stopped", "--json").json
+        assert status["run"]["state"] == "stopped" and 0 < status["shards_done"] < status["shards"]
+        assert cli("jobs", "logs", name, "--follow", "--address", head[0]).code == 130
+
+    def test_who_asks_without_the_token_and_for_nothing(
+        self, head: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert cli("jobs", "stop", "nobody-1", "--address", head[0]).code == 2
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+        assert cli("jobs", "--address", head[0]).code == 5
