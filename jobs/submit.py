@@ -18,7 +18,7 @@ from promptmill.jobs.jobs import told
 from promptmill.jobs.options import AsJson, CaCert, Dashboard, Extend, JobFile, Set, WhileRunning, Yes
 from promptmill.jobs.signals import answering, leave
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.execution.submit.bundle import JOB_NAME, Bundle, bundle
+from promptmill.pipeline.execution.submit.bundle import CHECK_NAME, JOB_NAME, Bundle, bundle
 from promptmill.pipeline.execution.submit.dashboard import Dashboard as Cluster
 from promptmill.pipeline.execution.submit.follow import Ended, follow
 from promptmill.pipeline.jobfile.reader import located, parse_with_document
@@ -30,26 +30,11 @@ from promptmill.schemas.results import IfRunning, SubmitResult
 STOP_WAIT_S: Final = 600
 """Ray kills a stopped job after 3 s otherwise; the shards in hand want to be finished."""
 
-_CHECK: Final = """
-import sys
-from importlib.metadata import PackageNotFoundError, version
-try:
-    have = version("promptmill")
-except PackageNotFoundError:
-    have = None
-wanted = sys.argv[1]
-if have != wanted:
-    has = "does not have promptmill" if have is None else "has promptmill " + have
-    hint = "install the same version on all nodes, or give --ship"
-    print(f"error: {sys.executable} on the cluster {has}, and whoever submits {wanted}: {hint}", flush=True)
-    sys.exit(2)
-"""
-
 
 def entrypoint(arguments: Sequence[str]) -> str:
     """For a shell on the head: hold the versions against each other, then become the command itself, which so gets the
     signal of a stop."""
-    check = shlex.join(["-c", _CHECK, version("promptmill")])
+    check = shlex.join([CHECK_NAME, version("promptmill")])
     run = shlex.join(["-m", "promptmill.jobs.cli", "run", *arguments])
     python = "python=$(command -v python || command -v python3)"
     return f'{python}; "$python" {check} && exec "$python" {run}'

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from promptmill.jobs.submit import answer_in, entrypoint
+from promptmill.pipeline.execution.submit import same_version
 from promptmill.pipeline.execution.submit.bundle import bundle
 from promptmill.pipeline.execution.submit.dashboard import Dashboard
 from promptmill.pipeline.execution.submit.follow import follow
@@ -77,7 +78,7 @@ def test_prompts_travel_and_nothing_beside_them(
 ) -> None:
     given = str(here / source) if absolute else source
     files, overrides = packed(job_text(prompts={"source": given}))
-    assert files == ["job.yaml", *names] and overrides == (f"prompts.source={there}",)
+    assert files == ["job.yaml", "same_version.py", *names] and overrides == (f"prompts.source={there}",)
 
 
 def test_ids_of_prompts_stay_those_of_this_machine(here: Path, tmp_path: Path) -> None:
@@ -97,8 +98,8 @@ def test_ids_of_prompts_stay_those_of_this_machine(here: Path, tmp_path: Path) -
 
 def test_what_lies_elsewhere_stays_there(here: Path) -> None:
     for source in ("s3://bucket/prompts", "/only/on/the/cluster/*.parquet"):
-        assert packed(job_text(prompts={"source": source})) == (["job.yaml"], ())
-    assert packed(job_text(), upload=False) == (["job.yaml"], ())
+        assert packed(job_text(prompts={"source": source})) == (["job.yaml", "same_version.py"], ())
+    assert packed(job_text(), upload=False) == (["job.yaml", "same_version.py"], ())
     one, other = (bundle(parse_job(job_text(), "j"), job_text()).name for _ in range(2))
     assert one == other
 
@@ -325,6 +326,7 @@ def test_versions_are_held_against_each_other_on_the_cluster(tmp_path: Path) -> 
     (tmp_path / "promptmill-9.9.dist-info").mkdir()
     (tmp_path / "promptmill-9.9.dist-info" / "METADATA").write_text("Name: promptmill\nVersion: 9.9\n")
     (empty := tmp_path / "empty").mkdir()
+    (empty / "same_version.py").write_bytes(Path(same_version.__file__).read_bytes())
     command = entrypoint(["job.yaml"])
     for path, words in ((str(tmp_path), "has promptmill 9.9"), ("", "does not have promptmill")):
         (tmp_path / "python").write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {sys.base_prefix}/bin/python3 -S "$@"\n')
@@ -409,10 +411,10 @@ class TestARealHead:
 
     def test_a_job_is_made_and_its_answer_comes_back(self, head: Any, job: Callable[..., Path], cli: Cli) -> None:
         path, address = job("made"), head[0]
-        (path.parent / "given" / "a.txt").write_text("a red circle\n" + "x" * 60_000 + "\n")
+        (path.parent / "given" / "c.jsonl").write_text('{"prompt": ""}\n')
         answer = cli("submit", path, "--address", address, "--ship", "--json")
         told = answer.json
-        assert answer.code == 3 == told["exit_code"], answer.err  # one prompt is too long: Ray's own client says 1
+        assert answer.code == 3 == told["exit_code"], answer.err  # one prompt is empty: Ray's own client says 1
         assert told["run"]["samples"] == 3 and told["run"]["failed"] == 1 and told["job"]["state"] == "FAILED"
         assert "images" in answer.err and "shards 3/3" in answer.err
         assert cli("verify", head[2] / "made", "--json").json["samples"] == 3

@@ -18,6 +18,7 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 
 JOB_NAME: Final = "job.yaml"
+CHECK_NAME: Final = "same_version.py"
 MOST_BYTES: Final = 200 << 20
 """The head keeps it in memory, and every node gets a copy; Ray itself refuses more than 500 MiB."""
 _NO_PATHS: Final = frozenset({"name", "negative_prompt", "distractors", "source", "url"})
@@ -51,6 +52,7 @@ def bundle(job: Job, text: str, ship: bool = False, upload: bool = True) -> Bund
 
 def _contents(text: str, prompts: list[tuple[str, Path]], ship: bool) -> Iterator[tuple[str, bytes]]:
     yield JOB_NAME, text.encode("utf-8", "surrogateescape")
+    yield CHECK_NAME, Path(__file__).with_name(CHECK_NAME).read_bytes()
     for name, path in prompts:
         yield f"prompts/{name}", path.read_bytes()
     if ship:
