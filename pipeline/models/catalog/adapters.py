@@ -14,6 +14,7 @@ from typing import Final
 from promptmill.pipeline.models.catalog import keys
 from promptmill.pipeline.models.catalog.components import component_weights
 from promptmill.pipeline.models.catalog.diffusers_source import has_loader
+from promptmill.pipeline.models.catalog.gguf import GGUF
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, cached_snapshot, download
 from promptmill.pipeline.models.catalog.resolve import settings_folder
@@ -187,13 +188,16 @@ def _settings(base: ResolvedModel, part: str) -> dict[str, object]:
 
 
 def base_shapes(base: ResolvedModel) -> dict[str, Shape]:
-    """Weights of the base by part and module."""
+    """Weights of the base by part and module. Raises JobError for a base that has some as GGUF."""
     root = settings_folder(base)
     assert root is not None  # of a local model
     folder = list_folder(root)
     found: dict[str, Shape] = {}
     for name in component_weights(folder, read_json(folder.root / "model_index.json")):
         part = name.split("/")[0]
+        if name.endswith(GGUF):
+            hint = "Names and shapes in it need not be those of diffusers: take the folder with the whole weights."
+            raise JobError(Problem("model.path", "safetensors to hold what is added against", name, hint))
         for key, shape in tensor_shapes(folder.root / name).items():
             if key.endswith(".weight"):
                 found[keys.name(part, key.removesuffix(".weight"))] = shape

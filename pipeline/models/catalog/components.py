@@ -8,11 +8,11 @@ from typing import Any
 
 from promptmill.pipeline.models.catalog import diffusers_source
 from promptmill.pipeline.models.catalog.door import class_problem
+from promptmill.pipeline.models.catalog.gguf import GGUF, gguf_problems, part_weights
 from promptmill.pipeline.models.catalog.weights import (
     PICKLES,
     ModelFolder,
     missing_shards,
-    select_weights,
     small_files,
     weights_problem,
 )
@@ -31,12 +31,12 @@ def components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def component_weights(folder: ModelFolder, index: dict[str, Any]) -> list[str]:
-    """Safetensors files that will be loaded, relative to the folder."""
+    """Files of weights that will be loaded, relative to the folder."""
     return [
         f"{name}/{file}"
         for name, _, class_name in components(index)
         if not WITHOUT_WEIGHTS.search(class_name)
-        for file in select_weights(folder.names(name))[1]
+        for file in part_weights(folder.names(name))
     ]
 
 
@@ -102,7 +102,7 @@ def _check_component(folder: ModelFolder, name: str, class_name: str, where: str
         return _check_config(folder, f"{name}/scheduler_config.json", where)
     if WITHOUT_WEIGHTS.search(class_name):
         return []
-    return _check_config(folder, f"{name}/config.json", where) or _check_weights(folder, name, where)
+    return _check_config(folder, f"{name}/config.json", where) or _check_weights(folder, name, class_name, where)
 
 
 def _check_config(folder: ModelFolder, file: str, where: str) -> list[Problem]:
@@ -111,9 +111,11 @@ def _check_config(folder: ModelFolder, file: str, where: str) -> list[Problem]:
     return []
 
 
-def _check_weights(folder: ModelFolder, name: str, where: str) -> list[Problem]:
+def _check_weights(folder: ModelFolder, name: str, class_name: str, where: str) -> list[Problem]:
     place = folder.root / name
-    _, present = select_weights(folder.names(name))
+    present = part_weights(folder.names(name))
+    if present and present[0].endswith(GGUF):
+        return list(gguf_problems(name, class_name, [place / file for file in present], where))
     if not present:
         pickles = [file for file in folder.names(name) if file.endswith(PICKLES)]
         got = f"only {', '.join(pickles[:3])}" if pickles else "no weights"

@@ -5,7 +5,6 @@ Only the denoiser's are: it is the largest part of most models, and the one that
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,11 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from promptmill.pipeline.models.catalog.components import components
+from promptmill.pipeline.models.catalog.gguf import DENOISER, GGUF, part_weights
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
-from promptmill.pipeline.models.catalog.weights import list_folder, read_json, select_weights
-
-DENOISER: Final = re.compile(r"(\w+_)?(transformer|unet)(_\d+)?")
-"""How pipelines call the part that is made small."""
+from promptmill.pipeline.models.catalog.weights import list_folder, read_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,8 @@ Left out: quanto's int4 (saved and loaded again it drew others, 16 of 255 in SD 
 minutes) and torchao's (it needs `mslk`).
 """
 SAVED_BY: Final[Mapping[str, tuple[str, bool]]] = {
-    name.partition("_")[0]: (way.module, way.needs_gpu) for name, way in WAYS.items()
+    **{name.partition("_")[0]: (way.module, way.needs_gpu) for name, way in WAYS.items()},
+    "gguf": ("gguf", False),
 }
 """By `quant_method` of a folder whose weights were saved small: what that reads them, and whether only on GPUs."""
 
@@ -73,7 +71,16 @@ def saved_small(root: Path, index: Mapping[str, Any]) -> dict[str, str]:
         settings = read_json(path).get("quantization_config") if path.is_file() else None
         if isinstance(settings, dict):
             found[name] = str(settings.get("quant_method"))
+        elif gguf_file(root, name) is not None:
+            found[name] = "gguf"
     return found
+
+
+def gguf_file(root: Path, part: str) -> Path | None:
+    """Of a part that has its weights in one."""
+    place = root / part
+    weights = part_weights(path.name for path in place.iterdir()) if place.is_dir() else []
+    return place / weights[0] if weights and weights[0].endswith(GGUF) else None
 
 
 def bytes_of_parts(root: Path, width: int, quantization: str | None) -> dict[str, int]:
@@ -84,7 +91,7 @@ def bytes_of_parts(root: Path, width: int, quantization: str | None) -> dict[str
     saved = saved_small(root, index)
     found = {}
     for name, _, _ in components(index):
-        files = [root / name / file for file in select_weights(folder.names(name))[1]]
+        files = [root / name / file for file in part_weights(folder.names(name))]
         if name in saved:
             found[name] = sum(path.stat().st_size for path in files)
         else:

@@ -167,9 +167,11 @@ def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:
     if HUB_ID.match(model.path) and not model.path.startswith("."):
         return open_hub_model(model.path, model.revision, where, "model_index.json"), False
     got = f"a file: {model.path}" if path.exists() else f"nothing at {path.absolute()}"
-    hint = (
-        "A single .safetensors or .ckpt file must be converted to a diffusers folder first." if path.is_file() else ""
-    )
+    hint = ""
+    if path.is_file():
+        hint = "A single .safetensors or .ckpt file must be converted to a diffusers folder first."
+    if path.suffix == ".gguf":
+        hint = "Put it beside transformer/config.json of the model it was made of, in place of the safetensors there."
     raise JobError(Problem(f"{where}.path", "a diffusers folder, a hub id, or builtin:shapes", got, hint))
 
 

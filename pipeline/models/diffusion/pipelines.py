@@ -60,8 +60,8 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     with loading(model.path, tried=lambda: f"Tried: {call.format(location)}"), held(model):
         root, parts = _look_again(model)
         location, options["variant"] = str(root), _variant(parts)
-        options |= loading_options(model, weights.read_json(root / "model_index.json"), dtype)
         with closed():
+            options |= loading_options(model, root, dtype)
             pipe = place(getattr(diffusers, loader).from_pretrained(location, **options), model, device)
     pipe.set_progress_bar_config(disable=True)
     return pipe

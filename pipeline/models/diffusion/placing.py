@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import diffusers
 import torch
 
-from promptmill.pipeline.models.catalog.quantized import WAYS, denoisers, is_installed
+from promptmill.pipeline.models.catalog.components import components
+from promptmill.pipeline.models.catalog.quantized import WAYS, denoisers, gguf_file, is_installed
+from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, ModelLoadError, Problem
 from promptmill.schemas.plan import ResolvedModel
 
@@ -39,14 +42,27 @@ def _problems(model: ResolvedModel, device: torch.device) -> Iterator[Problem]:
         yield Problem("model.quantization", f"the package {way.package}", "none on this worker", hint)
 
 
-def loading_options(model: ResolvedModel, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of `from_pretrained`."""
+def loading_options(model: ResolvedModel, root: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, parts that lie in the folder as GGUF among them."""
+    index = read_json(root / "model_index.json")
     options: dict[str, Any] = {} if model.device_map is None else {"device_map": model.device_map}
+    for name, _, class_name in components(index):
+        if (path := gguf_file(root, name)) is not None:
+            options[name] = _from_gguf(path, class_name, dtype)
     if model.quantization is not None:
         config = _config(model.quantization, dtype)
         mapping = dict.fromkeys(denoisers(index), config)
         options["quantization_config"] = diffusers.PipelineQuantizationConfig(quant_mapping=mapping)
     return options
+
+
+def _from_gguf(path: Path, class_name: str, dtype: torch.dtype) -> Any:
+    """The part with the settings that lie beside the file; each layer is widened to `dtype` when it is its turn."""
+    config = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    root, name = str(path.parent.parent), path.parent.name
+    return getattr(diffusers, class_name).from_single_file(
+        str(path), config=root, subfolder=name, quantization_config=config, dtype=dtype, local_files_only=True
+    )
 
 
 def _config(name: str, dtype: torch.dtype) -> Any:
