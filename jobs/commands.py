@@ -14,7 +14,7 @@ from promptmill.jobs.console import say
 
 COMMANDS = (
     *("init", "validate", "plan", "run", "retry", "status", "watch", "verify", "report"),
-    *("score", "select", "compare", "reproduce", "export", "doctor", "schema"),
+    *("score", "select", "curate", "compare", "reproduce", "export", "doctor", "schema"),
     *("submit", "jobs", "runs", "delete"),
 )
 """In the order in which help lists them."""

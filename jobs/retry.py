@@ -9,6 +9,7 @@ from promptmill.jobs.options import Address, AsJson, InProcess, Url
 from promptmill.jobs.run import finish, new_progress, run_plan
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling
 from promptmill.jobs.trust import reach_of, refuse_strangers
+from promptmill.pipeline.curation.claim import refuse_curated
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.retry import plan_retry
 from promptmill.pipeline.execution.run import RunSummary
@@ -31,6 +32,7 @@ def retry(
     """
     with new_progress(None, telling) as progress:
         plan, store = open_dataset(url, on_wait=progress.notice)
+        refuse_curated(plan, url, "retry")
         refuse_strangers(plan, url, trust_dataset, job)
         reach = reach_of(store, trust_dataset, job)
         plan = located(plan_retry(plan, store, reach), store)

@@ -175,7 +175,7 @@ def _check_memory(plan: Plan) -> None:
 
 def _check_address(address: str | None) -> None:
     """Before the output is claimed. Raises JobError and ClusterError."""
-    with _ray_is_there():
+    with ray_is_there():
         from promptmill.pipeline.execution.fleet.address import check_address
     check_address(address)
 
@@ -224,13 +224,13 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
 def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool) -> Dispatcher:
     if in_process:
         return InProcessDispatcher(plan, store)
-    with _ray_is_there():
+    with ray_is_there():
         from promptmill.pipeline.execution.fleet.dispatch import RayDispatcher
     return RayDispatcher(plan, store.url, address)
 
 
 @contextlib.contextmanager
-def _ray_is_there() -> Iterator[None]:
+def ray_is_there() -> Iterator[None]:
     # Under `uv run` Ray would make the workers' environment anew from a copy of the current folder: none starts.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:

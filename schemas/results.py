@@ -301,6 +301,36 @@ class SelectResult(Result):
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What images known not to be copies said: `images`, each held against `against` others.
+
+    `most_alike` is their largest cosine, `least_different` their least difference of looks; `rate` the share of images
+    like them that may be taken for a copy.
+    """
+
+    images: int
+    against: int
+    most_alike: float
+    least_different: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class CurateResult(DatasetResult):
+    """`input_fingerprint` is that of the dataset that was curated. `reasons` count what was rejected now, by kind.
+
+    Copies have a cosine above `cosine`, null where none decides, or looks less different than `difference`.
+    """
+
+    input_fingerprint: str
+    reasons: dict[str, int]
+    cosine: float | None
+    difference: float | None
+    calibration: Calibration | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class ExportResult(Result):
     """`folders` are those of the sweep's variants, the root alone without one. `without_image` are rejected samples
     whose image the dataset does not store."""
@@ -371,6 +401,7 @@ RESULTS = {
     "delete": DeleteResult,
     "reproduce": ReproduceResult,
     "select": SelectResult,
+    "curate": CurateResult,
     "export": ExportResult,
     "doctor": DoctorResult,
 }

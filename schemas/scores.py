@@ -130,6 +130,21 @@ class Score(StrictModel):
 NOT_SELECTED: Final = "not_selected"
 BELOW_MIN: Final = "below_min"
 NO_SCORE: Final = "no_score"
+EXACT: Final = "exact_copy"
+NEAR: Final = "near_copy"
+MEMORISED: Final = "memorised"
+LEAK: Final = "leak"
+UNREADABLE: Final = "unreadable"
+NAMES_A_TWIN: Final = (EXACT, NEAR, MEMORISED, LEAK)
+"""Reasons of `curate` that go on with a colon and the name of what the image is a copy of."""
+
+
+def reason_kind(reason: str) -> str:
+    """Without the twin that it names, so that reasons can be counted."""
+    kind = reason.partition(":")[0]
+    return kind if kind in NAMES_A_TWIN else reason
+
+
 UNSAFE_FLAGS: Final = ("nsfw",)
 """Of an image that a safety checker blanked: it is never kept, and the flag is the reason."""
 

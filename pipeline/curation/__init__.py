@@ -1,1 +1,1 @@
-"""Views of what was made: which samples of a dataset count, without making or moving any."""
+"""Which samples of a dataset count: views beside it, and copies of it without duplicates and leaks."""

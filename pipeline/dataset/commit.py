@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+
+import pyarrow as pa
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.dataset.keys import side_object_key
@@ -43,19 +45,38 @@ def commit_shard(
     kept = [outcome for outcome in outcomes if outcome.error is None and outcome.reason is None]
     rejected = [outcome for outcome in outcomes if outcome.error is None and outcome.reason is not None]
     failed = [outcome for outcome in outcomes if outcome.error is not None]
+    counts = Counts(len(asked), len(kept), len(rejected), len(failed))
+    record = CommitRecord(fingerprint, shard, counts, (), (), versions)
+    return commit_tables(record, writer.kept(kept), writer.rejected(rejected), writer.failed(failed), store)
+
+
+def commit_tables(
+    record: CommitRecord, kept: pa.Table, rejected: pa.Table, failed: pa.Table | None, store: Store
+) -> tuple[Counts, int]:
+    """As `commit_shard`, of rows that are made already; the side objects of `record` are filled in.
+
+    Raises PromptmillError where its counts are not those of the tables.
+    """
+    shard = record.shard
+    _check_rows(record.counts, kept, rejected, failed)
     reached("before-side-objects")
     contents: dict[str, bytes] = {}
     sidecars: list[Sidecar] = []
-    for folder, table in (("rejects", writer.rejected(rejected)), ("failures", writer.failed(failed))):
-        if table.num_rows:
+    for folder, table in (("rejects", rejected), ("failures", failed)):
+        if table is not None and table.num_rows:
             content = to_parquet(table)
             name = side_object_key(folder, shard, content)
             contents[name] = content
             sidecars.append(Sidecar(name, table.num_rows, len(content), hashlib.sha256(content).hexdigest()))
-    counts = Counts(len(asked), len(kept), len(rejected), len(failed))
-    record = CommitRecord(fingerprint, shard, counts, tuple(contents), tuple(sidecars), versions)
-    data = to_parquet(writer.kept(kept), record)
+    record = replace(record, side_objects=tuple(contents), sidecars=tuple(sidecars))
+    data = to_parquet(kept, record)
     return _committed(record, contents, data, store).counts, len(data)
+
+
+def _check_rows(counts: Counts, kept: pa.Table, rejected: pa.Table, failed: pa.Table | None) -> None:
+    rows = (kept.num_rows, rejected.num_rows, 0 if failed is None else failed.num_rows)
+    if rows != (counts.kept, counts.rejected, counts.failed) or not counts.conserved:
+        raise PromptmillError(f"a shard does not add up: {counts} and {rows} rows. This is a defect of Promptmill")
 
 
 def _committed(record: CommitRecord, contents: Mapping[str, bytes], data: bytes, store: Store) -> CommitRecord:

@@ -16,7 +16,7 @@ SIDE_FOLDERS = ("rejects", "failures")
 ROWS_FOLDERS = ("data", *SIDE_FOLDERS)
 """Every sample that ended has its row in an object below one of these."""
 
-OWN_FOLDERS = (*ROWS_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "report", ".tmp")
+OWN_FOLDERS = (*ROWS_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "curation", "report", ".tmp")
 """All that a dataset's folder or bucket has of folders that Promptmill writes to."""
 
 OWN_FILES = (JOB_KEY, "heartbeat.json", "README.md", "croissant.json", "probe.json")

@@ -63,7 +63,12 @@ class Generator(Protocol):
         """
 
 
-class Embedder(Protocol):
+class ImageEncoder(Protocol):
+    def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """float32 [images, width], of length 1. Raises SampleError for one that breaks it, WorkerError for more."""
+
+
+class Embedder(ImageEncoder, Protocol):
     """An image and text encoder with a common space; rows are float32 vectors of length 1.
 
     `cosines`, `images` and `texts` raise SampleError for one that breaks the model, WorkerError for more.
@@ -77,7 +82,5 @@ class Embedder(Protocol):
 
     def is_cut(self, caption: str) -> bool:
         """Whether the model reads a part of it only."""
-
-    def images(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]: ...
 
     def texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from promptmill.pipeline.models.catalog.clips import ResolvedClip
-    from promptmill.pipeline.models.interface import Embedder, Generator
+    from promptmill.pipeline.models.catalog.features import Features
+    from promptmill.pipeline.models.interface import Embedder, Generator, ImageEncoder
     from promptmill.schemas.plan import ResolvedModel
 
 ENVIRONMENT = {
@@ -34,6 +35,18 @@ def load_embedder(clip: ResolvedClip, threads: int, device: str = "auto") -> Emb
     from promptmill.pipeline.models.clip.encoder import ClipEncoder
 
     return ClipEncoder(clip, device)
+
+
+def load_image_encoder(model: Features, threads: int, device: str = "auto") -> ImageEncoder:
+    """As `load_generator`, for what embeds images alone."""
+    from promptmill.pipeline.models.catalog.features import ResolvedVision
+
+    if not isinstance(model, ResolvedVision):
+        return load_embedder(model, threads, device)
+    prepare_process(threads)
+    from promptmill.pipeline.models.clip.vision import VisionEncoder
+
+    return VisionEncoder(model, device)
 
 
 def acting_device(device: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from promptmill.pipeline.report.stats import Integers
 from promptmill.schemas.checked import checked
 from promptmill.schemas.columns import named
 from promptmill.schemas.reports import Overview, VariantSummary
+from promptmill.schemas.scores import reason_kind
 
 BEST = 8
 """So many samples at either end of the first score."""
@@ -47,7 +48,7 @@ def summarize(
         "shards": plan.shards,
         "shards_done": len(samples.counts),
         "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
-        "rejects": dict(Counter(_of_status(samples, REJECTED, "reason")).most_common()),
+        "rejects": dict(Counter(map(reason_kind, _of_status(samples, REJECTED, "reason"))).most_common()),
         "run": run_facts(samples.receipts, seconds, price_per_hour),
         "best": [sample_facts(samples, row) for row in order[:BEST]],
         "worst": [sample_facts(samples, row) for row in order[::-1][:BEST]],

@@ -1,0 +1,128 @@
+"""Whose output a curation is: a dataset of the input's shards, with all that decides in its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.curation.known import KnownPart, content_of
+from promptmill.pipeline.curation.settings import Settings
+from promptmill.pipeline.dataset.claim import refuse_other_job
+from promptmill.pipeline.dataset.keys import JOB_KEY
+from promptmill.pipeline.dataset.open import read_plan
+from promptmill.pipeline.dataset.records import UNREADABLE
+from promptmill.pipeline.dataset.state import read_footers
+from promptmill.pipeline.dataset.verify import verify_dataset
+from promptmill.pipeline.display import first_line, redact
+from promptmill.pipeline.planning.fingerprint import fingerprint
+from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.plan_json import to_json
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.storage.urls import absolute_url, is_remote
+from promptmill.schemas.errors import JobError, Problem, StorageError
+from promptmill.schemas.plan import CommitRecord
+
+FIELD = "curate"
+"""Of a plan's `fields`: there, the dataset came of another one and not of a run."""
+
+
+def claim_curation(plan: Plan, source: Store, target: Store, settings: Settings, known: Sequence[KnownPart]) -> Plan:
+    """The plan of the output, written there if nothing was.
+
+    Raises JobError for an input that is not whole, OutputMismatchError for an output that belongs to another job.
+    """
+    _refuse_unfinished(plan, source)
+    sets = {kind: content_of([part for part in known if part.option == kind]) for kind in _kinds(known)}
+    said = {"input": plan.fingerprint, "content": _content(plan, source), **settings.fields(sets)}
+    fields = {**plan.fields, FIELD: said}
+    output = plan.job.output.model_copy(update={"url": target.url})
+    job = plan.job.model_copy(update={"output": output})
+    own = replace(
+        plan, job=job, fields=fields, fingerprint=fingerprint(fields), folder=_folder(plan, source, target), notices=()
+    )
+    stored = read_plan(target)
+    if stored is None:
+        target.create(JOB_KEY, to_json(own))
+        reached("curate-after-claim")
+        stored = read_plan(target)
+    if stored is None:
+        raise StorageError(f"{target.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
+    refuse_other_job(own, stored, target.url)
+    return stored
+
+
+def _kinds(known: Sequence[KnownPart]) -> list[str]:
+    return sorted({part.option for part in known})
+
+
+def is_curated(plan: Plan) -> bool:
+    return FIELD in plan.fields
+
+
+def refuse_curated(plan: Plan, url: str, command: str) -> None:
+    """Raises JobError where a command would add samples that nobody curated."""
+    if is_curated(plan):
+        hint = f"`promptmill {command}` its input, and curate that into another output"
+        raise JobError(Problem(redact(url), "a dataset that a run made", "one that `promptmill curate` made", hint))
+
+
+def refuse_overlap(source: str, target: str) -> None:
+    """Raises JobError where one lies inside the other."""
+    one, other = (_place(url) for url in (source, target))
+    if one == other or other.startswith(f"{one}/") or one.startswith(f"{other}/"):
+        got = f"{redact(target)}, which {'is' if one == other else 'lies in' if other > one else 'holds'} the input"
+        raise JobError(Problem("--to", "a place outside the input, which does not hold it", got, "Choose another"))
+
+
+def _place(url: str) -> str:
+    place = absolute_url(url)
+    return (place if is_remote(url) else os.path.realpath(place)).rstrip("/")
+
+
+def _folder(plan: Plan, source: Store, target: Store) -> str | None:
+    """What relative paths are relative to, seen from the output."""
+    here, there = source.local_path(), target.local_path()
+    if here is None or there is None or plan.folder is None:
+        return None
+    return os.path.relpath(Path(here, plan.folder), there)
+
+
+def _refuse_unfinished(plan: Plan, source: Store) -> None:
+    found = verify_dataset(plan, source)
+    if found.problems:
+        hint = "`promptmill verify` says what to do"
+        raise JobError(Problem(source.url, "a dataset that is whole", found.problems[0], hint))
+    if found.missing:
+        got, hint = f"{len(found.missing)} of {plan.shards} shards missing", "`promptmill run` makes them"
+        raise JobError(Problem(source.url, "a dataset that is finished", got, hint))
+
+
+def _content(plan: Plan, source: Store) -> str:
+    """A hash over which samples there are, how each ended, and the hashes of their images."""
+    footers = read_footers(plan, source)
+    digest = hashlib.sha256()
+    for part in source.map(lambda number: _part(source, footers[number]), sorted(footers)):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _part(source: Store, record: CommitRecord) -> bytes:
+    digest = hashlib.sha256()
+    for sidecar in record.sidecars:
+        digest.update(f"{sidecar.name} {sidecar.sha256}\n".encode())
+    try:
+        with source.open(record.shard.data_key) as file:
+            columns: Mapping[str, Any] = pq.read_table(file, columns=["sample_id", "image_sha256"]).to_pydict()
+    except UNREADABLE as error:
+        where = f"{source.url}/{record.shard.data_key}"
+        raise JobError(Problem(where, "a whole data object", first_line(error))) from None
+    for sample, image in zip(columns["sample_id"], columns["image_sha256"], strict=True):
+        digest.update(f"{sample} {image}\n".encode())
+    return digest.digest()

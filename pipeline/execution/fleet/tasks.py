@@ -1,0 +1,48 @@
+"""One function for many things, on the workers of a cluster: for work that every process can do and that is done twice
+without harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+S = TypeVar("S")
+T = TypeVar("T")
+_RETRIES = 10
+_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+
+
+class RaySpread:
+    """Of the cluster that this process has joined. `workers` limits how many things are in hand, None for what fits."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._in_hand = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._gpus = ray.cluster_resources().get("GPU", 0) >= 1
+
+    def __call__(self, function: Callable[[S], T], things: Sequence[S], model: bool = False) -> Iterator[T]:
+        """In order. A task whose process or node dies is started again; what `function` raises is raised here."""
+        options: dict[str, Any] = {"num_cpus": 1, "max_retries": _RETRIES, "runtime_env": {"env_vars": _THREADS}}
+        options["num_gpus"] = 1 if model and self._gpus else 0
+        task: Any = ray.remote(_apply).options(**options)
+        shared = ray.put(function)
+        waiting: list[Any] = []
+        for thing in things:
+            if len(waiting) >= self._in_hand:
+                yield _answer(waiting.pop(0))
+            waiting.append(task.remote(shared, thing))
+        while waiting:
+            yield _answer(waiting.pop(0))
+
+
+def _apply(function: Callable[[S], T], thing: S) -> T:
+    return function(thing)
+
+
+def _answer(call: Any) -> Any:
+    try:
+        return ray.get(call)
+    except RayTaskError as error:
+        raise error.cause from None
