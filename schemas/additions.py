@@ -48,12 +48,13 @@ class ControlNet(StrictModel):
 
 
 class IpAdapter(StrictModel):
-    """Layers through which a model looks at a reference image, beside the prompt."""
+    """What makes a model look at a reference image beside the prompt: an IP-Adapter, or Flux Redux."""
 
     path: Text
-    """A folder, a .safetensors file in one, or a hub id."""
+    """A folder, a .safetensors file in one, or a hub id. A folder like FLUX.1-Redux-dev is Flux Redux."""
     weight_name: Text | None = None
-    """The weights below it, such as `models/ip-adapter_sd15.safetensors`, where there are several, or of a hub id."""
+    """The weights below it, such as `models/ip-adapter_sd15.safetensors`, where there are several, or of a hub id; of
+    Flux Redux on the hub `image_embedder/diffusion_pytorch_model.safetensors`."""
     image_encoder: Text | None = None
     """The folder below it with the image encoder. Null is `image_encoder` beside the weights."""
     revision: Text | None = None

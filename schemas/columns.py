@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -47,8 +48,7 @@ _NET: Final = pa.struct(
         *(("start", _WIDE), ("end", _WIDE), ("preprocess", _TEXT)),
     ]
 )
-
-
+_NET_OF_KINDS: Final = pa.struct([*_NET, ("mode", _WHOLE)])
 _LOOKS: Final = pa.struct([("path", _TEXT), ("weights", _TEXT), ("revision", _TEXT), ("scale", _WIDE)])
 
 
@@ -123,6 +123,11 @@ def columns_only(jobs: Only) -> list[pa.Field]:
     return [column.field for column in COLUMNS if column.only == jobs]
 
 
+def with_modes(field: pa.Field) -> pa.Field:
+    """`controls` of a dataset with a union ControlNet: each with the number of the kind of maps that it was given."""
+    return field.with_type(pa.list_(_NET_OF_KINDS))
+
+
 def named(*names: str) -> tuple[str, ...]:
     """The names as they are. Raises KeyError for one that no column has, so that no list of columns goes stale."""
     return tuple(_BY_NAME[name].name for name in names)
@@ -133,8 +138,11 @@ def of_kind(*kinds: Kind) -> tuple[str, ...]:
     return tuple(column.name for column in COLUMNS if column.kind in kinds and not column.only)
 
 
-def own_columns(schema: pa.Schema) -> dict[str, Column]:
-    """Of the columns of a written object those that are ours, by name; the others are the source's."""
+def own_columns(schema: pa.Schema, more: Collection[Only] | None = None) -> dict[str, Column]:
+    """Of the columns of a written object those that are ours, by name; the others are the source's.
+
+    `more` says which sorts of job it is of; without it a number `control_scale` of the source's own looks like ours.
+    """
     read_so = all(name in schema.names for name in named("prompt_written", "row_settings"))
     with_labels = all(name in schema.names for name in named("label", "label_name"))
     with_inputs = HASHES in schema.names and pa.types.is_struct(schema.field(HASHES).type)
@@ -143,9 +151,12 @@ def own_columns(schema: pa.Schema) -> dict[str, Column]:
         column = _BY_NAME.get(field.name)
         if column is None or (column.only == "inputs" and not with_inputs):
             continue
+        if column.only and more is not None and column.only not in more:
+            continue
         if (column.only == "syntax" and not read_so) or (column.only == "labels" and not with_labels):
             continue
         # A source may have a column `controls` of its own; `scores`, `seed` and the hashes by role vary with the job.
-        if not column.only or field.type == column.type or field.name == HASHES:
+        types = (column.type, with_modes(field).type)
+        if not column.only or field.type in types or field.name == HASHES:
             found[column.name] = column
     return found

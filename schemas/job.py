@@ -197,7 +197,7 @@ class Job(StrictModel):
             hint = "An IP-Adapter looks at an image: name the column of those images."
             fields = "prompts.columns.reference_image model.ip_adapter"
             return [] if given else [broken_rule(loc, "a column's name", "null", hint, fields)]
-        hint = "It is about reference images, which need an IP-Adapter: name it in `model.ip_adapter`."
+        hint = "It is about reference images, which need an IP-Adapter or Flux Redux: name it in `model.ip_adapter`."
         places = [*self._set(REFERENCE_FIELDS), *self._own_columns(REFERENCE_FIELDS), *([loc] if given else [])]
         return [_needs(place, "model.ip_adapter", hint) for place in places]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
@@ -93,9 +93,13 @@ class ResolvedControl:
         return control_kind(self.class_name)
 
 
+REDUX_FOLDER: Final = "image_embedder"
+"""Below which FLUX.1-Redux-dev has what makes words of images."""
+
+
 @dataclass(frozen=True)
 class ResolvedIpAdapter:
-    """An IP-Adapter that fits its base; `revision` and `files` as of a `ResolvedModel`.
+    """An IP-Adapter, or Flux Redux, that fits its base; `revision` and `files` as of a `ResolvedModel`.
 
     `weights` and `encoder` are below `location`; `encoder_class` is that of transformers.
     """
@@ -110,6 +114,11 @@ class ResolvedIpAdapter:
     weights_bytes: int
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def makes_words(self) -> bool:
+        """Whether images become words beside those of the prompt (Flux Redux), and are not looked at by layers."""
+        return self.weights.startswith(f"{REDUX_FOLDER}/")
 
 
 @dataclass(frozen=True)

@@ -44,16 +44,6 @@ def input_fields(roles: Iterable[Role]) -> list[pa.Field]:
     return [each.with_type(hashes_by_role((*ROLES, *more))) if each.name == HASHES else each for each in fields]
 
 
-EDITS: Final = columns_only("edits")
-STEERING: Final = columns_only("steering")
-ADAPTERS: Final = columns_only("adapters")
-CONTROLS: Final = columns_only("controls")
-SYNTAX: Final = columns_only("syntax")
-REFERENCES: Final = columns_only("references")
-LABELS: Final = columns_only("labels")
-"""What a sample was drawn with, in every kind of object of a job that has any."""
-
-
 def kept_input_key(sha256: str) -> str:
     """The object, below the output, of an input image that `output.keep_inputs` stores."""
     return f"inputs/images/{sha256}"

@@ -10,7 +10,7 @@ import pytest
 from promptmill.pipeline.dataset.open import require_plan
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.storage.store import Store
-from tests.benchmarks import compare, scale, sleep
+from tests.benchmarks import compare, photos, scale, sleep
 from tests.benchmarks.measure import run_module
 from tests.benchmarks.setting import Setting
 from tests.benchmarks.task import write_prompts
@@ -61,6 +61,15 @@ def test_a_variant_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.rounds == {}
     assert "FAILED: no Ray today" in said[0]
     assert found.ratio("in-process", "warm_rate") is None
+
+
+@pytest.mark.slow
+def test_drawing_over_photos(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "LARGE", (900, 700))
+    said: list[str] = []
+    found = photos.measure_photos(setting, tmp_path, 5, 1, said.append)
+    assert [goal.measured is not None for goal in found.goals()] == [True, True], said
+    assert photos.photos_table(found, 5).row_count == 4
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ class RecordWriter:
     """Builds the objects of one shard. `constants` are the settings all of its rows share.
 
     `clip_score` names the score that is repeated in the column of that name; `more` are columns that not every job has,
-    such as ADAPTERS; `wide_seeds` is for a source that has seeds above 2^63 − 1.
+    such as `adapters`; `wide_seeds` is for a source that has seeds above 2^63 − 1.
     """
 
     def __init__(

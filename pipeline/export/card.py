@@ -21,10 +21,10 @@ from promptmill.pipeline.prompts.reader import prompt_reader
 from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import own_columns
+from promptmill.schemas.columns import columns_only, own_columns
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts
-from promptmill.schemas.records import LABELS, RECORD, passthrough_names, with_scores
+from promptmill.schemas.records import RECORD, passthrough_names, with_scores
 from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import Score
 
@@ -108,7 +108,7 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
     schema = with_scores(RECORD, plan.score_names)
     reader = prompt_reader((), store, plan.source_schema, plan.job.prompts, plan.words)
     passed = reader.passthrough_schema
-    labels = LABELS if plan.words.classes else []
+    labels = columns_only("labels") if plan.words.classes else []
     schema = pa.schema([*schema, *labels])
     for field, name in zip(passed, passthrough_names(passed.names, [each.name for each in labels]), strict=True):
         schema = schema.append(field.with_name(name))
@@ -133,7 +133,7 @@ def card_text(plan: Plan, counts: Counts, schema: pa.Schema, versions: Sequence[
             *_about(plan, counts),
             *(f"- Versions that acted: {code(one_line(each))}" for each in versions),
             *_settings(plan),
-            *_columns(schema),
+            *_columns(plan, schema),
             *_loading(plan),
             "",
         ]
@@ -215,8 +215,8 @@ def _settings(plan: Plan) -> list[str]:
     return lines
 
 
-def _columns(schema: pa.Schema) -> list[str]:
-    ours = {name: column.meaning for name, column in own_columns(schema).items()}
+def _columns(plan: Plan, schema: pa.Schema) -> list[str]:
+    ours = {name: column.meaning for name, column in own_columns(schema, plan.more_columns).items()}
     rows = [
         f"| {code(field.name)} | {code(str(field.type))} | {ours.get(field.name, 'from the prompts')} |"
         for field in schema

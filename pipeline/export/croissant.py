@@ -13,7 +13,7 @@ from promptmill.schemas.columns import Column, own_columns
 
 def croissant_metadata(plan: Plan, schema: pa.Schema) -> dict[str, Any]:
     """Croissant 1.0 (https://docs.mlcommons.org/croissant/docs/croissant-spec.html)."""
-    ours = own_columns(schema)
+    ours = own_columns(schema, plan.more_columns)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

@@ -19,7 +19,9 @@ from promptmill.pipeline.planning.checks import (
     wrong_values,
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
+from promptmill.pipeline.planning.notices import from_noise
 from promptmill.pipeline.prompts.source import Source, open_source
+from promptmill.schemas.columns import Only
 from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import LEAST_DIGITS, PythonScore, ResolvedModel, Segment, Shard, Variant
@@ -49,6 +51,8 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
     wide_seeds: bool = False
     """Whether seeds above 2^63 − 1 may come, so that their column is uint64 in every shard."""
+    control_modes: bool = False
+    """Whether records say which kind of maps a union ControlNet was given; those of older datasets do not."""
     wrong: tuple[Problem, ...] = field(default=(), compare=False)
     """Values of mapped columns that make no image: no dataset is begun with such rows.
 
@@ -80,6 +84,22 @@ class Plan:
         """What its models do, one after the other where they differ: edits beside image-to-image."""
         names = (task_for(self.job.task.roles, model.pipeline_class) for model in self.models)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def more_columns(self) -> frozenset[Only]:
+        """The sorts of columns that its records have beside those of every job."""
+        job, models = self.job, self.models
+        there: dict[Only, bool] = {
+            "inputs": bool(job.task.roles),
+            "edits": self.keeps_to_images,
+            "steering": bool(job.prompts.mapped.steering),
+            "adapters": any(model.adapters for model in models),
+            "controls": any(model.controlnets for model in models),
+            "syntax": bool(job.prompts.syntax),
+            "labels": bool(self.words.classes),
+            "references": any(model.ip_adapter for model in models),
+        }
+        return frozenset(only for only, is_there in there.items() if is_there)
 
     @property
     def keeps_to_images(self) -> bool:
@@ -182,9 +202,11 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
+    notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")))
     return Plan(
-        *(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), source.notices),
+        *(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), notices),
         wide_seeds=last > LARGEST_NARROW_SEED,
+        control_modes=any(net.mode is not None for model in models for net in model.controlnets),
         wrong=wrong_values(job, models, source),
         python_scores=own,
         words=source.words,

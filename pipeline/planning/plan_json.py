@@ -53,6 +53,7 @@ def to_json(plan: Plan) -> bytes:
             "folder": plan.folder,
             **({"wide_seeds": True} if plan.wide_seeds else {}),
             **({"words": asdict(plan.words)} if plan.words != NO_WORDS else {}),
+            **({"control_modes": True} if plan.control_modes else {}),
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "python_scores": [asdict(score) for score in plan.python_scores],
@@ -83,6 +84,7 @@ def from_json(data: bytes) -> Plan:
         versions=text_map(content.get("versions")),
         wide_seeds=inner.get("wide_seeds") is True,
         words=checked(Words, inner.get("words", {})),
+        control_modes=inner.get("control_modes") is True,
     )
     _check_fields(plan)
     plan = with_segments(plan, inner["segments"])

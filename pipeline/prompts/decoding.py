@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
@@ -12,50 +17,116 @@ from promptmill.schemas.generation import Fit
 from promptmill.schemas.inputs import Role, is_control
 
 MIN_SIDE = 8
+ROOM_BYTES: Final = 64 << 20
+"""Of decoded originals that are alive at once in a process: one photo of 12 megapixels takes 48 MB while it is made
+smaller, and two threads that each had one, with copies, peaked 800 MB above what the model needs (measured)."""
+_BYTES_A_PIXEL: Final = 4  # Pillow's, of RGB too
+_DRAFT_SHARE: Final = 2
+"""A JPEG may be decoded at a half, a quarter or an eighth of its size, where twice the sides that are asked for remain
+to be made smaller with care."""
+_TURNED: Final = (5, 6, 7, 8)
+"""EXIF orientations that change the sides of an image."""
+_ORIENTATION: Final = 0x0112
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def decode(data: bytes, role: Role) -> tuple[Pixels, tuple[str, ...]]:
-    """Pixels upright: uint8 [h, w, 3] in sRGB, for a mask [h, w]; and flags. Raises SampleError.
+class Target(NamedTuple):
+    """What pixels are brought to: a size, and how."""
+
+    width: int
+    height: int
+    how: Fit
+
+
+class Decoded(NamedTuple):
+    """Pixels upright: uint8 [h, w, 3] in sRGB, for a mask [h, w]. `size` is width and height of the whole image."""
+
+    pixels: Pixels
+    flags: tuple[str, ...]
+    size: tuple[int, int]
+
+
+class Room:
+    """Memory for what is alive for a moment, shared by threads; what is larger than all of it has it for itself."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size, self._taken = size_bytes, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size_bytes: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == 0 or self._taken + size_bytes <= self._size)
+            self._taken += size_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size_bytes
+                self._changed.notify_all()
+
+
+_ROOM: Final = Room(ROOM_BYTES)
+
+
+def decode(data: bytes, role: Role, to: Target | None = None) -> Decoded:
+    """Raises SampleError. Of the size of `to`, where it is given: what is larger is let go of at once.
 
     A control image that has transparent parts keeps its alpha, as a fourth channel over white.
     """
     try:
         with open_image(data) as image:
             flags = ("animated_input",) if getattr(image, "is_animated", False) else ()
-            pixels = _upright(image, role)
+            whole = _draft(image, to) if to is not None and role != "mask" else None
+            with _ROOM.taken(image.width * image.height * _BYTES_A_PIXEL):
+                upright = _upright(image, role)
+                whole = whole or upright.size
+                pixels = np.array(upright, np.uint8) if to is None else fit(upright, *to)
     except UnknownImageError as error:
         page = data[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
         raise SampleError("input", f"{role}: {'a web page' if page else error}") from None
     except ImageError as error:
         raise SampleError("input", f"{role}: {error}") from None
-    return (np.asarray(Image.fromarray(pixels).convert("L")) if role == "mask" else pixels), flags
+    return Decoded(pixels, flags, whole)
 
 
-def _upright(image: Image.Image, role: Role) -> Pixels:
+def _draft(image: Image.Image, to: Target) -> tuple[int, int] | None:
+    """Lets a JPEG be decoded at a part of its size. The whole size, upright; None of other formats, which have none."""
+    if image.format not in ("JPEG", "MPO"):
+        return None
+    width, height = image.size
+    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    upright = (height, width) if turned else (width, height)
+    share = max(to.width / upright[0], to.height / upright[1]) * _DRAFT_SHARE
+    if share < 1:
+        image.draft(None, (int(width * share) + 1, int(height * share) + 1))
+    return upright
+
+
+def _upright(image: Image.Image, role: Role) -> Image.Image:
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{width}×{height}; the least side is {MIN_SIDE} pixels")
     try:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # else another copy of 48 MB for a photo of 12 megapixels
-        pixels = _flat(image, "black" if role == "mask" else "white")
+        flat = _flat(image, "black" if role == "mask" else "white")
         if is_control(role) and _is_transparent(image):
-            pixels = np.dstack([pixels, np.asarray(image.convert("RGBA"))[..., 3]])
+            flat.putalpha(image.convert("RGBA").getchannel("A"))
+        return flat.convert("L") if role == "mask" else flat
     except Exception as error:
         raise ImageError(f"broken or cut off ({error})") from error
-    return pixels
 
 
-def _flat(image: Image.Image, ground: str) -> Pixels:
+def _flat(image: Image.Image, ground: str) -> Image.Image:
     """Eight bits a channel, RGB, transparency laid over a plain ground."""
     if image.mode.startswith(("I", "F")):
-        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if _is_transparent(image):
         layers = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layers.size, ground), layers)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _is_transparent(image: Image.Image) -> bool:
@@ -70,12 +141,12 @@ def _eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
     return np.rint(np.clip(numbers / top, 0, 1) * 255).astype(np.uint8)
 
 
-def fit(pixels: Pixels, width: int, height: int, how: Fit) -> Pixels:
+def fit(given: Pixels | Image.Image, width: int, height: int, how: Fit) -> Pixels:
     """To exactly this size: `cover` cuts what is over, `contain` adds black, `stretch` changes the shape."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    image, size = Image.fromarray(pixels), (width, height)
-    method = Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.LANCZOS
+    image = given if isinstance(given, Image.Image) else Image.fromarray(given)
+    size, method = (width, height), Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS
+    if image.size == size:
+        return np.asarray(image)
     if how == "stretch":
         return np.asarray(image.resize(size, method))
     if how == "contain":

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from promptmill.pipeline.prompts.decoding import Pixels, decode, fit
+from promptmill.pipeline.prompts.cells import Cells, outside
+from promptmill.pipeline.prompts.decoding import Pixels, Target, decode, fit
 from promptmill.pipeline.prompts.members import member_of
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.prompts.reach import EMBEDDED, PACKED, Reach
@@ -32,7 +32,6 @@ from promptmill.schemas.records import kept_input_key
 FETCH_PATIENCE_S = 60.0
 REFERENCE_SIDE = 512
 """Of the shorter side of a reference image: the largest image encoder in use sees 448 pixels."""
-_ROWS_AT_ONCE = 16
 _STORES_KEPT = 64
 
 
@@ -50,7 +49,7 @@ def locator(value: object, file: SourceFile, column: str, row: int) -> str | Non
 
 
 class InputReader:
-    """Fetches by locator. Safe to use from several threads; keeps a few rows of one column, and no image.
+    """Fetches by locator. Safe to use from several threads; keeps a few rows of a column, and no other image.
 
     `keep` stores what was read once below the output, by its hash.
     """
@@ -66,7 +65,7 @@ class InputReader:
         self._kept: set[str] = set()
         self._lock = threading.Lock()
         self._stores: dict[str, Store] = {}
-        self._rows: tuple[str, int, list[object]] | None = None
+        self._cells = Cells(output)
 
     def read(self, place: str) -> bytes:
         """Raises SampleError where nothing usable is there, after a patience of a minute."""
@@ -107,7 +106,7 @@ class InputReader:
         if member is None or member.size > MAX_BYTES:
             raise ValueError("no place in a tar")
         if not (self._reach is None or self._reach.holds(path)):
-            raise _outside(path)
+            raise outside(path)
         store, name = self._store_of(path)
         entry = store.entry(name)
         if entry is None:
@@ -121,10 +120,10 @@ class InputReader:
     def _fetch(self, place: str) -> bytes:
         near = self._reach is None or self._reach.holds(place)
         if not near and is_remote(place):
-            raise _outside(place)
+            raise outside(place)
         data = self._read_file(place)
         if not (near or (self._reach is not None and self._reach.knows(data))):
-            raise _outside(place)
+            raise outside(place)
         return data
 
     def _read_file(self, place: str) -> bytes:
@@ -152,37 +151,14 @@ class InputReader:
     def _embedded(self, place: str) -> bytes:
         path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")
         column, _, number = cell.rpartition(":")
-        first, offset = divmod(int(number), _ROWS_AT_ONCE)
         if not (self._reach is None or path.startswith(STAGED) or self._reach.holds(path)):
-            raise _outside(path)
-        with self._lock:
-            if self._rows is None or self._rows[:2] != (f"{path}#{column}", first):
-                self._rows = (f"{path}#{column}", first, self._read_rows(path, column, first * _ROWS_AT_ONCE))
-            value = self._rows[2][offset]
+            raise outside(path)
+        value = self._cells.value(path, column, int(number))
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None and isinstance(value, dict) and value.get("path"):
             folder = path.rpartition("/")[0]
             return self._fetch(value["path"] if "/" in value["path"] else f"{folder}/{value['path']}")
         return bytes(data) if isinstance(data, (bytes, bytearray)) else b""
-
-    def _read_rows(self, path: str, column: str, start: int) -> list[object]:
-        """Some rows of one column, without holding the rest of it."""
-        found: list[object] = []
-        begins = 0
-        with open_parquet(path, self._output) as parquet:
-            for group in range(parquet.metadata.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                if begins + size > start and len(found) < _ROWS_AT_ONCE:
-                    for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-                        skip = max(0, start - begins)
-                        if skip < batch.num_rows:
-                            found += batch.column(0).slice(skip, _ROWS_AT_ONCE - len(found)).to_pylist()
-                        begins += batch.num_rows
-                        if len(found) == _ROWS_AT_ONCE:
-                            return found
-                else:
-                    begins += size
-        return found
 
 
 def _is_another(planned: SourceFile, data: bytes, version: str | None) -> bool:
@@ -193,62 +169,61 @@ def _is_another(planned: SourceFile, data: bytes, version: str | None) -> bool:
     return len(data) != planned.size_bytes or None not in (planned.version, version)
 
 
-def _outside(place: str) -> SampleError:
-    return SampleError("input", f"{place} lies outside the dataset and the places of the jobs that were run here")
+def leading_role(roles: Iterable[Role]) -> Role | None:
+    """Whose size counts where the job says none: the image, else the first control image."""
+    given = list(roles)
+    return "image" if "image" in given else next((role for role in given if role != REFERENCE), None)
 
 
-def open_parquet(path: str, output: Store) -> pq.ParquetFile:
-    if path.startswith(STAGED) and ".." in path.split("/"):
-        raise _outside(path)
-    if path.startswith(STAGED):
-        return pq.ParquetFile(output.open(path.removeprefix(STAGED)))
-    folder, _, name = path.rpartition("/")
-    return pq.ParquetFile(Store(folder).open(name))
-
-
-def drawn_size(found: Mapping[Role, Pixels], generation: Generation, model: ResolvedModel) -> tuple[int, int]:
-    """Width and height: the job's, or the model's where the job says how images come to a size; else those of the image
-    or first control image, to the nearest multiple.
+def drawn_size(own: tuple[int, int] | None, generation: Generation, model: ResolvedModel) -> tuple[int, int]:
+    """Width and height: the job's, or the model's where the job says how images come to a size; else `own`, that of the
+    leading image, to the nearest multiple.
 
     Raises SampleError for an image that is larger than the model's largest.
     """
-    leading = found.get("image", next((pixels for role, pixels in found.items() if role != REFERENCE), None))
-    asked = (generation.width, generation.height, generation.fit)
-    if asked != (None, None, None) or leading is None:
+    if own is None or has_size(generation):
         return generation.width or model.width, generation.height or model.height
-    height, width = leading.shape[:2]
+    width, height = own
     step = model.size_multiple
-    own = tuple(max(step, round(side / step) * step) for side in (width, height))
-    if model.max_size is not None and max(own) > model.max_size:
+    nearest = tuple(max(step, round(side / step) * step) for side in own)
+    if model.max_size is not None and max(nearest) > model.max_size:
         largest = f"{model.path} draws at most {model.max_size}; set generation.fit, or width and height"
         raise SampleError("input", f"{width}×{height}, and {largest}")
-    return own[0], own[1]
+    return nearest[0], nearest[1]
+
+
+def has_size(generation: Generation) -> bool:
+    """Whether images come to a size that is known before they are looked at."""
+    return (generation.width, generation.height, generation.fit) != (None, None, None)
 
 
 def prepare(sample: Sample, reader: InputReader, generation: Generation, model: ResolvedModel) -> Sample:
-    """The sample with the pixels and hashes of its inputs. Raises SampleError, with the role, for the first bad one."""
-    found: dict[Role, Pixels] = {}
-    known: dict[Role, Input] = {}
-    for role, given in sample.inputs.items():
+    """The sample with the pixels and hashes of its inputs. Raises SampleError, with the role, for the first bad one.
+
+    Each is brought to its size before the next is fetched: whole photos are not held beside one another.
+    """
+    leading = leading_role(sample.inputs)
+    how: Fit = generation.fit or "cover"
+    size = drawn_size(None, generation, model) if leading is None or has_size(generation) else None
+    whole = (0, 0)
+    found: dict[Role, Input] = {}
+    for role in sorted(sample.inputs, key=lambda role: role != leading):
+        given = sample.inputs[role]
         data = reader.read(given.locator)
-        found[role], flags = decode(data, role)
-        known[role] = replace(given, sha256=reader.hash_of(data), flags=flags)
-    if "mask" in found:
-        found["mask"] = _fitting_mask(found["mask"], found["image"])
-    width, height = drawn_size(found, generation, model)
-    inputs = {
-        role: replace(known[role], pixels=_fitted(role, pixels, (width, height), generation.fit or "cover"))
-        for role, pixels in found.items()
-    }
-    if "mask" in inputs and not (inputs["mask"].pixels >= MASK_LIMIT).any():
-        raise SampleError("input", "mask: black all over (white is drawn anew, so nothing would be)")
-    return replace(sample, inputs=inputs)
+        made = decode(data, role, Target(*size, how) if size and role not in ("mask", REFERENCE) else None)
+        if role == leading:
+            whole, size = made.size, size or drawn_size(made.size, generation, model)
+        pixels = _fitted(role, made.pixels, Target(*(size or made.size), how), whole)
+        found[role] = replace(given, sha256=reader.hash_of(data), flags=made.flags, pixels=pixels)
+    return replace(sample, inputs={role: found[role] for role in sample.inputs})
 
 
-def _fitted(role: Role, pixels: Pixels, size: tuple[int, int], how: Fit) -> Pixels:
+def _fitted(role: Role, pixels: Pixels, to: Target, whole: tuple[int, int]) -> Pixels:
     """A reference image is looked at whole, and drawn over by nothing: it keeps its shape, and no more than is seen."""
+    if role == "mask":
+        return _fitted_mask(pixels, to, whole)
     if role != REFERENCE:
-        return fit(pixels, *size, how)
+        return fit(pixels, *to)
     height, width = pixels.shape[:2]
     shrunk = min(1.0, REFERENCE_SIDE / min(height, width))
     return fit(pixels, round(width * shrunk), round(height * shrunk), "stretch")
@@ -281,10 +256,13 @@ def without_pixels(sample: Sample) -> Sample:
     return replace(sample, inputs={role: replace(each, pixels=None) for role, each in sample.inputs.items()})
 
 
-def _fitting_mask(mask: Pixels, image: Pixels) -> Pixels:
-    """The mask at the image's size, where it has its shape."""
-    (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape[:2]
+def _fitted_mask(mask: Pixels, to: Target, whole: tuple[int, int]) -> Pixels:
+    """As the image is brought to its size, whose shape it must have. Raises SampleError."""
+    (width, height), (mask_height, mask_width) = whole, mask.shape[:2]
     if abs(mask_width * height - mask_height * width) > max(width, height, mask_width, mask_height):
         raise SampleError("input", f"mask: {mask_width}×{mask_height} for an image of {width}×{height}")
     hard = np.where(mask >= MASK_LIMIT, 255, 0).astype(np.uint8)
-    return fit(hard, width, height, "stretch")
+    fitted = fit(fit(hard, width, height, "stretch"), *to)
+    if not (fitted >= MASK_LIMIT).any():
+        raise SampleError("input", "mask: black all over (white is drawn anew, so nothing would be)")
+    return fitted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -16,28 +16,21 @@ from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.row_settings import with_size, wrong_settings
+from promptmill.schemas.columns import Only, columns_only, with_modes
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task, TaskName
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
-from promptmill.schemas.records import (
-    ADAPTERS,
-    CONTROLS,
-    EDITS,
-    LABELS,
-    LARGEST_NARROW_SEED,
-    REFERENCES,
-    STEERING,
-    SYNTAX,
-    input_fields,
-)
+from promptmill.schemas.records import LARGEST_NARROW_SEED, input_fields
 from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
 `compute.max_attempts` is: no row depends on how a job runs."""
+_MORE: Final[tuple[Only, ...]] = ("edits", "steering", "adapters", "controls", "syntax", "labels", "references")
+"""In the order of the objects, behind those of inputs."""
 
 
 @dataclass
@@ -83,7 +76,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
                 work.failures.append(Outcome(sample, {}, error=error, attempts=attempts))
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     task = plan.job.task
-    constants = _constants(work.variant, task)
+    constants = _constants(work.variant, task, plan.control_modes)
     own = (constants, clip, _more_columns(plan), plan.wide_seeds, plan.words.class_names)
     work.writer = RecordWriter(plan.score_names, work.block.passthrough, *own)
     return work
@@ -91,19 +84,11 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
 
 def _more_columns(plan: Plan) -> list[pa.Field]:
     """What the records of this job have beside those of every job."""
-    with_adapters = any(model.adapters for model in plan.models)
-    with_nets = any(model.controlnets for model in plan.models)
+    own = {only: columns_only(only) for only in _MORE if only in plan.more_columns}
+    if plan.control_modes and "controls" in own:
+        own["controls"] = [with_modes(field) for field in own["controls"]]
     roles = plan.job.task.roles
-    return [
-        *(input_fields(roles) if roles else ()),
-        *(EDITS if plan.keeps_to_images else ()),
-        *(STEERING if plan.job.prompts.mapped.steering else ()),
-        *(ADAPTERS if with_adapters else ()),
-        *(CONTROLS if with_nets else ()),
-        *(SYNTAX if plan.job.prompts.syntax else ()),
-        *(LABELS if plan.words.classes else ()),
-        *(REFERENCES if any(model.ip_adapter for model in plan.models) else ()),
-    ]
+    return [*(input_fields(roles) if roles else ()), *(field for fields in own.values() for field in fields)]
 
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
@@ -200,7 +185,7 @@ def _image_guidance(generation: Generation, base: str) -> float | None:
     return own if generation.image_guidance_scale is None else generation.image_guidance_scale
 
 
-def _constants(variant: Variant, task: Task) -> dict[str, Any]:
+def _constants(variant: Variant, task: Task, modes: bool) -> dict[str, Any]:
     base, generation = variant.model.pipeline_class, variant.generation
     name = _task(task, variant)
     return {
@@ -210,7 +195,10 @@ def _constants(variant: Variant, task: Task) -> dict[str, Any]:
             for each in variant.model.adapters
         ],
         "controls": [
-            {"name": net.name, "revision": net.revision, "preprocess": net.preprocess, "scale": net.scale}
+            {
+                **{"name": net.name, "revision": net.revision, "preprocess": net.preprocess, "scale": net.scale},
+                **({"mode": net.mode} if modes else {}),
+            }
             for net in variant.model.controlnets
         ],
         "ip_adapter": _looks(variant),

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from tests.benchmarks.compare import VARIANTS, Goal, compare, comparison_goals, comparison_table, goals_table
 from tests.benchmarks.measure import end_children_when_ended
+from tests.benchmarks.photos import measure_photos, photos_table
 from tests.benchmarks.scale import measure_plan, measure_resume, scale_goals, scale_table
 from tests.benchmarks.setting import Setting
 from tests.benchmarks.sleep import measure_sleep, sleep_goal
 from tests.benchmarks.task import built_in, machine, write_prompts
 
-PARTS: Final = (*VARIANTS, "sleep", "plan", "resume")
+PARTS: Final = (*VARIANTS, "photos", "sleep", "plan", "resume")
 SLEEP_BATCH: Final = 8
 
 
@@ -43,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="images in one batch (16)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant, of which the median counts (3)")
     parser.add_argument("--sleep-images", type=int, default=1024, help="images of the sleeping generator (1,024)")
+    parser.add_argument("--photos", type=int, default=64, help="photos of 12 megapixels that are drawn over (64)")
     parser.add_argument("--prompts", type=int, default=10_000_000, help="prompts of the large plan (10,000,000)")
     parser.add_argument("--finished", type=int, default=10_000, help="shards that the resume finds (10,000)")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="that all variants run on")
@@ -66,6 +68,11 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> tupl
         )
         console.print(comparison_table(comparison, caption))
         found["variants"], goals = comparison.as_json(), comparison_goals(comparison)
+    if "photos" in options.only:
+        photos = measure_photos(setting, folder, options.photos, options.rounds, console.print)
+        console.print(photos_table(photos, options.photos))
+        found["photos"] = {"rates": photos.rates.as_json(), "large": photos.most.as_json()}
+        goals += photos.goals()
     if "sleep" in options.only:
         asleep = measure_sleep(sleeping(setting, options.sleep_images, folder))
         console.print(

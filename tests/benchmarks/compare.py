@@ -22,6 +22,7 @@ VARIANTS: Final = {
     "ray": ("(e) promptmill on Ray, one worker", "on_ray"),
 }
 """Name → title and module. In the order of running: rivals that are close stand side by side."""
+OVER: Final = {"bare-over": ("the pipeline alone over images, nothing written", "bare_over")}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def compare(setting: Setting, variants: Sequence[str], rounds: int, say: Callabl
     comparison = Comparison()
     for number in range(rounds):
         for variant in variants if number % 2 == 0 else reversed(variants):
-            title = f"round {number + 1} of {rounds}: {VARIANTS[variant][0]}"
+            title = f"round {number + 1} of {rounds}: {_named(variant)[0]}"
             try:
                 done = run_variant(setting, variant)
             except RuntimeError as error:
@@ -77,11 +78,15 @@ def compare(setting: Setting, variants: Sequence[str], rounds: int, say: Callabl
 def run_variant(setting: Setting, variant: str) -> Round:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         replace(setting, folder=folder).write()
-        cost = run_module(f"tests.benchmarks.variants.{VARIANTS[variant][1]}", folder)
+        cost = run_module(f"tests.benchmarks.variants.{_named(variant)[1]}", folder)
         answer = Answer.read(Path(folder))
-        if variant != "bare":
+        if not variant.startswith("bare"):
             _check_output(Path(folder) / "out", setting.images)
     return Round(answer.warm_rate, cost.seconds, cost.peak_bytes, answer.more)
+
+
+def _named(variant: str) -> tuple[str, str]:
+    return {**VARIANTS, **OVER}[variant]
 
 
 def _check_output(out: Path, images: int) -> None:

@@ -32,6 +32,8 @@ class Setting:
     dtype: str = "float32"
     device: str = "cpu"
     core: int | None = None
+    strength: float | None = None
+    """Of images in the column `image` of the source, which are drawn over; None draws from text."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:

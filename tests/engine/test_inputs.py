@@ -57,7 +57,7 @@ GREY = np.full((16, 16), 30_000, np.uint16)
     ids=["grey", "palette", "cmyk", "16 bits", "transparent", "1 bit"],
 )
 def test_every_kind_of_pixel_becomes_rgb(data: bytes, colour: tuple[int, int, int]) -> None:
-    pixels, flags = decode(data, "image")
+    pixels, flags, _ = decode(data, "image")
     assert pixels.shape == (16, 16, 3)
     assert np.abs(pixels.reshape(-1, 3).astype(int) - colour).max() <= 2
     assert flags == ()
@@ -66,10 +66,10 @@ def test_every_kind_of_pixel_becomes_rgb(data: bytes, colour: tuple[int, int, in
 def test_a_photo_stands_upright_and_a_film_gives_its_first_frame() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    pixels, _ = decode(encoded(picture(size=(20, 10)), "JPEG", exif=exif), "image")
+    pixels, *_ = decode(encoded(picture(size=(20, 10)), "JPEG", exif=exif), "image")
     assert pixels.shape == (20, 10, 3)
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
-    pixels, flags = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), "image")
+    pixels, flags, _ = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), "image")
     assert tuple(pixels[0, 0]) == (255, 0, 0)
     assert flags == ("animated_input",)
 
@@ -254,11 +254,10 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(cli: Cli, job: Jo
 def test_which_size_is_drawn(asked: dict[str, Any], size: tuple[int, int]) -> None:
     """A `fit` alone did nothing, and photos larger than the model draws failed one by one."""
     model = ResolvedModel("m", "m", "r", "float32", "P", "S", 128, 128, 8, 256, 1, True)
-    photo = np.zeros((190, 67, 3), np.uint8)
-    assert drawn_size({"image": photo}, Generation(**asked), model) == size
-    assert drawn_size({}, Generation(), model) == (128, 128)
+    assert drawn_size((67, 190), Generation(**asked), model) == size
+    assert drawn_size(None, Generation(), model) == (128, 128)
     with pytest.raises(SampleError, match="300×400, and m draws at most 256; set generation.fit, or width and height"):
-        drawn_size({"image": np.zeros((400, 300, 3), np.uint8)}, Generation(), model)
+        drawn_size((300, 400), Generation(), model)
 
 
 def test_a_folder_of_images_with_metadata_and_a_dataset_of_ours(

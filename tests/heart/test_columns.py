@@ -12,11 +12,21 @@ import pytest
 
 from promptmill.pipeline.dataset.records import Outcome, RecordWriter
 from promptmill.pipeline.export.croissant import croissant_metadata
-from promptmill.schemas.columns import COLUMNS, HASHES, input_column, named, of_kind, own_columns
+from promptmill.schemas.columns import (
+    COLUMNS,
+    HASHES,
+    columns_only,
+    input_column,
+    named,
+    of_kind,
+    own_columns,
+    with_modes,
+)
 from promptmill.schemas.inputs import ROLES, Input
 from promptmill.schemas.plan import Sample
-from promptmill.schemas.records import ADAPTERS, CONTROLS, FAILURE, RECORD, REJECT, input_fields, with_scores
+from promptmill.schemas.records import FAILURE, RECORD, REJECT, input_fields, with_scores
 
+ADAPTERS, CONTROLS = columns_only("adapters"), columns_only("controls")
 ROOT = Path(__file__).parents[2]
 SAMPLE = Sample("s", "p", 0, 0, 1, "a cube", "", "a cube", inputs={"image": Input("a.png", "00" * 32)}, strength=0.5)
 ROOMS = ("dataset", "scores", "export", "curation", "evaluation", "worker", "report", "execution")
@@ -65,8 +75,19 @@ def test_columns_of_ours_are_told_from_the_source_s(roles: list[str]) -> None:
     assert list(own_columns(others)) == RECORD.names
 
 
+def test_a_number_of_the_source_that_is_called_like_one_of_ours_stays_the_source_s() -> None:
+    """The card and Croissant said of it what ours means."""
+    both = pa.schema([*RECORD, ("control_scale", pa.float64()), ("image_guidance_scale", pa.float64())])
+    assert list(own_columns(both, more=())) == RECORD.names
+    assert list(own_columns(both, more=("steering",))) == [*RECORD.names, "control_scale"]
+    steered = pa.schema([*RECORD, *map(with_modes, CONTROLS)])
+    assert list(own_columns(steered, more=("controls",))) == steered.names
+
+
 def test_the_catalogues_tell_the_meaning_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Plan:
+        more_columns = frozenset({"inputs"})
+
         class job:
             name = "x"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from safetensors.torch import save_file
 from transformers import (
     CLIPVisionConfig,
@@ -43,6 +45,34 @@ def build_ip_adapter(base: Path, folder: Path, seed: int = 0) -> Path:
         config = CLIPVisionConfig(**VISION, image_size=32, patch_size=8, projection_dim=16)
         CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "ip-adapter.safetensors")
+    return folder
+
+
+def build_redux(base: Path, folder: Path, seed: int = 0) -> Path:
+    """For the Flux in `base`, laid out as black-forest-labs/FLUX.1-Redux-dev, whose original weights lie beside."""
+    torch.manual_seed(seed)
+    words = FluxTransformer2DModel.from_pretrained(base / "transformer").config.joint_attention_dim
+    encoder = SiglipVisionModel(SiglipVisionConfig(**VISION, image_size=32, patch_size=8))
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "feature_extractor")
+    embedder = ReduxImageEncoder(redux_dim=WIDE, txt_in_features=words)
+    for weight in (*encoder.parameters(), *embedder.parameters()):
+        if weight.ndim > 1:  # else every image is nearly the same to it
+            torch.nn.init.normal_(weight, std=0.2)
+    encoder.save_pretrained(folder / "image_encoder")
+    embedder.save_pretrained(folder / "image_embedder")
+    save_file({"redux_up.bias": torch.ones(1)}, folder / "flux1-redux-dev.safetensors")
+    return folder
+
+
+def build_heeding_flux(base: Path, folder: Path) -> Path:
+    """The tiny Flux in `base` with louder weights: of the prompt's words the quiet ones show nothing (0 of 255)."""
+    shutil.copytree(base, folder)
+    torch.manual_seed(1)
+    transformer = FluxTransformer2DModel.from_pretrained(base / "transformer")
+    for weight in transformer.parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    transformer.save_pretrained(folder / "transformer")
     return folder
 
 

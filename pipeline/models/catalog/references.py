@@ -1,4 +1,4 @@
-"""IP-Adapters held against the model they are for, by the headers of their weights, before anything is loaded."""
+"""IP-Adapters and Flux Redux held against the model they are for, by headers and settings, before any is loaded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from promptmill.pipeline.models.catalog.diffusers_source import call_parameters,
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, download
+from promptmill.pipeline.models.catalog.redux import (
+    PROCESSOR,
+    check_redux_base,
+    hold_redux,
+    redux_files,
+    redux_weights,
+)
 from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import IpAdapter
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, TaskName
-from promptmill.schemas.plan import ResolvedIpAdapter, ResolvedModel
+from promptmill.schemas.plan import REDUX_FOLDER, ResolvedIpAdapter, ResolvedModel
 
 ENCODERS: Final[Mapping[str, str]] = {
     "clip_vision_model": "CLIPVisionModelWithProjection",
@@ -36,8 +43,9 @@ def resolve_ip_adapter(
     given: IpAdapter, base: ResolvedModel, task: TaskName, where: str, control: ControlKind = ""
 ) -> ResolvedIpAdapter:
     """Raises JobError, by name and with the first keys, for what would not look at images for `base`."""
-    _check_base(base, task, control, where)
     folder, is_local, weights = _open(given, where)
+    check_base = check_redux_base if _makes_words(weights) else _check_base
+    check_base(base, task, control, where)
     encoder = _encoder(given, folder, weights, where)
     names = _files(weights, encoder, folder)
     if problems := folder_problems(folder, names, where):
@@ -52,7 +60,10 @@ def resolve_ip_adapter(
         shapes = tensor_shapes(path)
     except (ValueError, OSError) as error:
         raise JobError(Problem(f"{where}.path", f"whole safetensors in {path}", str(error))) from None
-    _hold_against(shapes, base, config, where)
+    if _makes_words(weights):
+        hold_redux(shapes, _settings(folder, REDUX_FOLDER, where), config, base, where)
+    else:
+        _hold_against(shapes, base, config, where)
     revision, hashes = str(given.revision), dict[str, str]()
     if is_local:
         whole, hashes = identity_of(folder.root, names, where)
@@ -75,7 +86,7 @@ def ip_adapter_folder(adapter: ResolvedIpAdapter) -> Path:
     """Where it lies here; of the hub it is fetched."""
     if adapter.is_local:
         return Path(adapter.location)
-    return download(adapter.path, adapter.revision, [adapter.weights, f"{adapter.encoder}/*"])
+    return download(adapter.path, adapter.revision, _fetched(adapter.weights, adapter.encoder))
 
 
 def ip_adapter_files(adapter: ResolvedIpAdapter, folder: ModelFolder) -> list[str]:
@@ -124,14 +135,25 @@ def _open(given: IpAdapter, where: str) -> tuple[ModelFolder, bool, str]:
         raise JobError(Problem(f"{where}.weight_name", "the file of a hub id, such as models/….safetensors", "null"))
     encoder = given.image_encoder or _beside(given.weight_name)
     with asking(given.path, where):
-        root = download(given.path, given.revision, [given.weight_name, f"{encoder}/*"])
+        root = download(given.path, given.revision, _fetched(given.weight_name, encoder))
     folder = list_folder(root)
     return folder, False, _weights(given, folder, None, where)
+
+
+def _fetched(weights: str, encoder: str) -> list[str]:
+    """Of a repository of the hub."""
+    beside = [f"{REDUX_FOLDER}/config.json", f"{PROCESSOR}/*"] if _makes_words(weights) else []
+    return [weights, f"{encoder}/*", *beside]
+
+
+def _makes_words(weights: str) -> bool:
+    return weights.startswith(f"{REDUX_FOLDER}/")
 
 
 def _weights(given: IpAdapter, folder: ModelFolder, named: str | None, where: str) -> str:
     name = named or given.weight_name
     place = f"{where}.path" if given.weight_name is None else f"{where}.weight_name"
+    name = redux_weights(folder) if name is None else name
     if name is None:
         found = [each for each in folder.files if "/" not in each and each.endswith(".safetensors")]
         if len(found) != 1:
@@ -145,7 +167,7 @@ def _weights(given: IpAdapter, folder: ModelFolder, named: str | None, where: st
 
 
 def _beside(weights: str) -> str:
-    above = weights.rpartition("/")[0]
+    above = "" if _makes_words(weights) else weights.rpartition("/")[0]
     return f"{above}/{_ENCODER}" if above else _ENCODER
 
 
@@ -166,7 +188,7 @@ def _files(weights: str, encoder: str, folder: ModelFolder) -> list[str]:
     beside = (
         name for name in folder.files if name.rpartition("/")[0] == encoder and name.endswith((".json", ".safetensors"))
     )
-    return sorted({weights, *beside})
+    return sorted({weights, *beside, *(redux_files(folder) if _makes_words(weights) else ())})
 
 
 def _settings(folder: ModelFolder, encoder: str, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An IP-Adapter on a pipeline that is loaded: put on and taken off again, with the bits of the base afterwards."""
+"""An IP-Adapter or Flux Redux on a loaded pipeline: put on and taken off, with the bits of the base afterwards."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from PIL import Image
 
 from promptmill.pipeline.models.catalog.held import held
+from promptmill.pipeline.models.catalog.redux import PROCESSOR
 from promptmill.pipeline.models.catalog.references import ENCODERS, ip_adapter_files, ip_adapter_folder
 from promptmill.pipeline.models.catalog.weights import list_folder, weights_problem
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedIpAdapter
+from promptmill.schemas.plan import REDUX_FOLDER, ResolvedIpAdapter
 
 _PARTS = ("image_encoder", "feature_extractor")
 
@@ -34,6 +36,7 @@ class References:
     def __init__(self, pipe: Any, dtype: torch.dtype, device: torch.device) -> None:
         self._pipe, self._dtype, self._device = pipe, dtype, device
         self._before: dict[str, Any] = {}
+        self._redux: Redux | None = None
         self.in_use: ResolvedIpAdapter | None = None
 
     def use(self, adapter: ResolvedIpAdapter | None) -> bool:
@@ -41,7 +44,9 @@ class References:
         if _content(adapter) == _content(self.in_use):
             self.in_use = adapter
             return False
-        if self.in_use is not None:
+        if self._redux is not None:
+            self._redux = None
+        elif self.in_use is not None:
             self._take_off()
         if adapter is not None:
             self._put_on(adapter)
@@ -54,6 +59,9 @@ class References:
             root = ip_adapter_folder(adapter)
             _look_again(adapter, root)
             encoder, extractor = _encoder(adapter, root, self._dtype)
+            if adapter.makes_words:
+                self._redux = Redux(root, encoder, extractor, self._dtype, self._device)
+                return
             self._pipe.register_modules(image_encoder=encoder.to(self._device), feature_extractor=extractor)
             above, _, name = adapter.weights.rpartition("/")
             taken = inspect.signature(self._pipe.load_ip_adapter).parameters
@@ -76,6 +84,8 @@ class References:
 
     def look(self, pipe: Any) -> None:
         """Let a pipeline look at the image of each sample of a batch, where it would repeat one for all."""
+        if self._redux is not None:
+            return
         real = type(pipe).prepare_ip_adapter_image_embeds
         taken = inspect.signature(real)
 
@@ -93,9 +103,36 @@ class References:
 
         pipe.prepare_ip_adapter_image_embeds = prepare
 
+    def words(self, images: list[Image.Image], scale: float) -> torch.Tensor | None:
+        """What stands behind the words of the prompts: [batch, words, width]; None where nothing does."""
+        if self._redux is None or self.in_use is None or self.in_use.scale * scale == 0:
+            return None
+        return self._redux.words(images) * (self.in_use.scale * scale)
+
     def scale(self, scale: float) -> None:
-        if self.in_use is not None:
+        if self.in_use is not None and self._redux is None:
             self._pipe.set_ip_adapter_scale(self.in_use.scale * scale)
+
+
+class Redux:
+    """Makes words of images, one at a time, so that none depends on its batch (FluxPriorReduxPipeline of diffusers)."""
+
+    def __init__(self, root: Path, encoder: Any, extractor: Any, dtype: torch.dtype, device: torch.device) -> None:
+        options = {"local_files_only": True, "use_safetensors": True}
+        embedder = diffusers.pipelines.flux.modeling_flux.ReduxImageEncoder
+        self._embedder = embedder.from_pretrained(root / REDUX_FOLDER, dtype=dtype, **options).eval().to(device)
+        self._encoder, self._extractor = encoder.to(device), extractor
+        self._dtype, self._device = dtype, device
+
+    @torch.inference_mode()
+    def words(self, images: list[Image.Image]) -> torch.Tensor:
+        return torch.cat([self._of(image) for image in images])
+
+    def _of(self, image: Image.Image) -> torch.Tensor:
+        seen = self._extractor.preprocess(images=[image], return_tensors="pt").pixel_values
+        states = self._encoder(pixel_values=seen.to(self._device, self._dtype)).last_hidden_state
+        found: torch.Tensor = self._embedder(states).image_embeds
+        return found
 
 
 def _content(adapter: ResolvedIpAdapter | None) -> tuple[str, ...] | None:
@@ -116,10 +153,12 @@ def _encoder(adapter: ResolvedIpAdapter, root: Path, dtype: torch.dtype) -> tupl
     place = root / adapter.encoder
     options = {"local_files_only": True, "use_safetensors": True}
     encoder = getattr(transformers, adapter.encoder_class).from_pretrained(place, dtype=dtype, **options).eval()
+    beside = root / PROCESSOR if adapter.makes_words else place
     kind = "SiglipImageProcessor" if adapter.encoder_class.startswith("Siglip") else "CLIPImageProcessor"
     processor = getattr(transformers, kind)
-    if (place / "preprocessor_config.json").is_file():
-        return encoder, processor.from_pretrained(place, local_files_only=True)
+    for folder in (place, beside):
+        if (folder / "preprocessor_config.json").is_file():
+            return encoder, processor.from_pretrained(folder, local_files_only=True)
     side = encoder.config.image_size
     sizes = (
         {"size": {"height": side, "width": side}} if kind.startswith("Siglip") else {"size": side, "crop_size": side}

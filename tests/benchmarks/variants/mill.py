@@ -42,6 +42,15 @@ class Watch(PlainProgress):
 
 
 def job_of(setting: Setting) -> dict[str, Any]:
+    job = _from_text(setting)
+    if setting.strength is not None:
+        job["prompts"]["columns"] = {"image": "image"}
+        job["generation"]["strength"] = setting.strength
+        job["score"] = []
+    return job
+
+
+def _from_text(setting: Setting) -> dict[str, Any]:
     return {
         "name": "benchmark",
         "prompts": {"source": setting.source, "limit": setting.images},

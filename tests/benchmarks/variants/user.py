@@ -18,9 +18,10 @@ if not torch.cuda.is_available():
 
 
 def load_pipeline(setting: Setting) -> Any:
-    pipe = diffusers.AutoPipelineForText2Image.from_pretrained(
-        setting.model, torch_dtype=getattr(torch, setting.dtype), use_safetensors=True
-    ).to(setting.device)
+    auto = diffusers.AutoPipelineForText2Image if setting.strength is None else diffusers.AutoPipelineForImage2Image
+    pipe = auto.from_pretrained(setting.model, torch_dtype=getattr(torch, setting.dtype), use_safetensors=True).to(
+        setting.device
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -34,6 +35,22 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], setting: Setti
         generator=[torch.Generator().manual_seed(seed) for seed in seeds[: len(prompts)]],
         width=setting.side,
         height=setting.side,
+    ).images
+    return images
+
+
+def draw_over(
+    pipe: Any, prompts: Sequence[str], photos: Sequence[str], seeds: Sequence[int], setting: Setting
+) -> list[Image.Image]:
+    """One batch from files of images, each opened and brought to the model's size."""
+    side = setting.side
+    images: list[Image.Image] = pipe(
+        list(prompts),
+        image=[Image.open(photo).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for photo in photos],
+        strength=setting.strength,
+        num_inference_steps=setting.steps,
+        guidance_scale=setting.guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds[: len(prompts)]],
     ).images
     return images
 
