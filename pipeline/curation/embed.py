@@ -139,7 +139,7 @@ def _batches(task: Task, rows: Iterable[Row], both_ways: bool, broken: list[int]
     waiting: list[tuple[tuple[int, int, str, str | None], Pixels]] = []
     for kind, place, name, label, data in rows:
         try:
-            pixels, _ = decode(data, "image")
+            pixels = decode(data, "image").pixels
         except SampleError:
             broken.append(place)
             continue
