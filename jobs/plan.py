@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Annotated
 
+import typer
 from rich.filesize import decimal
 
 from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson, Extend, JobFile, Set, Yes, loaded_job
+from promptmill.jobs.probed import estimate, speed_of
 from promptmill.pipeline.dataset.claim import join
 from promptmill.pipeline.dataset.extend import as_if_extended
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.state import read_counts
+from promptmill.pipeline.display import format_duration
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.planning.variants import describe_axes
 from promptmill.schemas.errors import InputError, NoFilesError
 from promptmill.schemas.job import Job
-from promptmill.schemas.results import PlanResult
+from promptmill.schemas.results import Estimate, PlanResult
 
 # Bytes a pixel of photographs at 1024² (PNG level 1, lossless WebP method 0, JPEG 95); a guess for other subjects.
 _BYTES_A_PIXEL = {"png": 1.7, "webp": 1.2, "jpeg": 0.4}
@@ -91,10 +95,49 @@ def _estimate(planned: Plan) -> float:
     return planned.samples * (share * image + _BYTES_A_ROW)
 
 
-def command(job: JobFile, set_: Set = None, extend: Extend = False, yes: Yes = False, as_json: AsJson = False) -> None:
+def _with_estimate(
+    planned: Plan, result: PlanResult, path: str, gpu: str | None, rate: float | None, workers: int | None
+) -> PlanResult:
+    speed = speed_of(planned, path, gpu, rate)
+    if speed is None:
+        return result
+    compute = planned.job.compute
+    images = round(result.samples * (1 - result.shards_done / max(1, result.shards)))
+    count = workers or (compute.workers if compute.workers != "auto" else 1)
+    found = estimate(planned, images, speed, count, compute.price_per_hour)
+    notices = list(result.notices)
+    if compute.max_cost is not None and found.cost is not None and found.cost > compute.max_cost:
+        notices.append(f"about {found.cost:,.2f} are needed, and compute.max_cost is {compute.max_cost:,.2f}")
+    return replace(result, estimate=found, notices=notices)
+
+
+def estimate_text(found: Estimate) -> str:
+    money = "" if found.cost is None else f", about {found.cost:,.2f} at {found.price_per_hour:,.2f} an hour"
+    crew = f"{found.workers:,} worker{'s' if found.workers > 1 else ''}"
+    rate = f"{found.images_per_second:.3g} images/s a worker ({found.source})"
+    return f"{format_duration(found.hours * 3600)} with {crew}, {found.device_hours:,.2f} device hours{money}; {rate}"
+
+
+def command(
+    job: JobFile,
+    set_: Set = None,
+    extend: Extend = False,
+    yes: Yes = False,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="NAME", help="Estimate time and cost by the probe on that device.")
+    ] = None,
+    images_per_second: Annotated[
+        float | None, typer.Option("--images-per-second", help="Estimate time and cost by this speed of a worker.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With so many workers; else compute.workers, else one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what a run would make and what is already done; nothing is started or written."""
     with loaded_job(job, set_) as loaded:
         planned, result = plan(loaded, yes, extend)
+        result = _with_estimate(planned, result, job, gpu, images_per_second, workers)
     shown = result.as_json()
     if as_json:
         say_json(shown)
@@ -108,6 +151,7 @@ def command(job: JobFile, set_: Set = None, extend: Extend = False, yes: Yes = F
         "images": shown["samples"],
         "shards": f"{shown['shards']:,}, of which {shown['shards_done']:,} are done",
         "size": f"about {decimal(shown['bytes_estimated'])}",
+        **({"time": estimate_text(result.estimate)} if result.estimate else {}),
         "models": ", ".join(f"{m['path']} ({m['pipeline_class']}, {m['revision'][:18]})" for m in shown["models"]),
         "output": shown["output"],
         "fingerprint": shown["fingerprint"][:16],

@@ -118,16 +118,23 @@ def run_plan(
     stop = Stop()
     if other is not None:
         progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
-    counted = metered(plan, progress, telling, Price(), address=address, in_process=in_process)
+    counted = metered(plan, progress, telling, _price(plan), address=address, in_process=in_process)
     with finish_first(stop, progress), counted as counting:
         dispatcher = _dispatcher(plan, store, address, in_process)
         with Beating(store, counting) as beating:
             summary = run_job(plan, store, dispatcher, beating, stop, backwards=other is not None)
+        by_budget = stop.requested and not summary.interrupted  # whatever is asked for from now on changes nothing
         counting.complete = summary.shards_done == plan.shards
         _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
         again = f"`promptmill report {store.url}`"
         reported = _succeeds(lambda: _write_report(plan, store, summary, progress, reach), "report", again, progress)
-    return replace(summary, interrupted=stop.requested, reported=reported)
+    interrupted = summary.interrupted or (stop.requested and not by_budget)
+    return replace(summary, interrupted=interrupted, reported=reported)
+
+
+def _price(plan: Plan) -> Price:
+    compute = plan.job.compute
+    return Price(compute.worker_price, compute.max_cost)
 
 
 def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
@@ -143,7 +150,8 @@ def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
 def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener, reach: Reach | None) -> None:
     from promptmill.pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
 
-    for problem in build_report(plan, store, summary.seconds, reach=reach).problems[:20]:
+    price = plan.job.compute.price_per_hour
+    for problem in build_report(plan, store, summary.seconds, price, reach=reach).problems[:20]:
         listener.notice(problem)
 
 
@@ -197,6 +205,8 @@ def _display(telling: Telling) -> Display:
 def exit_code(summary: RunSummary) -> int:
     if summary.interrupted:
         return INTERRUPTED
+    if summary.over_budget is not None:
+        return JobError.exit_code
     if summary.elsewhere is not None:
         return 0
     return SOME_FAILED if summary.counts.failed else 0
@@ -218,6 +228,8 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
         interrupted=summary.interrupted,
         left_out=[asdict(place) for place in summary.left_out],
         running_elsewhere=None if summary.elsewhere is None else f"{summary.elsewhere}",
+        spent=None if summary.spent is None else round(summary.spent, 4),
+        over_budget=summary.over_budget,
     )
 
 
@@ -276,14 +288,16 @@ def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: boo
         made, url = summary.made, planned.job.output.url.rstrip("/")
         images = made.kept + made.rejected
         speed = f" in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)" if images else ""
+        unfinished = summary.interrupted or summary.over_budget is not None
         state = "stopped: run the same command again to continue" if summary.interrupted else "done"
+        state = f"stopped: {summary.over_budget}. Raise it and run again to continue" if summary.over_budget else state
         loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
         say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")
         say_suite(planned)
         counts = summary.counts
         say(
             f"The dataset: kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} "
-            f"of {planned.samples if summary.interrupted else counts.samples:,}"
+            f"of {planned.samples if unfinished else counts.samples:,}"
         )
         if counts.failed:
             again = f"`promptmill retry {url}` makes them again"

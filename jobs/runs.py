@@ -14,6 +14,7 @@ from promptmill.jobs.options import AsJson
 from promptmill.pipeline.dataset.below import folders_with_claims
 from promptmill.pipeline.dataset.keys import JOB_KEY, is_own
 from promptmill.pipeline.dataset.open import DELETING, open_output, read_plan
+from promptmill.pipeline.dataset.spent import seconds_in_hand
 from promptmill.pipeline.dataset.state import dataset_counts, read_footers, read_receipts
 from promptmill.pipeline.dataset.targets import claims
 from promptmill.pipeline.display import letters, local_time
@@ -65,7 +66,8 @@ def dataset_row(url: str, price_per_hour: float | None = None) -> DatasetRow | N
 def _read(url: str, plan: Plan, store: Store, entries: Sequence[Entry], price_per_hour: float | None) -> DatasetRow:
     footers = read_footers(plan, store)
     counts = dataset_counts(plan, {number: footer.counts for number, footer in footers.items()})
-    hours = _device_hours(store)
+    hours, compute = _device_hours(store), plan.job.compute
+    price = compute.price_per_hour if price_per_hour is None else price_per_hour
     return _row(
         url,
         plan.job.name,
@@ -79,7 +81,7 @@ def _read(url: str, plan: Plan, store: Store, entries: Sequence[Entry], price_pe
         shards=plan.shards,
         shards_done=len(footers),
         device_hours=hours,
-        cost=None if hours is None or price_per_hour is None else round(hours * price_per_hour, 2),
+        cost=None if hours is None or price is None else round(hours * price * compute.devices_per_worker, 2),
     )
 
 
@@ -104,10 +106,8 @@ def _state(store: Store, complete: bool) -> DatasetState:
 
 
 def _device_hours(store: Store) -> float | None:
-    from promptmill.pipeline.report.cost import run_facts
-
-    facts = run_facts(read_receipts(store), None)
-    return None if facts.worker_seconds is None else round(facts.worker_seconds / 3600, 4)
+    seconds = seconds_in_hand(read_receipts(store))
+    return None if seconds is None else round(seconds / 3600, 4)
 
 
 def command(

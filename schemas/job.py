@@ -82,8 +82,32 @@ class Compute(StrictModel):
     """Seconds without a denoising step after which a worker counts as hung."""
     wait_for_workers_s: Annotated[float, Field(gt=0)] = 900
     """Seconds to wait for a first worker where the cluster has none free, or has to grow."""
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """Price of one device, in any currency; of one worker where there are no GPUs."""
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """What the dataset may cost in all its runs, by `price_per_hour`. Then no new shard begins, those in hand are
+    finished, and the run ends with 2."""
     max_failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The run stops when more than this share of samples fails (looked at after 100 samples)."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.max_cost is not None and not self.price_per_hour:
+            hint = "Without it nobody knows what the run costs"
+            raise_all(
+                [broken_rule(("max_cost",), "`price_per_hour` beside it", "none", hint, "compute.price_per_hour")]
+            )
+        return self
+
+    @property
+    def devices_per_worker(self) -> float:
+        """What a worker pays for: it may hold a part of a GPU, or several; where there is none itself is the device."""
+        return self.gpus_per_worker if self.gpus_per_worker != "auto" and self.gpus_per_worker > 0 else 1.0
+
+    @property
+    def worker_price(self) -> float | None:
+        """Of an hour of one worker."""
+        return None if self.price_per_hour is None else self.price_per_hour * self.devices_per_worker
 
 
 class Job(StrictModel):

@@ -31,6 +31,20 @@ class VariantSummary:
 
 
 @dataclass(frozen=True)
+class DeviceFacts:
+    """What one kind of device made, and what that cost; `name` is empty where no device acted."""
+
+    name: str
+    workers: int
+    images: int
+    kept: int
+    worker_seconds: float
+    images_per_worker_second: float | None
+    cost: float | None
+    cost_per_thousand_kept: float | None
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Seconds are sums over all workers; stages of neighbouring shards overlap, so they exceed the wall time."""
 
@@ -52,6 +66,9 @@ class RunFacts:
     images_per_device_hour: float | None
     cost: float | None
     cost_per_thousand: float | None
+    cost_per_thousand_kept: float | None = None
+    stage_costs: dict[str, float] = field(default_factory=dict)
+    by_device: list[DeviceFacts] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,52 @@ class ValidateResult(Result):
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What is still to be made would take, with so many workers; `source` says whose speed that is.
+
+    `cost` is by the price of a device. All are null where the price is.
+    """
+
+    source: str
+    images_per_second: float
+    workers: int
+    images: int
+    hours: float
+    device_hours: float
+    price_per_hour: float | None
+    cost: float | None
+    cost_per_thousand: float | None
+
+
+@dataclass(frozen=True)
+class ProbedBatch:
+    """`memory_bytes` is the peak of the device's memory, on a CPU that of the process."""
+
+    batch_size: int
+    images_per_second: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ProbeResult(Result):
+    """What one worker does on `device`; the first of `batches` has the job's own size. `ended_by` is what ended the
+    search for the largest batch: memory, time, no_faster or most. `settings` is a hash of all that the speed hangs on.
+    """
+
+    name: str
+    device: str
+    settings: str
+    load_seconds: float
+    images_per_second: float
+    memory_bytes: int
+    largest_batch: int
+    ended_by: str
+    batches: list[ProbedBatch]
+    bytes_per_image: int
+    file: str | None = None
+
+
+@dataclass(frozen=True)
 class PlanResult(Result):
     """`task` is text-to-image, image-to-image or inpainting, `bytes_estimated` of all data objects.
 
@@ -87,6 +133,7 @@ class PlanResult(Result):
     axes: dict[str, int]
     variants_excluded: int
     notices: list[str]
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +156,9 @@ class RunResult(DatasetResult):
     """`made`, `seconds` and what follows are of this run alone.
 
     `left_out` are nodes and devices that failed while others worked: `name`, `address`, `cause`. `running_elsewhere` is
-    the host of the run, and since when, for whose sake this one made nothing (`--if-running exit`).
+    the host of the run, and since when, for whose sake this one made nothing (`--if-running exit`). `spent` is
+    what the dataset cost by now, null without `compute.price_per_hour`; `over_budget` says that `compute.max_cost`
+    ended the run, which ends with 2.
     """
 
     suite: dict[str, Any] | None
@@ -120,6 +169,8 @@ class RunResult(DatasetResult):
     interrupted: bool
     left_out: list[dict[str, str]]
     running_elsewhere: str | None = None
+    spent: float | None = None
+    over_budget: str | None = None
 
 
 @dataclass(frozen=True)
@@ -390,6 +441,7 @@ RESULTS = {
     "init": InitResult,
     "validate": ValidateResult,
     "plan": PlanResult,
+    "probe": ProbeResult,
     "run": RunResult,
     "retry": RunResult,
     "status": StatusResult,

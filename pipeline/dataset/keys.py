@@ -19,7 +19,7 @@ ROWS_FOLDERS = ("data", *SIDE_FOLDERS)
 OWN_FOLDERS = (*ROWS_FOLDERS, "receipts", "scores", "segments", "inputs", "selections", "curation", "report", ".tmp")
 """All that a dataset's folder or bucket has of folders that Promptmill writes to."""
 
-OWN_FILES = (JOB_KEY, "heartbeat.json", "README.md", "croissant.json", "probe.json")
+OWN_FILES = (JOB_KEY, "heartbeat.json", "README.md", "croissant.json")
 """And of files beside them."""
 
 _ROWS_OBJECT = re.compile(r"(?:data|rejects|failures)/part-([0-9]{6,18})(?:-[0-9a-f]{12})?\.parquet")

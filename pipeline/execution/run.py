@@ -17,6 +17,7 @@ from promptmill.pipeline.dataset.state import (
     read_data_object,
     read_footers,
 )
+from promptmill.pipeline.execution.budget import Budget, budget_of
 from promptmill.pipeline.execution.dispatch import Dispatcher
 from promptmill.pipeline.execution.events import LeftOut, Listener, Stop
 from promptmill.pipeline.execution.lease import Elsewhere
@@ -38,7 +39,8 @@ class RunSummary:
     """`counts` and `shards_done` are of the whole dataset, `made`, `seconds` and `model_loads` of this run.
 
     `reported` says that the report was written after it, `versions` which ones made the shards, `left_out` which nodes
-    and devices it did without. `elsewhere` is the run for whose sake this one made nothing.
+    and devices it did without. `elsewhere` is the run for whose sake this one made nothing. `spent` is what the dataset
+    cost by now, `over_budget` what was spent and allowed where that ended the run.
     """
 
     counts: Counts
@@ -52,6 +54,8 @@ class RunSummary:
     versions: tuple[Mapping[str, str], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     elsewhere: Elsewhere | None = None
+    spent: float | None = None
+    over_budget: str | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -87,8 +91,12 @@ class _Versions:
 class _Tally:
     """Hands everything on to the listener, keeps the receipts of this run, and stops one that is plainly wrong."""
 
-    def __init__(self, listener: Listener, stop: Stop, max_failure_share: float, versions: _Versions) -> None:
+    def __init__(
+        self, listener: Listener, stop: Stop, max_failure_share: float, versions: _Versions, budget: Budget
+    ) -> None:
         self._listener = listener
+        self.budget = budget
+        self.over_budget: str | None = None
         self._versions = versions
         self._stop = stop
         self._max_failure_share = max_failure_share
@@ -112,6 +120,14 @@ class _Tally:
 
     def pulse(self, pulse: Pulse) -> None:
         self._listener.pulse(pulse)
+        self.budget.pulse(pulse.workers)
+        self.look_at_budget()
+
+    def look_at_budget(self) -> None:
+        if self.budget.is_spent and not self._stop.requested:
+            self.over_budget = f"{self.budget}"
+            self._listener.notice(f"{self.over_budget}: no new shard begins")
+            self._stop.request()
 
     def notice(self, text: str) -> None:
         self._listener.notice(text)
@@ -136,12 +152,14 @@ def run_job(
     if backwards:
         todo.reverse()
     versions = _Versions(plan.versions, (footer.versions for footer in footers.values()), listener)
-    tally = _Tally(listener, stop, plan.job.compute.max_failure_share, versions)
+    budget = budget_of(plan.job.compute, store)
+    tally = _Tally(listener, stop, plan.job.compute.max_failure_share, versions, budget)
     listener.begin(plan, todo, dataset_counts(plan, by_shard))
     reached("driver-before-dispatch")
     if todo:
         versions.look(library_versions())
         store.warn_of_weakness()
+        tally.look_at_budget()
     proofs = _make(plan, todo, footers, dispatcher, tally, stop, store)
     by_shard = _last_word(plan, proofs, tally.receipts, store)
     reached("driver-dispatched")
@@ -151,7 +169,9 @@ def run_job(
         shards_done=len(by_shard),
         made=tally.made,
         seconds=time.monotonic() - started,
-        interrupted=stop.requested,
+        interrupted=stop.requested and tally.over_budget is None,
+        spent=budget.spent,
+        over_budget=tally.over_budget if len(by_shard) < plan.shards else None,
         model_loads=tally.model_loads,
         versions=tuple(versions.acted),
         left_out=tuple(dispatcher.left_out),
@@ -175,7 +195,7 @@ def _make(
 ) -> Mapping[int, CommitRecord]:
     """Until the store itself shows every shard; the proofs it shows, after a stop those of `before` alone."""
     for _ in range(_ROUNDS):
-        if todo:
+        if todo and not stop.requested:
             dispatcher.run(todo, tally, stop)
         if tally.broken:
             raise _too_many_failures(plan, tally.made, store)

@@ -69,7 +69,7 @@ class Viewer:
 
     def _view(self, plan: Plan, counts: Counts, sign: LastSign | None) -> LiveView:
         receipts = [one for one in self._receipts.values() if one.shard in self._proofs]
-        facts = run_facts(receipts, None, self._known_price())
+        facts = run_facts(receipts, None, self._known_price(), self._plan.job.compute.devices_per_worker)
         running = sign is not None and sign.state == "running"
         done = sign.said.samples_done if sign is not None and running else None
         report = self._store.entry(REPORT)
@@ -95,7 +95,12 @@ class Viewer:
         )
 
     def _known_price(self) -> float | None:
-        return run_before(self._plan, self._store).price_per_hour if self._price is None else self._price
+        prices = (
+            self._price,
+            run_before(self._plan, self._store).price_per_hour,
+            self._plan.job.compute.price_per_hour,
+        )
+        return next((price for price in prices if price is not None), None)
 
     def _show(self, new: Sequence[CommitRecord]) -> None:
         """Of the newest objects among them a few samples each."""

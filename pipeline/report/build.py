@@ -120,9 +120,11 @@ def _result(
 
 
 def _as_said(plan: Plan, store: Store, seconds: float | None, price: float | None) -> tuple[float | None, float | None]:
-    """Time and price, those not given as the report before had them."""
+    """Time and price, those not given as the report before had them, or else the job."""
     before = run_before(plan, store)
-    return before.wall_seconds if seconds is None else seconds, before.price_per_hour if price is None else price
+    prices = (price, before.price_per_hour, plan.job.compute.price_per_hour)
+    known = next((each for each in prices if each is not None), None)
+    return before.wall_seconds if seconds is None else seconds, known
 
 
 def _inputs(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from promptmill.pipeline.dataset.spent import seconds_in_hand
 from promptmill.pipeline.dataset.state import distinct_versions
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.plan import ShardStats
-from promptmill.schemas.reports import RunFacts
+from promptmill.schemas.reports import DeviceFacts, RunFacts
 
 _DEVICE_STAGES = ("load", "prepare", "generate", "score")
 
@@ -61,7 +61,12 @@ def _speed(shards: Sequence[ShardStats]) -> Speed:
     return Speed(mean, spread if len(images) > 1 else None, len(images))
 
 
-def run_facts(stats: Iterable[ShardStats], seconds: float | None, price_per_hour: float | None = None) -> RunFacts:
+def run_facts(
+    stats: Iterable[ShardStats],
+    seconds: float | None,
+    price_per_hour: float | None = None,
+    devices_per_worker: float = 1.0,
+) -> RunFacts:
     """Seconds are sums over all workers. Stages of neighbouring shards overlap, so they exceed the wall time.
 
     `images_per_second` is of all workers together while they held their devices. `worker_seconds` is the time during
@@ -74,10 +79,13 @@ def run_facts(stats: Iterable[ShardStats], seconds: float | None, price_per_hour
     working = sum(spent for stage, spent in stages.items() if stage != "wait")
     held = _seconds_held(made)
     busy = sum(held.values())
-    in_hand = _seconds_in_hand(made)
+    in_hand = seconds_in_hand(made)
     at_work = sum(one.seconds.get(stage, 0.0) for one in made for stage in ("generate", "score"))
     paid = in_hand or busy
-    cost = None if price_per_hour is None else price_per_hour * paid / 3600
+    worker_price = None if price_per_hour is None else price_per_hour * devices_per_worker
+    cost = None if worker_price is None else worker_price * paid / 3600
+    shares = {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {}
+    kept = sum(one.counts.kept for one in made)
     return RunFacts(
         wall_seconds=seconds,
         price_per_hour=price_per_hour,
@@ -88,7 +96,7 @@ def run_facts(stats: Iterable[ShardStats], seconds: float | None, price_per_hour
         devices=sorted({one.device for one in made} - {""}),
         stage_seconds=stages,
         shard_seconds=total,
-        stage_shares={s: spent / working for s, spent in stages.items() if s != "wait"} if working else {},
+        stage_shares=shares,
         versions=[dict(each) for each in distinct_versions(one.versions for one in made)],
         workers=len(held),
         images_per_second=images / max(held.values()) if busy else None,
@@ -97,6 +105,34 @@ def run_facts(stats: Iterable[ShardStats], seconds: float | None, price_per_hour
         images_per_device_hour=3600 * images / paid if paid else None,
         cost=cost,
         cost_per_thousand=1000 * cost / images if cost and images else None,
+        cost_per_thousand_kept=1000 * cost / kept if cost and kept else None,
+        stage_costs={} if cost is None else {stage: cost * share for stage, share in shares.items()},
+        by_device=_by_device(made, worker_price),
+    )
+
+
+def _by_device(made: Sequence[ShardStats], worker_price: float | None) -> list[DeviceFacts]:
+    """Devices by their names where the proofs say them; receipts of older versions know `cuda:0` alone."""
+    groups: dict[str, list[ShardStats]] = defaultdict(list)
+    for one in made:
+        groups[one.versions.get("device") or one.device].append(one)
+    return [_device_facts(name, stats, worker_price) for name, stats in sorted(groups.items())]
+
+
+def _device_facts(name: str, stats: Sequence[ShardStats], worker_price: float | None) -> DeviceFacts:
+    held, kept = _seconds_held(stats), sum(one.counts.kept for one in stats)
+    paid = seconds_in_hand(stats) or sum(held.values())
+    cost = None if worker_price is None else worker_price * paid / 3600
+    images = sum(one.counts.samples for one in stats)
+    return DeviceFacts(
+        name=name,
+        workers=len(held),
+        images=images,
+        kept=kept,
+        worker_seconds=paid,
+        images_per_worker_second=images / paid if paid else None,
+        cost=cost,
+        cost_per_thousand_kept=1000 * cost / kept if cost and kept else None,
     )
 
 
@@ -114,19 +150,3 @@ def _seconds_held(made: Iterable[ShardStats]) -> dict[str, float]:
     for one in made:
         held[one.worker] += sum(one.seconds.get(stage, 0.0) for stage in _DEVICE_STAGES)
     return held
-
-
-def _seconds_in_hand(stats: Iterable[ShardStats]) -> float | None:
-    """Of each worker the time covered by its shards, which overlap; None where one does not say when it began."""
-    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for one in stats:
-        if not one.began:
-            return None
-        spans[one.worker].append((one.began, one.began + one.seconds.get("total", 0.0)))
-    total = 0.0
-    for shards in spans.values():
-        until = -math.inf
-        for began, ended in sorted(shards):
-            total += max(0.0, ended - max(began, until))
-            until = max(until, ended)
-    return total

@@ -49,7 +49,7 @@ def summarize(
         "shards_done": len(samples.counts),
         "failures": dict(Counter(_of_status(samples, FAILED, "error_kind")).most_common()),
         "rejects": dict(Counter(map(reason_kind, _of_status(samples, REJECTED, "reason"))).most_common()),
-        "run": run_facts(samples.receipts, seconds, price_per_hour),
+        "run": run_facts(samples.receipts, seconds, price_per_hour, plan.job.compute.devices_per_worker),
         "best": [sample_facts(samples, row) for row in order[:BEST]],
         "worst": [sample_facts(samples, row) for row in order[::-1][:BEST]],
         "problems": list(samples.problems),

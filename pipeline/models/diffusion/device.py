@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
+import resource
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +33,23 @@ def device_facts(device: str) -> dict[str, str]:
 
     facts = {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": _driver()}
     return {name: value for name, value in facts.items() if value}
+
+
+def peak_memory(device: str) -> int:
+    """Bytes since `forget_peak`; on a CPU those of the process since it began."""
+    if not device.startswith("cuda"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    import torch
+
+    return int(torch.cuda.max_memory_reserved(device))
+
+
+def forget_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 @cache
