@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,7 @@ from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, ModelLoadError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Sample
+from tests.models import test_images
 
 SETTINGS = Generation(num_inference_steps=2, guidance_scale=3.0)
 SAMPLE = Sample("s", "p", 0, 0, 0, "a red circle", "", "a red circle")
@@ -30,15 +31,17 @@ Folder = Callable[[str], Path]
 
 
 def write_lora(base: Path, path: Path, seed: int, targets: tuple[str, ...] = TARGETS) -> Path:
-    """A LoRA of random weights for a tiny Stable Diffusion, as diffusers saves it."""
-    pipe = StableDiffusionPipeline.from_pretrained(base, use_safetensors=True)
-    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(targets), init_lora_weights=False))
+    """A LoRA of random weights for a tiny pipeline, as diffusers saves it."""
+    pipe = DiffusionPipeline.from_pretrained(base, use_safetensors=True)
+    part = "unet" if hasattr(pipe, "unet") else "transformer"
+    denoiser = getattr(pipe, part)
+    denoiser.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(targets), init_lora_weights=False))
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: torch.randn(value.shape, generator=generator) * 0.2
-        for name, value in get_peft_model_state_dict(pipe.unet).items()
+        for name, value in get_peft_model_state_dict(denoiser).items()
     }
-    StableDiffusionPipeline.save_lora_weights(path, unet_lora_layers=state)
+    type(pipe).save_lora_weights(path, **{f"{part}_lora_layers": state})
     return path / "pytorch_lora_weights.safetensors"
 
 
@@ -78,6 +81,40 @@ def test_on_off_mixed_and_gone_without_a_trace(base: ResolvedModel, files: list[
     assert np.abs(draw(made_by) - plain).max() == 0
     made_by.use([])
     assert np.array_equal(draw(made_by), plain)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_on_and_off_in_other_families(
+    family: str, folder: Folder, generator: Callable[[str], DiffusersGenerator], tmp_path: Path
+) -> None:
+    """From text and over an image, by the names that two rows choose, in one batch and alone."""
+    made_by, base = generator(family), resolve_model(Model(path=str(folder(family))), "model")
+    adapters = [
+        resolved(
+            write_lora(folder(family), tmp_path / str(seed), seed, ("to_q", "to_k", "to_v")), base, 8.0, f"a{seed}"
+        )
+        for seed in range(2)
+    ]
+    settings = SETTINGS.model_copy(update={"width": 64, "height": 64})
+
+    def shown(*samples: Sample) -> np.ndarray:
+        made = made_by.generate(list(samples), settings, lambda: None)
+        assert [each.error for each in made] == [None] * len(samples)
+        return np.stack([each.pixels for each in made]).astype(int)
+
+    for roles in ((), ("image",)):
+        rows = [replace(test_images.sample(n, *roles), adapters=(name,)) for n, name in enumerate(("a0", "a1"))]
+        bare = [replace(row, adapters=()) for row in rows]
+        made_by.use([])
+        plain = shown(*bare)
+        made_by.use(adapters)
+        both = shown(*rows)
+        assert all((both[n] != plain[n]).any() for n in range(2))
+        assert np.abs(both - np.concatenate([shown(row) for row in rows])).max() <= 1
+        assert (shown(replace(rows[0], adapters=("a1",)))[0] != both[0]).any()
+        assert np.array_equal(shown(*bare), plain)
+        made_by.use([])
+        assert np.array_equal(shown(*bare), plain)
 
 
 def test_adapters_do_not_make_a_model_another(base: ResolvedModel, files: list[Path]) -> None:
