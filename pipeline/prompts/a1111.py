@@ -35,9 +35,10 @@ NO_MEANING: Final = frozenset(
         *("c", "chaos", "cref", "cw", "fast", "hd", "iw", "niji", "p", "profile", "q", "quality", "raw", "relax"),
         *("repeat", "s", "sref", "stop", "style", "stylize", "sw", "test", "tile", "turbo", "upbeta", "v", "version"),
         *("video", "w", "weird"),
+        *("do_not_save_grid", "do_not_save_samples", "outpath_grids", "outpath_samples", "prompt_for_display"),
     }
 )
-"""Flags of Midjourney that speak to its own models."""
+"""Flags of Midjourney that speak to its own models, and of lists for AUTOMATIC1111 those about its files."""
 _TAG: Final = re.compile(r"\s*<([A-Za-z]+):([^<>]*)>")
 _QUOTED: Final = re.compile(r'(?<![^\s=])(?:"(?:\\.|[^"\\])*"|\'[^\']*\')(?!\S)')
 _FLAG: Final = re.compile(r"(?:^|(?<=\s))--([A-Za-z][A-Za-z_-]*)(?:=|(?=\s)|$)")

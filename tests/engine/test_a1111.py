@@ -89,6 +89,7 @@ def test_what_cannot_be_drawn_as_it_is_meant_says_why(text: str, said: str) -> N
         ),
         ("a dog's ball --ar 16:9 --no cats, dogs --v 5", ("a dog's ball", "cats, dogs", None, {"aspect": 16 / 9})),
         ("a 5--6 -- dash", ("a 5--6 -- dash", None, None, {})),
+        ('a ring --seed 3 --do_not_save_samples true --outpath-samples "a b"', ("a ring", None, "3", {})),
         ("--prompt a red circle --width 64", ("a red circle", None, None, {"width": 64})),
     ],
 )
