@@ -56,7 +56,7 @@ families: $(READY)  ## A tiny pipeline of each text-to-image class against every
 gpu: $(READY)  ## What only a GPU can show: promises on CUDA, offload, small weights, two GPUs for one model
 	$(BIN)/python -m pytest tests/gpu --timeout 1800
 
-bench: $(READY)  ## The benchmark table of the README
+bench: $(READY)  ## The benchmark table of tests/README.md
 	$(BIN)/python -m tests.benchmarks
 
 mutants: $(READY)  ## One-line mutants of the heart against its fast tests; EVERY=n tries each n-th

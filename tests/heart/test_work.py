@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +150,7 @@ def test_a_shard_of_another_job_is_no_proof(tmp_path: Path) -> None:
         process_shard(other.shard(0), TintContext(other, store))
 
 
-def test_receipts(tmp_path: Path) -> None:
+def test_answers(tmp_path: Path) -> None:
     store = memory()
     plan = claim_output(small_plan(tmp_path), store)
     stats = make_missing(plan, store)
@@ -159,6 +161,17 @@ def test_receipts(tmp_path: Path) -> None:
     ]
     assert all(s.data_bytes == len(store.read(f"data/part-{s.shard:06d}.parquet")) for s in stats)
     assert all(s.seconds["total"] > 0 for s in stats)
+
+
+def test_the_receipt_beside_a_shard_says_what_its_worker_answered(tmp_path: Path) -> None:
+    store = memory()
+    plan = claim_output(small_plan(tmp_path), store)
+    context = TintContext(plan, store, worker="second")
+    answer = process_shard(plan.shard(1), context, attempt=2)
+    context.close()
+    assert (answer.worker, answer.attempts) == ("second", 2)
+    assert answer.versions["promptmill"] and answer.seconds["total"] > 0
+    assert json.loads(store.read(plan.shard(1).receipt_key)) == json.loads(json.dumps(asdict(answer)))
 
 
 def test_the_same_shard_has_the_same_bytes(tmp_path: Path) -> None:
