@@ -16,7 +16,7 @@ from promptmill.pipeline.dataset.claim import join
 from promptmill.pipeline.dataset.extend import as_if_extended
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.open import open_output, read_plan
-from promptmill.pipeline.dataset.state import read_counts
+from promptmill.pipeline.dataset.state import missing_shards, read_counts
 from promptmill.pipeline.display import format_duration
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, plan_job
@@ -56,6 +56,17 @@ def plan_of(job: Job, allow_large_sweep: bool, extend: bool) -> Plan:
         if stored is None:
             raise
         return plan_job(job, allow_large_sweep, stored)
+
+
+def is_whole(planned: Plan, extend: bool) -> bool:
+    """Whether a run would find nothing to make: no machine needs to be asked for anything. Raises as `plan`."""
+    store = open_output(planned.job.output.url, "output.url")
+    stored = read_plan(store)
+    if stored is None:
+        return False
+    if extend:
+        planned, stored = as_if_extended(planned, stored, store)
+    return not missing_shards(join(planned, stored, store.url), store)
 
 
 def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Protocol, Self
 
 import psutil
 import typer
 
+from promptmill.jobs.afterwards import tell_what_is_there
 from promptmill.jobs.console import err, is_terminal, say, say_json
 from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Set, WhileRunning, Yes, loaded_job
-from promptmill.jobs.plan import plan_of, say_suite
+from promptmill.jobs.plan import is_whole, plan_of, say_suite
 from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling, metered
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.far import refuse_far_copies
-from promptmill.pipeline.dataset.open import newest_plan, open_output
+from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.dataset.retry import stage_again
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
-from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher
-from promptmill.pipeline.execution.events import Listener, Stop
+from promptmill.pipeline.execution.budget import budget_of
+from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher, Later
+from promptmill.pipeline.execution.events import Stop
 from promptmill.pipeline.execution.heartbeat import Beating
 from promptmill.pipeline.execution.json_log import JsonLog, json_stderr
 from promptmill.pipeline.execution.lease import Elsewhere, lease
@@ -35,7 +37,7 @@ from promptmill.pipeline.models.catalog.trust import remember
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.reach import Reach, places_of, reach_from, remember_places
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import ClusterError, JobError, Problem, PromptmillError
+from promptmill.schemas.errors import ClusterError, JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.results import IfRunning, MadeCounts, RunResult
@@ -63,7 +65,9 @@ def run(
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
     own_places = places_of(planned.segments[0].files)
-    if address is None and "RAY_ADDRESS" not in os.environ:
+    if is_whole(planned, extend):
+        pass  # a nightly run without new prompts starts nothing
+    elif address is None and "RAY_ADDRESS" not in os.environ:
         _check_memory(planned)
     elif not in_process:
         _check_address(address)
@@ -118,52 +122,21 @@ def run_plan(
     stop = Stop()
     if other is not None:
         progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
-    counted = metered(plan, progress, telling, _price(plan), address=address, in_process=in_process)
+    counted = metered(plan, progress, telling, _price(plan, store), address=address, in_process=in_process)
     with finish_first(stop, progress), counted as counting:
-        dispatcher = _dispatcher(plan, store, address, in_process)
+        dispatcher = Later(lambda: _dispatcher(plan, store, address, in_process))
         with Beating(store, counting) as beating:
             summary = run_job(plan, store, dispatcher, beating, stop, backwards=other is not None)
         by_budget = stop.requested and not summary.interrupted  # whatever is asked for from now on changes nothing
         counting.complete = summary.shards_done == plan.shards
-        _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
-        again = f"`promptmill report {store.url}`"
-        reported = _succeeds(lambda: _write_report(plan, store, summary, progress, reach), "report", again, progress)
+        reported = tell_what_is_there(plan, store, summary, progress, reach)
     interrupted = summary.interrupted or (stop.requested and not by_budget)
     return replace(summary, interrupted=interrupted, reported=reported)
 
 
-def _price(plan: Plan) -> Price:
+def _price(plan: Plan, store: Store) -> Price:
     compute = plan.job.compute
-    return Price(compute.worker_price, compute.max_cost)
-
-
-def _write_card(plan: Plan, store: Store, summary: RunSummary) -> None:
-    from promptmill.pipeline.export.card import write_card
-
-    newest = newest_plan(plan, store)  # another `run --extend` may have written the card of more
-    by_shard = read_counts(newest, store) if newest is not plan else {}
-    counts = dataset_counts(newest, by_shard) if by_shard else summary.counts
-    if (len(by_shard) or summary.shards_done) == newest.shards:
-        write_card(newest, store, counts, summary.versions)
-
-
-def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Listener, reach: Reach | None) -> None:
-    from promptmill.pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
-
-    price = plan.job.compute.price_per_hour
-    for problem in build_report(plan, store, summary.seconds, price, reach=reach).problems[:20]:
-        listener.notice(problem)
-
-
-def _succeeds(write: Callable[[], None], what: str, again: str, listener: Listener) -> bool:
-    try:
-        write()
-    except PromptmillError:
-        raise
-    except Exception as error:  # the dataset is whole: a defect of the page must not make a scheduler run it again
-        listener.notice(f"no {what}: {type(error).__name__}: {error}. {again} tries again")
-        return False
-    return True
+    return Price(compute.worker_price, compute.max_cost, budget_of(compute, store).spent or 0.0)
 
 
 def _check_memory(plan: Plan) -> None:
@@ -291,6 +264,7 @@ def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: boo
         unfinished = summary.interrupted or summary.over_budget is not None
         state = "stopped: run the same command again to continue" if summary.interrupted else "done"
         state = f"stopped: {summary.over_budget}. Raise it and run again to continue" if summary.over_budget else state
+        state = "has nothing new to make" if summary.found_whole else state
         loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
         say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")
         say_suite(planned)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
@@ -34,6 +34,22 @@ class Dispatcher(Protocol):
         A job error of any shard ends the run, and one of the storage that is met everywhere: it is raised when the
         shards in hand have ended.
         """
+
+
+class Later:
+    """Makes the dispatcher when there is something to do: Ray alone takes seconds to import."""
+
+    def __init__(self, make: Callable[[], Dispatcher]) -> None:
+        self._make = make
+        self._made: Dispatcher | None = None
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        return self._made.left_out if self._made is not None else ()
+
+    def run(self, shards: Iterable[Shard], listener: Listener, stop: Stop) -> None:
+        self._made = self._made or self._make()
+        self._made.run(shards, listener, stop)
 
 
 class InProcessDispatcher:

@@ -38,10 +38,14 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Price:
-    """Of an hour of one worker, in any currency, and what the run may cost; None is not known."""
+    """Of an hour of one worker, in any currency, and what the dataset may cost; None is not known.
+
+    `spent` is what earlier runs cost.
+    """
 
     worker_hour: float | None = None
     budget: float | None = None
+    spent: float = 0.0
 
 
 class Metered:
@@ -123,7 +127,7 @@ class Metered:
         self._worker_s += spent
         self._add("promptmill_worker_seconds_total", spent)
         if self._price.worker_hour is not None:
-            self._set("promptmill_cost", self._price.worker_hour * self._worker_s / 3600)
+            self._set("promptmill_cost", self._price.spent + self._price.worker_hour * self._worker_s / 3600)
         if self._worker_s:
             self._set("promptmill_device_busy_ratio", min(1.0, self._device_s / self._worker_s))
 

@@ -58,6 +58,11 @@ class RunSummary:
     over_budget: str | None = None
 
     @property
+    def found_whole(self) -> bool:
+        """Whether all was there when it began."""
+        return not self.made.samples and self.shards_done == self.shards and not self.interrupted
+
+    @property
     def images_per_second(self) -> float:
         """Of this run, failed samples not counted; 0 for one that took no time."""
         return (self.made.kept + self.made.rejected) / self.seconds if self.seconds else 0.0

@@ -63,7 +63,7 @@ def counted_run(folder: Path, exporter: Exporter, store: Store, price: Price | N
 def test_the_counts_are_those_of_the_dataset(tmp_path: Path) -> None:
     store, exporter = memory(), Exporter("small")
     port = exporter.serve("0")
-    notes = counted_run(tmp_path, exporter, store, Price(3600.0, 2.0))
+    notes = counted_run(tmp_path, exporter, store, Price(3600.0, 2.0, 5.0))
     text = get(port)
     found = values(text)
     kept, failed = len(rows(store)), rows(store, "failures")
@@ -78,7 +78,7 @@ def test_the_counts_are_those_of_the_dataset(tmp_path: Path) -> None:
     assert done == asked == kept + len(failed) + len(rows(store, "rejects"))
     assert found[("promptmill_model_loads_total",)] == 3 and found[("promptmill_workers",)] == 0
     cost, worker_s = found[("promptmill_cost",)], found[("promptmill_worker_seconds_total",)]
-    assert cost == pytest.approx(worker_s) and found[("promptmill_budget",)] == 2
+    assert cost == pytest.approx(5 + worker_s) and found[("promptmill_budget",)] == 2
     assert time.time() - found[("promptmill_last_success_timestamp_seconds",)] < 60
     assert {name for name, *_ in found} == {m.name for m in METRICS} - {"promptmill_rejected_total"}
     if promtool := shutil.which("promtool"):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-import ray
-from ray.util.metrics import Counter, Gauge
+import sys
+from typing import Any, Final
 
 from promptmill.pipeline.display import shown
 from promptmill.schemas.metrics import METRICS
@@ -18,7 +16,7 @@ class RayMeter:
 
     def __init__(self, dataset: str) -> None:
         self._dataset = shown(dataset)
-        self._families: dict[str, Counter | Gauge] = {}
+        self._families: dict[str, Any] = {}
         self._owed: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def add(self, name: str, amount: float, **labels: str) -> None:
@@ -35,6 +33,11 @@ class RayMeter:
             self._families[name].set(value, {"dataset": self._dataset})
 
     def _connected(self) -> bool:
+        if "ray" not in sys.modules:  # 2 s to import, for a run that may have nothing to do
+            return False
+        import ray
+        from ray.util.metrics import Counter, Gauge
+
         if ray.is_initialized() and not self._families:
             for metric in METRICS:
                 kind, tags = (Counter if metric.kind == "counter" else Gauge), ("dataset", *metric.labels)
