@@ -28,7 +28,7 @@ def command(
         str, typer.Option(help="Address to serve at. One that others reach asks for the token in the printed address.")
     ] = "127.0.0.1",
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a worker, for the cost so far; else that of the report.")
+        float | None, typer.Option(min=0, help="Price of a device, for the cost so far; else that of report or job.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

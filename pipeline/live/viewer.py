@@ -36,7 +36,7 @@ _BUFFER_BYTES: Final = 1 << 20
 
 
 class Viewer:
-    """Not for two threads at once. `price_per_hour` is that of one worker."""
+    """Not for two threads at once. `price_per_hour` is that of one device."""
 
     def __init__(self, plan: Plan, store: Store, price_per_hour: float | None = None) -> None:
         self._plan, self._store, self._price = plan, store, price_per_hour
