@@ -114,6 +114,7 @@ NO_CHANGE: dict[str, Any] = {
     "compute.step_timeout_s": 1.0,
     "compute.max_failure_share": 0.9,
     "compute.wait_for_workers_s": 5.0,
+    "compute.price_per_hour": 2.5,
 }
 TRIED_ELSEWHERE = {
     **dict.fromkeys(
@@ -130,6 +131,7 @@ TRIED_ELSEWHERE = {
     ),
     **dict.fromkeys((f"prompts.columns.control_{each}" for each in ("scale", "start", "end")), "they need a network"),
     "prompts.source": "its files are",
+    "compute.max_cost": "it needs a price, and all of compute is left out",
     "model.revision": "of hub models, in tests/models",
     "model.device_map": "it needs two GPUs a worker, in tests/models/test_placing.py",
     "model.adapters": "they need a file, in tests/engine/test_adapters.py",
