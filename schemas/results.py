@@ -411,8 +411,30 @@ class Device:
 
 
 @dataclass(frozen=True)
+class NodeReport:
+    """A node of the cluster, fit where `problems` is empty. `clock_s` is how far its clock is ahead of this machine's.
+
+    What a node did not say is null.
+    """
+
+    name: str
+    address: str
+    fit: bool
+    problems: list[str]
+    gpus: list[Gpu]
+    packages: dict[str, str] | None = None
+    python: str | None = None
+    cpus: int | None = None
+    memory_free_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    clock_s: float | None = None
+    storage: str | None = None
+
+
+@dataclass(frozen=True)
 class DoctorResult(Result):
     """`problems` is empty on a machine that is ready, `storage` absent where none was to be tried.
+    `nodes` are those of a cluster, of which all else is not said: then this machine is whoever asks.
 
     `packages` are versions, `credentials` names of variables.
     """
@@ -426,6 +448,7 @@ class DoctorResult(Result):
     credentials: list[str]
     storage: str | None = None
     problems: list[str] = field(default_factory=list)
+    nodes: list[NodeReport] | None = None
 
     def as_json(self) -> dict[str, Any]:
         whole = asdict(self, dict_factory=without_nones)
