@@ -1,7 +1,8 @@
-"""`promptmill export`: images in the folders that a suite's own scorer reads."""
+"""`promptmill export`: a dataset in the folders that trainings, the Hugging Face hub and the suites' scorers read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,8 +12,12 @@ from promptmill.jobs.console import show
 from promptmill.jobs.options import AsJson, Selection, Url
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.targets import open_target
-from promptmill.pipeline.export.registry import LAYOUTS
+from promptmill.pipeline.export.push import check_push, push_folder
+from promptmill.pipeline.export.registry import LAYOUTS, layout_of
+from promptmill.pipeline.export.splits import read_shares
 from promptmill.pipeline.export.suites import export_dataset
+from promptmill.pipeline.export.training import export_training
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 from promptmill.schemas.results import ExportResult
 
@@ -22,26 +27,66 @@ else:
     LayoutName = Literal[LAYOUTS]  # as many as there are modules, which no type checker can count
 
 
-def export(url: str, layout: str, out: str, rejected: bool = False, selection: str | None = None) -> ExportResult:
-    """`out` is a folder or URL. Raises JobError where the dataset lacks what the layout holds."""
+def export(
+    url: str,
+    layout: str,
+    out: str,
+    rejected: bool = False,
+    selection: str | None = None,
+    split: str | None = None,
+    push: str | None = None,
+) -> ExportResult:
+    """`out` is a folder or URL, `split` such as `train=0.9,test=0.1`. Raises JobError where the dataset lacks what the
+    layout holds, for shares that are none, and for a push without a token."""
+    shares = None if split is None else read_shares(split)
     target = open_target(out, "OUT")
+    folder = target.local_path()
+    if push is not None:
+        check_push(push, folder is not None)
+    for_training = hasattr(layout_of(layout), "write")
+    if not for_training and (split or push):
+        option = "--split" if split else "--push"
+        raise JobError(Problem(option, "a layout for training", f"{layout}, which the scorer of a suite reads"))
     try:
-        made = export_dataset(*open_dataset(url), target, layout, rejected, selection)
+        made = _made(url, layout, target, rejected, selection, shares, for_training)
     except MissingObjectError as error:
         expected = "a dataset of which nothing is removed meanwhile"
         hint = "`verify --repair` is at work: export again when it is done"
         raise JobError(Problem(url, expected, str(error), hint)) from None
     target.tidy()
+    if push is not None and folder is not None:
+        made = replace(made, pushed=push_folder(folder, push))
     return replace(made, out=out)
+
+
+def _made(
+    url: str,
+    layout: str,
+    target: Store,
+    rejected: bool,
+    selection: str | None,
+    shares: Mapping[str, float] | None,
+    for_training: bool,
+) -> ExportResult:
+    plan, store = open_dataset(url)
+    if for_training:
+        return export_training(plan, store, target, layout_of(layout), shares, rejected, selection)
+    return export_dataset(plan, store, target, layout, rejected, selection)
 
 
 def command(
     url: Url,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL to write.")],
-    layout: Annotated[LayoutName, typer.Option(help="dpg: four images as a 2×2 grid.")],
+    layout: Annotated[LayoutName, typer.Option(help="Who reads it; dpg: four images as a 2×2 grid.")],
     rejected: Annotated[bool, typer.Option("--rejected", help="With the images that were not kept.")] = False,
     selection: Selection = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME=SHARE,…", help="Such as train=0.8,val=0.1,test=0.1, by prompt.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="hf://datasets/OWNER/NAME", help="Send it to the Hugging Face hub, private.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the folders that a suite's own scorer reads."""
-    show(export(url, layout, out, rejected, selection).as_json(), as_json)
+    """Write the folders that a training, the hub or a suite's own scorer reads."""
+    show(export(url, layout, out, rejected, selection, split, push).as_json(), as_json)

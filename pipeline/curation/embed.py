@@ -49,6 +49,7 @@ def schema_of(width: int) -> pa.Schema:
         [
             ("kind", pa.int8()),
             ("place", pa.int64()),
+            ("mirrored", pa.bool_()),
             ("name", pa.string()),
             ("label", pa.string()),
             ("pixels", pa.binary(HASH_BYTES)),
@@ -106,6 +107,8 @@ def _names(task: Task, shard: Shard) -> tuple[list[str], list[str | None]]:
 
 
 Row = tuple[int, int, str, str | None, bytes]
+_Named = tuple[int, int, bool, str, str | None]
+"""A row without its image: kind, place, whether it is mirrored, name, label."""
 
 
 def _write(task: Task, key: str, rows: Iterable[Row], both_ways: bool) -> Numbers:
@@ -122,29 +125,29 @@ def _write(task: Task, key: str, rows: Iterable[Row], both_ways: bool) -> Number
 
 @dataclass(frozen=True)
 class _Batch:
-    rows: list[tuple[int, int, str, str | None]]
+    rows: list[_Named]
     hashes: list[bytes]
     looks: list[bytes]
     meanings: npt.NDArray[np.int16]
 
     def table(self, width: int) -> pa.Table:
-        kinds, places, names, labels = zip(*self.rows, strict=True)
-        columns = [kinds, places, names, labels, self.hashes, self.looks]
+        columns = [*zip(*self.rows, strict=True), self.hashes, self.looks]
         columns += [[row.astype("<i2").tobytes() for row in self.meanings]] if width else []
         schema = schema_of(width)
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _batches(task: Task, rows: Iterable[Row], both_ways: bool, broken: list[int]) -> Iterator[_Batch]:
-    waiting: list[tuple[tuple[int, int, str, str | None], Pixels]] = []
+    waiting: list[tuple[_Named, Pixels]] = []
     for kind, place, name, label, data in rows:
         try:
             pixels = decode(data, "image").pixels
         except SampleError:
             broken.append(place)
             continue
-        mirrored = [np.ascontiguousarray(pixels[:, ::-1])] if both_ways else []
-        waiting += [((kind, place, name, label), each) for each in (pixels, *mirrored)]
+        waiting.append(((kind, place, False, name, label), pixels))
+        if both_ways:
+            waiting.append(((kind, place, True, name, label), np.ascontiguousarray(pixels[:, ::-1])))
         if len(waiting) >= _BATCH:
             yield _encoded(task, waiting[:_BATCH])
             del waiting[:_BATCH]
@@ -152,7 +155,7 @@ def _batches(task: Task, rows: Iterable[Row], both_ways: bool, broken: list[int]
         yield _encoded(task, waiting)
 
 
-def _encoded(task: Task, waiting: Sequence[tuple[tuple[int, int, str, str | None], Pixels]]) -> _Batch:
+def _encoded(task: Task, waiting: Sequence[tuple[_Named, Pixels]]) -> _Batch:
     images = [pixels for _, pixels in waiting]
     looks = [look_of(each).tobytes() for each in images]
     return _Batch([row for row, _ in waiting], [pixel_hash(each) for each in images], looks, _meanings(task, images))

@@ -16,7 +16,7 @@ from promptmill.pipeline.curation.bounds import Bounds
 from promptmill.pipeline.curation.cells import Space, read_cell
 from promptmill.pipeline.curation.embed import REAL, SAMPLE, TEST, vectors_in
 from promptmill.pipeline.curation.settings import FOLDER, Task
-from promptmill.pipeline.curation.vectors import Floats, cosines, differences
+from promptmill.pipeline.curation.vectors import MIRRORED, Floats, cosines, differences
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.scores import EXACT, LEAK, MEMORISED, NEAR
@@ -71,6 +71,7 @@ class _Judge:
         )
         self._vectors = vectors_in(table)
         self._kinds, self._places, self._home = (_numpy(table, name) for name in ("kind", "place", "home"))
+        self._mirrored = _numpy(table, "mirrored")
         self._names = table.column("name")
         self._labels = np.unique(_texts(table, "label"), return_inverse=True)[1]
         self._pixels = table.column("pixels").to_pylist() if space == "look" else []
@@ -138,16 +139,16 @@ class _Judge:
             rows = own[start : start + _ROWS]
             twins = self._first_alike(rows, stay)
             among = self._are_copies(rows, rows)
-            kept: list[int] = []
-            for i, row in enumerate(rows):
-                earlier = [k for k in kept if among[i, k]]
-                twin = int(twins[i]) if twins[i] >= 0 else int(rows[earlier[0]]) if earlier else -1
+            stays = np.ones(len(rows), bool)
+            for i in np.flatnonzero((twins >= 0) | np.tril(among, -1).any(axis=1)):
+                earlier = np.flatnonzero(among[i, :i] & stays[:i])
+                twin = int(twins[i]) if twins[i] >= 0 else int(rows[earlier[0]]) if len(earlier) else -1
                 if twin < 0:
-                    kept.append(i)
                     continue
+                stays[i] = False
                 alike = float(self._alike(rows[i : i + 1], np.array([twin]))[0, 0])
-                gone.add(self._tell(int(row), NEAR, twin, self._told(alike)))
-            stay = np.concatenate([stay, rows[kept]])
+                gone.add(self._tell(int(rows[i]), NEAR, twin, self._told(alike)))
+            stay = np.concatenate([stay, rows[stays]])
         return gone
 
     def _first_alike(self, rows: Indices, others: Indices) -> Indices:
@@ -181,7 +182,9 @@ class _Judge:
     def _alike(self, rows: Indices, others: Indices) -> Floats:
         """Cosines, or differences with a minus before them: the more alike, the larger."""
         one, other = self._vectors.take(rows), self._vectors.take(others)
-        return cosines(one, other) if self._space == "meaning" else -differences(one, other)
+        if self._space == "meaning":
+            return cosines(one, other)
+        return np.asarray(-differences(one, other) * np.where(self._mirrored[others], MIRRORED, 1.0))
 
     def _told(self, alike: float) -> float:
         """1 for what is the same."""

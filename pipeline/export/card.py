@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import pyarrow as pa
 import yaml
@@ -115,15 +116,30 @@ def _data_schema(plan: Plan, store: Store) -> pa.Schema:
     return schema
 
 
-def card_text(plan: Plan, counts: Counts, schema: pa.Schema, versions: Sequence[Mapping[str, str]] = ()) -> str:
+def exported_card(plan: Plan, splits: Mapping[str, int], schema: pa.Schema) -> str:
+    """Of an export in the hub's own layout: a file of a split is called `data/<split>-00000.parquet`."""
+    images = sum(splits.values())
+    return card_text(plan, Counts(images, images), schema, splits=splits)
+
+
+def card_text(
+    plan: Plan,
+    counts: Counts,
+    schema: pa.Schema,
+    versions: Sequence[Mapping[str, str]] = (),
+    splits: Mapping[str, int] | None = None,
+) -> str:
+    files: Any = "data/*.parquet"
+    if splits is not None:
+        files = [{"split": name, "path": f"data/{name}-*.parquet"} for name, images in splits.items() if images]
     header = {
         "pretty_name": plan.job.name,
         "license": "other",
         "license_name": "unknown",
-        "task_categories": ["text-to-image"],
+        "task_categories": ["text-to-image", *(["image-classification"] if "label" in schema.names else [])],
         "tags": ["synthetic", "text-to-image", "image", "promptmill"],
         "size_categories": [next((name for limit, name in _SIZES if counts.kept < limit), "10M<n<100M")],
-        "configs": [{"config_name": "default", "data_files": "data/*.parquet"}],
+        "configs": [{"config_name": "default", "data_files": files}],
     }
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=False, width=10**6)
     return f"---\n{front}---\n\n" + "\n".join(
@@ -134,7 +150,7 @@ def card_text(plan: Plan, counts: Counts, schema: pa.Schema, versions: Sequence[
             *(f"- Versions that acted: {code(one_line(each))}" for each in versions),
             *_settings(plan),
             *_columns(plan, schema),
-            *_loading(plan),
+            *(_loading(plan) if splits is None else _splits(splits)),
             "",
         ]
     )
@@ -222,6 +238,11 @@ def _columns(plan: Plan, schema: pa.Schema) -> list[str]:
         for field in schema
     ]
     return ["", "## Columns", "", "| column | type | meaning |", "|---|---|---|", *rows]
+
+
+def _splits(splits: Mapping[str, int]) -> list[str]:
+    rows = [f"| {name} | {images:,} |" for name, images in splits.items()]
+    return ["", "## Splits", "", "| split | images |", "|---|---:|", *rows]
 
 
 def _loading(plan: Plan) -> list[str]:

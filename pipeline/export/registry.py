@@ -1,7 +1,7 @@
 """The way to the layouts of `layouts/`, a module each: its name is the layout's.
 
-A module has `fill(samples, places, folders) -> Tree`, and may name in COLUMNS and OPTIONAL the source's columns that it
-reads. Nothing else has to know of it.
+A module of a suite has `fill(samples, places, folders) -> Tree`, and may name in COLUMNS and OPTIONAL the source's
+columns that it reads; one for training has `write` (see `training.py`). Nothing else has to know of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the command line asks for the names alone
     from promptmill.pipeline.dataset.samples import Samples
     from promptmill.pipeline.export.trees import Folders, Places, Tree
 
-LAYOUTS = tuple(sorted(module.name for module in pkgutil.iter_modules(layouts.__path__)))
+LAYOUTS = tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(layouts.__path__)))
 
 
 class Layout(Protocol):
@@ -26,7 +26,7 @@ class Layout(Protocol):
 
 
 def layout_of(name: str) -> Layout:
-    return cast(Layout, import_module(f"{layouts.__name__}.{name}"))
+    return cast(Layout, import_module(f"{layouts.__name__}.{name.replace('-', '_')}"))
 
 
 def columns_of(layout: Layout) -> Sequence[str]:

@@ -53,9 +53,17 @@ class _GivenContext(TintContext):
 
 
 def make_dataset(
-    folder: Path, images: Sequence[Picture | None], per_shard: int = 64, select: Any = None, **columns: Sequence[Any]
+    folder: Path,
+    images: Sequence[Picture | None],
+    per_shard: int = 64,
+    select: Any = None,
+    mapped: dict[str, str] | None = None,
+    **columns: Sequence[Any],
 ) -> Plan:
-    """At `folder`/made: an image a prompt, `image 0` and so on; None is one that fails."""
+    """At `folder`/made: an image a prompt, `image 0` and so on; None is one that fails.
+
+    `mapped` are `prompts.columns`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     prompts = write_prompts(folder / "prompts.parquet", [f"image {i}" for i in range(len(images))], **columns)
     url = str(folder / "made")
@@ -64,6 +72,7 @@ def make_dataset(
         generation={"images_per_prompt": 1},
         output={"url": url, "images_per_shard": per_shard, "image_format": "png"},
         select=select,
+        prompts={"source": str(prompts), "columns": mapped or {}},
     )
     store = Store(url)
     plan = claim_output(plan_job(wanted), store)

@@ -1,0 +1,49 @@
+"""A folder as the Hugging Face hub shows it: `data/<split>-00000.parquet` with all columns, and README.md."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from promptmill.pipeline.dataset.records import FOOTER_KEY, to_parquet
+from promptmill.pipeline.export.card import exported_card
+from promptmill.pipeline.export.training import Facts, Put
+
+NAMES = re.compile(r"README\.md|data/[a-zA-Z_]\w*-\d{5}\.parquet")
+TABLES = True
+_FILE_BYTES = 256 << 20
+
+
+def write(tables: Iterator[tuple[str, pa.Table]], facts: Facts, put: Put) -> None:
+    waiting: dict[str, list[pa.Table]] = defaultdict(list)
+    held: dict[str, int] = defaultdict(int)
+    numbers: dict[str, int] = defaultdict(int)
+    schema: pa.Schema | None = None
+
+    def write_out(split: str) -> None:
+        whole = pa.concat_tables(waiting.pop(split), promote_options="permissive")
+        put(f"data/{split}-{numbers[split]:05d}.parquet", to_parquet(whole))
+        numbers[split] += 1
+        held[split] = 0
+
+    for split, table in tables:
+        table = _clean(table)
+        schema = schema or table.schema
+        waiting[split].append(table)
+        held[split] += table.nbytes
+        if held[split] > _FILE_BYTES:
+            write_out(split)
+    for split in list(waiting):
+        write_out(split)
+    put("README.md", exported_card(facts.plan, facts.splits, schema or pa.schema([])).encode("utf-8", "replace"))
+
+
+def _clean(table: pa.Table) -> pa.Table:
+    """Without the proof of the shard that it was part of."""
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != FOOTER_KEY}
+    if "reason" in table.column_names:  # of a reject: why it was not kept is no column of the others
+        table = table.drop_columns(["reason"])
+    return table.replace_schema_metadata(metadata or None)
