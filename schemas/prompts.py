@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import InitErrorDetails
 
+from promptmill.schemas.attributes import MOST_NAME, AttributeValues
 from promptmill.schemas.inputs import ROLES, STEERING, Role, control_role
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
-from promptmill.schemas.templates import parts_of
+from promptmill.schemas.wildcards import read_template
 
 MAX_SEED = 2**53 - 1
 """Seeds that are derived stay exact in JSON, JavaScript and spreadsheets."""
@@ -160,7 +161,18 @@ class Prompts(StrictModel):
     templates: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Texts that each row is drawn with, each of them, instead of a prompt column.
 
-    `{name}` in one is the row's value in that column, `{{` a brace."""
+    `{name}` in one is an attribute, or the row's value in that column, `{class}` the wording of its class, `{{` a
+    brace."""
+    attributes: dict[Text, AttributeValues] = Field(default_factory=dict)
+    """What `{name}` in a template may be: a list, values with weights, or `{file: …}` or `{column: …}`.
+
+    A value may hold further names. Each choice is a column of the record; used twice in a text it is the same."""
+    draws: Annotated[int, Field(ge=1)] | None = None
+    """So many prompts of each row (without `source`: of each class), drawn by the job's seed, the templates in turn.
+    Null makes all combinations of attributes."""
+    wildcards: bool | Text = False
+    """Read `{a|b}`, `{2$$a|b|c}` and `__file__` in prompts and templates, files in the folder `wildcards/` or in the
+    one that is named here. Otherwise such a prompt is drawn as it is written."""
     syntax: Syntax | None = None
     """How prompts are written that are for another tool: `a1111` reads `<lora:name:0.8>`, `(word:1.2)`, `[word]`,
     `BREAK`, and flags such as `--seed 5` and `--ar 16:9`. Null draws all of it as words."""
@@ -172,11 +184,6 @@ class Prompts(StrictModel):
     """Options of `suite: shapes`."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many rows of the source."""
-
-    @property
-    def texts_per_row(self) -> int:
-        """Prompts that a row of the source becomes."""
-        return max(1, len(self.templates))
 
     @property
     def mapped(self) -> Columns:
@@ -225,12 +232,33 @@ class Prompts(StrictModel):
         if self.suite is not None and self.templates:
             hint = f"`suite: {self.suite}` has its own prompts."
             wrong.append(broken_rule(("templates",), "nothing", "texts", hint, "prompts"))
-        wrong += _wrong_templates(self.templates)
+        wrong += [*_wrong_templates(self.templates, bool(self.wildcards)), *self._wrong_words()]
         if self.shapes != type(self.shapes)() and not built_in:
             hint = "These are options of `suite: shapes`."
             wrong.append(broken_rule(("shapes",), "nothing", "a mapping", hint, "prompts"))
         raise_all(wrong)
         return self
+
+    def _wrong_words(self) -> list[InitErrorDetails]:
+        wrong = []
+        for name in ("class", "template"):
+            if name in self.attributes:
+                hint = "The word means something else in templates and records."
+                wrong.append(broken_rule(("attributes", name), "another name", repr(name), hint, "prompts.attributes"))
+        for name in self.attributes:
+            if not name.isidentifier() or len(name) > MOST_NAME:
+                expected = f"a name of at most {MOST_NAME} letters, digits and underscores"
+                wrong.append(broken_rule(("attributes", name), expected, repr(name[:80]), "", "prompts.attributes"))
+        if self.attributes and not self.templates:
+            hint = 'Attributes stand in templates: `templates: ["a {colour} star"]`.'
+            wrong.append(broken_rule(("templates",), "texts with {names}", "nothing", hint, "prompts"))
+        if self.draws is not None and not (self.templates or self.wildcards):
+            hint = "There is nothing to draw without `templates` or `wildcards`."
+            wrong.append(broken_rule(("draws",), "null", self.draws, hint, "prompts"))
+        if self.suite is not None and self.wildcards:
+            hint = f"`suite: {self.suite}` has its own prompts, in plain words."
+            wrong.append(broken_rule(("wildcards",), "false", self.wildcards, hint, "prompts"))
+        return wrong
 
     def _wrong_classes(self) -> list[InitErrorDetails]:
         if self.classes is None:
@@ -249,14 +277,18 @@ class Prompts(StrictModel):
         return []
 
 
-def _wrong_templates(templates: tuple[str, ...]) -> list[InitErrorDetails]:
+def _wrong_templates(templates: tuple[str, ...], wildcards: bool) -> list[InitErrorDetails]:
     wrong = []
     for i, text in enumerate(templates):
         try:
-            parts_of(text)
+            read_template(text, wildcards)
         except ValueError as error:
-            hint = "A name in braces is that of a column; two braces stand for one."
-            wrong.append(broken_rule(("templates", i), "text with {names} of columns", f"{error}", hint, "prompts"))
+            hint = "A name in braces is that of an attribute or a column; two braces stand for one."
+            wrong.append(
+                broken_rule(
+                    ("templates", i), "text with {names} of attributes and columns", f"{error}", hint, "prompts"
+                )
+            )
     return wrong + [
         broken_rule(("templates", i), "texts that differ", f"{templates[i]!r} twice", "Leave one out.", "prompts")
         for i, _ in repeats(templates)

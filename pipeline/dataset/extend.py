@@ -118,7 +118,7 @@ def may_extend(plan: Plan, stored: Plan) -> set[str]:
 
 
 def new_segment(plan: Plan, stored: Plan, files: Sequence[SourceFile]) -> Segment:
-    prompts = sum(file.rows for file in files) * plan.job.prompts.texts_per_row
+    prompts = sum(file.rows for file in files) * plan.texts_per_row
     shards = variants.count(plan.job) * blocks(prompts, plan.rows_per_shard)
     return Segment("extend", tuple(files), prompts, stored.shards, shards)
 
@@ -215,7 +215,7 @@ def _differs_from_records(
     """Of Parquet there is no copy: what was made says which prompts it had; of what was not made nothing is mixed."""
     made = dict(_recorded(store))
     reader = prompt_reader((file,), store, stored.source_schema, plan.job.prompts, stored.words)
-    rows = sum(part.rows for part in parts) * plan.job.prompts.texts_per_row
+    rows = sum(part.rows for part in parts) * plan.texts_per_row
     for start in range(0, rows, _ROWS_AT_ONCE):
         for row, prompt in enumerate(reader.read(start, min(start + _ROWS_AT_ONCE, rows)).prompts, start):
             if made.get(prompt.prompt_id, prompt.prompt) != prompt.prompt:
@@ -238,7 +238,7 @@ def _refuse_lost(names: Any, stored: Plan, store: Store) -> None:
     for position, segment in enumerate(stored.segments):
         start = 0
         for file in segment.files:
-            rows = file.rows * (1 if segment.kind == "retry" else stored.job.prompts.texts_per_row)
+            rows = file.rows * (1 if segment.kind == "retry" else stored.texts_per_row)
             needed = [each for each in missing if each[0] == position and each[1] < start + rows and each[2] > start]
             if file.name in names and not file.path.startswith(STAGED) and needed:
                 got = f"nothing, while {len(needed)} shards are still to be made of it"

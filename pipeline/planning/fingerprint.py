@@ -109,6 +109,10 @@ def _prompt_fields(job: Job, source: Source, dumped: dict[str, Any]) -> dict[str
     """Of a suite its name, checksum and options; without one nothing more than before there were suites."""
     if source.words.classes:
         dumped["classes"] = [[each.name, each.wording] for each in source.words.classes]
+    for each in (each for each in source.words.attributes if each.origin is not None):
+        dumped["attributes"][each.name] = {"values": digest([each.values, each.weights])}
+    if source.words.pools:
+        dumped["wildcards"] = {each.name: digest(each.values) for each in source.words.pools}
     options = dumped.pop("shapes")
     suite = dumped.pop("suite")
     if suite is None:

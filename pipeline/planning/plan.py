@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,9 @@ from promptmill.pipeline.planning.checks import (
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
 from promptmill.pipeline.planning.notices import from_noise
+from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.source import Source, open_source
+from promptmill.schemas.checked import MOST as MOST_IMAGES
 from promptmill.schemas.columns import Only
 from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
@@ -74,6 +76,11 @@ class Plan:
     @property
     def variant_count(self) -> int:
         return variants.count(self.job)
+
+    @cached_property
+    def texts_per_row(self) -> int:
+        """Prompts that a row of the source becomes."""
+        return Expansion(self.job.prompts, self.words).each
 
     @property
     def prompts(self) -> int:
@@ -197,7 +204,9 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
             raise
         told = "prompts.source: no file is there; what the dataset has of them suffices"
         source = Source((), archived.source_schema, (told,), words=archived.words)
-    prompts = min(source.rows, job.prompts.limit or source.rows) * job.prompts.texts_per_row
+    words = replace(source.words, seed=job.seed) if job.prompts.draws or job.prompts.wildcards else source.words
+    prompts = min(source.rows, job.prompts.limit or source.rows) * Expansion(job.prompts, words).each
+    _check_size(job, prompts)
     shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = fingerprint_fields(job, models, clips, source, own)
@@ -209,5 +218,14 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
         control_modes=any(net.mode is not None for model in models for net in model.controlnets),
         wrong=wrong_values(job, models, source),
         python_scores=own,
-        words=source.words,
+        words=words,
     )
+
+
+def _check_size(job: Job, prompts: int) -> None:
+    """Raises JobError for more images than can be counted exactly."""
+    images = prompts * sum(number * count for number, count in variants.images_per_prompt(job).items())
+    if images > MOST_IMAGES:
+        hint = "Say how many prompts of each row are drawn in `prompts.draws`"
+        where = "prompts.attributes" if job.prompts.attributes else "prompts.source"
+        raise JobError(Problem(where, f"at most 2^53 images ({MOST_IMAGES:,})", f"{images:,}", hint))

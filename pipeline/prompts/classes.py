@@ -58,11 +58,13 @@ def find_classes(prompts: Prompts) -> Classes:
     return Classes(_checked("prompts.classes", pairs))
 
 
-def class_file(classes: Sequence[LabelClass]) -> SuiteFile:
-    """A row for each class, as the source of a job that names no other."""
+def class_file(classes: Sequence[LabelClass], prompts: Prompts) -> SuiteFile:
+    """A row for each class, as the source of a job that names no other; templates are in the place of its prompt."""
     rows = [[each.name, each.wording] for each in classes]
     data = canonical_json(rows).encode()
-    table = pa.table({"label": [each.name for each in classes], "prompt": [each.wording for each in classes]})
+    columns = {"label": [each.name for each in classes]}
+    columns |= {} if prompts.templates else {"prompt": [each.wording for each in classes]}
+    table = pa.table(columns)
     return SuiteFile(CLASS_FILE, table, hashlib.sha256(data).hexdigest(), len(data))
 
 

@@ -15,7 +15,6 @@ from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.inputs import ROLES, STEERING, is_control
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns
-from promptmill.schemas.templates import names_in
 
 
 @dataclass(frozen=True)
@@ -99,16 +98,11 @@ WANTED: Mapping[str, str] = {
 """What a column must hold, by what it is mapped to; text where it is not here."""
 
 
-def check_columns(
-    schema: pa.Schema, columns: Columns, where: str, templates: Sequence[str] = (), known: Collection[str] = ()
-) -> None:
-    """`known` are names in templates that are no columns.
-
-    Raises InputError where a column that is mapped, or named in a template, is missing or cannot be used so.
-    """
-    problems = list(_wrong_names(schema, templates, where, known))
+def check_columns(schema: pa.Schema, columns: Columns, where: str, named: Named | None = None) -> None:
+    """Raises InputError where a column that is mapped, or `named` by a text, is missing or cannot be used so."""
+    problems = [] if named is None else list(_wrong_names(schema, named, where))
     for role, name in columns.named.items():
-        if name is None or (templates and role == "prompt"):
+        if name is None or (named is not None and role == "prompt"):
             continue
         place = f"prompts.columns.{role}: {where}"
         if name not in schema.names:
@@ -124,16 +118,24 @@ def check_columns(
         raise InputError(*problems)
 
 
-def _wrong_names(schema: pa.Schema, templates: Sequence[str], where: str, known: Collection[str]) -> Iterator[Problem]:
-    for i, template in enumerate(templates):
-        for name in names_in(template):
-            if name in known:
-                continue
+@dataclass(frozen=True)
+class Named:
+    """Of templates and what they hold: names by the place that has them; `known` are those that are no columns."""
+
+    places: Mapping[str, Sequence[str]]
+    known: Collection[str] = ()
+
+
+def _wrong_names(schema: pa.Schema, named: Named, where: str) -> Iterator[Problem]:
+    for place, names in named.places.items():
+        for name in (name for name in names if name not in named.known):
             kind = schema.field(name).type if name in schema.names else None
             if kind is None or is_binary(kind) or pa.types.is_nested(kind):
-                there = ", ".join(map(repr, schema.names))
+                there = ", ".join(map(repr, [*schema.names, *named.known]))
                 got = f"columns {there}" if kind is None else f"{name!r} of type {kind}"
-                yield Problem(f"prompts.templates[{i}]: {where}", f"a column {name!r} of text or numbers", got)
+                close = difflib.get_close_matches(name, [*named.known, *schema.names], 1)
+                hint = f"Did you mean {close[0]!r}?" if close and kind is None else ""
+                yield Problem(f"{place}: {where}", f"a column {name!r} of text or numbers", got, hint)
 
 
 def _fits(role: str, kind: pa.DataType) -> bool:

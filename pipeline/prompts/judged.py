@@ -47,7 +47,12 @@ NOTATION: Final[Mapping[str, str]] = {
 """What other tools read in a prompt, and here are words like others."""
 A1111: Final = frozenset(NOTATION) - {"`__wildcards__`", "choices `{a|b}`", "weights `a::2`"}
 """What of it `prompts.syntax: a1111` reads, or says why not."""
-_HINT: Final = "; `prompts.syntax: a1111` reads it"
+WILDCARDS: Final = frozenset({"`__wildcards__`", "choices `{a|b}`"})
+"""What of it `prompts.wildcards` reads."""
+_HINTS: Final = {
+    **dict.fromkeys(A1111, "; `prompts.syntax: a1111` reads it"),
+    **dict.fromkeys(WILDCARDS, "; `prompts.wildcards: true` reads it"),
+}
 
 
 @dataclass
@@ -96,7 +101,8 @@ def judge(store: Store, opened: Sequence[OpenedFile], prompts: Prompts) -> Judge
     lines = Lines() if prompts.syntax else None
     roles = {role: name for role in RULES if (name := getattr(prompts.columns, role, None)) is not None}
     wrong = {role: _Wrong() for role in (*roles, *_LONG_TEXTS)}
-    texts = _Texts(prompts.columns, wrong, lines)
+    read = (A1111 if prompts.syntax else frozenset()) | (WILDCARDS if prompts.wildcards else frozenset())
+    texts = _Texts(prompts.columns, wrong, lines, read)
     for each in opened:
         first = 0
         every = looked_at(prompts, each.schema)
@@ -165,6 +171,7 @@ class _Texts:
     columns: Columns
     wrong: Mapping[str, _Wrong]
     lines: Lines | None
+    read: frozenset[str] = frozenset()
     prompts: list[pa.ChunkedArray] = field(default_factory=list)
     broken: int = 0
     without_image: dict[str, int] = field(default_factory=dict)
@@ -227,11 +234,11 @@ class _Texts:
             **{f"with {role} at a place where no file is": len(gone) for role, gone in self.missing.items()},
             "repeated": repeated,
             **{
-                f"written for another tool: {name}, read as plain words{_HINT if name in A1111 else ''}": _rows_with(
+                f"written for another tool: {name}, read as plain words{_HINTS.get(name, '')}": _rows_with(
                     trimmed, NOTATION[name]
                 )
                 for name in NOTATION
-                if self.lines is None or name not in A1111
+                if name not in self.read
             },
         }
         return [

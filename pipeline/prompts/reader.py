@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.prompts.a1111 import a1111_prompt
 from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
 from promptmill.pipeline.prompts.classes import CLASS
+from promptmill.pipeline.prompts.expansion import Expanded, Expansion
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
@@ -34,6 +35,7 @@ from promptmill.pipeline.prompts.prompt import (
     with_inputs,
 )
 from promptmill.pipeline.prompts.unicode import mend
+from promptmill.pipeline.prompts.vocabulary import TEMPLATE
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, Problem, SampleError
 from promptmill.schemas.identity import derived_prompt_id
@@ -41,7 +43,6 @@ from promptmill.schemas.inputs import STEERING, Role
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
 from promptmill.schemas.row_values import values_of
-from promptmill.schemas.templates import filled, names_in
 from promptmill.schemas.words import NO_WORDS, ClassNumbers, Words
 
 _CACHED_GROUP_BYTES = 128 << 20
@@ -57,11 +58,11 @@ class PromptReader:
         schema: pa.Schema,
         columns: Columns,
         helpers: Mapping[str, str] = MappingProxyType({}),
-        templates: tuple[str, ...] = (),
+        expansion: Expansion | None = None,
         parse: Callable[[Prompt, object, object, object, object], Prompt] = parse_prompt,
         words: Words = NO_WORDS,
     ) -> None:
-        """`helpers` are fields of `Prompt` by the columns that fill them, `templates` as in the job."""
+        """`helpers` are fields of `Prompt` by the columns that fill them."""
         self._parse_row = parse
         self._held = HeldFiles(output)
         self._files = files
@@ -69,12 +70,16 @@ class PromptReader:
         self._columns = columns
         self._ends = list(accumulate(file.rows for file in files))
         self._helpers = helpers
-        self._templates = templates
-        self._each = max(1, len(templates))
+        self._expansion = expansion if expansion is not None and expansion.acts else None
+        self._each = 1 if self._expansion is None else self._expansion.each
+        templates = self._expansion is not None and self._expansion.templates
         self._words, self._numbers = words, ClassNumbers(words.classes)
         self._named = {role: name for role, name in columns.named.items() if not (templates and role == "prompt")}
         mapped = {*self._named.values(), *helpers}
-        self.passthrough_schema = pa.schema([field for field in schema if field.name not in mapped])
+        self._carried = pa.schema([field for field in schema if field.name not in mapped])
+        choices = () if self._expansion is None else self._expansion.columns
+        self._choices = [name if name not in self._carried.names else f"prompt_{name}" for name in choices]
+        self.passthrough_schema = pa.schema([*self._carried, *(pa.field(name, pa.string()) for name in self._choices)])
         if missing := [name for name in mapped if name is not None and name not in schema.names]:
             got = f"{len(missing)} that are not there, such as {missing[0]!r}"
             raise InputError(Problem("prompts.columns", "columns of the source, as the plan has it", got))
@@ -87,22 +92,37 @@ class PromptReader:
         self._cached: tuple[tuple[str, int], pa.Table] | None = None
 
     def read(self, start: int, stop: int) -> Block:
-        """Prompts `start` to `stop` over all files in order; with templates each row is several."""
-        low, high = start // self._each, -(-stop // self._each)
+        """Prompts `start` to `stop` over all files in order; a row of the source may be several."""
+        each = self._each
+        low, high = start // each, -(-stop // each)
         pieces = list(self._pieces(low, high))
         tables = [self._read_rows(file, first, rows) for file, first, rows in pieces]
-        prompts: list[Prompt] = []
-        for (file, first, _), table in zip(pieces, tables, strict=True):
-            prompts.extend(self._parse(table, file, first))
+        found: list[tuple[Prompt, Expanded | None]] = []
+        begins = low * each
+        for (file, first, rows), table in zip(pieces, tables, strict=True):
+            ends = begins + rows * each
+            asked = [divmod(place - begins, each) for place in range(max(start, begins), min(stop, ends))]
+            found.extend(self._parse(table, file, first, asked))
+            begins = ends
         table = pa.concat_tables(tables) if tables else self._schema.empty_table()
-        passthrough, broken = mend(table.select(self.passthrough_schema.names))
-        for place in (place for place in range(len(prompts)) if place // self._each in broken):
-            prompts[place] = replace(prompts[place], error=prompts[place].error or INVALID_TEXT)
-        if not self._templates:
+        passthrough, broken = mend(table.select(self._carried.names))
+        places = [place // each - low for place in range(start, start + len(found))]
+        prompts = [
+            replace(prompt, error=prompt.error or INVALID_TEXT) if row in broken else prompt
+            for (prompt, _), row in zip(found, places, strict=True)
+        ]
+        if self._expansion is None:
             return Block(tuple(prompts), passthrough)
-        places = range(len(prompts))[start - low * self._each : stop - low * self._each]
-        rows = passthrough.take(pa.array([place // self._each for place in places], pa.int64()))
-        return Block(tuple(prompts[place] for place in places), rows)
+        return Block(tuple(prompts), self._with_choices(passthrough.take(pa.array(places, pa.int64())), found))
+
+    def _with_choices(self, rows: pa.Table, found: Sequence[tuple[Prompt, Expanded | None]]) -> pa.Table:
+        assert self._expansion is not None
+        columns = dict(zip(rows.column_names, rows.columns, strict=True))  # a table without columns has no rows
+        for own, name in zip(self._expansion.columns, self._choices, strict=True):
+            texts = ((None if own == TEMPLATE else made.choices.get(own)) if made else None for _, made in found)
+            written = ((made.written if made else None) for _, made in found)
+            columns[name] = pa.chunked_array([pa.array(list(written if own == TEMPLATE else texts), pa.string())])
+        return pa.table(columns, schema=self.passthrough_schema)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
         index = bisect_right(self._ends, start)
@@ -159,41 +179,58 @@ class PromptReader:
             self._cached = ((file.path, group), table)
         return table.slice(offset, rows)
 
-    def _parse(self, table: pa.Table, file: SourceFile, first: int) -> Iterator[Prompt]:
-        """Row by row, and of each row text by text."""
+    def _parse(
+        self, table: pa.Table, file: SourceFile, first: int, asked: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[Prompt, Expanded | None]]:
+        """`asked` are rows of the table, each with the number of one of its texts."""
         dumped = self._named.items()
         columns = {role: _values(table, name) for role, name in dumped if name is None or name in table.column_names}
         extra = {field: values_of(table.column(name)) for name, field in self._helpers.items()}
-        texts = self._texts(table) if self._templates else [[("", None, text)] for text in columns["prompt"]]
-        for i in range(table.num_rows):
+        words = self._word_columns(table)
+        for i, index in asked:
             given = columns["id"][i]
             prompt_id = derived_prompt_id(file.name, file.first + first + i) if given is None else readable(given)[0]
-            for which, error, text in texts[i]:
-                helped = Prompt(prompt_id + which, "", **{name: values[i] for name, values in extra.items()})
-                chosen = columns["adapter"][i]
-                helped = replace(helped, adapters=chosen_adapters(chosen), error=error)
-                helped = replace(helped, adapter_weights=weights_chosen(chosen))
-                if self._labelled:
-                    helped = labelled_as(helped, columns["label"][i], self._numbers)
-                yield self._parse_row(
-                    with_inputs(helped, self._locators(columns, file, first, i), _numbers(columns, i)),
-                    text,
-                    columns["negative_prompt"][i],
-                    columns["caption"][i],
-                    columns["seed"][i],
-                )
+            text = columns["prompt"][i] if "prompt" in columns else None
+            made, error = self._expanded(prompt_id, index, {name: cells[i] for name, cells in words.items()}, text)
+            which, text = ("", text) if made is None else (made.which, made.text)
+            helped = Prompt(prompt_id + which, "", **{name: values[i] for name, values in extra.items()})
+            chosen = columns["adapter"][i]
+            helped = replace(helped, adapters=chosen_adapters(chosen), error=error)
+            helped = replace(helped, adapter_weights=weights_chosen(chosen))
+            if self._labelled:
+                helped = labelled_as(helped, columns["label"][i], self._numbers)
+            parsed = self._parse_row(
+                with_inputs(helped, self._locators(columns, file, first, i), _numbers(columns, i)),
+                text,
+                columns["negative_prompt"][i],
+                columns["caption"][i],
+                columns["seed"][i],
+            )
+            yield parsed, made
 
-    def _texts(self, table: pa.Table) -> list[list[tuple[str, SampleError | None, object]]]:
-        """Of each row what the templates make of it: the end of the prompt's id, what is wrong, and the text."""
-        names = list(dict.fromkeys(name for template in self._templates for name in names_in(template)))
+    def _word_columns(self, table: pa.Table) -> dict[str, list[object]]:
+        """What templates ask of rows, by name."""
+        names = [] if self._expansion is None else self._expansion.names
         columns = {name: _values(table, name) for name in names if not (self._labelled and name == CLASS)}
-        if self._labelled:
+        if self._labelled and CLASS in names:
             columns[CLASS] = [self._wording(cell) for cell in _values(table, self._columns.label)]
-        found = []
-        for i in range(table.num_rows):
-            values = {name: column[i] for name, column in columns.items()}
-            found.append([_of_template(number, text, values) for number, text in enumerate(self._templates)])
-        return found
+        return columns
+
+    def _expanded(
+        self, key: str, index: int, cells: Mapping[str, object], prompt: object
+    ) -> tuple[Expanded | None, SampleError | None]:
+        """What the expansion makes of a row, None where the row's own prompt stays."""
+        expansion = self._expansion
+        own, broken = readable(prompt)
+        if expansion is None or (not expansion.templates and (broken or not own.strip())):
+            return None, None
+        texts = {name: None if cell is None else readable(cell) for name, cell in cells.items()}
+        made = expansion.at(key, index, {name: None if each is None else each[0] for name, each in texts.items()}, own)
+        if any(each is not None and each[1] for each in texts.values()):
+            return made, INVALID_TEXT
+        if made.missing is not None:
+            return made, SampleError("empty_prompt", f"{made.missing}: null, in {made.written[:200]!r}")
+        return made, made.error
 
     @property
     def _labelled(self) -> bool:
@@ -222,7 +259,8 @@ def prompt_reader(
 ) -> PromptReader:
     """For the files of a job's own prompts."""
     parse = a1111_prompt if prompts.syntax == "a1111" else parse_prompt
-    return PromptReader(files, output, schema, prompts.mapped, templates=prompts.templates, parse=parse, words=words)
+    expansion = Expansion(prompts, words)
+    return PromptReader(files, output, schema, prompts.mapped, expansion=expansion, parse=parse, words=words)
 
 
 def open_thin(stream: BinaryIO) -> pq.ParquetFile:
@@ -264,14 +302,6 @@ def _values(table: pa.Table, name: str | None) -> list[object]:
     elif pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     return values_of(column)
-
-
-def _of_template(number: int, template: str, values: Mapping[str, object]) -> tuple[str, SampleError | None, object]:
-    texts = {name: None if value is None else readable(value) for name, value in values.items()}
-    text, missing = filled(template, {name: None if each is None else each[0] for name, each in texts.items()})
-    error = None if missing is None else SampleError("empty_prompt", f"{missing}: null, in {template[:200]!r}")
-    broken = any(each is not None and each[1] for each in texts.values())
-    return f"#{number}", INVALID_TEXT if broken else error, text
 
 
 def _numbers(columns: Mapping[str, Sequence[object]], row: int) -> dict[str, object]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from promptmill.pipeline.prompts.bombs import check_no_bomb, whole_parquet
-from promptmill.pipeline.prompts.classes import CLASS, Classes, class_file, find_classes, labelled
+from promptmill.pipeline.prompts.classes import Classes, class_file, find_classes, labelled
 from promptmill.pipeline.prompts.columns import OpenedFile, check_columns, unify
+from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.files import find_files, find_prompt_files, refuse_strange_names
 from promptmill.pipeline.prompts.first_look import FirstLook, first_look
 from promptmill.pipeline.prompts.folders import with_folder_columns
@@ -29,7 +30,18 @@ from promptmill.pipeline.prompts.media import without_media
 from promptmill.pipeline.prompts.suites import Suite, SuiteFile, read_suite, shapes_suite, takes
 from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.prompts.undrawn import undrawn
+from promptmill.pipeline.prompts.unfolded import (
+    class_rows,
+    expansion_rows,
+    names_in_texts,
+    pools_in_rows,
+    pools_in_texts,
+    pools_in_wordings,
+    refuse_taken,
+    repeated,
+)
 from promptmill.pipeline.prompts.views import is_view, shown_name
+from promptmill.pipeline.prompts.vocabulary import read_attributes, read_pools
 from promptmill.pipeline.storage.digests import file_digest
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_tail
@@ -77,23 +89,28 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
         return _open_suite(prompts, output)
     classes = find_classes(prompts)
     if prompts.source is None:
-        return _open_classes(prompts, classes)
+        return _open_classes(prompts, classes, output)
     store, entries, notices, beside = find_prompt_files(prompts.source, output)
     opened = _open_each(store, entries, prompts)
     schema = with_folder_columns(unify(opened, prompts.columns), [each.file for each in opened])
-    known = [CLASS] if prompts.labelled else []
-    check_columns(schema, prompts.columns, split_query(prompts.source)[0], prompts.templates, known)
+    attributes = read_attributes(prompts)
+    named = names_in_texts(prompts, attributes)
+    check_columns(schema, prompts.columns, split_query(prompts.source)[0], named)
+    refuse_taken(attributes, schema)
     files = tuple(o.file for o in opened)
     judged = judge(store, opened, prompts)
     notices = [*notices, *(undrawn(store, opened, beside, prompts) if beside else ())]
     schema, left_out = without_media(store, files, schema, prompts)
     labels = labelled(store, files, prompts, classes)
+    asked = {**pools_in_texts(prompts, attributes), **pools_in_rows(store, files, prompts)}
+    words = Words(labels.classes, attributes, read_pools(prompts, asked, output))
+    again = repeated(expansion_rows(store, files, prompts, words), Expansion(prompts, words))
     source = Source(
         files,
         schema,
-        (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices, *labels.notices),
+        (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices, *labels.notices, *again),
         wrong=(*judged.problems, *labels.wrong),
-        words=Words(labels.classes),
+        words=words,
         largest=judged.largest,
         least=judged.least,
         adapters=judged.adapters,
@@ -132,17 +149,21 @@ def _open_suite(prompts: Prompts, output: str | None) -> Source:
     return Source(tuple(source_file(file) for file in suite.files), schema, suite.notices, suite.sha256)
 
 
-def _open_classes(prompts: Prompts, classes: Classes) -> Source:
+def _open_classes(prompts: Prompts, classes: Classes, output: str | None) -> Source:
     """A job of classes alone, each of which is a row."""
-    file = class_file(classes.classes)
-    check_columns(file.table.schema, prompts.mapped, "prompts.classes", prompts.templates, [CLASS])
-    return Source((source_file(file),), file.table.schema, classes.notices, words=Words(classes.classes))
+    file, attributes = class_file(classes.classes, prompts), read_attributes(prompts)
+    named = names_in_texts(prompts, attributes)
+    check_columns(file.table.schema, prompts.mapped, "prompts.classes", named)
+    asked = {**pools_in_texts(prompts, attributes), **pools_in_wordings(prompts, classes.classes)}
+    words = Words(classes.classes, attributes, read_pools(prompts, asked, output))
+    again = repeated(class_rows(classes.classes), Expansion(prompts, words))
+    return Source((source_file(file),), file.table.schema, (*classes.notices, *again), words=words)
 
 
 def made_files(prompts: Prompts, output: str | None) -> tuple[SuiteFile, ...]:
     """Those that are no files of the user's: of a suite, and of a job of classes alone."""
     if prompts.suite is None:
-        return (class_file(find_classes(prompts).classes),)
+        return (class_file(find_classes(prompts).classes, prompts),)
     return find_suite(prompts, output).files
 
 

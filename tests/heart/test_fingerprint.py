@@ -45,6 +45,12 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "prompts.classes": ({"prompts": {"columns": {"label": "other"}}}, ["y", "x"]),
     "prompts.columns.label": ({}, "other"),
     "prompts.templates": ({}, ["a {prompt}"]),
+    "prompts.attributes": (
+        {"prompts": {"templates": ["{colour}"], "attributes": {"colour": ["red"]}}},
+        {"colour": ["red", "blue"]},
+    ),
+    "prompts.draws": ({"prompts": {"templates": ["a {prompt}"]}}, 2),
+    "prompts.wildcards": ({}, True),
     "prompts.format.delimiter": ({}, ","),
     "prompts.format.quoting": ({}, '"'),
     "prompts.format.escape": ({}, "\\"),
