@@ -163,7 +163,7 @@ class Prompts(StrictModel):
 
     `{name}` in one is an attribute, or the row's value in that column, `{class}` the wording of its class, `{{` a
     brace."""
-    attributes: dict[Text, AttributeValues] = Field(default_factory=dict)
+    attributes: dict[Text, AttributeValues] = Field(default={})
     """What `{name}` in a template may be: a list, values with weights, or `{file: …}` or `{column: …}`.
 
     A value may hold further names. Each choice is a column of the record; used twice in a text it is the same."""
@@ -286,7 +286,7 @@ def _wrong_templates(templates: tuple[str, ...], wildcards: bool) -> list[InitEr
             hint = "A name in braces is that of an attribute or a column; two braces stand for one."
             wrong.append(
                 broken_rule(
-                    ("templates", i), "text with {names} of attributes and columns", f"{error}", hint, "prompts"
+                    ("templates", i), "text with {names} of columns or attributes", f"{error}", hint, "prompts"
                 )
             )
     return wrong + [
