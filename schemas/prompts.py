@@ -285,9 +285,7 @@ def _wrong_templates(templates: tuple[str, ...], wildcards: bool) -> list[InitEr
         except ValueError as error:
             hint = "A name in braces is that of an attribute or a column; two braces stand for one."
             wrong.append(
-                broken_rule(
-                    ("templates", i), "text with {names} of columns or attributes", f"{error}", hint, "prompts"
-                )
+                broken_rule(("templates", i), "text with {names} of columns or attributes", f"{error}", hint, "prompts")
             )
     return wrong + [
         broken_rule(("templates", i), "texts that differ", f"{templates[i]!r} twice", "Leave one out.", "prompts")
