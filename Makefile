@@ -11,7 +11,7 @@ SLOW_TESTS = $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadgroup -
 READY := $(VENV)/.promptmill-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-s3 test test-fast check format faults families gpu bench mutants clean
+.PHONY: help install demo demo-s3 test test-fast check format faults engines families gpu bench mutants clean
 
 help:  ## This list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ format: $(READY)  ## Rewrite to the house format
 
 faults: $(READY)  ## Break everything that can break and count what was lost; SEED=n, LONG=1
 	$(BIN)/python -m tests.faults --seed $(SEED) $(if $(LONG),--long)
+
+engines: $(READY)  ## A night on a cluster of machines made of namespaces; needs root
+	PROMPTMILL_ENGINES=1 $(BIN)/python -m pytest tests/engines -rs
 
 families: $(READY)  ## A tiny pipeline of each text-to-image class against every promise
 	$(BIN)/python -m tests.families
