@@ -6,6 +6,7 @@ silence. What leaves here is uint8 sRGB of exactly the size that the sample is d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -86,6 +87,20 @@ class InputReader:
             self._output.create(kept_input_key(sha256), data)
             self._kept.add(sha256)
         return sha256
+
+    def known(self, place: str, sha256: str) -> bytes:
+        """The very image that a row was drawn from: where it lay, or as it was kept. Raises SampleError."""
+        try:
+            data = self.read(place)
+        except SampleError as gone:
+            with contextlib.suppress(SampleError):
+                return self.kept(sha256)
+            raise gone from None
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+        with contextlib.suppress(SampleError):
+            return self.kept(sha256)
+        raise SampleError("input", f"{place} is another image than the one that was drawn from")
 
     def kept(self, sha256: str) -> bytes:
         """An input image that an earlier run has kept. Raises SampleError."""
@@ -209,7 +224,7 @@ def prepare(sample: Sample, reader: InputReader, generation: Generation, model: 
     found: dict[Role, Input] = {}
     for role in sorted(sample.inputs, key=lambda role: role != leading):
         given = sample.inputs[role]
-        data = reader.read(given.locator)
+        data = reader.read(given.locator) if given.sha256 is None else reader.known(given.locator, given.sha256)
         made = decode(data, role, Target(*size, how) if size and role not in ("mask", REFERENCE) else None)
         if role == leading:
             whole, size = made.size, size or drawn_size(made.size, generation, model)

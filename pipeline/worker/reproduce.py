@@ -30,8 +30,9 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.work import read_work
-from promptmill.schemas.columns import HASHES, named, of_kind, own_columns
+from promptmill.schemas.columns import HASHES, input_column, named, of_kind, own_columns
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, Problem, SampleError, StorageError
+from promptmill.schemas.inputs import STEERING, Input
 from promptmill.schemas.plan import STAGED, Sample, Shard, Variant
 from promptmill.schemas.row_values import rows_of
 
@@ -83,8 +84,8 @@ def reproduce_sample(
     Raises JobError where there is no such image, and for prompts that lie outside of `reach`.
     """
     key, row = find_sample(store, sample_id)
-    fields = _read_row(store, key, row)
     plan = newest_plan(plan, store)
+    fields = _read_row(store, key, row, plan)
     shard = plan.shard(shard_of(key))
     context = context or WorkerContext(plan, store, reach=_reach_of(plan, store, shard, reach))
     try:
@@ -94,6 +95,7 @@ def reproduce_sample(
         # The prompts are gone; the row itself says enough.
         batch, variant = [_sample(fields)], plan.variant(shard.variant)
         with_mates = False
+    batch = [_with_hashes(each, fields) if each.sample_id == fields["sample_id"] else each for each in batch]
     pixels, sample, scheduler = _generate(context, batch, variant, fields["sample_id"])
     height, width = pixels.shape[:2]
     output = plan.job.output
@@ -191,10 +193,14 @@ def _matches(store: Store, entry: Entry, sample_id: str) -> list[tuple[int, str]
     return [(row, ids[row].as_py()) for row in rows]
 
 
-def _read_row(store: Store, key: str, row: int) -> dict[str, Any]:
+def _read_row(store: Store, key: str, row: int, plan: Plan | None = None) -> dict[str, Any]:
+    """With a plan no column of the source's is taken for one of ours, and images of named ControlNets are read."""
     with whole_object(store, key) as file:
         parquet = pq.ParquetFile(file)
-        names = [name for name in own_columns(parquet.schema_arrow) if name != "image"]
+        schema = parquet.schema_arrow
+        names = [name for name in own_columns(schema, None if plan is None else plan.more_columns) if name != "image"]
+        places = map(input_column, plan.job.task.roles if plan else ())
+        names += [place for place in places if place in schema.names and place not in names]
         fields: dict[str, Any] = rows_of(parquet.read(columns=names).select(names).slice(row, 1))[0]
     return fields
 
@@ -226,7 +232,18 @@ def _sample(fields: Mapping[str, Any]) -> Sample:
     adapters = None if chosen is None else tuple(each["name"] for each in chosen)
     identity = {name: fields[name] for name in of_kind("identity", "text")}
     sample = Sample(row=0, adapters=adapters, adapter_weights=weights_chosen(chosen), **identity)
-    return replace(sample, written=fields.get("prompt_written"), settings=fields.get("row_settings"))
+    places = {role: fields.get(input_column(role)) for role in fields.get(HASHES) or {}}
+    inputs = {role: Input(str(place)) for role, place in places.items() if place is not None}
+    steering = {name: float(fields[name]) for name in STEERING if fields.get(name) is not None}
+    sample = replace(sample, written=fields.get("prompt_written"), settings=fields.get("row_settings"))
+    return replace(sample, inputs=inputs, strength=fields.get("strength"), steering=steering)
+
+
+def _with_hashes(sample: Sample, fields: Mapping[str, Any]) -> Sample:
+    """With those of the images that its row was drawn from, by which it knows them again."""
+    known = fields.get(HASHES) or {}
+    found = {role: replace(each, sha256=known.get(role)) for role, each in sample.inputs.items()}
+    return replace(sample, inputs=found)
 
 
 def _generate(

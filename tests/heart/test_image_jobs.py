@@ -23,6 +23,7 @@ from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.pipeline.worker.shard import process_shard
+from promptmill.schemas.errors import JobError
 from promptmill.schemas.plan import ResolvedModel, Sample
 from tests.heart.mill import Tint, TintContext, job, make_missing, memory, rows, write_prompts
 
@@ -86,9 +87,9 @@ def add(kind: str, folder: Path, numbers: Iterable[int]) -> dict[str, Any]:
     return {"source": ours.url, "columns": {"image": "image", "id": "sample_id"}}
 
 
-def planned(prompts: dict[str, Any]) -> Plan:
+def planned(prompts: dict[str, Any], **sections: Any) -> Plan:
     generation = {"strength": 0.5, "width": 8, "height": 8, "images_per_prompt": 2}
-    return plan_job(job(Path(), prompts=prompts, generation=generation, score=None))
+    return plan_job(job(Path(), prompts=prompts, generation=generation, score=None, **sections))
 
 
 def make(plan: Plan, store: Store, broken: Iterable[str] = ()) -> None:
@@ -177,4 +178,23 @@ def test_each_image_can_be_made_again(prompts: dict[str, Any]) -> None:
     for row in rows(store)[::3]:
         found = reproduce_sample(plan, store, row["sample_id"], context)
         assert found.identical and found.with_mates
+    context.close()
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "not kept"])
+def test_images_that_are_gone_are_made_again_from_what_was_kept(
+    kind: str, prompts: dict[str, Any], tmp_path: Path, keep: bool
+) -> None:
+    """Where the prompts were gone too, a sample was drawn from its text alone, and called another."""
+    store = memory()
+    plan = claim_output(planned(prompts, output={"keep_inputs": keep}), store)
+    make(plan, store)
+    made = rows(store)[0]
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    context = OverContext(plan, store)
+    if keep:
+        assert reproduce_sample(plan, store, made["sample_id"], context).identical
+    else:
+        with pytest.raises(JobError, match=r"an image, got input: .*, where there was one before"):
+            reproduce_sample(plan, store, made["sample_id"], context)
     context.close()
