@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from promptmill.pipeline.models.catalog.diffusers_source import rounds_steps_down
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made, task_for
 from promptmill.pipeline.planning import variants
+from promptmill.pipeline.prompts.image_files import is_image
+from promptmill.pipeline.prompts.pixels import ImageError, open_image
+from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.plan import ResolvedModel, SourceFile
+
+_MUCH_LARGER = 4
 
 
 def from_noise(job: Job, models: Sequence[ResolvedModel], largest: float | None) -> Iterator[str]:
@@ -22,6 +29,21 @@ def from_noise(job: Job, models: Sequence[ResolvedModel], largest: float | None)
     asked = {(*own, value) for *own, given in variants.tally(job, "model", *fields) for value in (given, *rows)}
     texts = (_from_noise(job, resolved[model], steps, scheduler, value) for model, steps, scheduler, value in asked)
     yield from sorted({text for text in texts if text is not None})
+
+
+def own_sizes(job: Job, models: Sequence[ResolvedModel], files: Sequence[SourceFile]) -> Iterator[str]:
+    """A folder of photos much larger than what a model was made for, where each is drawn in its own size."""
+    photo = next((file for file in files if is_image(file.name) and not is_remote(file.path)), None)
+    if photo is None or "image" not in job.task.roles:
+        return
+    with contextlib.suppress(OSError, ImageError), open_image(Path(photo.path).read_bytes()) as image:
+        sides = image.size
+        resolved = dict(zip(variants.swept_models(job), models, strict=True))
+        for model, *asked in variants.tally(job, "model", "width", "height", "fit"):
+            own = resolved[model]
+            if asked == [None, None, None] and sides[0] * sides[1] > _MUCH_LARGER * own.width * own.height:
+                shown = f"{photo.name} is {sides[0]}×{sides[1]}, and {own.path} was made for {own.width}×{own.height}"
+                yield f"images are drawn in their own size: {shown}; generation.fit: cover brings all to that size"
 
 
 def _from_noise(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
+from PIL import Image
 
-from promptmill.pipeline.planning.notices import from_noise
+from promptmill.pipeline.planning.notices import from_noise, own_sizes
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.plan import ResolvedModel, SourceFile
+
+JOB = {
+    "name": "x",
+    "prompts": {"source": "x.jsonl", "columns": {"image": "image"}},
+    "model": {"path": "m"},
+    "output": {"url": "out"},
+}
 
 
 def model(name: str, scheduler: str) -> ResolvedModel:
@@ -23,15 +32,7 @@ def notices(
     largest: float | None = None,
     scheduler: str = "FlowMatchEulerDiscreteScheduler",
 ) -> list[str]:
-    job = Job.model_validate(
-        {
-            "name": "x",
-            "prompts": {"source": "x.jsonl", "columns": {"image": "image"}},
-            "model": {"path": "m"},
-            "generation": generation,
-            "output": {"url": "out"},
-        }
-    )
+    job = Job.model_validate({**JOB, "generation": generation})
     return list(from_noise(job, [model(name, scheduler)], largest))
 
 
@@ -68,3 +69,23 @@ def test_of_rows_the_largest_counts_and_other_models_begin_with_the_image() -> N
     assert notices("StableDiffusion3", {"num_inference_steps": 4, "strength": 0.5}, largest=0.9)
     assert not notices("StableDiffusion", {"num_inference_steps": 4, "strength": 0.9}, scheduler="DDIMScheduler")
     assert not notices("StableDiffusion3", {"num_inference_steps": 4, "strength": 0.5})
+
+
+def test_a_folder_of_photos_in_their_own_size_is_told(tmp_path: Path) -> None:
+    """Each was drawn in 12 megapixels, or failed by itself, after the model was loaded."""
+    Image.new("RGB", (640, 480)).save(tmp_path / "a.jpg")
+    files = [SourceFile("a.jpg", str(tmp_path / "a.jpg"), 1, 1)]
+
+    def said(**generation: Any) -> list[str]:
+        job = Job.model_validate({**JOB, "generation": generation})
+        return list(own_sizes(job, [model("StableDiffusion", "DDIMScheduler")], files))
+
+    assert said() == [
+        "images are drawn in their own size: a.jpg is 640×480, and m was made for 64×64; generation.fit: cover brings "
+        "all to that size"
+    ]
+    assert not said(fit="cover") and not said(width=64)
+    Image.new("RGB", (120, 100)).save(tmp_path / "a.jpg")
+    assert not said()
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    assert not said()
