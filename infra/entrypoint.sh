@@ -6,6 +6,7 @@
 #   RAY_ADDRESS                  the cluster to join; unset: this machine alone, nothing to wait for
 #   PROMPTMILL_CLUSTER_WAIT_S    how long to wait for it (600)
 #   PROMPTMILL_PID_FILE          where to write this process's id, for whoever wants to stop it gently
+#   PROMPTMILL_CODE_FILE         where to write the code this ends with, for whoever waits for more than that
 #
 # Ends with
 #   0     done. Failed samples (3 of promptmill) count as done, with a warning: another run would not make them again
@@ -41,6 +42,9 @@ stop() {
 }
 trap stop TERM INT
 
+if [[ -n ${PROMPTMILL_CODE_FILE:-} ]]; then
+  trap 'printf "%s\n" "$?" >"$PROMPTMILL_CODE_FILE"' EXIT
+fi
 if [[ -n ${PROMPTMILL_PID_FILE:-} ]]; then
   printf '%s\n' "$$" >"$PROMPTMILL_PID_FILE"
 fi

@@ -72,7 +72,13 @@ class Compute(StrictModel):
     threads_per_worker: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of a worker's tensor library. Changes last bits, so keep it when you resume."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = "auto"
-    """`auto`: 1 where the cluster has GPUs, else 0."""
+    """`auto`: 1 where the cluster has GPUs, else 0. 0.25 puts four workers on one GPU; above 1 whole numbers."""
+    gpu_type: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    """Kind of GPU that workers wait for, as Ray names it: `H100`, `A100`, `L4`. Null: any."""
+    memory_gib: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Main memory that a worker reserves on its node, which Ray then gives to nobody else. Null: none."""
+    niceness: Annotated[int, Field(ge=0, le=19)] | None = None
+    """Priority of worker processes, 19 the lowest. Null: as Ray starts them (15)."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """How often a shard is tried that ends in an error nobody expects, before the run stops.
 
@@ -89,6 +95,20 @@ class Compute(StrictModel):
     finished, and the run ends with 2."""
     max_failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The run stops when more than this share of samples fails (looked at after 100 samples)."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        gpus = self.gpus_per_worker
+        wrong = []
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
+            expected, hint = "a whole number, or a part of one GPU", f"Nearest: {int(gpus)} and {int(gpus) + 1}."
+            wrong.append(broken_rule(("gpus_per_worker",), expected, gpus, hint, "compute.gpus_per_worker"))
+        if self.gpu_type is not None and gpus == 0:
+            hint = "Give gpus_per_worker, or leave gpu_type out"
+            fields = "compute.gpu_type compute.gpus_per_worker"
+            wrong.append(broken_rule(("gpu_type",), "workers with a GPU", "gpus_per_worker: 0", hint, fields))
+        raise_all(wrong)
+        return self
 
     @model_validator(mode="after")
     def _priced(self) -> Self:

@@ -121,6 +121,9 @@ NO_CHANGE: dict[str, Any] = {
     "compute.max_failure_share": 0.9,
     "compute.wait_for_workers_s": 5.0,
     "compute.price_per_hour": 2.5,
+    "compute.gpu_type": "H100",
+    "compute.memory_gib": 8.0,
+    "compute.niceness": 5,
 }
 TRIED_ELSEWHERE = {
     **dict.fromkeys(

@@ -224,6 +224,70 @@ def test_slurm_warning_reaches_the_driver_and_requeues(slurm: Slurm, stub: Stub,
     assert slurm.requeued
 
 
+def test_slurm_ends_the_step_when_the_driver_has_ended(slurm: Slurm, stub: Stub, tmp_path: Path) -> None:
+    """Ray on the other nodes hung on for 60 to 75 s: past the time limit, so that the job never came back."""
+    slurm.step(f'echo $$ > {tmp_path}/step; echo 75 > "$PROMPTMILL_CODE_FILE"; exec sleep 120')
+    stub("scancel", f'echo "$@" >> {tmp_path}/scancel; kill "$(<{tmp_path}/step)"')
+    began = time.monotonic()
+    ended = run(SCRIPTS[2], "job.yaml", **slurm.environment())
+    assert ended.returncode == 75 and slurm.requeued
+    assert time.monotonic() - began < 20
+    assert (tmp_path / "scancel").read_text().startswith("--signal=TERM 4217\n")
+
+
+def test_slurm_requeues_by_the_clock(slurm: Slurm, stub: Stub, tmp_path: Path) -> None:
+    """A driver that does not end in time: at the limit Slurm would end the job for good."""
+    slurm.step(f"touch {tmp_path}/up; exec sleep 5")
+    script = subprocess.Popen(
+        ["bash", str(SCRIPTS[2]), "job.yaml"],
+        env={**os.environ, **slurm.environment(PROMPTMILL_HOME=str(tmp_path), PROMPTMILL_STOP_S="1")},
+        stderr=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    script.terminate()
+    deadline = time.monotonic() + 4
+    while not slurm.requeued and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert slurm.requeued and script.poll() is None
+    assert script.wait(timeout=20) == 0
+    assert slurm.requeued  # once
+
+
+@pytest.mark.parametrize(
+    ("node", "state", "restarts", "requeued"),
+    [
+        ("node2", "down*", 0, True),
+        ("node2", "mix*", 0, True),
+        ("node2", "alloc", 0, False),
+        ("node2", "down", 5, False),
+        ("node1", "down", 0, False),
+    ],
+)
+def test_slurm_comes_back_when_the_first_node_dies(
+    slurm: Slurm, stub: Stub, node: str, state: str, restarts: int, requeued: bool
+) -> None:
+    """The batch script died with it, and --no-kill kept the others until the time limit."""
+    stub("sinfo", f"echo '{state}'")
+    waits = {"PROMPTMILL_FIRST_NODE_WAIT_S": "0", "PROMPTMILL_LOOK_EVERY_S": "0.1"}
+    more = {"SLURMD_NODENAME": node, "SLURM_RESTART_COUNT": str(restarts), **waits}
+    ended = run(INFRA / "slurm" / "node.sh", "node1", "bash", "-c", "exit 7", **slurm.environment(**more))
+    assert ended.returncode == 7
+    assert slurm.requeued == requeued
+
+
+def test_slurm_node_passes_a_stop_on(slurm: Slurm, tmp_path: Path) -> None:
+    body = f"trap 'exit 9' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done"
+    node = subprocess.Popen(
+        ["bash", str(INFRA / "slurm" / "node.sh"), "node1", "bash", "-c", body],
+        env={**os.environ, **slurm.environment(SLURMD_NODENAME="node2")},
+    )
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    node.terminate()
+    assert node.wait(timeout=10) == 9 and not slurm.requeued
+
+
 def test_slurm_directives_come_before_the_first_command() -> None:
     lines = SCRIPTS[2].read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))

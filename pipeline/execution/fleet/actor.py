@@ -50,6 +50,19 @@ def refuse_other_versions(here: Mapping[str, str], expected: Mapping[str, str]) 
             raise PlaceError(f"has {name} {here.get(name)}, the driver {wanted}: install the same on all nodes")
 
 
+def _take_priority(niceness: int | None) -> str | None:
+    """Of this process and all it starts; why not, where the system does not allow it."""
+    if niceness is None or os.getpriority(os.PRIO_PROCESS, 0) == niceness:
+        return None
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    except OSError as error:
+        now = os.getpriority(os.PRIO_PROCESS, 0)
+        hint = f"start Ray on the nodes with RAY_worker_niceness={niceness}"
+        return f"workers on {socket.gethostname()} run with niceness {now}, not {niceness} ({error.strerror}): {hint}"
+    return None
+
+
 @ray.remote(concurrency_groups={"shards": SLOTS, "vitals": 2})
 class ShardActor:
     """Shards run in the group `shards`, two at a time; `vitals` answers beside them.
@@ -74,6 +87,8 @@ class ShardActor:
     def ready(self, beacon: Beacon, expected: Mapping[str, str]) -> Device:
         """Once the process is up and has proved that it can work here; raises what stands in its way."""
         refuse_other_versions(versions(), expected)
+        if (problem := _take_priority(self._context.plan.job.compute.niceness)) is not None:
+            self._notices.append(problem)
         prove_sight(beacon, self._context.store, self._name.replace(":", "-"))
         context = ray.get_runtime_context()
         return Device(str(context.get_node_id()), tuple(context.get_accelerator_ids().get("GPU", ())))

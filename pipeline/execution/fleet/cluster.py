@@ -21,6 +21,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.errors import ClusterError
 
 _OBJECT_STORE_BYTES = 128 << 20  # counts and plans travel through it, never pixels
+_TYPE = "accelerator_type:"
 _MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
 
 
@@ -30,9 +31,23 @@ class Demand:
 
     cpus: float
     gpus: float
+    gpu_type: str | None = None
+    memory_bytes: int = 0
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+        kind = f" of type {self.gpu_type}" if self.gpu_type else ""
+        memory = f" and {_gib(self.memory_bytes)} of memory" if self.memory_bytes else ""
+        return f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU{kind}" if self.gpus else "") + memory
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As Ray has them for an actor."""
+        found: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.gpu_type:
+            found["accelerator_type"] = self.gpu_type
+        if self.memory_bytes:
+            found["memory"] = self.memory_bytes
+        return found
 
 
 def connect(address: str | None) -> bool:
@@ -84,10 +99,18 @@ def disconnect() -> None:
 def worker_demand(plan: Plan) -> Demand:
     compute = plan.job.compute
     if compute.gpus_per_worker == "auto":
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+        gpus = 1.0 if compute.gpu_type or ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
     else:
         gpus = float(compute.gpus_per_worker)
-    return Demand(cpus=1 if gpus else compute.threads_per_worker, gpus=gpus)
+    memory = int((compute.memory_gib or 0) * 2**30)
+    kind = None if compute.gpu_type is None else _as_ray_names_it(compute.gpu_type, ray.cluster_resources())
+    return Demand(cpus=1 if gpus else compute.threads_per_worker, gpus=gpus, gpu_type=kind, memory_bytes=memory)
+
+
+def _as_ray_names_it(gpu_type: str, resources: Mapping[str, float]) -> str:
+    """Letters may be small; a kind that the cluster has not got yet is taken as it is written."""
+    known = [name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)]
+    return next((name for name in known if name.lower() == gpu_type.lower()), gpu_type)
 
 
 def fleet_size(plan: Plan, demand: Demand, shards: int, started_here: bool) -> int:
@@ -146,13 +169,24 @@ def no_worker_came(waited_s: float, demand: Demand) -> ClusterError:
 
 
 def _amounts(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {resources.get(name, 0):g}" for name in ("CPU", "GPU"))
+    kinds = [name.removeprefix(_TYPE) for name in sorted(resources) if name.startswith(_TYPE)]
+    named = f" ({', '.join(kinds)})" if kinds else ""
+    return ", ".join(f"{name} {resources.get(name, 0):g}" for name in ("CPU", "GPU")) + named
 
 
-def _fitting(resources: dict[str, float], demand: Demand) -> int:
-    by_cpu = int(resources.get("CPU", 0) // demand.cpus) if demand.cpus else 1 << 20
-    by_gpu = int(resources.get("GPU", 0) / demand.gpus) if demand.gpus else 1 << 20
-    return min(by_cpu, by_gpu)
+def _fitting(resources: Mapping[str, float], demand: Demand) -> int:
+    if demand.gpu_type and f"{_TYPE}{demand.gpu_type}" not in resources:
+        return 0
+    asked = {"CPU": demand.cpus, "GPU": demand.gpus, "memory": demand.memory_bytes}
+    fits = [_times(resources.get(name, 0), each) for name, each in asked.items() if each]
+    return min(fits, default=1 << 20)
+
+
+def _times(there: float, each: float) -> int:
+    """Several workers share a GPU and none is on two: 0.4 fits twice into each."""
+    if each >= 1:
+        return int(there // each)
+    return int(there) * int(1 / each + 1e-9)
 
 
 def _needed(plan: Plan) -> int:

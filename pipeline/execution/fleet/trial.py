@@ -38,8 +38,7 @@ class WorkerFactory:
         threads = self.plan.job.compute.threads_per_worker
         environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         options: dict[str, Any] = {
-            "num_cpus": self.demand.cpus,
-            "num_gpus": self.demand.gpus,
+            **self.demand.options,
             "max_restarts": 0,  # the dispatcher replaces workers itself: it knows what they had in hand
             "runtime_env": {"env_vars": environment},
             "label_selector": self.places.selector(),
