@@ -419,7 +419,7 @@ class Device:
 class NodeReport:
     """A node of the cluster, fit where `problems` is empty. `clock_s` is how far its clock is ahead of this machine's.
 
-    What a node did not say is null.
+    What a node did not say is absent.
     """
 
     name: str
