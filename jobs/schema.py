@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from pydantic import TypeAdapter
@@ -13,12 +13,16 @@ from pydantic import TypeAdapter
 import promptmill.schemas.job
 from promptmill.schemas.events import EVENTS
 from promptmill.schemas.job import Job
+from promptmill.schemas.proof import PROOFS
 from promptmill.schemas.reports import REPORTS
 from promptmill.schemas.results import RESULTS
+from promptmill.schemas.tuned import TUNED
+from promptmill.schemas.tuning import Tuning
 
 SCHEMA_FILE: Final = Path(promptmill.schemas.job.__file__).with_name("job.schema.json")
 RESULTS_FILE: Final = SCHEMA_FILE.with_name("results.schema.json")
 EVENTS_FILE: Final = SCHEMA_FILE.with_name("events.schema.json")
+TUNING_FILE: Final = SCHEMA_FILE.with_name("finetune.schema.json")
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPE_OF_NULL: Final = {"type": "null"}
 
@@ -43,7 +47,13 @@ def job_schema() -> str:
 
 def results_schema() -> str:
     """Pretty JSON: the schema of what each command prints with `--json`, by command."""
-    return _by_name("Promptmill --json", {**RESULTS, **REPORTS})
+    return _by_name("Promptmill --json", {**RESULTS, **REPORTS, **TUNED, **PROOFS})
+
+
+def tuning_schema() -> str:
+    """Pretty JSON: the schema of the file of `promptmill finetune`."""
+    tidy = {"$schema": _DIALECT, **_tidy(Tuning.model_json_schema()), "title": "Promptmill finetune"}
+    return json.dumps(tidy, indent=2, ensure_ascii=False) + "\n"
 
 
 def _by_name(title: str, kinds: Mapping[str, type]) -> str:
@@ -63,6 +73,7 @@ def write_schemas() -> None:
     SCHEMA_FILE.write_text(job_schema(), encoding="utf-8")
     RESULTS_FILE.write_text(results_schema(), encoding="utf-8")
     EVENTS_FILE.write_text(events_schema(), encoding="utf-8")
+    TUNING_FILE.write_text(tuning_schema(), encoding="utf-8")
 
 
 def _allow_empty(section: dict[str, Any]) -> None:
@@ -94,10 +105,11 @@ def _tidy(node: Any) -> Any:
 
 
 def command(
+    which: Annotated[Literal["job", "finetune"], typer.Argument(help="The file it is of.")] = "job",
     as_json: Annotated[bool, typer.Option("--json", help="Changes nothing: a schema is JSON.")] = False,
 ) -> None:
-    """Print the JSON Schema of the job file."""
-    print(job_schema(), end="", flush=True)
+    """Print the JSON Schema of the job file, or of that of `finetune`."""
+    print(job_schema() if which == "job" else tuning_schema(), end="", flush=True)
 
 
 if __name__ == "__main__":
