@@ -20,6 +20,7 @@ from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.planning.variants import count
 from promptmill.schemas.columns import COLUMNS, EVERYWHERE
 from promptmill.schemas.metrics import METRICS
+from promptmill.schemas.tuning import Tuning
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -94,6 +95,9 @@ def test_jobs_in_the_readmes_are_valid() -> None:
     for path in (README, JOBS):
         whole, *parts = re.findall(r"```yaml\n(.*?)```", path.read_text(), re.S)
         assert yaml.safe_load(whole)["name"] == parse_job(whole, path.name).name
+        for tuning in (part for part in parts if "finetune:" in part):
+            Tuning.model_validate(yaml.safe_load(tuning))
+        parts = [part for part in parts if "finetune:" not in part]
         for part in parts:
             parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(part)}), path.name)
     assert count(parse_job(json.dumps({**yaml.safe_load(whole), **yaml.safe_load(parts[-1])}), "README.md")) == 9
