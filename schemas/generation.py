@@ -22,8 +22,8 @@ INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
 ASPECT: Final = "aspect"
 """Beside fields of `generation` in what a row sets: width by height, at as many pixels as the job has."""
-WHERE_IT_LIES: Final = frozenset({"offload", "device_map"})
-"""Fields of `model` that change no row: on which device weights lie while they wait."""
+WHERE_IT_LIES: Final = frozenset({"offload", "device_map", "license"})
+"""Fields of `model` that change no row: on which device weights lie while they wait, and what may be done with them."""
 CONTROL_TIMES: Final = ("control_start", "control_end")
 CONTROL_FIELDS: Final = frozenset({"control_scale", *CONTROL_TIMES})
 """Fields of `generation` that say something of ControlNets."""
@@ -47,6 +47,9 @@ class Model(StrictModel):
     device_map: Literal["balanced"] | None = None
     """`balanced` spreads the parts of the model over the GPUs of a worker (`compute.gpus_per_worker` of 2 and more).
     Enters no fingerprint: the same operations run."""
+    license: Text | None = None
+    """Licence of the weights, as model cards name it (`apache-2.0`, `creativeml-openrail-m`). Null is what the card in
+    the model's folder says. It stands in the dataset's card; enters no fingerprint."""
     adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
     controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()

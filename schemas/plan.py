@@ -150,6 +150,7 @@ class ResolvedModel:
     quantization: str | None = None
     offload: str = field(default="none", compare=False)
     device_map: str | None = field(default=None, compare=False)
+    license: str | None = field(default=None, compare=False)
 
     @property
     def control(self) -> ControlKind:

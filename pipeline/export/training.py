@@ -18,7 +18,7 @@ from promptmill.pipeline.export.names import distinct_names
 from promptmill.pipeline.export.splits import WHOLE, assign
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import HASHES
+from promptmill.schemas.columns import HASHES, named
 from promptmill.schemas.errors import JobError, Problem, StorageError
 from promptmill.schemas.results import ExportResult
 
@@ -192,7 +192,7 @@ def _pictures(tables: Iterable[tuple[str, pa.Table]], facts: Facts) -> Iterator[
             yield _picture(split, table.slice(start, 1).to_pylist()[0], facts)
 
 
-_TOLD = ("sample_id", "prompt_id", "prompt", "seed", "model", "model_revision", "width", "height", "scores")
+_TOLD = named("sample_id", "prompt_id", "prompt", "seed", "model", "model_revision", "width", "height", "scores")
 
 
 def _picture(split: str, row: Mapping[str, Any], facts: Facts) -> Picture:

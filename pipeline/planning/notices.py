@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from promptmill.pipeline.models.catalog.diffusers_source import rounds_steps_down
+from promptmill.pipeline.models.catalog.licenses import license_called
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made, task_for
 from promptmill.pipeline.planning import variants
@@ -64,3 +65,12 @@ def _from_noise(
         f"strength {value:g} of {steps} steps begins with noise alone in {name}: "
         f"{'what is drawn anew' if task == 'inpainting' else 'the image'} keeps nothing of the input; take {way}"
     )
+
+
+def of_licenses(models: Sequence[ResolvedModel]) -> Iterator[str]:
+    """What the licence of a model says on training with its images, where that is not free."""
+    for path, name in sorted({(model.path, model.license) for model in models if model.license is not None}):
+        known = license_called(name)
+        if known.training not in ("free", "unknown"):
+            said = f"is {known.training} for training with its images: {known.says}"
+            yield f"model {path}: its licence {known.name} {said}"

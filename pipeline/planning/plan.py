@@ -19,7 +19,7 @@ from promptmill.pipeline.planning.checks import (
     wrong_values,
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
-from promptmill.pipeline.planning.notices import from_noise, own_sizes
+from promptmill.pipeline.planning.notices import from_noise, of_licenses, own_sizes
 from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.source import Source, open_source
 from promptmill.schemas.checked import MOST as MOST_IMAGES
@@ -211,7 +211,7 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     segment = Segment("source", source.files, prompts, 0, shards)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
-    larger = own_sizes(job, models, source.files)
+    larger = (*own_sizes(job, models, source.files), *of_licenses(models))
     notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
         *(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), notices),

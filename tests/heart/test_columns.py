@@ -87,9 +87,14 @@ def test_a_number_of_the_source_that_is_called_like_one_of_ours_stays_the_source
 def test_the_catalogues_tell_the_meaning_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Plan:
         more_columns = frozenset({"inputs"})
+        models, fields, fingerprint = (), {}, "0"  # type: ignore[var-annotated]
 
         class job:
             name = "x"
+
+            class prompts:
+                class columns:
+                    images = ("image",)
 
     schema = pa.schema([*RECORD, *input_fields(["image"]), pa.field("mine", pa.string())])
     listed = croissant_metadata(Plan, schema)["recordSet"][0]["field"]  # type: ignore[arg-type]

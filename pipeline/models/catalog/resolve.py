@@ -22,6 +22,7 @@ from promptmill.pipeline.models.catalog.components import (
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.families import EDITS
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
+from promptmill.pipeline.models.catalog.licenses import license_of_folder
 from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
 from promptmill.pipeline.models.catalog.quantized import bytes_of_parts
 from promptmill.pipeline.models.catalog.refusals import refused_class, unknown_class
@@ -83,6 +84,7 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         quantization=model.quantization,
         offload=model.offload,
         device_map=model.device_map,
+        license=model.license or license_of_folder(model.path, folder.root),
     )
 
 

@@ -1,0 +1,127 @@
+"""Licences of models, and what they say on training with what the models draw.
+
+Read in November 2026 from the licences' own texts. No legal advice: a word of warning before a thousand GPU hours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import yaml
+
+from promptmill.pipeline.models.catalog.shipped import BUILTIN
+from promptmill.pipeline.storage.local import read_regular_file
+
+UNKNOWN: Final = "unknown"
+_CARD_BYTES = 1 << 20
+
+Training = Literal["free", "restricted", "non-commercial", "forbidden", "unknown"]
+_ORDER: Final[tuple[Training, ...]] = ("free", "restricted", "unknown", "non-commercial", "forbidden")
+"""From the freest to the strictest. What nobody knows is stricter than what restricts uses, which can be read."""
+
+
+@dataclass(frozen=True)
+class License:
+    """`training` is what it says on training other models with outputs, `says` the reason in words."""
+
+    name: str
+    training: Training
+    says: str
+    url: str = ""
+
+
+_FREE = "outputs are free to use"
+_USES = "its use restrictions hold for outputs and go along with models that are trained on them"
+_KNOWN: Final = {
+    each.name: each
+    for each in (
+        License("apache-2.0", "free", _FREE, "https://www.apache.org/licenses/LICENSE-2.0"),
+        License("mit", "free", _FREE, "https://opensource.org/licenses/MIT"),
+        License("bsd-3-clause", "free", _FREE, "https://opensource.org/licenses/BSD-3-Clause"),
+        License("cc0-1.0", "free", _FREE, "https://creativecommons.org/publicdomain/zero/1.0/"),
+        License("cc-by-4.0", "restricted", "names its authors", "https://creativecommons.org/licenses/by/4.0/"),
+        License(
+            "creativeml-openrail-m",
+            "restricted",
+            _USES,
+            "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
+        ),
+        License("openrail", "restricted", _USES, "https://www.licenses.ai/"),
+        License(
+            "openrail++",
+            "restricted",
+            _USES,
+            "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
+        ),
+        License("bigscience-openrail-m", "restricted", _USES, "https://www.licenses.ai/"),
+        License(
+            "cc-by-nc-4.0", "non-commercial", "no commercial use", "https://creativecommons.org/licenses/by-nc/4.0/"
+        ),
+        License(
+            "cc-by-nc-sa-4.0",
+            "non-commercial",
+            "no commercial use",
+            "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+        ),
+        License(
+            "sai-nc-community",
+            "non-commercial",
+            "no commercial use",
+            "https://huggingface.co/stabilityai/sdxl-turbo/blob/main/LICENSE.md",
+        ),
+        License(
+            "stabilityai-ai-community",
+            "forbidden",
+            "outputs train no other foundation model; above a revenue it is another licence",
+            "https://stability.ai/license",
+        ),
+        License(
+            "flux-1-dev-non-commercial-license",
+            "forbidden",
+            "outputs train no model that competes with it",
+            "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+        ),
+    )
+}
+_ALIASES: Final = {
+    "flux-1-dev": "flux-1-dev-non-commercial-license",
+    "stabilityai-community": "stabilityai-ai-community",
+}
+
+
+def license_called(name: str | None) -> License:
+    """The one of that name in model cards; for others what nobody knows."""
+    key = (name or UNKNOWN).strip().lower()
+    key = _ALIASES.get(key, key)
+    return _KNOWN.get(key) or License(name or UNKNOWN, "unknown", "Promptmill does not know what it says on outputs")
+
+
+def strictest(names: Iterable[str | None]) -> License:
+    """Of several that all hold; unknown where there is none."""
+    found = [license_called(name) for name in names] or [license_called(None)]
+    return max(found, key=lambda each: (_ORDER.index(each.training), each.name))
+
+
+def license_of_folder(path: str, folder: Path) -> str | None:
+    """What the card of a model's folder says at its beginning; None where it says nothing."""
+    if path.startswith(BUILTIN):
+        return "apache-2.0"
+    front = _front_matter(folder / "README.md")
+    name = front.get("license")
+    if name == "other":
+        name = front.get("license_name", name)
+    return name.strip()[:200] if isinstance(name, str) and name.strip() and name.isprintable() else None
+
+
+def _front_matter(card: Path) -> dict[str, object]:
+    try:
+        text = read_regular_file(card, _CARD_BYTES).decode("utf-8", "replace")
+        match = re.match(r"---\r?\n(.*?)\r?\n---\s", text, re.DOTALL)
+        content = yaml.safe_load(match[1]) if match else {}
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
