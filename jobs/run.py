@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Protocol, Self
 
@@ -21,11 +21,13 @@ from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.far import refuse_far_copies
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.dataset.retry import stage_again
+from promptmill.pipeline.dataset.rounds import next_round, short_classes
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
+from promptmill.pipeline.display import shown
 from promptmill.pipeline.execution.budget import budget_of
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher, Later
-from promptmill.pipeline.execution.events import Stop
+from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.heartbeat import Beating
 from promptmill.pipeline.execution.json_log import JsonLog, json_stderr
 from promptmill.pipeline.execution.lease import Elsewhere, lease
@@ -124,14 +126,37 @@ def run_plan(
         progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
     counted = metered(plan, progress, telling, _price(plan, store), address=address, in_process=in_process)
     with finish_first(stop, progress), counted as counting:
-        dispatcher = Later(lambda: _dispatcher(plan, store, address, in_process))
-        with Beating(store, counting) as beating:
-            summary = run_job(plan, store, dispatcher, beating, stop, backwards=other is not None)
+
+        def make(plan: Plan) -> RunSummary:
+            dispatcher = Later(lambda: _dispatcher(plan, store, address, in_process))
+            with Beating(store, counting) as beating:
+                return run_job(plan, store, dispatcher, beating, stop, backwards=other is not None)
+
+        plan, summary = _round_by_round(plan, make, store, progress)
         by_budget = stop.requested and not summary.interrupted  # whatever is asked for from now on changes nothing
         counting.complete = summary.shards_done == plan.shards
         reported = tell_what_is_there(plan, store, summary, progress, reach)
     interrupted = summary.interrupted or (stop.requested and not by_budget)
     return replace(summary, interrupted=interrupted, reported=reported)
+
+
+def _round_by_round(
+    plan: Plan, make: Callable[[Plan], RunSummary], store: Store, listener: Listener
+) -> tuple[Plan, RunSummary]:
+    """Of a job with `select.per_class` each round, once the one before is there; of every other job its one."""
+    summary = make(plan)
+    while not summary.interrupted and (grown := next_round(plan, store)) is not None:
+        plan = grown
+        lacking = sum(number for segment in plan.segments[-1:] for _, number in segment.lacking)
+        listener.notice(f"round {plan.segments[-1].round}: {lacking:,} images of classes are still lacking")
+        before, summary = summary, make(plan)
+        summary = replace(
+            summary,
+            made=before.made + summary.made,
+            seconds=before.seconds + summary.seconds,
+            model_loads=before.model_loads + summary.model_loads,
+        )
+    return plan, replace(summary, short=() if summary.interrupted else short_classes(plan, store))
 
 
 def _price(plan: Plan, store: Store) -> Price:
@@ -182,7 +207,7 @@ def exit_code(summary: RunSummary) -> int:
         return JobError.exit_code
     if summary.elsewhere is not None:
         return 0
-    return SOME_FAILED if summary.counts.failed else 0
+    return SOME_FAILED if summary.counts.failed or summary.short else 0
 
 
 def result(plan: Plan, summary: RunSummary) -> RunResult:
@@ -201,6 +226,7 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
         interrupted=summary.interrupted,
         left_out=[asdict(place) for place in summary.left_out],
         running_elsewhere=None if summary.elsewhere is None else f"{summary.elsewhere}",
+        short=[asdict(each) for each in summary.short],
         spent=None if summary.spent is None else round(summary.spent, 4),
         over_budget=summary.over_budget,
     )
@@ -277,6 +303,11 @@ def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: boo
             again = f"`promptmill retry {url}` makes them again"
             mend = "the source's own rows are at fault: put mended ones into a new file"
             say(f"Failures are in {url}/failures/; {mend if rows_at_fault else again}.")
+        for each in summary.short:
+            why = f"; most of the others: {each.reason}" if each.reason else ""
+            say(f"Class {shown(each.name)}: {each.kept:,} of {each.asked:,} kept, of {each.made:,} made{why}")
+        if summary.short:
+            say("Raise select.max_rounds and run again, or mend what rejects them.")
         for place in summary.left_out:
             say(f"Left out: {place}")
         say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")

@@ -163,6 +163,17 @@ class Job(StrictModel):
     def score_names(self) -> list[str]:
         return [name for score in self.score for name in score.names]
 
+    @property
+    def per_class(self) -> int | None:
+        return None if self.select is None else self.select.per_class
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The score by which the best are kept; None where there is none, and the first are."""
+        if self.select is None or (self.select.by == "clip" and not self.score and self.select.per_class is not None):
+            return None
+        return self.select.by
+
     def _wrong_scores(self) -> list[InitErrorDetails]:
         places = [index for index, score in enumerate(self.score) for _ in score.names]
         names = self.score_names
@@ -177,7 +188,9 @@ class Job(StrictModel):
             return []
         wrong = []
         names = self.score_names
-        if self.select.by not in names and not any(score.python for score in self.score):  # the plan knows those
+        wrong += self._wrong_balance()
+        known = self.ranked_by in (None, *names) or any(score.python for score in self.score)  # the plan knows those
+        if not known:
             expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
             hint = "" if names else "Add `score: [{clip: …}]`, or remove `select`."
             wrong.append(broken_rule(("select", "by"), expected, repr(self.select.by), hint, "select.by score"))
@@ -195,6 +208,26 @@ class Job(StrictModel):
                     ("select", "keep"), f"at most {least}, the images per prompt", self.select.keep, hint, fields
                 )
             )
+        return wrong
+
+    def _wrong_balance(self) -> list[InitErrorDetails]:
+        assert self.select is not None
+        if self.select.per_class is None:
+            return []
+        wrong = []
+        if not self.prompts.labelled:
+            hint = "Name classes in `prompts.classes`, or the column that has them in `prompts.columns.label`."
+            fields = "select.per_class prompts"
+            wrong.append(
+                broken_rule(("select", "per_class"), "null without labels", self.select.per_class, hint, fields)
+            )
+        if any(
+            "images_per_prompt" in each
+            for each in (self.sweep.axes(), *(p.given() for p in self.sweep.presets.values()))
+        ):
+            hint = "The rounds say how many images a place has."
+            fields = "select.per_class sweep"
+            wrong.append(broken_rule(("sweep",), "no images_per_prompt with `select.per_class`", "some", hint, fields))
         return wrong
 
     @property

@@ -188,17 +188,32 @@ class Segment:
     """Prompts that came to the job together: first the source, later what `run --extend` and `retry` added.
 
     A row of a `retry` segment is one sample of the fixed `variant`; otherwise a row is a prompt, for all variants.
-    `ends` are the rows at which the shards of a retry end: between two prompts, since of each prompt's samples the best
-    are kept.
+    A `round` has places instead of files (`planning/rounds.py`): `lacking` says how many images each class still needs,
+    by its number. `ends` are the rows at which the shards of a retry end: between two prompts, since of each prompt's
+    samples the best are kept.
     """
 
-    kind: Literal["source", "extend", "retry"]
+    kind: Literal["source", "extend", "retry", "round"]
     files: tuple[SourceFile, ...]
     prompts: int
     first_shard: int
     shards: int
     variant: int | None = None
     ends: tuple[int, ...] = ()
+    round: int = 0
+    lacking: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Prompt `prompt` of class `label`, counted from 0, images `first` to `first + images` of it, of which `share` may
+    be kept."""
+
+    label: int
+    prompt: int
+    first: int
+    images: int
+    share: int
 
 
 @dataclass(frozen=True)
@@ -301,6 +316,7 @@ class CommitRecord:
     """Stored under the key `promptmill` in the metadata of each data object: proof that the shard is done.
 
     `sidecars` are the `side_objects`, described. `versions` are those that acted, by name; empty in older objects.
+    `labels` is how many were kept of each class, by its number; empty where rows have no label.
     """
 
     fingerprint: str
@@ -309,6 +325,7 @@ class CommitRecord:
     side_objects: tuple[str, ...]
     sidecars: tuple[Sidecar, ...] = field(default=(), compare=False)
     versions: Mapping[str, str] = field(default_factory=dict, compare=False)
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

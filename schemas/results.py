@@ -158,7 +158,8 @@ class RunResult(DatasetResult):
     `left_out` are nodes and devices that failed while others worked: `name`, `address`, `cause`. `running_elsewhere` is
     the host of the run, and since when, for whose sake this one made nothing (`--if-running exit`). `spent` is
     what the dataset cost by now, null without `compute.price_per_hour`; `over_budget` says that `compute.max_cost`
-    ended the run, which ends with 2.
+    ended the run, which ends with 2. `short` are classes that lack images: `name`, `asked`, `kept`, `made`, the
+    commonest `reason`, `variant`.
     """
 
     suite: dict[str, Any] | None
@@ -171,6 +172,7 @@ class RunResult(DatasetResult):
     running_elsewhere: str | None = None
     spent: float | None = None
     over_budget: str | None = None
+    short: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

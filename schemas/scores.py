@@ -149,6 +149,9 @@ UNSAFE_FLAGS: Final = ("nsfw",)
 """Of an image that a safety checker blanked: it is never kept, and the flag is the reason."""
 
 
+MOST_ROUNDS: Final = 12
+
+
 class Select(StrictModel):
     keep: Annotated[int, Field(ge=1)] | None = 1
     """Best so many images of each prompt and variant; null keeps all that pass `min`."""
@@ -156,3 +159,11 @@ class Select(StrictModel):
     """Name of a score. Higher is better, but for `near_black`."""
     min: float | None = None
     """Images that score below are rejected."""
+    per_class: Annotated[int, Field(ge=1)] | None = None
+    """So many images of each class (and of each variant of a sweep), exactly.
+
+    A class that lacks some after a round is drawn again, each lacking image with twice as many tries."""
+    max_rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 4
+    """After so many rounds a class that still lacks images is left, and the command ends with exit code 3.
+
+    More may be given later: the same job then goes on."""

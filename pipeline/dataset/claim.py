@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from promptmill.pipeline.crashpoints import reached
@@ -19,7 +19,7 @@ from promptmill.pipeline.dataset.open import read_plan, require_plan
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.planning.places import recorded, recorded_later, relocated
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, to_json
+from promptmill.pipeline.planning.plan_json import MOST_PLAN_BYTES, segment_json, to_json
 from promptmill.pipeline.planning.same import differences
 from promptmill.pipeline.prompts.held import held_copy
 from promptmill.pipeline.prompts.staging import stage
@@ -59,8 +59,9 @@ def _readable(data: bytes) -> bytes:
 def join(plan: Plan, stored: Plan, url: str) -> Plan:
     """The plan of the dataset at `url`, to be run as `plan` says. Raises OutputMismatchError as `claim_output`."""
     refuse_other_job(plan, stored, url)
-    # How to run, and where the files lie, is today's choice; what to make is the claim's.
-    job = stored.job.model_copy(update={"compute": plan.job.compute, "output": plan.job.output})
+    # How to run, where the files lie, and how many rounds there may be, is today's choice; what to make is the claim's.
+    today = {"compute": plan.job.compute, "output": plan.job.output, "select": plan.job.select}
+    job = stored.job.model_copy(update=today)
     return replace(relocated(plan, stored), job=job)
 
 
@@ -105,7 +106,7 @@ def add_segments(plan: Plan, store: Store, segments: Sequence[Segment], source: 
     if not segments:
         return plan
     kept = recorded_later(segments, plan, _folder(store))
-    content: dict[str, Any] = {"segments": [asdict(segment) for segment in kept], "source": dict(source)}
+    content: dict[str, Any] = {"segments": [segment_json(segment) for segment in kept], "source": dict(source)}
     content["versions"] = dict(library_versions())
     store.create(f"segments/{plan.shards:09d}.json", json.dumps(content, indent=2).encode())
     reached("driver-after-segment")

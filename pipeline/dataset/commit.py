@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -46,7 +47,7 @@ def commit_shard(
     rejected = [outcome for outcome in outcomes if outcome.error is None and outcome.reason is not None]
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     counts = Counts(len(asked), len(kept), len(rejected), len(failed))
-    record = CommitRecord(fingerprint, shard, counts, (), (), versions)
+    record = CommitRecord(fingerprint, shard, counts, (), (), versions, _labels(kept))
     return commit_tables(record, writer.kept(kept), writer.rejected(rejected), writer.failed(failed), store)
 
 
@@ -77,6 +78,12 @@ def _check_rows(counts: Counts, kept: pa.Table, rejected: pa.Table, failed: pa.T
     rows = (kept.num_rows, rejected.num_rows, 0 if failed is None else failed.num_rows)
     if rows != (counts.kept, counts.rejected, counts.failed) or not counts.conserved:
         raise PromptmillError(f"a shard does not add up: {counts} and {rows} rows. This is a defect of Promptmill")
+
+
+def _labels(kept: Sequence[Outcome]) -> dict[str, int]:
+    """How many of each class, in the order of their numbers."""
+    counts = Counter(outcome.sample.label for outcome in kept if outcome.sample.label is not None)
+    return {str(label): counts[label] for label in sorted(counts)}
 
 
 def _committed(record: CommitRecord, contents: Mapping[str, bytes], data: bytes, store: Store) -> CommitRecord:

@@ -171,6 +171,9 @@ def _refuse_what_cannot_grow(plan: Plan, stored: Plan) -> None:
     if plan.job.prompts.limit is not None:
         got, hint = f"{plan.job.prompts.limit}", "Extend a job without a limit"
         raise JobError(Problem("prompts.limit", "null for a job that is extended", got, hint))
+    if plan.job.per_class is not None:
+        expected = "null for a job that is extended"
+        raise JobError(Problem("select.per_class", expected, f"{plan.job.per_class}, which is full", _OTHERS))
     if plan.wide_seeds and not stored.wide_seeds:
         expected = f"seeds up to {LARGEST_NARROW_SEED}, as the dataset can hold"
         raise JobError(Problem("prompts.columns.seed", expected, "larger ones in what is new", _OTHERS))

@@ -182,6 +182,8 @@ def _footer(record: CommitRecord) -> dict[str, Any]:
     fields = asdict(record)
     if record.shard.digits == LEAST_DIGITS:
         del fields["shard"]["digits"]
+    if not record.labels:
+        del fields["labels"]
     return {"version": RECORD_VERSION, **fields}
 
 
@@ -247,7 +249,7 @@ def read_footer(metadata: pq.FileMetaData) -> CommitRecord | None:
     content.pop("version", None)
     content["versions"] = text_map(content.get("versions"))
     record = checked(CommitRecord, content)
-    for name, number in (*vars(record.counts).items(), *vars(record.shard).items()):
+    for name, number in (*vars(record.counts).items(), *vars(record.shard).items(), *record.labels.items()):
         count(number, name)
     described = {sidecar.name: sidecar for sidecar in record.sidecars}
     sidecars = tuple(described.get(name, Sidecar(name)) for name in record.side_objects)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.claim import add_segments
 from promptmill.pipeline.dataset.far import refuse_far_rows
 from promptmill.pipeline.dataset.keys import is_failure
+from promptmill.pipeline.dataset.rounds import lacking_by_variant
 from promptmill.pipeline.dataset.state import (
     MAKE_AGAIN,
     DataObject,
@@ -179,7 +180,9 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     """Input rows of a retry: `quota` is how many images the sample's group may still keep, null for no bound."""
     quota: list[int | None] = [None] * rows.num_rows
     keep = plan.job.select.keep if plan.job.select is not None else None
-    if keep is not None:
+    if plan.job.per_class is not None:
+        quota = _room_of_classes(rows, plan, objects)
+    elif keep is not None:
         variant = rows.column("variant")[0].as_py()
         kept: Counter[str] = Counter()
         wanted = set(rows.column("prompt_id").to_pylist())
@@ -199,6 +202,20 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     dropped |= {*STEERING} - {*rows_say} if rows_say else frozenset()
     rows = rows.drop_columns([name for name in rows.column_names if name in dropped])
     return rows.append_column(quota_column(rows.column_names), pa.array(quota, pa.int32()))
+
+
+def _room_of_classes(rows: pa.Table, plan: Plan, objects: Iterable[DataObject]) -> list[int | None]:
+    """What a class lacks goes to its first prompts, one image to each: exactly so many are kept, or fewer."""
+    variant = rows.column("variant")[0].as_py()
+    numbers = {variant_text(plan.variant(i).values): i for i in range(plan.variant_count)}
+    footers = {item.footer.shard.number: item.footer for item in objects if item.footer is not None}
+    lacking = lacking_by_variant(plan, footers).get(numbers[variant], {})
+    left, room = dict(lacking), dict[str, int]()
+    for prompt, label in zip(rows.column("prompt_id").to_pylist(), rows.column("label").to_pylist(), strict=True):
+        if prompt not in room:
+            room[prompt] = min(1, left.get(label, 0))
+            left[label] = left.get(label, 0) - room[prompt]
+    return [room[prompt] for prompt in rows.column("prompt_id").to_pylist()]
 
 
 def _of_inputs(roles: Collection[Role]) -> frozenset[str]:

@@ -180,6 +180,8 @@ def _problem(plan: Plan, item: DataObject) -> str | None:
         return f"{asked} samples asked for, {counts.kept} kept + {counts.rejected} rejected + {counts.failed} failed"
     if item.rows != counts.kept:
         return f"has {item.rows} rows, its footer says {counts.kept}"
+    if footer.labels and sum(footer.labels.values()) != counts.kept:
+        return f"says {sum(footer.labels.values())} images of all classes, of {counts.kept} that are kept"
     return _wrong_names(footer)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.dataset.rounds import Short
 from promptmill.pipeline.dataset.state import (
     commonest_failure,
     dataset_counts,
@@ -40,7 +41,8 @@ class RunSummary:
 
     `reported` says that the report was written after it, `versions` which ones made the shards, `left_out` which nodes
     and devices it did without. `elsewhere` is the run for whose sake this one made nothing. `spent` is what the dataset
-    cost by now, `over_budget` what was spent and allowed where that ended the run.
+    cost by now, `over_budget` what was spent and allowed where that ended the run. `short` are
+    classes that could not be filled.
     """
 
     counts: Counts
@@ -56,6 +58,7 @@ class RunSummary:
     elsewhere: Elsewhere | None = None
     spent: float | None = None
     over_budget: str | None = None
+    short: tuple[Short, ...] = ()
 
     @property
     def found_whole(self) -> bool:

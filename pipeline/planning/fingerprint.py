@@ -48,6 +48,7 @@ _NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
     "generation": {"mode"},
     "output": {"url", "keep_inputs"},
     "prompts": {"source"},
+    "select": {"max_rounds"},
 }
 """Fields that change no row. The source is part of the fingerprint by the files it names."""
 

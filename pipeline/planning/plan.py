@@ -20,6 +20,7 @@ from promptmill.pipeline.planning.checks import (
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
 from promptmill.pipeline.planning.notices import from_noise, of_licenses, own_sizes
+from promptmill.pipeline.planning.rounds import images_of, places_per_shard, round_segment
 from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.source import Source, open_source
 from promptmill.schemas.checked import MOST as MOST_IMAGES
@@ -84,7 +85,7 @@ class Plan:
 
     @property
     def prompts(self) -> int:
-        return sum(segment.prompts for segment in self.segments if segment.kind != "retry")
+        return sum(segment.prompts for segment in self.segments if segment.kind in ("source", "extend"))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -131,6 +132,12 @@ class Plan:
 
     @property
     def samples(self) -> int:
+        if self.job.per_class is not None:
+            return sum(
+                each.prompts * images_of(self.job, each.round) * (self.variant_count if each.variant is None else 1)
+                for each in self.segments
+                if each.kind == "round"
+            )
         return self.prompts * sum(images * count for images, count in variants.images_per_prompt(self.job).items())
 
     @cached_property
@@ -158,12 +165,23 @@ class Plan:
                 if segment.ends:
                     start = segment.ends[offset - 1] if offset else 0
                     return Shard(number, position, segment.variant or 0, start, segment.ends[offset], digits)
-                size = self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
+                size = self.rows_in_shards_of(segment)
                 variant, block = divmod(offset, blocks(segment.prompts, size))
                 variant = variant if segment.variant is None else segment.variant
                 stop = min((block + 1) * size, segment.prompts)
                 return Shard(number, position, variant, block * size, stop, digits)
         raise IndexError(number)
+
+    def rows_in_shards_of(self, segment: Segment) -> int:
+        if segment.kind == "round":
+            return places_per_shard(self.job, segment.round)
+        return self.job.output.images_per_shard if segment.kind == "retry" else self.rows_per_shard
+
+    def rounds_before(self, position: int) -> list[Segment]:
+        """Those that made images of the same variant before the round at this position."""
+        variant = self.segments[position].variant
+        earlier = (each for each in self.segments[:position] if each.kind == "round")
+        return [each for each in earlier if each.variant in (None, variant)]
 
     def all_shards(self) -> Iterator[Shard]:
         """In the order of work: all shards of a model are neighbours, so that its weights are loaded once."""
@@ -171,8 +189,11 @@ class Plan:
 
     def samples_in(self, shard: Shard) -> int:
         rows = shard.stop - shard.start
-        if self.segments[shard.segment].kind == "retry":
+        segment = self.segments[shard.segment]
+        if segment.kind == "retry":
             return rows
+        if segment.kind == "round":
+            return rows * images_of(self.job, segment.round)
         return rows * self.variant(shard.variant).generation.images_per_prompt
 
 
@@ -208,13 +229,21 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     prompts = min(source.rows, job.prompts.limit or source.rows) * Expansion(job.prompts, words).each
     _check_size(job, prompts)
     shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
-    segment = Segment("source", source.files, prompts, 0, shards)
+    if job.per_class is None:
+        segments: tuple[Segment, ...] = (Segment("source", source.files, prompts, 0, shards),)
+    else:
+        wanted = dict.fromkeys(range(len(words.classes)), job.per_class)
+        segments = (
+            Segment("source", source.files, prompts, 0, 0),
+            round_segment(job, 1, wanted, 0, variants.count(job)),
+        )
+        _check_classes(job, source)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
     larger = (*own_sizes(job, models, source.files), *of_licenses(models))
     notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
-        *(job, fingerprint(fields), fields, models, clips, source.schema, (segment,), notices),
+        *(job, fingerprint(fields), fields, models, clips, source.schema, segments, notices),
         wide_seeds=last > LARGEST_NARROW_SEED,
         control_modes=any(net.mode is not None for model in models for net in model.controlnets),
         wrong=wrong_values(job, models, source),
@@ -230,3 +259,11 @@ def _check_size(job: Job, prompts: int) -> None:
         hint = "Say how many prompts of each row are drawn in `prompts.draws`"
         where = "prompts.attributes" if job.prompts.attributes else "prompts.source"
         raise JobError(Problem(where, f"at most 2^53 images ({MOST_IMAGES:,})", f"{images:,}", hint))
+
+
+def _check_classes(job: Job, source: Source) -> None:
+    """Raises JobError for a class that `select.per_class` wants images of and no prompt asks for."""
+    empty = [each.name for each in source.words.classes if source.labels.get(each.name) == 0]
+    if empty:
+        got, hint = f"none of {empty[0]!r}", "Leave the class out of prompts.classes, or add prompts for it"
+        raise JobError(Problem("select.per_class", "a prompt of each class", got, hint))

@@ -14,6 +14,7 @@ import pyarrow as pa
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.plan import Plan, blocks
+from promptmill.pipeline.planning.rounds import places_of
 from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.job import SCHEMA_VERSION, Job
 from promptmill.schemas.json_text import parse_object
@@ -27,6 +28,7 @@ from promptmill.schemas.plan import (
     ResolvedModel,
     Segment,
 )
+from promptmill.schemas.scores import MOST_ROUNDS
 from promptmill.schemas.urls import split_query
 from promptmill.schemas.words import NO_WORDS, Words
 
@@ -57,7 +59,7 @@ def to_json(plan: Plan) -> bytes:
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "python_scores": [asdict(score) for score in plan.python_scores],
-            "segments": [asdict(segment) for segment in plan.segments],
+            "segments": [segment_json(segment) for segment in plan.segments],
             "source_schema": base64.b64encode(plan.source_schema.serialize().to_pybytes()).decode(),
         },
     }
@@ -152,6 +154,12 @@ def _model(content: Mapping[str, Any]) -> ResolvedModel:
     return checked(ResolvedModel, {**content, "adapters": adapters, "controlnets": controls, "ip_adapter": looks})
 
 
+def segment_json(segment: Segment) -> dict[str, Any]:
+    """Without the fields of rounds where it is none: as versions wrote it that knew none."""
+    content = asdict(segment)
+    return content if segment.kind == "round" else {n: v for n, v in content.items() if n not in ("round", "lacking")}
+
+
 def segment_from_json(content: object) -> Segment:
     """Raises ValueError."""
     segment = checked(Segment, content)
@@ -165,6 +173,19 @@ def segment_from_json(content: object) -> Segment:
     return segment
 
 
+def _check_round(plan: Plan, segment: Segment) -> None:
+    """Raises ValueError for a round that no plan of this job has."""
+    number, classes = count(segment.round, "round", MOST_ROUNDS), len(plan.words.classes)
+    if plan.job.per_class is None or number < 1 or segment.files:
+        raise ValueError("a round of a job without rounds")
+    for label, lacking in segment.lacking:
+        count(lacking, "lacking", plan.job.per_class)
+        if not 0 <= label < classes:
+            raise ValueError(f"a round for class {label} of {classes}")
+    if segment.prompts != sum(places_of(plan.job, number, lacking) for _, lacking in segment.lacking):
+        raise ValueError("a round with other places than its classes lack")
+
+
 def _fitting(plan: Plan, segment: Segment) -> Segment:
     """The segment, where its shards follow from its prompts: whoever lists shards is told no number."""
     prompts, variant_count = count(segment.prompts, "prompts"), variants.count(plan.job)
@@ -176,6 +197,11 @@ def _fitting(plan: Plan, segment: Segment) -> Segment:
             raise ValueError("shards that do not end one after the other")
     elif segment.kind == "retry":
         expected = blocks(prompts, plan.job.output.images_per_shard)
+    elif segment.kind == "round":
+        _check_round(plan, segment)
+        expected = blocks(prompts, plan.rows_in_shards_of(segment)) * (variant_count if segment.variant is None else 1)
+    elif plan.job.per_class is not None:
+        expected = 0
     else:
         expected = variant_count * blocks(prompts, plan.rows_per_shard)
     if segment.shards != expected or not 0 <= (segment.variant or 0) < variant_count:

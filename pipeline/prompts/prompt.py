@@ -22,8 +22,8 @@ class Prompt:
     `adapter_weights` go before those of the job, and so do `settings`, an object of JSON; `written` is the prompt as
     its file has it, where `prompts.syntax` says how that is read.
 
-    A retried row stands for the one sample `sample_index`, with its own seed, and `quota` is how many images its group
-    may still keep.
+    Of a place of a round, `images` are drawn, from sample `first_index` on. A retried row stands for the one sample
+    `sample_index`, with its own seed. `quota` is how many images the group of either may still keep.
     """
 
     prompt_id: str
@@ -42,6 +42,8 @@ class Prompt:
     written: str | None = None
     steering: Mapping[str, float] = field(default_factory=dict)
     label: int | None = None
+    first_index: int = 0
+    images: int | None = None
     error: SampleError | None = None
 
 

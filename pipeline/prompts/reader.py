@@ -17,7 +17,7 @@ from promptmill.pipeline.prompts.a1111 import a1111_prompt
 from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
 from promptmill.pipeline.prompts.classes import CLASS
 from promptmill.pipeline.prompts.expansion import Expanded, Expansion
-from promptmill.pipeline.prompts.folders import add_folder_columns
+from promptmill.pipeline.prompts.folders import add_folder_columns, folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
 from promptmill.pipeline.prompts.held import HeldFiles
 from promptmill.pipeline.prompts.image_files import image_rows, is_image
@@ -123,6 +123,29 @@ class PromptReader:
             written = ((made.written if made else None) for _, made in found)
             columns[name] = pa.chunked_array([pa.array(list(written if own == TEMPLATE else texts), pa.string())])
         return pa.table(columns, schema=self.passthrough_schema)
+
+    @property
+    def each(self) -> int:
+        """Prompts that a row of the source is."""
+        return self._each
+
+    def labels(self) -> list[int | None]:
+        """The class of every row of the source."""
+        found: list[int | None] = []
+        for file in self._files:
+            found += [self._numbers.get(cell) for cell in self._label_cells(file)]
+        return found
+
+    def _label_cells(self, file: SourceFile) -> list[object]:
+        name = self._columns.label
+        if is_image(file.name):
+            return _values(self._read_rows(file, 0, file.rows), name)
+        with self._held.open(file) as stream, whole_parquet(file.name):
+            there = pq.ParquetFile(stream)
+            if name not in there.schema_arrow.names:
+                return [folder_columns(file.name).get(name or "")] * there.metadata.num_rows
+            tables = (pa.Table.from_batches([batch]) for batch in there.iter_batches(100_000, columns=[name]))
+            return [cell for table in tables for cell in _values(table, name)]
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
         index = bisect_right(self._ends, start)

@@ -60,7 +60,7 @@ class Source:
 
     `wrong` are values of mapped columns that make no image, `largest` and `least` the bounds of the others, by role,
     `adapters` those that rows ask for, each with the place that does first; `emphasised` is the first row whose words
-    have weights.
+    have weights, `labels` how many rows each class has.
     """
 
     files: tuple[SourceFile, ...]
@@ -73,6 +73,7 @@ class Source:
     adapters: Mapping[str, str] = field(default_factory=dict)
     emphasised: str | None = None
     words: Words = NO_WORDS
+    labels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -111,6 +112,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
         (*notices, *(n for o in opened for n in o.notices), *left_out, *judged.notices, *labels.notices, *again),
         wrong=(*judged.problems, *labels.wrong),
         words=words,
+        labels=labels.counts,
         largest=judged.largest,
         least=judged.least,
         adapters=judged.adapters,

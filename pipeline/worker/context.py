@@ -15,8 +15,10 @@ from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.planning.rounds import places
 from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.inputs import InputReader
+from promptmill.pipeline.prompts.places import PlacesReader
 from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.prompts.reader import PromptReader, prompt_reader
 from promptmill.pipeline.prompts.retried import retry_reader
@@ -98,7 +100,7 @@ class WorkerContext:
         images = (file for segment in self.plan.segments for file in segment.files if is_image(file.name))
         self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs, self.reach, images)
         self._lock = threading.Lock()
-        self._readers: dict[int, PromptReader] = {}
+        self._readers: dict[int, PromptReader | PlacesReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None
         self._adapted = False
         self._scorers: list[Scorer] | None = None
@@ -115,15 +117,28 @@ class WorkerContext:
             self.pulse.rest()
             self._lock.release()
 
-    def reader(self, segment: int) -> PromptReader:
+    def reader(self, segment: int) -> PromptReader | PlacesReader:
         if segment not in self._readers:
-            self._readers[segment] = self._open_reader(self.plan.segments[segment])
+            opened = self.plan.segments[segment]
+            self._readers[segment] = self._of_round(segment) if opened.kind == "round" else self._open_reader(opened)
         return self._readers[segment]
 
     def _open_reader(self, segment: Segment) -> PromptReader:
         if segment.kind == "retry":
             return retry_reader(segment.files, self.store, self.plan.job, self.plan.words)
         return prompt_reader(segment.files, self.store, self.plan.source_schema, self.plan.job.prompts, self.plan.words)
+
+    def _of_round(self, position: int) -> PlacesReader:
+        plan, segment = self.plan, self.plan.segments[position]
+        own, before = plan.segments[0], plan.rounds_before(position)
+        prompts = prompt_reader(own.files, self.store, plan.source_schema, plan.job.prompts, plan.words)
+        rows = own.prompts // plan.texts_per_row
+        return PlacesReader(
+            prompts,
+            lambda: prompts.labels()[:rows],
+            len(plan.words.classes),
+            lambda counts: list(places(plan.job, segment, before, counts)),
+        )
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:
         """Samples of this shard that failed and were retried in a later one: made here too, they would be doubled.

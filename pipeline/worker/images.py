@@ -110,15 +110,16 @@ class ImageMaker:
         return self._work.fields(sample.row)
 
     def _decide(self, group: Sequence[_Made]) -> Iterator[Future[Outcome]]:
-        select = self._context.plan.job.select
+        select, by = self._context.plan.job.select, self._context.plan.job.ranked_by
         usable = [scored for scored in group if scored.made.pixels is not None]
         reasons = rejection_reasons(
-            [scored.score(select.by) if select else None for scored in usable],
+            [scored.score(by) if by else None for scored in usable],
             [scored.made.flags for scored in usable],
             [scored.sample.sample_index for scored in usable],
             select,
             self._work.block.prompts[group[0].sample.row].quota,
-            select is not None and select.by in self._context.plan.lowest_is_best,
+            by in self._context.plan.lowest_is_best,
+            ranked=by is not None,
         )
         reason_of = dict(zip((scored.sample.sample_id for scored in usable), reasons, strict=True))
         for scored in group:

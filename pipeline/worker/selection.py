@@ -15,11 +15,12 @@ def rejection_reasons(
     select: Select | None,
     quota: int | None = None,
     lower_is_better: bool = False,
+    ranked: bool = True,
 ) -> list[str | None]:
     """None for each image that is kept, else the reason; ties go to the lowest sample index.
 
     `scores` are those of `select.by`. An image that a safety checker blanked is never kept. `quota` lowers
-    `select.keep` where images of the group were kept earlier.
+    `select.keep` where images of the group were kept earlier. Without a score (`ranked`) the first are kept.
     """
     reasons: list[str | None] = [next((flag for flag in image if flag in UNSAFE_FLAGS), None) for image in flags]
     if select is None:
@@ -29,7 +30,9 @@ def rejection_reasons(
     for position, score in enumerate(scores):
         if reasons[position] is not None:
             continue
-        if score is None or math.isnan(score):
+        if not ranked:
+            candidates.append((0.0, indices[position], position))
+        elif score is None or math.isnan(score):
             reasons[position] = NO_SCORE
         elif select.min is not None and score < select.min:
             reasons[position] = BELOW_MIN

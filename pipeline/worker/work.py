@@ -93,7 +93,8 @@ def _more_columns(plan: Plan) -> list[pa.Field]:
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:
     once = prompt.sample_index is not None
-    indices = [prompt.sample_index or 0] if once else range(variant.generation.images_per_prompt)
+    images = variant.generation.images_per_prompt if prompt.images is None else prompt.images
+    indices = [prompt.sample_index or 0] if once else range(prompt.first_index, prompt.first_index + images)
     for index in indices:
         if prompt.seed is None:
             seed = sample_seed(plan.job.seed, prompt.prompt_id, index)

@@ -82,6 +82,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
         "again",
     ),
     "select.min": ({"score": [CLIP_SCORE], "select": {"keep": 1}}, 0.1),
+    "select.per_class": (
+        {"prompts": {"columns": {"label": "other"}}, "score": [CLIP_SCORE], "select": {"per_class": 1}},
+        2,
+    ),
     "prompts.columns.image": ({}, "other"),
     "prompts.columns.mask": (WITH_IMAGE, "other"),
     "prompts.columns.strength": (WITH_IMAGE, "number"),
@@ -107,6 +111,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "sweep.settings": ({"sweep": {"settings": {"a": {"width": 64}}}}, {"a": {"width": 32}}),
     "sweep.exclude": ({"sweep": {"width": [32, 64]}}, [{"width": 32}]),
 }
+TRIED_WITH_ROUNDS = "in tests/heart/test_balance.py"
 NO_CHANGE: dict[str, Any] = {
     "name": "another",
     "model.offload": "model",
@@ -140,6 +145,7 @@ TRIED_ELSEWHERE = {
     ),
     **dict.fromkeys((f"prompts.columns.control_{each}" for each in ("scale", "start", "end")), "they need a network"),
     "prompts.source": "its files are",
+    "select.max_rounds": TRIED_WITH_ROUNDS,
     "compute.max_cost": "it needs a price, and all of compute is left out",
     "model.revision": "of hub models, in tests/models",
     "model.license": "in tests/curation/test_provenance.py",
