@@ -48,7 +48,7 @@ class ProgressState:
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
         self._plan, self.name = plan, plan.job.name
         self.total, self.samples = done, plan.samples
-        self._before = done.samples
+        self._before, self._committed = done.samples, 0  # a job with rounds begins several times
         self.shards, self.shards_done = plan.shards, plan.shards - len(todo)
 
     def shard_done(self, receipt: ShardStats) -> None:
@@ -149,7 +149,9 @@ class LiveProgress(ProgressState):
 
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
         super().begin(plan, todo, done)
-        self._task = self._bar.add_task("images", total=self.samples)
+        if self._task is None:
+            self._task = self._bar.add_task("images", total=self.samples)
+        self._bar.update(self._task, total=self.samples)
 
     def notice(self, text: str) -> None:
         self._notices = [*self._notices, f"{time.strftime('%H:%M:%S')} {shown(text)}"][-_NOTICES_SHOWN:]
