@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from promptmill.pipeline.models.catalog.families import CHANNELS
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.tasks import check_task, class_for
 from promptmill.schemas.errors import JobError
@@ -58,7 +59,8 @@ def test_from_an_image(name: str, family: Callable[[str], Family]) -> None:
     kept_promises(family(name), "image")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if class_for("inpainting", name)])
+# Tiny SD 3 has 4 channels, which its class for masks refuses: it has a test of its own below.
+@pytest.mark.parametrize("name", [name for name in NAMES if class_for("inpainting", name) not in {None, *CHANNELS}])
 def test_with_a_mask(name: str, family: Callable[[str], Family]) -> None:
     kept_promises(family(name), "image", "mask")
 
