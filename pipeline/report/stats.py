@@ -260,6 +260,7 @@ def rank_correlation(x: Floats, y: Floats, prompts: npt.NDArray[np.int64]) -> Es
 def _correlation(sums: Floats) -> Floats:
     """Pearson's from sums of 1, a, b, a², b², ab in float64 [rows, 6]."""
     n, a, b, aa, bb, ab = sums.T
+    n = np.where(n > 0, n, np.nan)  # one group without the only one there is
     spread = (aa - a * a / n) * (bb - b * b / n)
     good = spread > 1e-12
     quotient: Floats = np.divide(
