@@ -1,7 +1,7 @@
 """Licences of models, and what they say on training with what the models draw.
 
-Written down in November 2026 without the texts at hand: `url` has the one that holds. No legal advice: a word of warning
-before a thousand GPU hours.
+Written down in November 2026 without the texts at hand: `url` has the one that holds. No legal advice: a word of
+warning before a thousand GPU hours.
 """
 
 from __future__ import annotations
