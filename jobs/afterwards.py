@@ -22,7 +22,7 @@ def tell_what_is_there(
 
     Whether the report says it.
     """
-    if not summary.made.samples and store.entry("README.md") is not None and is_current(store):
+    if not summary.made.samples and not summary.lost and store.entry("README.md") is not None and is_current(store):
         return True
     _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
     again = f"`promptmill report {store.url}`"

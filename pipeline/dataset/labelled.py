@@ -26,12 +26,13 @@ from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_ima
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.json_text import parse_json
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _CAPTIONS: Final = ("caption", "prompt", "text")
-_COLUMNS: Final = ("sample_id", "image", "label", "label_name", *_CAPTIONS)
+_COLUMNS: Final = (*named("sample_id", "image", "label", "label_name"), *_CAPTIONS)
 _SIDES: Final = tuple(f"{folder}/" for folder in (*SIDE_FOLDERS, "scores", "selections", "report"))
 _READ_ROWS: Final = 64
 

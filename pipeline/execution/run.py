@@ -17,6 +17,7 @@ from promptmill.pipeline.dataset.state import (
     proven_shards,
     read_data_object,
     read_footers,
+    side_objects,
 )
 from promptmill.pipeline.execution.budget import Budget, budget_of
 from promptmill.pipeline.execution.dispatch import Dispatcher
@@ -42,7 +43,7 @@ class RunSummary:
     `reported` says that the report was written after it, `versions` which ones made the shards, `left_out` which nodes
     and devices it did without. `elsewhere` is the run for whose sake this one made nothing. `spent` is what the dataset
     cost by now, `over_budget` what was spent and allowed where that ended the run. `short` are
-    classes that could not be filled.
+    classes that could not be filled. `lost` says that nothing was to be made and side objects are gone.
     """
 
     counts: Counts
@@ -59,6 +60,7 @@ class RunSummary:
     spent: float | None = None
     over_budget: str | None = None
     short: tuple[Short, ...] = ()
+    lost: bool = False
 
     @property
     def found_whole(self) -> bool:
@@ -182,6 +184,7 @@ def run_job(
         over_budget=tally.over_budget if len(by_shard) < plan.shards else None,
         model_loads=tally.model_loads,
         versions=tuple(versions.acted),
+        lost=not todo and not {key for each in footers.values() for key in each.side_objects} <= side_objects(store),
         left_out=tuple(dispatcher.left_out),
     )
 

@@ -113,7 +113,9 @@ PRINTERS = {
     "jobs/console.py",
     "jobs/outlets.py",
     "jobs/schema.py",
+    "pipeline/execution/json_log.py",  # puts itself in the place of standard error, and escapes all
     "pipeline/execution/progress.py",
+    "pipeline/execution/submit/same_version.py",  # of two versions and a path of Python's own, on a cluster
     "pipeline/prompts/first_look.py",  # pipes between it and its child
     "pipeline/prompts/parquet_child.py",
     "pipeline/training/shapes/evaluate.py",  # numbers, for those who train the built-in model
