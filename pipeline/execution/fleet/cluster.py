@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -84,10 +85,13 @@ def _own_signal_handlers() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    before, utils = signal.getsignal(signal.SIGTERM), importlib.import_module("ray._private.utils")
+    takes_over = getattr(utils, "set_sigterm_handler", None)
+    setattr(utils, "set_sigterm_handler", lambda _: None)  # noqa: B010 - else a signal meanwhile is Ray's
     try:
         yield
     finally:
+        setattr(utils, "set_sigterm_handler", takes_over)  # noqa: B010
         signal.signal(signal.SIGTERM, before)
 
 
