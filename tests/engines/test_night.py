@@ -27,12 +27,13 @@ pytestmark = [
 ]
 
 BIN = Path(sys.executable).parent
+PROMPTS = 200  # 400 images on one node outlast what Ray takes to call a node dead
 MEMORY = "--object-store-memory=100000000"
 JOB = """
 name: night
 prompts: {{source: {folder}/in/prompts}}
 model: {{path: {folder}/in/model}}
-generation: {{num_inference_steps: 8, batch_size: 2, images_per_prompt: 2}}
+generation: {{num_inference_steps: 24, batch_size: 2, images_per_prompt: 2}}
 output: {{url: {folder}/out/night, images_per_shard: 2}}
 compute: {{workers: 3, gpus_per_worker: 0}}
 """
@@ -82,7 +83,7 @@ def test_one_night(folder: Path) -> None:
     (folder / "out").mkdir()
     build_sd15(folder / "in" / "model")
     (folder / "in" / "job.yaml").write_text(JOB.format(folder=folder))
-    (folder / "in" / "prompts" / "a.txt").write_text("".join(f"a red circle, number {n}\n" for n in range(30)))
+    (folder / "in" / "prompts" / "a.txt").write_text("".join(f"a red circle, number {n}\n" for n in range(PROMPTS)))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     environment = {
         **kept,
@@ -107,18 +108,17 @@ def play(night: Night, folder: Path) -> None:
     while night.objects() < 3:
         assert run.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.2)
+    night.lab.kill("n1")  # before the second command, which takes as long as a fast machine takes for 30 shards
     second = night.lab.run("h", *night.command("--if-running", "exit"))
     assert second.returncode == 0 and json.loads(second.stdout)["running_elsewhere"], second.stderr
-    assert night.objects() < 30
-    night.lab.kill("n1")
+    assert night.objects() < PROMPTS
     assert run.wait(600) == 0, log.read_text()[-3000:]
     answer = json.loads(log.read_text().splitlines()[-1])
-    assert answer["kept"] == 60 and [place["name"] for place in answer["left_out"]] == ["n3"]
+    assert answer["kept"] == 2 * PROMPTS and [place["name"] for place in answer["left_out"]] == ["n3"]
     counted = dict(line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if not line.startswith("#"))
-    assert (
-        float(counted['promptmill_samples_total{dataset="night",state="kept"}']) >= 58
-    )  # a reply may go with its node
-    assert float(counted['promptmill_workers_lost_total{dataset="night"}']) >= 1
+    kept = float(counted['promptmill_samples_total{dataset="night",state="kept"}'])
+    assert kept >= 2 * PROMPTS - 2  # a reply may go with its node
+    assert float(counted['promptmill_workers_lost_total{dataset="night"}']) >= 1, log.read_text()[-3000:]
 
     nothing = night.lab.run("h", *night.command())
     assert nothing.returncode == 0 and json.loads(nothing.stdout)["made"]["samples"] == 0
@@ -126,10 +126,10 @@ def play(night: Night, folder: Path) -> None:
     (folder / "in" / "prompts" / "b.txt").write_text("".join(f"a blue square, number {n}\n" for n in range(4)))
     budget = ("--set", "compute.price_per_hour=3600", "--set", "compute.max_cost=0.01")
     stopped = night.lab.run("h", *night.command(*budget))
-    assert stopped.returncode == 2 and json.loads(stopped.stdout)["kept"] == 60, stopped.stderr
+    assert stopped.returncode == 2 and json.loads(stopped.stdout)["kept"] == 2 * PROMPTS, stopped.stderr
     again = night.lab.run("h", *night.command())
-    assert again.returncode == 0 and json.loads(again.stdout)["kept"] == 68, again.stderr
+    assert again.returncode == 0 and json.loads(again.stdout)["kept"] == 2 * PROMPTS + 8, again.stderr
 
     verified = night.lab.run("h", str(BIN / "promptmill"), "verify", f"{folder}/out/night", "--deep", "--json")
     proof = json.loads(verified.stdout)
-    assert proof["ok"] and proof["samples"] == proof["kept"] == 68 and proof["images_checked"] == 68
+    assert proof["ok"] and proof["samples"] == proof["kept"] == proof["images_checked"] == 2 * PROMPTS + 8
