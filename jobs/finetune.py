@@ -16,7 +16,7 @@ from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.load import prepare_process
 from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.tuned import FinetuneResult, TunedAdapter
 from promptmill.schemas.tuning import Tuning
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.inputs import ControlKind, Input, Role, control_kind
+from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.resolved import ResolvedModel
 
 STAGED = "staged:"
 SELECTION = ".selection"
@@ -45,116 +46,6 @@ class SourceFile:
     version: str | None = field(default=None, compare=False)
     first: int = 0
     whole: int | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
-class ResolvedAdapter:
-    """A file that fits its base. `sha` is of the file, `modules` how many modules of the base a LoRA changes, or
-    how many vectors a textual inversion adds; `on_text` is whether prompts are read otherwise with it."""
-
-    name: str
-    path: str
-    location: str
-    sha: str
-    weight: float
-    modules: int
-    kind: Literal["lora", "embedding"] = "lora"
-    on_text: bool = True
-    trigger: str | None = None
-    revision: str | None = None
-
-    @property
-    def word(self) -> str:
-        """What prompts call a textual inversion by."""
-        return self.trigger or self.name
-
-
-@dataclass(frozen=True)
-class ResolvedControl:
-    """A ControlNet or T2I-Adapter that fits its base; `revision` and `files` as of a `ResolvedModel`.
-
-    `mode` is the number of its kind of maps, of a union.
-    """
-
-    name: str
-    path: str
-    location: str
-    revision: str
-    class_name: str
-    scale: float
-    preprocess: str
-    weights_bytes: int
-    is_local: bool
-    files: Mapping[str, str] = field(default_factory=dict, compare=False)
-    mode: int | None = None
-
-    @property
-    def kind(self) -> ControlKind:
-        return control_kind(self.class_name)
-
-
-REDUX_FOLDER: Final = "image_embedder"
-"""Below which FLUX.1-Redux-dev has what makes words of images."""
-
-
-@dataclass(frozen=True)
-class ResolvedIpAdapter:
-    """An IP-Adapter, or Flux Redux, that fits its base; `revision` and `files` as of a `ResolvedModel`.
-
-    `weights` and `encoder` are below `location`; `encoder_class` is that of transformers.
-    """
-
-    path: str
-    location: str
-    revision: str
-    weights: str
-    encoder: str
-    encoder_class: str
-    scale: float
-    weights_bytes: int
-    is_local: bool
-    files: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def makes_words(self) -> bool:
-        """Whether images become words beside those of the prompt (Flux Redux), and are not looked at by layers."""
-        return self.weights.startswith(f"{REDUX_FOLDER}/")
-
-
-@dataclass(frozen=True)
-class ResolvedModel:
-    """A model that is known to exist, read from its configuration files alone.
-
-    `location` is what `from_pretrained` takes; `revision` is the hub commit, or a hash of the local weights. `files`
-    are the hashes of each file of a folder that is loaded, by name; empty for a hub model, and in older plans.
-    Models that differ in `adapters`, `controlnets` and `ip_adapter` alone are equal: those are switched on weights that
-    are loaded once. So are those that differ in where weights lie.
-    """
-
-    path: str
-    location: str
-    revision: str
-    dtype: str
-    pipeline_class: str
-    scheduler: str
-    width: int
-    height: int
-    size_multiple: int
-    max_size: int | None
-    weights_bytes: int
-    is_local: bool
-    files: Mapping[str, str] = field(default_factory=dict, compare=False)
-    adapters: tuple[ResolvedAdapter, ...] = field(default=(), compare=False)
-    controlnets: tuple[ResolvedControl, ...] = field(default=(), compare=False)
-    ip_adapter: ResolvedIpAdapter | None = field(default=None, compare=False)
-    quantization: str | None = None
-    offload: str = field(default="none", compare=False)
-    device_map: str | None = field(default=None, compare=False)
-    license: str | None = field(default=None, compare=False)
-
-    @property
-    def control(self) -> ControlKind:
-        return self.controlnets[0].kind if self.controlnets else ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.job import ImageFormat, Output
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 
 SUFFIX: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 

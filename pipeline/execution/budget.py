@@ -8,7 +8,7 @@ from collections.abc import Callable
 from promptmill.pipeline.dataset.spent import seconds_in_hand
 from promptmill.pipeline.dataset.state import read_receipts
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.job import Compute
+from promptmill.schemas.compute import Compute
 
 
 class Budget:

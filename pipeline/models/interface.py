@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter
 
 Pixels = npt.NDArray[np.uint8]
 """uint8 [height, width, 3], sRGB."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from promptmill.pipeline.models.catalog.clips import ResolvedClip
     from promptmill.pipeline.models.catalog.features import Features
     from promptmill.pipeline.models.interface import Embedder, Generator, ImageEncoder
-    from promptmill.schemas.plan import ResolvedModel
+    from promptmill.schemas.resolved import ResolvedModel
 
 ENVIRONMENT = {
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",

@@ -36,7 +36,8 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.job import LARGEST_SIDE, Job
-from promptmill.schemas.plan import PythonScore, ResolvedModel
+from promptmill.schemas.plan import PythonScore
+from promptmill.schemas.resolved import ResolvedModel
 
 Checked = tuple[tuple[ResolvedModel, ...], tuple[ResolvedClip, ...], tuple[PythonScore, ...]]
 

@@ -18,8 +18,9 @@ from promptmill.pipeline.prompts.source import Source
 from promptmill.schemas.generation import WHERE_IT_LIES, Generation, Model
 from promptmill.schemas.identity import canonical_json, digest
 from promptmill.schemas.job import SCHEMA_VERSION, Job, Output
-from promptmill.schemas.plan import PythonScore, ResolvedModel
+from promptmill.schemas.plan import PythonScore
 from promptmill.schemas.prompts import Columns, Prompts, ShapesSuite
+from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.scores import Score, Select
 from promptmill.schemas.sweep import PRESETS, Partial
 

@@ -16,7 +16,8 @@ from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.pixels import ImageError, open_image
 from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel, SourceFile
+from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.resolved import ResolvedModel
 
 _MUCH_LARGER = 4
 

@@ -25,15 +25,8 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.pipeline.storage.urls import is_remote, local_path
-from promptmill.schemas.plan import (
-    STAGED,
-    ResolvedAdapter,
-    ResolvedControl,
-    ResolvedIpAdapter,
-    ResolvedModel,
-    Segment,
-    SourceFile,
-)
+from promptmill.schemas.plan import STAGED, Segment, SourceFile
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
 Beside = TypeVar("Beside", ResolvedAdapter, ResolvedControl, ResolvedIpAdapter)
 

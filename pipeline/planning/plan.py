@@ -27,8 +27,15 @@ from promptmill.schemas.checked import MOST as MOST_IMAGES
 from promptmill.schemas.columns import Only
 from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import LEAST_DIGITS, PythonScore, ResolvedModel, Segment, Shard, Variant
+from promptmill.schemas.plan import (
+    LEAST_DIGITS,
+    PythonScore,
+    Segment,
+    Shard,
+    Variant,
+)
 from promptmill.schemas.records import LARGEST_NARROW_SEED
+from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.scores import LOWER_IS_BETTER
 from promptmill.schemas.words import NO_WORDS, Words
 

@@ -22,12 +22,9 @@ from promptmill.schemas.plan import (
     MOST_SHARDS,
     STAGED,
     PythonScore,
-    ResolvedAdapter,
-    ResolvedControl,
-    ResolvedIpAdapter,
-    ResolvedModel,
     Segment,
 )
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel
 from promptmill.schemas.scores import MOST_ROUNDS
 from promptmill.schemas.urls import split_query
 from promptmill.schemas.words import NO_WORDS, Words

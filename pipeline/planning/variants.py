@@ -11,7 +11,8 @@ from typing import Any
 from promptmill.schemas.generation import Model
 from promptmill.schemas.identity import canonical_json
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel, Variant
+from promptmill.schemas.plan import Variant
+from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.sweep import PRESETS
 
 

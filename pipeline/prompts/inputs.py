@@ -27,8 +27,9 @@ from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
 from promptmill.schemas.generation import Fit, Generation
 from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, Input, Role
-from promptmill.schemas.plan import STAGED, ResolvedModel, Sample, SourceFile
+from promptmill.schemas.plan import STAGED, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
+from promptmill.schemas.resolved import ResolvedModel
 
 FETCH_PATIENCE_S = 60.0
 REFERENCE_SIDE = 512

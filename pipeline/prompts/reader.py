@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from types import MappingProxyType
-from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from promptmill.pipeline.prompts.a1111 import a1111_prompt
-from promptmill.pipeline.prompts.bombs import check_widths, whole_parquet
 from promptmill.pipeline.prompts.classes import CLASS
 from promptmill.pipeline.prompts.expansion import Expanded, Expansion
-from promptmill.pipeline.prompts.folders import add_folder_columns, folder_columns
-from promptmill.pipeline.prompts.formats import as_schema
-from promptmill.pipeline.prompts.held import HeldFiles
-from promptmill.pipeline.prompts.image_files import image_rows, is_image
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.inputs import locator
 from promptmill.pipeline.prompts.kinds import is_text
 from promptmill.pipeline.prompts.prompt import (
@@ -34,6 +25,7 @@ from promptmill.pipeline.prompts.prompt import (
     weights_chosen,
     with_inputs,
 )
+from promptmill.pipeline.prompts.source_rows import SourceRows, cells_of
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.prompts.vocabulary import TEMPLATE
 from promptmill.pipeline.storage.store import Store
@@ -44,8 +36,6 @@ from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import Columns, Prompts
 from promptmill.schemas.row_values import values_of
 from promptmill.schemas.words import NO_WORDS, ClassNumbers, Words
-
-_CACHED_GROUP_BYTES = 128 << 20
 
 
 class PromptReader:
@@ -64,11 +54,7 @@ class PromptReader:
     ) -> None:
         """`helpers` are fields of `Prompt` by the columns that fill them."""
         self._parse_row = parse
-        self._held = HeldFiles(output)
-        self._files = files
-        self._schema = schema
         self._columns = columns
-        self._ends = list(accumulate(file.rows for file in files))
         self._helpers = helpers
         self._expansion = expansion if expansion is not None and expansion.acts else None
         self._each = 1 if self._expansion is None else self._expansion.each
@@ -86,17 +72,14 @@ class PromptReader:
         self._roles = columns.images
         embedded = {name for name in self._roles.values() if not is_text(schema.field(name).type)}
         # Images that lie in the source are read where they are needed, a few at a time, and never with the rows.
-        self._schema = pa.schema([each for each in schema if each.name not in embedded])
-        self._read = list(self._schema.names)
-        self._lock = threading.Lock()
-        self._cached: tuple[tuple[str, int], pa.Table] | None = None
+        self._rows = SourceRows(files, output, pa.schema([each for each in schema if each.name not in embedded]))
 
     def read(self, start: int, stop: int) -> Block:
         """Prompts `start` to `stop` over all files in order; a row of the source may be several."""
         each = self._each
         low, high = start // each, -(-stop // each)
-        pieces = list(self._pieces(low, high))
-        tables = [self._read_rows(file, first, rows) for file, first, rows in pieces]
+        pieces = list(self._rows.pieces(low, high))
+        tables = [self._rows.read(file, first, rows) for file, first, rows in pieces]
         found: list[tuple[Prompt, Expanded | None]] = []
         begins = low * each
         for (file, first, rows), table in zip(pieces, tables, strict=True):
@@ -104,7 +87,7 @@ class PromptReader:
             asked = [divmod(place - begins, each) for place in range(max(start, begins), min(stop, ends))]
             found.extend(self._parse(table, file, first, asked))
             begins = ends
-        table = pa.concat_tables(tables) if tables else self._schema.empty_table()
+        table = pa.concat_tables(tables) if tables else self._rows.schema.empty_table()
         passthrough, broken = mend(table.select(self._carried.names))
         places = [place // each - low for place in range(start, start + len(found))]
         prompts = [
@@ -131,83 +114,17 @@ class PromptReader:
 
     def labels(self) -> list[int | None]:
         """The class of every row of the source."""
-        found: list[int | None] = []
-        for file in self._files:
-            found += [self._numbers.get(cell) for cell in self._label_cells(file)]
-        return found
-
-    def _label_cells(self, file: SourceFile) -> list[object]:
         name = self._columns.label
-        if is_image(file.name):
-            return _values(self._read_rows(file, 0, file.rows), name)
-        with self._held.open(file) as stream, whole_parquet(file.name):
-            there = pq.ParquetFile(stream)
-            if name not in there.schema_arrow.names:
-                return [folder_columns(file.name).get(name or "")] * there.metadata.num_rows
-            tables = (pa.Table.from_batches([batch]) for batch in there.iter_batches(100_000, columns=[name]))
-            return [cell for table in tables for cell in _values(table, name)]
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
-        index = bisect_right(self._ends, start)
-        while start < stop and index < len(self._files):
-            begins = self._ends[index] - self._files[index].rows
-            end = min(stop, self._ends[index])
-            yield self._files[index], start - begins, end - start
-            start, index = end, index + 1
-
-    def _read_rows(self, file: SourceFile, first: int, rows: int) -> pa.Table:
-        if is_image(file.name):
-            return add_folder_columns(image_rows(file, self._schema), file.name, self._schema).select(
-                self._schema.names
-            )
-        parts: list[pa.Table] = []
-        with self._held.open(file) as stream, whole_parquet(file.name):
-            parquet = open_thin(stream)
-            if parquet.metadata.num_rows != (file.whole or file.rows):
-                raise InputError(
-                    Problem(
-                        f"prompts.source: {file.name}",
-                        f"{file.whole or file.rows} rows, as when the job was planned",
-                        f"{parquet.metadata.num_rows}",
-                        "Put the file back as it was, or start a new output",
-                    )
-                )
-            begins = 0
-            for group in range(parquet.metadata.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                low, high = max(first, begins), min(first + rows, begins + size)
-                if low < high:
-                    parts.append(self._rows_of_group(parquet, file, group, low - begins, high - low))
-                begins += size
-        with whole_parquet(file.name):  # a dictionary may lack what rows ask of it
-            return as_schema(add_folder_columns(pa.concat_tables(parts), file.name, self._schema), self._schema)
-
-    def _rows_of_group(self, parquet: pq.ParquetFile, file: SourceFile, group: int, offset: int, rows: int) -> pa.Table:
-        with self._lock:
-            if self._cached is not None and self._cached[0] == (file.path, group):
-                return self._cached[1].slice(offset, rows)
-        if parquet.metadata.row_group(group).total_byte_size > _CACHED_GROUP_BYTES or rows > 10_000:
-            return _stream_rows(parquet, file.name, group, offset, rows, self._read)
-        taken: list[pa.RecordBatch] = []
-        total = 0
-        # Row groups are read in steps: what a footer claims about decoded size is not to be trusted.
-        for batch in parquet.iter_batches(batch_size=1024, row_groups=[group], columns=self._read):
-            check_widths(batch, file.name)
-            taken.append(batch)
-            total += batch.nbytes
-            if total > _CACHED_GROUP_BYTES:
-                return _stream_rows(parquet, file.name, group, offset, rows, self._read)
-        table = pa.Table.from_batches(taken)
-        with self._lock:
-            self._cached = ((file.path, group), table)
-        return table.slice(offset, rows)
+        if name is None:
+            return [None] * self._rows.count
+        return [self._numbers.get(cell) for cell in self._rows.column(name)]
 
     def _parse(
         self, table: pa.Table, file: SourceFile, first: int, asked: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[Prompt, Expanded | None]]:
         """`asked` are rows of the table, each with the number of one of its texts."""
         dumped = self._named.items()
-        columns = {role: _values(table, name) for role, name in dumped if name is None or name in table.column_names}
+        columns = {role: cells_of(table, name) for role, name in dumped if name is None or name in table.column_names}
         extra = {field: values_of(table.column(name)) for name, field in self._helpers.items()}
         words = self._word_columns(table)
         for i, index in asked:
@@ -234,9 +151,9 @@ class PromptReader:
     def _word_columns(self, table: pa.Table) -> dict[str, list[object]]:
         """What templates ask of rows, by name."""
         names = [] if self._expansion is None else self._expansion.names
-        columns = {name: _values(table, name) for name in names if not (self._labelled and name == CLASS)}
+        columns = {name: cells_of(table, name) for name in names if not (self._labelled and name == CLASS)}
         if self._labelled and CLASS in names:
-            columns[CLASS] = [self._wording(cell) for cell in _values(table, self._columns.label)]
+            columns[CLASS] = [self._wording(cell) for cell in cells_of(table, self._columns.label)]
         return columns
 
     def _expanded(
@@ -284,47 +201,6 @@ def prompt_reader(
     parse = a1111_prompt if prompts.syntax == "a1111" else parse_prompt
     expansion = Expansion(prompts, words)
     return PromptReader(files, output, schema, prompts.mapped, expansion=expansion, parse=parse, words=words)
-
-
-def open_thin(stream: BinaryIO) -> pq.ParquetFile:
-    """Texts as dictionaries, where the file has them: one long value of all rows is held once, and seen to be long."""
-    parquet = pq.ParquetFile(stream)
-    texts = [field.name for field in parquet.schema_arrow if pa.types.is_string(field.type)]
-    thin = pq.ParquetFile(stream, metadata=parquet.metadata, read_dictionary=texts)
-    try:
-        next(thin.iter_batches(batch_size=1), None)
-    except (pa.ArrowException, OSError):  # values that say only in what they differ from the one before have none
-        return parquet
-    return thin
-
-
-def _stream_rows(
-    parquet: pq.ParquetFile, name: str, group: int, offset: int, rows: int, columns: list[str] | None
-) -> pa.Table:
-    kept: list[pa.RecordBatch] = []
-    begins = 0
-    for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=columns):
-        check_widths(batch, name)
-        low, high = max(offset, begins), min(offset + rows, begins + batch.num_rows)
-        if low < high:
-            kept.append(batch.slice(low - begins, high - low))
-        begins += batch.num_rows
-        if begins >= offset + rows:
-            break
-    return pa.Table.from_batches(kept, None if kept else parquet.schema_arrow)
-
-
-def _values(table: pa.Table, name: str | None) -> list[object]:
-    if name is None:
-        return [None] * table.num_rows
-    column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string(column.type):
-        column = column.cast(pa.binary())  # broken UTF-8 is the row's own failure, not the shard's
-    elif pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    return values_of(column)
 
 
 def _numbers(columns: Mapping[str, Sequence[object]], row: int) -> dict[str, object]:

@@ -27,7 +27,14 @@ from promptmill.pipeline.scores.registry import scorers_beside, scorers_on_devic
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.recovery import BatchLimits, VariantGenerator
 from promptmill.schemas.errors import DeviceMemoryError, ModelLoadError, SampleError
-from promptmill.schemas.plan import Counts, ResolvedModel, Segment, Shard, ShardStats, Variant
+from promptmill.schemas.plan import (
+    Counts,
+    Segment,
+    Shard,
+    ShardStats,
+    Variant,
+)
+from promptmill.schemas.resolved import ResolvedModel
 
 ENCODER_THREADS = 2
 

@@ -13,7 +13,8 @@ from promptmill.pipeline.models.catalog.steps import check_steps
 from promptmill.schemas.emphasis import is_emphasised
 from promptmill.schemas.errors import JobError, SampleError
 from promptmill.schemas.generation import ASPECT, Generation
-from promptmill.schemas.plan import ResolvedModel, Sample, Variant
+from promptmill.schemas.plan import Sample, Variant
+from promptmill.schemas.resolved import ResolvedModel
 
 
 def with_size(settings: str | None, generation: Generation, model: ResolvedModel) -> str | None:

@@ -17,7 +17,7 @@ from promptmill.pipeline.models.catalog.trust import remember, strangers
 from promptmill.pipeline.planning.places import relocated
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedAdapter
+from promptmill.schemas.resolved import ResolvedAdapter
 from tests.engine.conftest import Answer
 from tests.heart.conftest import home
 

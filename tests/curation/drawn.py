@@ -20,7 +20,8 @@ from promptmill.pipeline.shapes.world import Scene, sample_scene
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 from tests.heart.mill import Tint, TintContext, job, write_prompts
 
 Picture = npt.NDArray[np.uint8]

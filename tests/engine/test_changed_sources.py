@@ -124,7 +124,7 @@ def test_swapped_while_it_is_read(planned: Plan, twin: Path, tmp_path: Path, mon
         swap(twin)
         return real(*arguments, **options)
 
-    monkeypatch.setattr("promptmill.pipeline.prompts.reader.pq.ParquetFile", slow)
+    monkeypatch.setattr("promptmill.pipeline.prompts.source_rows.pq.ParquetFile", slow)
     with pytest.raises(InputError, match="as it was planned"):
         reader(planned, tmp_path / "out").read(0, 4)
 

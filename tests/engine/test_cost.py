@@ -12,8 +12,8 @@ import pytest
 from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.probe import probe
 from promptmill.pipeline.report.cost import run_facts
+from promptmill.schemas.compute import Compute
 from promptmill.schemas.errors import DeviceMemoryError, JobError
-from promptmill.schemas.job import Compute
 from promptmill.schemas.plan import Counts, ShardStats
 from tests.engine.conftest import Answer
 

@@ -23,7 +23,7 @@ from promptmill.pipeline.prompts.pixels import MAX_PIXELS
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 from tests.engine.conftest import Answer, records
 
 Cli = Callable[..., Answer]

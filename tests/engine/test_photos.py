@@ -103,7 +103,8 @@ from promptmill.pipeline.prompts.inputs import InputReader, prepare
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import Input
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 
 model = ResolvedModel("m", "m", "r", "float32", "P", "S", 512, 512, 8, 2048, 1, True)
 reader = InputReader(Store(sys.argv[1]))

@@ -11,7 +11,7 @@ import pytest
 
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 from tests.families.builders import build
 from tests.families.promises import Family
 from tests.models import tiny

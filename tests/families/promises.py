@@ -22,7 +22,8 @@ from promptmill.pipeline.models.interface import Generated
 from promptmill.pipeline.models.load import load_generator
 from promptmill.schemas.errors import JobError, SampleError
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 
 ROUNDING = 2
 """Of 255: what another shape of a batch changes."""

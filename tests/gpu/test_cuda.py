@@ -16,7 +16,8 @@ from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.load import load_generator
 from promptmill.schemas.errors import DeviceMemoryError
 from promptmill.schemas.generation import Generation, Model
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 from tests.models import tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -24,7 +24,8 @@ from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel, Sample, ShardStats
+from promptmill.schemas.plan import Sample, ShardStats
+from promptmill.schemas.resolved import ResolvedModel
 from tests.heart.conftest import YESTERDAY
 
 MODEL, CLIP = YESTERDAY / "model", YESTERDAY / "clip"

@@ -19,7 +19,8 @@ from promptmill.pipeline.report.summary import run_facts
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.work import TRIES_ALONE, read_work
 from promptmill.schemas.errors import SampleError
-from promptmill.schemas.plan import Counts, ResolvedModel, Sample
+from promptmill.schemas.plan import Counts, Sample
+from promptmill.schemas.resolved import ResolvedModel
 from tests.heart.mill import Tint, TintContext, memory, small_plan
 from tests.heart.test_run import Notes
 

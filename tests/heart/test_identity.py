@@ -8,8 +8,9 @@ import pytest
 
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import canonical_json, derived_prompt_id, digest, sample_id, sample_seed
-from promptmill.schemas.plan import ResolvedModel, Variant
+from promptmill.schemas.plan import Variant
 from promptmill.schemas.prompts import MAX_SEED
+from promptmill.schemas.resolved import ResolvedModel
 
 MODEL = ResolvedModel("org/model", "/somewhere", "abc", "auto", "P", "DDIMScheduler", 64, 64, 8, None, 1, False)
 VARIANT = Variant(3, {"guidance_scale": 1.0}, MODEL, Generation())

@@ -24,7 +24,8 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.reproduce import reproduce_sample
 from promptmill.pipeline.worker.shard import process_shard
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 from tests.heart.mill import Tint, TintContext, job, make_missing, memory, rows, write_prompts
 
 KINDS = ["folder", "tar", "cells", "ours"]

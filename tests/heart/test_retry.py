@@ -19,7 +19,8 @@ from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.plan import Counts, ResolvedAdapter, ResolvedControl, Segment
+from promptmill.schemas.plan import Counts, Segment
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl
 from tests.heart.mill import PROMPTS, make_missing, memory, rows, run_small, small_plan
 
 KEEP_ONE = {"select": {"keep": 1, "by": "clip"}}

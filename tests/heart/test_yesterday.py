@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import platform
-import re
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.records import read_footer
@@ -27,6 +27,7 @@ Cli = Callable[..., Answer]
 PLANS = json.loads((YESTERDAY / "promise.json").read_text())["plans"]
 COUNTS = {"samples": 48, "kept": 18, "rejected": 18, "failed": 12, "shards": 12, "shards_done": 12}
 SOME_FAILED = 3
+LAST_BITS = {"image_sha256", "image_phash"}
 
 
 def sha256(file: Path) -> str:
@@ -49,13 +50,25 @@ def footer_of(file: Path) -> dict[str, Any]:
     return footer
 
 
-def same_kind_of_machine(promise: Promise) -> bool:
-    import torch
+def check_alike(rows: list[dict[str, Any]], said: list[dict[str, Any]]) -> None:
+    """All the same but last bits, which differ between processors that call themselves by one name (seen: 1 of 255 in
+    0.03 % of the values of a pixel, 1e-6 of a score)."""
+    for row, before in zip(rows, said, strict=True):
+        for name, value in before.items():
+            if name == "image" and value is not None:
+                check_same_picture(row[name]["bytes"], value["bytes"])
+            elif name in ("scores", "clip_score") and value is not None:
+                assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+            elif name not in LAST_BITS:
+                assert row[name] == value, name
 
-    processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc").exists() else None
-    ours = {"machine": platform.machine(), "processor": processor[1] if processor else ""}
-    ours["instructions"] = torch.backends.cpu.get_cpu_capability()
-    return all(ours[name] if name in ours else version(name) == said for name, said in promise["machine"].items())
+
+def check_same_picture(found: bytes, said: bytes) -> None:
+    """Also what is written into it."""
+    pictures = [Image.open(io.BytesIO(data)) for data in (found, said)]
+    assert pictures[0].info == pictures[1].info
+    pixels = [np.asarray(picture).astype(np.int16) for picture in pictures]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 2
 
 
 def test_nothing_is_left_to_do(home: Path, cli: Cli, promise: Promise) -> None:
@@ -153,11 +166,7 @@ def test_a_lost_shard_is_made_again(home: Path, cli: Cli, promise: Promise, part
             assert ours is not None
             assert ids(rows_of(home / "dataset" / ours)) == ids(promise[folder][Path(theirs).name])
     check_untouched(home / "dataset", promise, but=f"data/{lost.name}")
-    # The faults of the first run broke batches of the source's shards in two, which changes last bits.
-    if same_kind_of_machine(promise) and part != "part-000000":
-        assert pq.read_table(lost).select(before.column_names).to_pylist() == before.to_pylist()
-        if pq.read_schema(lost).names == before.column_names and footer == said:
-            assert sha256(lost) == promise["sha256"][f"data/{lost.name}"]
+    check_alike(pq.read_table(lost).select(before.column_names).to_pylist(), before.to_pylist())
 
 
 def ids(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -237,9 +246,13 @@ def test_an_image_is_made_again_from_its_row(home: Path, cli: Cli, promise: Prom
     answer = cli("reproduce", "dataset", row["sample_id"], "--out", "again.png", "--trust-dataset", "--json")
     assert answer.code == 0, answer
     assert answer.json["seed"] == row["seed"]
-    if same_kind_of_machine(promise):
-        assert answer.json["identical"]
-        assert sha256(home / "again.png") == row["image_sha256"]
+    (stored,) = (
+        each["image"]["bytes"]
+        for each in rows_of(home / "dataset" / "data" / "part-000009.parquet")
+        if each["sample_id"] == row["sample_id"]
+    )
+    check_same_picture((home / "again.png").read_bytes(), stored)
+    assert answer.json["identical"] == (sha256(home / "again.png") == row["image_sha256"])
 
 
 def test_any_tool_reads_it(home: Path) -> None:

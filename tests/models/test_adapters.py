@@ -21,7 +21,8 @@ from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, ModelLoadError
 from promptmill.schemas.generation import Generation, Model
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedModel
 from tests.models import test_images
 
 SETTINGS = Generation(num_inference_steps=2, guidance_scale=3.0)

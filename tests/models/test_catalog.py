@@ -26,7 +26,7 @@ from promptmill.pipeline.models.catalog.resolve import (
 from promptmill.pipeline.models.catalog.sizes import check_size
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 WHERE = "job.yaml:4: model"
 Folder = Callable[[str], Path]

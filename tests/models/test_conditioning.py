@@ -19,7 +19,8 @@ from promptmill.pipeline.worker.recovery import batch_size_key
 from promptmill.schemas.errors import JobError, WorkerError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, task_of
-from promptmill.schemas.plan import ResolvedModel, Sample, Variant
+from promptmill.schemas.plan import Sample, Variant
+from promptmill.schemas.resolved import ResolvedModel
 
 SETTINGS = Generation(num_inference_steps=2)
 SAMPLE = Sample("s", "p", 0, 0, 0, "a red circle", "", "a red circle")

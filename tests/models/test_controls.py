@@ -21,7 +21,8 @@ from promptmill.schemas.additions import ControlNet, Preprocess
 from promptmill.schemas.errors import JobError, ModelLoadError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, Role
-from promptmill.schemas.plan import ResolvedControl, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedControl
 from tests.models.controls import build_control
 
 SETTINGS = Generation(num_inference_steps=2, guidance_scale=3.0, width=64, height=64)

@@ -15,9 +15,9 @@ from promptmill.pipeline.models.catalog.adapters import base_shapes
 from promptmill.pipeline.models.catalog.placing import check_placing
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.load import load_generator
+from promptmill.schemas.compute import Compute
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Generation, Model
-from promptmill.schemas.job import Compute
 from promptmill.schemas.plan import Sample
 from tests.models import tiny
 

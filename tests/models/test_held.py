@@ -20,7 +20,7 @@ from promptmill.pipeline.models.catalog.weights import BY_HASH, hash_files, iden
 from promptmill.pipeline.storage import digests
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 MakeFolder = Callable[[str], Path]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from promptmill.pipeline.planning.notices import from_noise, own_sizes
 from promptmill.schemas.job import Job
-from promptmill.schemas.plan import ResolvedModel, SourceFile
+from promptmill.schemas.plan import SourceFile
+from promptmill.schemas.resolved import ResolvedModel
 
 JOB = {
     "name": "x",

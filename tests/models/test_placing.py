@@ -18,10 +18,11 @@ from promptmill.pipeline.models.catalog.resolve import device_bytes, memory_need
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.diffusion.placing import check_device, place
 from promptmill.pipeline.models.load import load_generator
+from promptmill.schemas.compute import Compute
 from promptmill.schemas.errors import JobError, ModelLoadError
 from promptmill.schemas.generation import Generation, Model
-from promptmill.schemas.job import Compute
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 
 Folder = Callable[[str], Path]
 WAYS = [

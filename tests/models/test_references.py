@@ -25,7 +25,8 @@ from promptmill.schemas.additions import IpAdapter
 from promptmill.schemas.errors import JobError, ModelLoadError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, Role
-from promptmill.schemas.plan import ResolvedIpAdapter, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedIpAdapter
 from tests.models import test_images
 from tests.models.references import build_heeding_flux, build_ip_adapter, build_redux
 

@@ -17,7 +17,7 @@ from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.diffusion.scheduler import build_scheduler
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 from tests.models.test_generator import SETTINGS, generate, pixels, samples
 
 Family = Callable[[str], DiffusersGenerator]

@@ -15,7 +15,7 @@ from promptmill.schemas.additions import ControlNet
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
 from promptmill.schemas.inputs import TaskName
-from promptmill.schemas.plan import ResolvedControl
+from promptmill.schemas.resolved import ResolvedControl
 from tests.models.controls import build_control, build_t2i
 from tests.models.test_controls import SETTINGS, Family, Folder, pixels, sample
 

@@ -17,7 +17,8 @@ from promptmill.pipeline.shapes.verify import verify
 from promptmill.pipeline.shapes.world import COLOURS, GROUNDS, SHAPES, Claims, Object, Scene
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.plan import ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedModel
 
 PLACES = {"left": (18, 32), "right": (46, 32), "top": (32, 18), "bottom": (32, 46), "center": (32, 32), None: (32, 32)}
 PAIRS = {

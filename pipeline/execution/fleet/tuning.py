@@ -11,7 +11,7 @@ from promptmill.pipeline.execution.fleet.cluster import connect
 from promptmill.pipeline.models.load import prepare_process
 from promptmill.pipeline.training.finetune.examples import Lesson
 from promptmill.schemas.errors import ClusterError, PromptmillError
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.tuned import TunedAdapter
 from promptmill.schemas.tuning import Tuning
 

@@ -23,7 +23,7 @@ from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, 
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedModel
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedModel
 
 _EMBEDDING_KEYS: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 _MOST_VECTORS: Final = 256

@@ -26,7 +26,7 @@ from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import ControlNet
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, TaskName, control_kind
-from promptmill.schemas.plan import ResolvedControl, ResolvedModel
+from promptmill.schemas.resolved import ResolvedControl, ResolvedModel
 
 CONFIG: Final = "config.json"
 _SAME: Final = (

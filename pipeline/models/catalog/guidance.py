@@ -6,7 +6,7 @@ from promptmill.pipeline.models.catalog.diffusers_source import call_defaults, c
 from promptmill.pipeline.models.catalog.families import NO_SCALE
 from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 _HIGH = 9.0
 

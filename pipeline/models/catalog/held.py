@@ -27,7 +27,7 @@ from promptmill.pipeline.models.catalog.weights import (
 )
 from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, stamp
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedControl, ResolvedIpAdapter, ResolvedModel
+from promptmill.schemas.resolved import ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
 Resolved = ResolvedModel | ResolvedClip | ResolvedControl | ResolvedIpAdapter
 

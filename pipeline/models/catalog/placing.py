@@ -11,10 +11,10 @@ from promptmill.pipeline.models.catalog.quantized import SAVED_BY, WAYS, denoise
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.models.catalog.weights import read_json
+from promptmill.schemas.compute import Compute
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
-from promptmill.schemas.job import Compute
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 _GPUS: Final = "compute.gpus_per_worker"
 

@@ -12,7 +12,7 @@ from promptmill.pipeline.models.catalog.tasks import class_for
 from promptmill.pipeline.models.catalog.weights import ModelFolder
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, TaskName
-from promptmill.schemas.plan import REDUX_FOLDER, ResolvedModel
+from promptmill.schemas.resolved import REDUX_FOLDER, ResolvedModel
 
 _CLASS: Final = "ReduxImageEncoder"
 _BASES: Final = ("FluxPipeline",)

@@ -26,7 +26,7 @@ from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.additions import IpAdapter
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, TaskName
-from promptmill.schemas.plan import REDUX_FOLDER, ResolvedIpAdapter, ResolvedModel
+from promptmill.schemas.resolved import REDUX_FOLDER, ResolvedIpAdapter, ResolvedModel
 
 ENCODERS: Final[Mapping[str, str]] = {
     "clip_vision_model": "CLIPVisionModelWithProjection",

@@ -32,7 +32,7 @@ from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, ide
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 DECODERS = ("vae", "movq", "vqvae", "vqgan")
 """How pipelines call the part that makes pixels of latents."""

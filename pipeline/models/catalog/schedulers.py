@@ -10,7 +10,7 @@ from typing import Any
 from promptmill.pipeline.models.catalog import diffusers_source, scheduler_needs
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),

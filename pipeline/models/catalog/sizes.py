@@ -6,7 +6,7 @@ from math import sqrt
 
 from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 
 def check_size(width: int | None, height: int | None, model: ResolvedModel, where: str) -> None:

@@ -10,7 +10,7 @@ from promptmill.pipeline.models.catalog.scheduler_needs import gives_estimate, t
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 DISTILLED: Final = frozenset({"LCMScheduler", "TCDScheduler"})
 """Take their steps from those of a schedule of `original_inference_steps`."""

@@ -18,7 +18,7 @@ from promptmill.pipeline.models.catalog.families import CHANNELS, EDITS, FAILS
 from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, Role, TaskName, task_of
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 CALLED: Mapping[str, tuple[str, ...]] = {
     "num_inference_steps": ("num_inference_steps",),

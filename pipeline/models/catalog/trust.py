@@ -16,7 +16,8 @@ from promptmill.pipeline.models.catalog.resolve import BUILTIN_MODELS
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.storage.noted import is_noted, note
 from promptmill.schemas.identity import digest
-from promptmill.schemas.plan import PythonScore, ResolvedAdapter, ResolvedControl, ResolvedModel
+from promptmill.schemas.plan import PythonScore
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedModel
 
 _KIND: Final = "models"
 

@@ -15,7 +15,8 @@ from promptmill.pipeline.models.catalog.adapters import adapter_file, embedding_
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.schemas.errors import ModelLoadError
-from promptmill.schemas.plan import ResolvedAdapter, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedAdapter
 
 KEPT = 8
 """LoRA files of a long sweep that stay in memory; the one used longest ago goes first."""

@@ -15,7 +15,7 @@ from promptmill.pipeline.models.catalog.weights import list_folder, select_weigh
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedControl
+from promptmill.schemas.resolved import ResolvedControl
 
 
 class Controls:

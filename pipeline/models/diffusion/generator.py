@@ -47,7 +47,8 @@ from promptmill.pipeline.models.interface import Generated, Pixels
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import TaskName
-from promptmill.schemas.plan import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
 TEXTS_KEPT = 256
 """Sets of adapters on text encoders, each with its prompts: rows may choose any weights."""

@@ -22,7 +22,7 @@ from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading, release_memory
 from promptmill.pipeline.models.diffusion.placing import check_device, loading_options, place
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from promptmill.pipeline.models.catalog.components import components
 from promptmill.pipeline.models.catalog.quantized import WAYS, denoisers, gguf_file, is_installed
 from promptmill.pipeline.models.catalog.weights import read_json
 from promptmill.schemas.errors import JobError, ModelLoadError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 _FORMATS: Final = {"int8": "Int8WeightOnlyConfig", "float8": "Float8WeightOnlyConfig"}
 

@@ -19,7 +19,7 @@ from promptmill.pipeline.models.catalog.weights import list_folder, weights_prob
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import REDUX_FOLDER, ResolvedIpAdapter
+from promptmill.schemas.resolved import REDUX_FOLDER, ResolvedIpAdapter
 
 _PARTS = ("image_encoder", "feature_extractor")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from promptmill.pipeline.storage.local import replace_file
 from promptmill.pipeline.training.finetune.denoiser import Denoiser, Rows
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 
 _ACTING = ("torch", "diffusers", "transformers", "pillow")
 

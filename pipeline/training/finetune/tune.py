@@ -32,7 +32,7 @@ from promptmill.pipeline.training.finetune.outside import run_trainer, write_ima
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem
 from promptmill.schemas.json_text import parse_json
-from promptmill.schemas.plan import ResolvedModel
+from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.tuned import TunedAdapter
 from promptmill.schemas.tuning import Tuning
 

@@ -16,7 +16,8 @@ from promptmill.pipeline.models.diffusion.maps import control_map
 from promptmill.pipeline.models.diffusion.registry import Parts
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import CONTROL, control_role
-from promptmill.schemas.plan import ResolvedControl, Sample
+from promptmill.schemas.plan import Sample
+from promptmill.schemas.resolved import ResolvedControl
 
 _SCALE = {
     **dict.fromkeys(("controlnet", "controlnet-union"), "controlnet_conditioning_scale"),
