@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +84,26 @@ def test_on_off_mixed_and_gone_without_a_trace(base: ResolvedModel, files: list[
     assert np.abs(draw(made_by) - plain).max() == 0
     made_by.use([])
     assert np.array_equal(draw(made_by), plain)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "quanto_int8",
+        pytest.param("torchao_int8", marks=pytest.mark.skipif(not find_spec("torchao"), reason="torchao is optional")),
+    ],
+)
+def test_on_and_off_over_weights_made_small(way: Any, folder: Folder, base: ResolvedModel, files: list[Path]) -> None:
+    """Nearly what it does to the whole weights, and gone without a trace."""
+    small = DiffusersGenerator(resolve_model(Model(path=str(folder("sd15")), quantization=way), "model"), "cpu")
+    plain, adapter = draw(small), resolved(files[0], base)
+    small.use([adapter])
+    styled = draw(small)
+    whole = DiffusersGenerator(base, "cpu")
+    whole.use([adapter])
+    assert np.abs(styled - draw(whole)).mean() < np.abs(styled - plain).mean() / 4
+    small.use([])
+    assert np.array_equal(draw(small), plain)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
