@@ -22,8 +22,9 @@ INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
 ASPECT: Final = "aspect"
 """Beside fields of `generation` in what a row sets: width by height, at as many pixels as the job has."""
-WHERE_IT_LIES: Final = frozenset({"offload", "device_map", "license"})
-"""Fields of `model` that change no row: on which device weights lie while they wait, and what may be done with them."""
+WHERE_IT_LIES: Final = frozenset({"offload", "device_map", "license", "mirror"})
+"""Fields of `model` that change no row: where weights come from, on which device they wait, what may be done with
+them."""
 CONTROL_TIMES: Final = ("control_start", "control_end")
 CONTROL_FIELDS: Final = frozenset({"control_scale", *CONTROL_TIMES})
 """Fields of `generation` that say something of ControlNets."""
@@ -50,6 +51,9 @@ class Model(StrictModel):
     license: Text | None = None
     """Licence of the weights, as model cards name it (`apache-2.0`, `creativeml-openrail-m`). Null is what the card in
     the model's folder says. It stands in the dataset's card; enters no fingerprint."""
+    mirror: Annotated[str, Field(pattern=r"^[^?#\s]+$")] | None = None
+    """Folder or URL (`s3://bucket/models`) that hub ids are fetched from instead of the hub: it holds
+    `org/name/COMMIT/` with the files of the repository and their `SHA256SUMS`. Enters no fingerprint."""
     adapters: Annotated[tuple[Adapter, ...], Field(strict=False, max_length=32)] = ()
     """LoRA adapters, all at once. To sweep them, sweep `model`: its weights are loaded once for all."""
     controlnets: Annotated[tuple[ControlNet, ...], Field(strict=False, max_length=8)] = ()

@@ -24,6 +24,7 @@ class ResolvedAdapter:
     on_text: bool = True
     trigger: str | None = None
     revision: str | None = None
+    mirror: str | None = field(default=None, compare=False)
 
     @property
     def word(self) -> str:
@@ -49,6 +50,7 @@ class ResolvedControl:
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     mode: int | None = None
+    mirror: str | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> ControlKind:
@@ -76,6 +78,7 @@ class ResolvedIpAdapter:
     weights_bytes: int
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    mirror: str | None = field(default=None, compare=False)
 
     @property
     def makes_words(self) -> bool:
@@ -113,6 +116,7 @@ class ResolvedModel:
     offload: str = field(default="none", compare=False)
     device_map: str | None = field(default=None, compare=False)
     license: str | None = field(default=None, compare=False)
+    mirror: str | None = field(default=None, compare=False)
 
     @property
     def control(self) -> ControlKind:

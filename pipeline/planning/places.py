@@ -115,6 +115,7 @@ def _relocated_model(ours: ResolvedModel, theirs: ResolvedModel) -> ResolvedMode
         is_local=ours.is_local,
         offload=ours.offload,
         device_map=ours.device_map,
+        mirror=ours.mirror,
         adapters=_called(ours.adapters, theirs.adapters),
         controlnets=_called(ours.controlnets, theirs.controlnets),
         ip_adapter=next(iter(_called(_listed(ours.ip_adapter), _listed(theirs.ip_adapter))), None),

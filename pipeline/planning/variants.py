@@ -71,7 +71,7 @@ def as_model(value: str | Model, base: Model) -> Model:
     """A bare path in a sweep is loaded as the job's `model` is."""
     if isinstance(value, Model):
         return value
-    own = {name: getattr(base, name) for name in ("dtype", "quantization", "offload", "device_map")}
+    own = {name: getattr(base, name) for name in ("dtype", "quantization", "offload", "device_map", "mirror")}
     return Model(path=value, **own)
 
 

@@ -149,6 +149,10 @@ def _key(path: Path, now: Stamp) -> dict[str, object]:
 
 def _note(path: Path) -> Path:
     """One a path, so that their number is bounded by that of the large files here."""
+    return notes_folder() / f"{xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))}.json"
+
+
+def notes_folder() -> Path:
+    """Where processes of one user leave one another what they found. Raises RuntimeError without a home."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    name = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
-    return Path(home, "promptmill", "digests").expanduser() / f"{name}.json"
+    return Path(home, "promptmill", "digests").expanduser()

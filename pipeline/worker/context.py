@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from promptmill.pipeline.models.catalog.resolve import device_bytes
+from promptmill.pipeline.models.catalog.resolve import device_bytes, fetch_model
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
@@ -180,6 +180,7 @@ class WorkerContext:
         return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step, self.inputs)
 
     def _load(self, model: ResolvedModel) -> Generator:
+        fetch_model(model, self.store.on_wait)
         try:
             return load_generator(model, self.plan.job.compute.threads_per_worker)
         except DeviceMemoryError as error:

@@ -47,7 +47,7 @@ def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> Resolv
     """Raises JobError, by name and with the first keys, for a file that would not change `base` as it says."""
     if not any(has_loader(base.pipeline_class, kind) for kind in ("Lora", "TextualInversion")):
         raise JobError(Problem(where, "a model that takes LoRA adapters", f"{base.path}, a {base.pipeline_class}"))
-    path = _file(adapter, where)
+    path = _file(adapter, base.mirror, where)
     try:
         shapes = tensor_shapes(path)
     except (ValueError, OSError) as error:
@@ -69,6 +69,7 @@ def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> Resolv
         on_text=on_text,
         trigger=adapter.trigger,
         revision=adapter.revision,
+        mirror=base.mirror if adapter.revision is not None else None,
     )
 
 
@@ -80,7 +81,7 @@ def adapter_file(adapter: ResolvedAdapter) -> Path:
         return Path(adapter.location)
     hub_id, _ = _hub_name(adapter.path)
     name = Path(adapter.location).name
-    return download(hub_id, adapter.revision, [name]) / name
+    return download(hub_id, adapter.revision, [name], adapter.mirror) / name
 
 
 def is_adapter(adapter: ResolvedAdapter, path: Path) -> bool:
@@ -112,12 +113,12 @@ def _hub_name(path: str) -> tuple[str, str | None]:
     return (hub_id, name) if name.endswith(".safetensors") else (path, None)
 
 
-def _file(adapter: Adapter, where: str) -> Path:
+def _file(adapter: Adapter, mirror: str | None, where: str) -> Path:
     path = _shipped(adapter.path) if adapter.path.startswith(BUILTIN) else at_home(adapter.path).absolute()
     hub_id, name = _hub_name(adapter.path)
     if not path.exists() and HUB_ID.match(hub_id) and not hub_id.startswith("."):
         if adapter.revision is not None or name is None:
-            path = _from_hub(hub_id, name, adapter.revision, where)
+            path = _from_hub(hub_id, name, adapter.revision, mirror, where)
     elif adapter.revision is not None:
         raise JobError(Problem(f"{where}.revision", "no revision for a file", adapter.revision))
     if path.is_dir():
@@ -135,14 +136,14 @@ def _file(adapter: Adapter, where: str) -> Path:
     return path
 
 
-def _from_hub(hub_id: str, name: str | None, revision: str | None, where: str) -> Path:
+def _from_hub(hub_id: str, name: str | None, revision: str | None, mirror: str | None, where: str) -> Path:
     if revision is None or not COMMIT.match(revision):
         hint = f"See https://huggingface.co/{hub_id}/commits; a path is looked for first."
         raise JobError(Problem(f"{where}.revision", "a commit of 40 hex digits for a hub id", repr(revision), hint))
-    root = cached_snapshot(hub_id, revision)
+    root = cached_snapshot(hub_id, revision, mirror)
     if root is None or not any(root.glob(name or "*.safetensors")):
         with asking(hub_id, where):
-            root = download(hub_id, revision, [name or "*.safetensors"])
+            root = download(hub_id, revision, [name or "*.safetensors"], mirror)
     return root / name if name else root
 
 

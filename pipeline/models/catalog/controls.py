@@ -69,7 +69,7 @@ def resolve_control(net: ControlNet, base: ResolvedModel, task: TaskName, severa
     if net.preprocess == "canny" and find_spec("cv2") is None:
         hint = "pip install opencv-python-headless"
         raise JobError(Problem(f"{where}.preprocess", "OpenCV, which finds the edges", "none installed", hint))
-    folder, is_local = _open(net, where)
+    folder, is_local = _open(net, base.mirror, where)
     config = _config(folder, where)
     class_name = str(config.get("_class_name"))
     pipeline = class_for(task, base.pipeline_class, control_kind(class_name))
@@ -97,6 +97,7 @@ def resolve_control(net: ControlNet, base: ResolvedModel, task: TaskName, severa
         weights_bytes=sum(folder.files[name] for name in control_files(folder) if name.endswith(".safetensors")),
         is_local=is_local,
         files=hashes,
+        mirror=None if is_local else base.mirror,
     )
 
 
@@ -146,7 +147,7 @@ def look_at(folder: ModelFolder, where: str) -> None:
         raise JobError(*problems)
 
 
-def _open(net: ControlNet, where: str) -> tuple[ModelFolder, bool]:
+def _open(net: ControlNet, mirror: str | None, where: str) -> tuple[ModelFolder, bool]:
     path = _builtin(net.path) if net.path.startswith(BUILTIN) else at_home(net.path)
     if path.is_dir():
         if net.revision is not None:
@@ -154,7 +155,7 @@ def _open(net: ControlNet, where: str) -> tuple[ModelFolder, bool]:
             raise JobError(Problem(f"{where}.revision", "no revision for a folder", net.revision, hint))
         return list_folder(path.absolute()), True
     if HUB_ID.match(net.path) and not net.path.startswith("."):
-        return open_hub_model(net.path, net.revision, where, CONFIG), False
+        return open_hub_model(net.path, net.revision, where, CONFIG, mirror), False
     got = f"a file: {net.path}" if path.exists() else f"nothing at {path.absolute()}"
     hint = "A single file must be converted to a diffusers folder first." if path.is_file() else ""
     expected = "a diffusers folder of a ControlNet or T2I-Adapter, a hub id, or builtin:edges"

@@ -6,7 +6,7 @@ Another kind of folder (adapters, ControlNets) needs a `Part` of its own and not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from promptmill.pipeline.models.catalog.weights import (
     read_json,
     sampled_hash,
 )
-from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, stamp
+from promptmill.pipeline.storage.digests import ChangedMeanwhileError, Stamp, notes_folder, stamp
+from promptmill.pipeline.storage.turns import one_at_a_time
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.resolved import ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
@@ -77,7 +78,9 @@ def held(model: Resolved) -> Iterator[None]:
         yield
         return
     before = _stamps(part)
-    if differing := _differing(part):
+    with _turn(part):  # the first to come reads the disk, for all workers of a node
+        differing = _differing(part)
+    if differing:
         raise JobError(Problem(part.where, f"the files of the plan in {part.root}", differing, _HINT))
     yield
     if _stamps(part) != before:
@@ -136,6 +139,13 @@ def _word(name: str, planned: str | None, now: str | None) -> str:
     if planned == now:
         return ""
     return f"{name} {'is new' if planned is None else 'is gone' if now is None else 'has other content'}"
+
+
+def _turn(part: Part) -> AbstractContextManager[None]:
+    try:
+        return one_at_a_time(notes_folder(), str(part.root))
+    except RuntimeError:  # no home, and so no notes either
+        return nullcontext()
 
 
 def _stamps(part: Part) -> dict[str, Stamp]:

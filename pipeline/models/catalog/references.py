@@ -43,7 +43,7 @@ def resolve_ip_adapter(
     given: IpAdapter, base: ResolvedModel, task: TaskName, where: str, control: ControlKind = ""
 ) -> ResolvedIpAdapter:
     """Raises JobError, by name and with the first keys, for what would not look at images for `base`."""
-    folder, is_local, weights = _open(given, where)
+    folder, is_local, weights = _open(given, base.mirror, where)
     check_base = check_redux_base if _makes_words(weights) else _check_base
     check_base(base, task, control, where)
     encoder = _encoder(given, folder, weights, where)
@@ -79,6 +79,7 @@ def resolve_ip_adapter(
         weights_bytes=sum(folder.files[name] for name in names if name.endswith(".safetensors")),
         is_local=is_local,
         files=hashes,
+        mirror=None if is_local else base.mirror,
     )
 
 
@@ -86,7 +87,7 @@ def ip_adapter_folder(adapter: ResolvedIpAdapter) -> Path:
     """Where it lies here; of the hub it is fetched."""
     if adapter.is_local:
         return Path(adapter.location)
-    return download(adapter.path, adapter.revision, _fetched(adapter.weights, adapter.encoder))
+    return download(adapter.path, adapter.revision, _fetched(adapter.weights, adapter.encoder), adapter.mirror)
 
 
 def ip_adapter_files(adapter: ResolvedIpAdapter, folder: ModelFolder) -> list[str]:
@@ -115,7 +116,7 @@ _NAMED: Final = (
 """Text-to-image classes that are told where another takes none; many others have the methods of these."""
 
 
-def _open(given: IpAdapter, where: str) -> tuple[ModelFolder, bool, str]:
+def _open(given: IpAdapter, mirror: str | None, where: str) -> tuple[ModelFolder, bool, str]:
     """The folder, whether it lies here, and the name of its weights."""
     path = at_home(given.path).absolute()
     if path.is_file() or path.is_dir():
@@ -135,7 +136,7 @@ def _open(given: IpAdapter, where: str) -> tuple[ModelFolder, bool, str]:
         raise JobError(Problem(f"{where}.weight_name", "the file of a hub id, such as models/….safetensors", "null"))
     encoder = given.image_encoder or _beside(given.weight_name)
     with asking(given.path, where):
-        root = download(given.path, given.revision, _fetched(given.weight_name, encoder))
+        root = download(given.path, given.revision, _fetched(given.weight_name, encoder), mirror)
     folder = list_folder(root)
     return folder, False, _weights(given, folder, None, where)
 

@@ -21,8 +21,9 @@ from promptmill.pipeline.models.catalog.components import (
 )
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.families import EDITS
-from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, open_hub_model
+from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, download, open_hub_model
 from promptmill.pipeline.models.catalog.licenses import license_of_folder
+from promptmill.pipeline.models.catalog.mirror import Told, silent
 from promptmill.pipeline.models.catalog.pipeline_code import PipelineCode
 from promptmill.pipeline.models.catalog.quantized import bytes_of_parts
 from promptmill.pipeline.models.catalog.refusals import refused_class, unknown_class
@@ -30,6 +31,7 @@ from promptmill.pipeline.models.catalog.settings import Autoencoder, Denoiser, S
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
 from promptmill.pipeline.storage.homes import at_home
+from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
 from promptmill.schemas.resolved import ResolvedModel
@@ -85,6 +87,7 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
         offload=model.offload,
         device_map=model.device_map,
         license=model.license or license_of_folder(model.path, folder.root),
+        mirror=model.mirror and absolute_url(model.mirror),
     )
 
 
@@ -143,9 +146,18 @@ def model_folder(model: ResolvedModel) -> Path:
     return builtin_folder(model.path) if model.path.startswith(BUILTIN) else Path(model.location)
 
 
+def fetch_model(model: ResolvedModel, told: Told = silent) -> Path:
+    """Where it lies here; of the hub the files that count are fetched first. Raises as `Mirrored` does."""
+    if model.is_local:
+        return model_folder(model)
+    listed = open_hub_model(model.path, model.revision, "model", "model_index.json", model.mirror)
+    names = hashed_files(listed, check_folder(listed, "model"))
+    return download(model.path, model.revision, names, model.mirror, told)
+
+
 def settings_folder(model: ResolvedModel) -> Path | None:
     """Where the settings of its parts lie here; of a hub model they were fetched to look at it."""
-    return model_folder(model) if model.is_local else cached_snapshot(model.path, model.revision)
+    return model_folder(model) if model.is_local else cached_snapshot(model.path, model.revision, model.mirror)
 
 
 def builtin_folder(path: str, where: str = "model") -> Path:
@@ -167,7 +179,7 @@ def _open(model: Model, where: str) -> tuple[ModelFolder, bool]:
             raise JobError(Problem(f"{where}.revision", "no revision for a folder", model.revision, hint))
         return _open_local(path.absolute(), where, model.path), True
     if HUB_ID.match(model.path) and not model.path.startswith("."):
-        return open_hub_model(model.path, model.revision, where, "model_index.json"), False
+        return open_hub_model(model.path, model.revision, where, "model_index.json", model.mirror), False
     got = f"a file: {model.path}" if path.exists() else f"nothing at {path.absolute()}"
     hint = ""
     if path.is_file():

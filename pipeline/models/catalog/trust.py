@@ -1,7 +1,7 @@
 """Which models a user of this machine has named in a job: those that a stranger's dataset names are loaded on request.
 
 Known by content (hashes of a folder's files, the commit of a hub model) and never by place, so that a dataset may move;
-classes of scores by import path and version.
+classes of scores by import path and version. A mirror is part of it: who names one says what a commit's files are.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _digest(model: Named) -> str:
         return digest([type(model).__name__, model.revision, sorted(model.files.items())])
     if isinstance(model, ResolvedClip):
         return digest(["clip", model.location, model.tag, model.revision])
-    return digest([type(model).__name__, model.path, model.revision])
+    return digest([type(model).__name__, model.path, model.revision, *([model.mirror] if model.mirror else [])])
 
 
 def _as_older(model: Named) -> Named:

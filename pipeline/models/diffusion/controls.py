@@ -51,8 +51,8 @@ def _load(control: ResolvedControl, dtype: torch.dtype, device: torch.device) ->
     with loading(f"ControlNet {control.name} ({control.path})"), held(control), closed():
         root = control_folder(control)
         if not control.is_local:
-            listed = open_hub_model(control.path, control.revision, "model.controlnets", CONFIG)
-            root = download(control.path, control.revision, control_files(listed))
+            listed = open_hub_model(control.path, control.revision, "model.controlnets", CONFIG, control.mirror)
+            root = download(control.path, control.revision, control_files(listed), control.mirror)
         folder = list_folder(root)
         look_at(folder, "model.controlnets")
         known = "ControlNet" in control.class_name or control.class_name == "T2IAdapter"

@@ -13,11 +13,10 @@ import torch
 import transformers
 
 from promptmill.pipeline.models.catalog import diffusers_source, weights
-from promptmill.pipeline.models.catalog.components import component_weights, components, hashed_files
+from promptmill.pipeline.models.catalog.components import component_weights, components
 from promptmill.pipeline.models.catalog.door import NO_CODE
 from promptmill.pipeline.models.catalog.held import held
-from promptmill.pipeline.models.catalog.hub import download, open_hub_model
-from promptmill.pipeline.models.catalog.resolve import check_folder, model_folder
+from promptmill.pipeline.models.catalog.resolve import check_folder, fetch_model
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import loading, release_memory
 from promptmill.pipeline.models.diffusion.placing import check_device, loading_options, place
@@ -72,11 +71,7 @@ def _look_again(model: ResolvedModel) -> tuple[Path, list[str]]:
 
     Raises JobError for what must not be loaded.
     """
-    if model.is_local:
-        root = model_folder(model)
-    else:
-        listed = open_hub_model(model.path, model.revision, "model", "model_index.json")
-        root = download(model.path, model.revision, hashed_files(listed, check_folder(listed, "model")))
+    root = fetch_model(model)
     folder = weights.list_folder(root)
     index = check_folder(folder, "model")
     _lend_classes(index)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
+from promptmill.pipeline.models.catalog.resolve import fetch_model
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
 from promptmill.pipeline.prompts.pixels import decode_image
@@ -141,7 +142,8 @@ def _by_command(tuning: Tuning, lesson: Lesson, base: ResolvedModel, folder: Pat
     rmtree(images, ignore_errors=True)
     rmtree(left, ignore_errors=True)
     write_images(lesson.images, lesson.captions, images)
-    made = run_trainer(tuning.finetune, base.location, images, left)
+    place = base.location if base.mirror is None else str(fetch_model(base))
+    made = run_trainer(tuning.finetune, place, images, left)
     _check(made, lesson.name, base, "finetune.command")
     replace_file(folder, ADAPTER_FILE, made.read_bytes())
 
