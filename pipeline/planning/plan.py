@@ -235,28 +235,30 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     words = replace(source.words, seed=job.seed) if job.prompts.draws or job.prompts.wildcards else source.words
     prompts = min(source.rows, job.prompts.limit or source.rows) * Expansion(job.prompts, words).each
     _check_size(job, prompts)
-    shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
-    if job.per_class is None:
-        segments: tuple[Segment, ...] = (Segment("source", source.files, prompts, 0, shards),)
-    else:
-        wanted = dict.fromkeys(range(len(words.classes)), job.per_class)
-        segments = (
-            Segment("source", source.files, prompts, 0, 0),
-            round_segment(job, 1, wanted, 0, variants.count(job)),
-        )
+    if job.per_class is not None:
         _check_classes(job, source)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
     larger = (*own_sizes(job, models, source.files), *of_licenses(models))
     notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
-        *(job, fingerprint(fields), fields, models, clips, source.schema, segments, notices),
+        *(job, fingerprint(fields), fields, models, clips, source.schema, _segments(job, source, prompts), notices),
         wide_seeds=last > LARGEST_NARROW_SEED,
         control_modes=any(net.mode is not None for model in models for net in model.controlnets),
         wrong=wrong_values(job, models, source),
         python_scores=own,
         words=words,
     )
+
+
+def _segments(job: Job, source: Source, prompts: int) -> tuple[Segment, ...]:
+    """Those that the job begins with: its source, and the first round where classes are filled."""
+    shards = variants.count(job) * blocks(prompts, rows_per_shard(job))
+    if job.per_class is None:
+        return (Segment("source", source.files, prompts, 0, shards),)
+    wanted = dict.fromkeys(range(len(source.words.classes)), job.per_class)
+    begun = round_segment(job, 1, wanted, 0, variants.count(job))
+    return (Segment("source", source.files, prompts, 0, 0), begun)
 
 
 def _check_size(job: Job, prompts: int) -> None:

@@ -118,12 +118,19 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
         adapters=judged.adapters,
         emphasised=judged.emphasised,
     )
+    _check_rows(store, source, prompts)
+    return source
+
+
+def _check_rows(store: Store, source: Source, prompts: Prompts) -> None:
     if source.rows == 0:
-        where, got = f"prompts.source: {split_query(prompts.source)[0]}", f"{len(opened)} file(s) with no rows"
+        where, got = (
+            f"prompts.source: {split_query(prompts.source or '')[0]}",
+            f"{len(source.files)} file(s) with no rows",
+        )
         raise InputError(Problem(where, "at least one prompt", got, "Check what wrote them"))
     if prompts.columns.id is not None:
         check_unique_ids(store, source.files, prompts)
-    return source
 
 
 def _open_each(store: Store, entries: Sequence[Entry], prompts: Prompts) -> list[OpenedFile]:

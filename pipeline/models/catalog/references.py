@@ -51,15 +51,8 @@ def resolve_ip_adapter(
     if problems := folder_problems(folder, names, where):
         raise JobError(*problems)
     config = _settings(folder, encoder, where)
-    encoder_class = ENCODERS.get(str(config.get("model_type")))
-    if encoder_class is None:
-        expected = f"an image encoder in {folder.root / encoder}: {' or '.join(ENCODERS)}"
-        raise JobError(Problem(f"{where}.image_encoder", expected, repr(config.get("model_type"))))
-    path = folder.root / weights
-    try:
-        shapes = tensor_shapes(path)
-    except (ValueError, OSError) as error:
-        raise JobError(Problem(f"{where}.path", f"whole safetensors in {path}", str(error))) from None
+    encoder_class = _encoder_class(config, folder.root / encoder, where)
+    shapes = _shapes(folder.root / weights, where)
     if _makes_words(weights):
         hold_redux(shapes, _settings(folder, REDUX_FOLDER, where), config, base, where)
     else:
@@ -81,6 +74,21 @@ def resolve_ip_adapter(
         files=hashes,
         mirror=None if is_local else base.mirror,
     )
+
+
+def _encoder_class(config: Mapping[str, Any], folder: Path, where: str) -> str:
+    name = ENCODERS.get(str(config.get("model_type")))
+    if name is None:
+        expected = f"an image encoder in {folder}: {' or '.join(ENCODERS)}"
+        raise JobError(Problem(f"{where}.image_encoder", expected, repr(config.get("model_type"))))
+    return name
+
+
+def _shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
+    try:
+        return tensor_shapes(path)
+    except (ValueError, OSError) as error:
+        raise JobError(Problem(f"{where}.path", f"whole safetensors in {path}", str(error))) from None
 
 
 def ip_adapter_folder(adapter: ResolvedIpAdapter) -> Path:
