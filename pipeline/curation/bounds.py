@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from promptmill.pipeline.curation.embed import REAL, TEST, of_kind, read_part, vectors_in
 from promptmill.pipeline.curation.settings import LARGEST_DIFFERENCE, Settings
-from promptmill.pipeline.curation.vectors import Floats, Vectors, cosines, differences
+from promptmill.pipeline.curation.vectors import MIRRORED, Floats, Vectors, cosines, differences
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.results import Calibration
 
@@ -79,13 +79,14 @@ def _nearest(one: pa.Table, other: pa.Table) -> tuple[Floats, Floats]:
     own, theirs = one.take(upright), other
     rows, against = vectors_in(own), vectors_in(theirs)
     copies = _copies(own, theirs)
+    times = np.where(theirs["mirrored"].to_numpy(zero_copy_only=False), MIRRORED, 1.0)
     found, looks = np.empty(len(rows)), np.empty(len(rows))
     for start in range(0, len(rows), _CHUNK_ROWS):
         stop = min(start + _CHUNK_ROWS, len(rows))
         part = rows.take(np.arange(start, stop))
         same = copies[start:stop]
         found[start:stop] = _best(part, against, same)
-        looks[start:stop] = np.where(same, np.inf, differences(part, against)).min(axis=1)
+        looks[start:stop] = np.where(same, np.inf, differences(part, against) * times).min(axis=1)
     there = np.isfinite(found) & np.isfinite(looks)
     return found[there], looks[there]
 

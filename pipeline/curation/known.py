@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.dataset.images import read_images
+from promptmill.pipeline.dataset.image_sets import images_at
+from promptmill.pipeline.dataset.images import holds_images, read_images
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.prompts.files import kept_of_dataset
-from promptmill.pipeline.prompts.image_files import is_image
+from promptmill.pipeline.prompts.image_files import IMAGE_FORMATS
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
@@ -50,14 +51,12 @@ def parts_of(option: str, sources: Sequence[str]) -> list[KnownPart]:
 
 
 def _pieces(option: str, source: str) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
-    store, entries = find_objects(source)
-    files = [entry.name for entry in entries if is_image(entry.name)]
-    tables = [] if files else [each for each in kept_of_dataset(entries) if each.name.endswith(".parquet")]
-    rows = [(entry.name, _image_rows(store, entry)) for entry in tables]
+    there = images_at(source, f"--{option}", IMAGE_FORMATS)
+    files = [entry.name for entry in there.files]
+    rows = [(entry.name, _image_rows(there.store, entry)) for entry in there.tables]
     if not files and not any(count for _, count in rows):
-        got = f"{len(entries)} other files" if entries else "nothing there"
-        expected = "a folder of images, or Parquet files with a column `image`"
-        raise InputError(Problem(f"--{option} {redact(source)}", expected, got))
+        got = f"{len(rows)} Parquet files without"
+        raise InputError(Problem(f"--{option} {redact(source)}", "Parquet files with rows and a column `image`", got))
     for start in range(0, len(files), PART_IMAGES):
         yield tuple(files[start : start + PART_IMAGES]), ()
     for name, count in rows:
@@ -72,12 +71,19 @@ def _image_rows(store: Store, entry: Entry) -> int:
         except pa.ArrowException as error:
             where = f"{store.url}/{entry.name}"
             raise InputError(Problem(where, "a whole Parquet file", str(error)[:200])) from None
-        return int(parquet.metadata.num_rows) if "image" in parquet.schema_arrow.names else 0
+        schema = parquet.schema_arrow
+        if "image" not in schema.names:
+            return 0
+        kind = schema.field("image").type
+        if not holds_images(kind):
+            where = f"{store.url}/{entry.name}"
+            raise InputError(Problem(where, "`image` as bytes, or as a struct that holds `bytes`", f"{kind}"[:200]))
+        return int(parquet.metadata.num_rows)
 
 
 def known_images(part: KnownPart) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each."""
-    store, entries = find_objects(part.source)
+    store = _store_of(part.source)
     if part.rows:
         (key,) = part.names
         yield from ((f"{key}:{row}", data) for row, data in read_images(store, key, part.rows))
@@ -85,6 +91,12 @@ def known_images(part: KnownPart) -> Iterator[tuple[str, bytes]]:
     for start in range(0, len(part.names), _AT_ONCE):
         names = part.names[start : start + _AT_ONCE]
         yield from zip(names, store.map(store.read, names), strict=True)
+
+
+@lru_cache(8)
+def _store_of(source: str) -> Store:
+    """Found once: a set of a million images is not listed anew for each of its parts."""
+    return find_objects(source)[0]
 
 
 def content_of(parts: Sequence[KnownPart]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -34,8 +35,16 @@ def rewrite_shard(task: Task, shard: Shard, keep_images: bool) -> Counts:
         rejected = pa.concat_tables([before, rejected.select(before.column_names).cast(before.schema)])
     kept = whole.filter(pa.array(~gone))
     counts = replace(record.counts, kept=kept.num_rows, rejected=rejected.num_rows)
-    made = CommitRecord(task.fingerprint, shard, counts, (), (), record.versions)
+    made = CommitRecord(task.fingerprint, shard, counts, (), (), record.versions, _labels(record, kept))
     return commit_tables(made, kept, rejected, sides.get("failures"), task.output)[0]
+
+
+def _labels(record: CommitRecord, kept: pa.Table) -> dict[str, int]:
+    """As a run's proof counts them; empty where the input's says nothing of classes."""
+    if not record.labels:
+        return {}
+    counts = Counter(label for label in kept.column("label").to_pylist() if label is not None)
+    return {str(label): counts[label] for label in sorted(counts)}
 
 
 def _read(store: Store, key: str) -> pa.Table:

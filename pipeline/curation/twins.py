@@ -81,6 +81,8 @@ class _Judge:
         own = np.flatnonzero((self._kinds == SAMPLE) & self._home)
         if self._space == "look":
             own = self._without(own, self._same_pixels(own))
+        if self._least >= 0 and self._space == "look":  # without a model no other pixels are copies
+            return self._found
         for kind, reason in ((TEST, LEAK), (REAL, MEMORISED)):
             own = self._without(own, self._like_known(own, np.flatnonzero(self._kinds == kind), reason))
         own = self._without(own, self._like_each_other(own))

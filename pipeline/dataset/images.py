@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.whole import whole_object
@@ -26,9 +27,17 @@ def read_images(store: Store, key: str, rows: Sequence[int]) -> Iterator[tuple[i
                 images = parquet.read_row_group(group, columns=["image"]).column("image")
                 for row in sorted(row for row in wanted if begins <= row < begins + size):
                     image = images[row - begins].as_py()
-                    if image is not None and image["bytes"] is not None:
-                        yield row, image["bytes"]
+                    data = image.get("bytes") if isinstance(image, dict) else image
+                    if data is not None:
+                        yield row, data
             begins += size
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column of that type is read here: bytes, or Hugging Face's struct of bytes and path."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and holds_images(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def readable_images(store: Store, problems: list[str], key: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:

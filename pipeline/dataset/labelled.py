@@ -18,10 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from promptmill.pipeline.dataset.keys import SIDE_FOLDERS
+from promptmill.pipeline.dataset.image_sets import images_at
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.prompts.bombs import check_strangers
-from promptmill.pipeline.prompts.files import kept_of_dataset
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
@@ -30,10 +28,8 @@ from promptmill.schemas.columns import named
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.json_text import parse_json
 
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _CAPTIONS: Final = ("caption", "prompt", "text")
 _COLUMNS: Final = (*named("sample_id", "image", "label", "label_name"), *_CAPTIONS)
-_SIDES: Final = tuple(f"{folder}/" for folder in (*SIDE_FOLDERS, "scores", "selections", "report"))
 _READ_ROWS: Final = 64
 
 Read = Callable[[Store, str], bytes]
@@ -60,19 +56,9 @@ def read_labelled(source: str, where: str, read: Read = lambda store, key: store
 
     Raises JobError where there are no images, or one does not decode: a training set is looked at as a whole.
     """
-    store, entries = find_objects(source)
-    entries = [entry for entry in kept_of_dataset(entries) if not entry.name.startswith(_SIDES)]
-    files = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-    tables = [entry for entry in entries if entry.name.endswith(".parquet")]
-    if not files and not tables:
-        got = f"{len(entries)} other files" if entries else "nothing there"
-        expected = f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or a dataset"
-        raise JobError(Problem(f"{where} {redact(source)}", expected, got))
-    if files:
-        found = list(_files(store, files, entries, where, read))
-    else:
-        check_strangers(store, tables)
-        found = [each for entry in tables for each in _rows(store, entry, where, read)]
+    there = images_at(source, where)
+    found = list(_files(there.store, there.files, there.entries, where, read))
+    found += [each for entry in there.tables for each in _rows(there.store, entry, where, read)]
     if not found:
         raise JobError(Problem(f"{where} {redact(source)}", "rows with an image", "none"))
     return found

@@ -16,26 +16,31 @@ SIDE: Final = 32
 SAME_WITHIN: Final = 5.5
 """Root of the mean square difference at 32×32, of 255. Small shapes in full colours differ by up to 4.6 from their JPEG
 of quality 90. Of 240 renders of scenes 3 lie as near to one of 120 others by chance."""
+MIRRORED: Final = 2.0
+"""So many times as near a mirrored image must be: scenes that mirror each other are many, and a mirrored copy is seldom
+changed besides."""
 MOST_ALIKE: Final = 0.05
 """Share of a test set that may look like training images without being copies: those are not asked."""
 _ROWS: Final = 512
 
 
 def same_pairs(ours: Sequence[Labelled], theirs: Sequence[Labelled]) -> list[tuple[Labelled, Labelled]]:
-    """Each of `ours` that is one of `theirs`, with the first of those."""
+    """Each of `ours` that is one of `theirs`, mirrored or not, with the one that it is most like."""
     if not ours or not theirs:
         return []
-    small, others = _thumbs(ours), _thumbs(theirs)
-    lengths = (others**2).sum(1)
+    small, upright = _thumbs(ours), _thumbs(theirs)
+    others = np.concatenate([upright, upright[:, :, ::-1]]).reshape(2 * len(theirs), -1)
+    small, lengths = small.reshape(len(ours), -1), (others**2).sum(1)
+    within = np.repeat([SAME_WITHIN, SAME_WITHIN / MIRRORED], len(theirs)) ** 2
     found = []
     for start in range(0, len(small), _ROWS):
         part = small[start : start + _ROWS]
         squares = (part**2).sum(1)[:, None] - 2 * part @ others.T + lengths
-        nearest = squares.argmin(1)
+        nearest = (squares / within).argmin(1)
         for row, column in enumerate(nearest):
             exact = float(((part[row] - others[column]) ** 2).mean())
-            if exact <= SAME_WITHIN**2:
-                found.append((ours[start + row], theirs[int(column)]))
+            if exact <= within[column]:
+                found.append((ours[start + row], theirs[int(column) % len(theirs)]))
     return found
 
 
@@ -73,10 +78,7 @@ def _shared(pairs: Sequence[tuple[Labelled, Labelled]], count: int, where: str, 
 
 
 def _thumbs(images: Sequence[Labelled]) -> npt.NDArray[np.float32]:
-    """float32 [images, 32·32·3]."""
+    """float32 [images, 32, 32, 3]."""
     size = (SIDE, SIDE)
-    rows = [
-        np.asarray(Image.fromarray(each.pixels).resize(size, Image.Resampling.BOX), np.float32).ravel()
-        for each in images
-    ]
+    rows = [np.asarray(Image.fromarray(each.pixels).resize(size, Image.Resampling.BOX), np.float32) for each in images]
     return np.stack(rows)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from promptmill.pipeline.dataset.keys import SIDE_FOLDERS
+from promptmill.pipeline.dataset.image_sets import images_at
 from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.side_json import fitting
@@ -23,21 +23,15 @@ from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, dista
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
 from promptmill.pipeline.planning.variants import variant_name
-from promptmill.pipeline.prompts.bombs import check_strangers
-from promptmill.pipeline.prompts.files import kept_of_dataset
 from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
 from promptmill.pipeline.prompts.views import is_view, open_view, shown_name
 from promptmill.pipeline.scores.score_dataset import Unit, check_columns, find_units, read_pictures
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_metadata
-from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 from promptmill.schemas.reports import ReferenceTable, ReferenceVariant
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_SIDES = tuple(f"{folder}/" for folder in (*SIDE_FOLDERS, FOLDER))
-"""Of a dataset that was copied without its `job.json`."""
 _BATCH = 64
 _HELD_BYTES = 256 << 20
 """Of pixels that wait to be encoded: 64 images of 1024×1024 have 200 MB."""
@@ -140,20 +134,12 @@ def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
 
     Raises JobError where there is neither.
     """
-    store, found = find_objects(source)
-    entries = kept_of_dataset(found)
-    files = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-    tables = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(_SIDES)]
-    if not files and not tables:
-        got = f"{len(entries)} other files" if entries else "nothing there"
-        expected = f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or a dataset"
-        raise JobError(Problem(f"--reference {redact(source)}", expected, got))
-    for start in range(0, len(files), _BATCH):
-        batch = store.map(lambda entry: _content(store, entry), files[start : start + _BATCH])
+    there = images_at(source, "--reference")
+    store = there.store
+    for start in range(0, len(there.files), _BATCH):
+        batch = store.map(lambda entry: _content(store, entry), there.files[start : start + _BATCH])
         yield from (("{}", _decoded(data)) for data in batch)
-    if not files:
-        check_strangers(store, tables)
-    for entry in () if files else tables:
+    for entry in there.tables:
         yield from _view_images(store, entry) or _parquet_images(store, entry.name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -25,18 +24,18 @@ def check_push(place: str, local: bool) -> None:
         raise JobError(Problem("--push", "a token of the hub that may write", "none", hint))
 
 
-def push_folder(folder: Path, place: str, private: bool = True) -> str:
-    """The address of what was pushed. A repository that is not there is made. Raises StorageError where the hub says
-    no."""
-    from huggingface_hub import HfApi, constants
+def push_folder(folder: Path, place: str) -> str:
+    """The address of what was pushed. A repository that is not there is made, a private one. Raises StorageError where
+    the hub says no."""
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     match = _PLACE.fullmatch(place)
     assert match is not None
     repository, branch = match[1], match[2]
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or constants.ENDPOINT)
+    api = HfApi()
     try:
-        api.create_repo(repository, repo_type="dataset", exist_ok=True, private=private)
+        api.create_repo(repository, repo_type="dataset", exist_ok=True, private=True)
         if branch:
             api.create_branch(repository, branch=branch, repo_type="dataset", exist_ok=True)
         api.upload_folder(

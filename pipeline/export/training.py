@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +52,6 @@ class Facts:
     splits: Mapping[str, int]
     folders: Mapping[str, str]
     classes: Sequence[str] = ()
-    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def asked(self) -> bool:
@@ -64,13 +63,6 @@ class Facts:
 
 
 Put = Callable[[str, bytes], None]
-
-
-class TrainingLayout(Protocol):
-    NAMES: re.Pattern[str]
-    """What it writes; any other file in the folder is a stranger."""
-
-    def write(self, pictures: Iterator[Picture], facts: Facts, put: Put) -> None: ...
 
 
 def export_training(

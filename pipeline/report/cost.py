@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,9 +84,7 @@ def run_facts(
     at_work = sum(one.seconds.get(stage, 0.0) for one in made for stage in ("generate", "score"))
     paid = in_hand or busy
     worker_price = None if price_per_hour is None else price_per_hour * devices_per_worker
-    cost = None if worker_price is None else worker_price * paid / 3600
     shares = {s: spent / working for s, spent in stages.items() if s != "wait"} if working else {}
-    kept = sum(one.counts.kept for one in made)
     return RunFacts(
         wall_seconds=seconds,
         price_per_hour=price_per_hour,
@@ -103,12 +102,20 @@ def run_facts(
         worker_seconds=in_hand,
         device_busy_share=at_work / in_hand if in_hand else None,
         images_per_device_hour=3600 * images / paid if paid else None,
-        cost=cost,
-        cost_per_thousand=1000 * cost / images if cost and images else None,
-        cost_per_thousand_kept=1000 * cost / kept if cost and kept else None,
-        stage_costs={} if cost is None else {stage: cost * share for stage, share in shares.items()},
+        **_costs(made, None if worker_price is None else worker_price * paid / 3600, shares),
         by_device=_by_device(made, worker_price),
     )
+
+
+def _costs(made: Sequence[ShardStats], cost: float | None, shares: Mapping[str, float]) -> dict[str, Any]:
+    """Fields of `RunFacts`; `shares` are those of the stages."""
+    images, kept = (sum(getattr(one.counts, name) for one in made) for name in ("samples", "kept"))
+    return {
+        "cost": cost,
+        "cost_per_thousand": 1000 * cost / images if cost and images else None,
+        "cost_per_thousand_kept": 1000 * cost / kept if cost and kept else None,
+        "stage_costs": {} if cost is None else {stage: cost * share for stage, share in shares.items()},
+    }
 
 
 def _by_device(made: Sequence[ShardStats], worker_price: float | None) -> list[DeviceFacts]:

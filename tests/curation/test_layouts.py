@@ -224,7 +224,6 @@ def hub() -> Iterator[Hub]:
 
 
 def test_a_push_to_the_hub(made: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)  # read while it is imported
@@ -237,7 +236,6 @@ def test_a_push_to_the_hub(made: Path, tmp_path: Path, hub: Hub, monkeypatch: py
 def test_a_push_that_the_hub_refuses(
     made: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)  # read while it is imported

@@ -75,6 +75,8 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int, storms: int) -> 
             yield lambda place=place, part=part: deaths.zombie(bench, place, chance(f"{place}{part}"))
         retries = range(first, 40, max(1, 12 // more))
         yield lambda place=place, retries=retries: deaths.crash_in_retry(bench, place, retries)
+        steps = range(first, 80, max(1, 9 // more))
+        yield lambda place=place, steps=steps: deaths.crash_in_curate(bench, place, steps)
     yield from on_storage(bench, seed, more, storms)
     scene = cache(lambda: pairs.Scene(bench))
     for place in bench.places:

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable
 
 from promptmill.pipeline.crashpoints import EXIT_CODE
-from tests.faults.bench import PROMPTS, Bench
+from tests.faults.audit import audit, difference, sample_ids
+from tests.faults.bench import PROMPTS, Bench, Output
+from tests.faults.forks import Ended
 from tests.faults.rows import Row, finish
 
 DRIVER_POINTS = ("driver-after-claim", "driver-before-dispatch", "driver-shard-done", "driver-dispatched")
@@ -103,4 +105,40 @@ def crash_in_retry(bench: Bench, place: str, passes: Iterable[int]) -> Row:
         shards = sum(key.startswith("data/") for key in output.files())
         # Died after its shard was there, the second call is a retry of what failed in the first.
         row.check(shards in (5, 6), f"after the retry there are {shards} shards, not 4 + 1 or 4 + 2")
+    return row
+
+
+def crash_in_curate(bench: Bench, place: str, passes: Iterable[int]) -> Row:
+    """A finished dataset is curated by a call that dies at the n-th step and is made again."""
+    row, job = Row(f"crash in curate, {place}"), bench.job()
+    made = bench.output(place)
+    bench.run(job, made)
+    options = ("--in-process", "--model", f"local-dir:{bench.models / 'clip'}", "--threshold", "0.9")
+
+    def curate(to: Output, **env: str) -> Ended:
+        return bench.command("curate", made, "--to", to.url, *options, **env)
+
+    undisturbed = bench.output(place)
+    ended = curate(undisturbed)
+    row.check(ended.code == 0, f"curate ended with {ended.code}: {ended.printed[-2000:]}")
+    expected = undisturbed.files()
+    kept = [audit(files, sample_ids(files)).kept for files in (made.files(), expected)]
+    row.check(0 < kept[1] < kept[0], f"of {kept[0]} images {kept[1]} were kept: copies were to be found")
+    for n in passes:
+        output = bench.output(place)
+        ended = curate(output, PROMPTMILL_TEST_CRASH=f"*:{n}")
+        if ended.code != EXIT_CODE:
+            row.check(ended.code == 0, f"curate ended with {ended.code}: {ended.printed[-2000:]}")
+            return row
+        row.times += 1
+        began = time.monotonic()
+        again = curate(output)
+        row.check(again.code == 0, f"curate again ended with {again.code}: {again.printed[-2000:]}")
+        files = output.files()
+        same = files.get("curation/decisions.parquet") == expected["curation/decisions.parquet"]
+        row.check(same, f"after a death at step {n} other decisions")
+        verified = bench.command("verify", output, "--deep", "--repair")
+        row.check(verified.code == 0, f"verify ended with {verified.code}: {verified.printed[-2000:]}")
+        files = output.files()
+        row.add(audit(files, sample_ids(expected)), difference(files, expected), time.monotonic() - began)
     return row

@@ -56,3 +56,7 @@ def test_a_driver_that_was_thought_dead_comes_back(bench: Bench, place: str) -> 
 
 def test_retry_makes_failed_samples_again_exactly_once(bench: Bench, place: str) -> None:
     assert_good(deaths.crash_in_retry(bench, place, range(2, 30, 14)))
+
+
+def test_curate_again_after_a_death_anywhere_makes_the_same_bytes(bench: Bench, place: str) -> None:
+    assert_good(deaths.crash_in_curate(bench, place, range(1, 80, 7)))

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+
+from promptmill.pipeline.execution.fleet.answers import answer_of
 
 S = TypeVar("S")
 T = TypeVar("T")
 _RETRIES = 10
+_PART = "a part of the work"
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 
 
@@ -31,18 +33,11 @@ class RaySpread:
         waiting: list[Any] = []
         for thing in things:
             if len(waiting) >= self._in_hand:
-                yield _answer(waiting.pop(0))
+                yield answer_of(waiting.pop(0), _PART)
             waiting.append(task.remote(shared, thing))
         while waiting:
-            yield _answer(waiting.pop(0))
+            yield answer_of(waiting.pop(0), _PART)
 
 
 def _apply(function: Callable[[S], T], thing: S) -> T:
     return function(thing)
-
-
-def _answer(call: Any) -> Any:
-    try:
-        return ray.get(call)
-    except RayTaskError as error:
-        raise error.cause from None

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import ray
 
+from promptmill.pipeline.execution.fleet.answers import answer_of
 from promptmill.pipeline.execution.fleet.cluster import connect
 from promptmill.pipeline.models.load import prepare_process
 from promptmill.pipeline.training.finetune.examples import Lesson
-from promptmill.schemas.errors import ClusterError, PromptmillError
 from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.tuned import TunedAdapter
 from promptmill.schemas.tuning import Tuning
@@ -46,21 +46,9 @@ def _made(
         done, _ = ray.wait(list(running))
         for each in done:
             number = running.pop(each)
-            made[number] = _answer(each)
+            made[number] = answer_of(each, "an adapter")
             told(f"{lessons[number].name}: done, {len(made)} of {len(lessons)}")
     return [made[number] for number in range(len(lessons))]
-
-
-def _answer(done: ray.ObjectRef) -> TunedAdapter:
-    try:
-        answer: TunedAdapter = ray.get(done)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, PromptmillError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayError as error:
-        raise ClusterError(f"an adapter was not made: {str(error).splitlines()[0]}") from error
-    return answer
 
 
 def _make(tuning: Tuning, lesson: Lesson, base: ResolvedModel, folder: Path) -> TunedAdapter:
