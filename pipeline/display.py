@@ -82,6 +82,11 @@ def local_time(seconds: float) -> str | None:
         return None
 
 
+def cut(text: object, limit: int) -> str:
+    """At most `limit` characters, without secrets: of one that is cut first, nothing would find the rest."""
+    return redact(str(text))[:limit]
+
+
 def first_line(error: BaseException) -> str:
     """What it says, on one line of at most 200 characters; its kind where it says nothing."""
-    return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+    return cut(next(iter(str(error).splitlines()), ""), 200) or type(error).__name__

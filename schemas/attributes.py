@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all
 
 MOST_NAME: Final = 64
+LARGEST_WEIGHT: Final = 1e9
 
 
 class AttributeFrom(StrictModel):
@@ -21,7 +22,7 @@ class AttributeFrom(StrictModel):
 
 
 _Listed = Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
-_Weighted = Annotated[dict[Text, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+_Weighted = Annotated[dict[Text, Annotated[float, Field(gt=0, le=LARGEST_WEIGHT)]], Field(min_length=1)]
 _LISTED: Final = TypeAdapter(_Listed, config=ConfigDict(strict=True, allow_inf_nan=False))
 _WEIGHTED: Final = TypeAdapter(_Weighted, config=ConfigDict(strict=True, allow_inf_nan=False))
 

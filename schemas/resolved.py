@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -30,6 +30,13 @@ class ResolvedAdapter:
     def word(self) -> str:
         """What prompts call a textual inversion by."""
         return self.trigger or self.name
+
+
+def with_triggers(text: str, adapters: Iterable[ResolvedAdapter], chosen: Collection[str] | None) -> str:
+    """The prompt with the words before it that its adapters were trained with, where it lacks them; None for all."""
+    used = [each for each in adapters if chosen is None or each.name in chosen]
+    words = [each.trigger for each in used if each.trigger and each.trigger.lower() not in text.lower()]
+    return ", ".join([*dict.fromkeys(words), text]) if text.strip() else text
 
 
 @dataclass(frozen=True)

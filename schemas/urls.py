@@ -54,6 +54,12 @@ def split_query(url: str) -> tuple[str, str]:
     return address, query
 
 
+def without_query(url: str) -> str:
+    """An HTTP address whose query, which may be its signature, is left out; anything else as it is."""
+    address, query = split_query(url)
+    return f"{address}?{HIDDEN}" if query else url
+
+
 def holds_password(url: str) -> bool:
     """Whether a URL says who it is for the server, so that it must not be written down anywhere."""
     return any(_user(link)[1] for link in chain(url[_prefix_length(url) :]))

@@ -15,7 +15,7 @@ from promptmill.schemas.templates import parts_of
 
 DEEPEST: Final = 50
 """Choices inside of choices."""
-_COUNT: Final = re.compile(r"\s*(\d{1,6})?(-)?(\d{1,6})?\$\$")
+_COUNT: Final = re.compile(r"\s*(\d{1,18})?(?:(-)(\d{1,18})?)?\$\$")
 _BETWEEN: Final = re.compile(r"([^{}|$]*)\$\$")
 _WEIGHT: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)::")
 _FILE: Final = re.compile(r"__([A-Za-z0-9*][\w ./*-]{0,200}?)__")

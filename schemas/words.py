@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 MOST_CLASSES = 100_000
 """ImageNet-21k has 21,841."""
 
@@ -59,19 +62,29 @@ class Words:
 NO_WORDS = Words()
 
 
+def plain_label(value: Any) -> Any:
+    """What a cell says: text for bytes, an integer for a whole float (pandas' integers with a gap), None for NaN."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
+
+
 class ClassNumbers:
-    """The number of a class by what a row says: its name, or its number as a dataset of labels has it."""
+    """The number of a class by what a row says: its name, or its number as a dataset of labels has it.
+
+    Where a class is called by a number, numbers are names: 1 is then the class `1`, and never the second one.
+    """
 
     def __init__(self, classes: Sequence[LabelClass]) -> None:
         self._numbers = {each.name: number for number, each in enumerate(classes)}
+        self._counts = not any(_NUMBER.fullmatch(each.name) for each in classes)
 
     def get(self, value: Any) -> int | None:
         """None for what is no class."""
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # pandas' integers with a gap
-        if (number := self._numbers.get(str(value))) is not None or isinstance(value, str):
+        value = plain_label(value)
+        if (number := self._numbers.get(str(value))) is not None or not self._counts:
             return number
         is_number = isinstance(value, int) and not isinstance(value, bool)
         return value if is_number and 0 <= value < len(self._numbers) else None

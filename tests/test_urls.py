@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from promptmill.schemas.urls import chain, hide_in, holds_password, secrets_of, split_query, without_secrets
+from promptmill.schemas.urls import (
+    chain,
+    hide_in,
+    holds_password,
+    secrets_of,
+    split_query,
+    without_query,
+    without_secrets,
+)
 
 SECRET = "S3CRETS3CRET"
 
@@ -105,3 +113,9 @@ def test_queries_are_those_of_http() -> None:
 def test_links_of_a_chain() -> None:
     assert chain("zip://a::simplecache::https://[::1]:80/x") == ["zip://a", "simplecache", "https://[::1]:80/x"]
     assert chain("s3://bucket/a::b") == ["s3://bucket/a::b"]
+
+
+def test_the_query_of_an_address_is_left_out_and_nothing_else_is() -> None:
+    assert without_query("https://h/a.png?X-Amz-Signature=abc&id=5") == "https://h/a.png?***"
+    for place in ("https://h/a.png", "s3://bucket/a?b.png", "/photos/a?b.png", "row:/in/a.parquet#image:3"):
+        assert without_query(place) == place

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.dataset.image_sets import images_at
 from promptmill.pipeline.dataset.images import holds_images, read_images
-from promptmill.pipeline.display import redact
+from promptmill.pipeline.display import cut, redact
 from promptmill.pipeline.prompts.image_files import IMAGE_FORMATS
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
@@ -70,7 +70,7 @@ def _image_rows(store: Store, entry: Entry) -> int:
             parquet = pq.ParquetFile(file)
         except pa.ArrowException as error:
             where = f"{store.url}/{entry.name}"
-            raise InputError(Problem(where, "a whole Parquet file", str(error)[:200])) from None
+            raise InputError(Problem(where, "a whole Parquet file", cut(error, 200))) from None
         schema = parquet.schema_arrow
         if "image" not in schema.names:
             return 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from promptmill.pipeline.dataset.keys import ROWS_FOLDERS, SOURCE_FIELD
 from promptmill.pipeline.dataset.records import UNREADABLE
@@ -30,6 +31,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, OutputMismatchError, Problem
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import LARGEST_NARROW_SEED
+from promptmill.schemas.resolved import with_triggers
 from promptmill.schemas.row_values import rows_of
 
 _ROWS_AT_ONCE = 10_000
@@ -63,6 +65,7 @@ def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
     )
     if files:
         _refuse_what_cannot_grow(plan, stored)
+        _refuse_wrong_values(plan, files)
     for file in plan.segments[0].files:
         if file.name in grown:
             _refuse_another_beginning(file, parts[file.name], plan, stored, store)
@@ -79,6 +82,12 @@ def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
         _with_source(plan, {**gone, **ours}),
         _without_files(_with_source(plan, {**gone, **known}), grown),
     )
+
+
+def _refuse_wrong_values(plan: Plan, files: Sequence[SourceFile]) -> None:
+    """Raises InputError for values in what is new that make no image, as a new dataset would."""
+    if wrong := [problem for problem in plan.wrong if any(file.name in problem.where for file in files)]:
+        raise InputError(*wrong)
 
 
 def _without_renamed(plan: Plan, stored: Plan) -> Plan:
@@ -145,9 +154,9 @@ def _with_source(plan: Plan, source: dict[str, Any]) -> Plan:
 
 
 def _without_files(plan: Plan, names: set[str]) -> Plan:
-    (segment,) = plan.segments
-    files = tuple(file for file in segment.files if file.name not in names)
-    return replace(plan, segments=(replace(segment, files=files),))
+    source, *rounds = plan.segments
+    files = tuple(file for file in source.files if file.name not in names)
+    return replace(plan, segments=(replace(source, files=files), *rounds))
 
 
 def _parts(stored: Plan) -> dict[str, list[SourceFile]]:
@@ -216,14 +225,21 @@ def _differs_from_records(
     file: SourceFile, parts: Sequence[SourceFile], plan: Plan, stored: Plan, store: Store
 ) -> int | None:
     """Of Parquet there is no copy: what was made says which prompts it had; of what was not made nothing is mixed."""
-    made = dict(_recorded(store))
+    made = {key: _hash(text) for key, text in _recorded(store)}  # texts of a whole dataset are long
     reader = prompt_reader((file,), store, stored.source_schema, plan.job.prompts, stored.words)
+    adapters = {model.adapters for model in plan.models if model.adapters}
     rows = sum(part.rows for part in parts) * plan.texts_per_row
     for start in range(0, rows, _ROWS_AT_ONCE):
         for row, prompt in enumerate(reader.read(start, min(start + _ROWS_AT_ONCE, rows)).prompts, start):
-            if made.get(prompt.prompt_id, prompt.prompt) != prompt.prompt:
+            said = {prompt.prompt, *(with_triggers(prompt.prompt, each, prompt.adapters) for each in adapters)}
+            known = made.get(prompt.prompt_id)
+            if known is not None and known not in map(_hash, said):
                 return row
     return None
+
+
+def _hash(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
 def _recorded(store: Store) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ from promptmill.pipeline.display import redact, shown
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.formats import is_parquet
 from promptmill.pipeline.prompts.image_files import is_image
-from promptmill.pipeline.prompts.inputs import locator
+from promptmill.pipeline.prompts.inputs import beside, locator
 from promptmill.pipeline.prompts.reach import EMBEDDED, HINT, Reach
 from promptmill.pipeline.prompts.reader import prompt_reader
 from promptmill.pipeline.prompts.staging import read_whole
@@ -27,7 +27,7 @@ _ROWS_AT_ONCE = 16
 
 def refuse_far_rows(rows: pa.Table, plan: Plan, store: Store, reach: Reach | None) -> None:
     """Raises JobError for failed samples with images that the dataset's user has not named."""
-    far = [] if reach is None else _far(_in_failures(rows, plan), store, reach)
+    far = [] if reach is None else _far(_in_failures(rows, plan), store, reach, plan)
     if far:
         raise JobError(_problem(f"failures of {redact(store.url)}", far, HINT))
 
@@ -41,7 +41,7 @@ def refuse_far_copies(plan: Plan, store: Store, reach: Reach, own: Plan) -> None
     todo = sorted({shard.segment for shard in missing_shards(plan, store)})
     copies = [(plan.segments[i], file) for i in todo for file in plan.segments[i].files if file.path.startswith(STAGED)]
     named = (place for segment, file in copies for place in _in_copy(segment, file, plan, store))
-    far = _far(named, store, reach)
+    far = _far(named, store, reach, plan)
     far = sorted({*far}.difference(_in_source(own, store))) if far else []
     if far:
         hint = "Somebody else may have made this dataset. Choose another output.url, or bring the file of prompts back"
@@ -54,12 +54,13 @@ def _problem(where: str, far: list[str], hint: str) -> Problem:
     return Problem(where, expected, got, hint)
 
 
-def _far(places: Iterable[str], store: Store, reach: Reach) -> list[str]:
-    led = (end for place in {*places} for end in _ends(place, store))
+def _far(places: Iterable[str], store: Store, reach: Reach, plan: Plan) -> list[str]:
+    folders = {file.path: file.folder for segment in plan.segments for file in segment.files if file.folder}
+    led = (end for place in {*places} for end in _ends(place, store, folders))
     return sorted({place for place in led if not reach.holds_locator(place)})
 
 
-def _ends(place: str, store: Store) -> Iterator[str]:
+def _ends(place: str, store: Store, folders: Mapping[str, str]) -> Iterator[str]:
     """Where the bytes are: a cell of a copy may name a file in turn."""
     yield place
     if not place.startswith(f"{EMBEDDED}{STAGED}"):
@@ -70,9 +71,9 @@ def _ends(place: str, store: Store) -> Iterator[str]:
         parquet = pq.ParquetFile(stream)
         for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=[column]):
             cells = (value for value in batch.column(0).to_pylist() if isinstance(value, dict))
-            yield from (
-                value["path"] for value in cells if value.get("bytes") is None and "/" in str(value.get("path"))
-            )
+            named = (str(value["path"]) for value in cells if value.get("bytes") is None and value.get("path"))
+            folder = folders.get(STAGED + path)
+            yield from (beside(each, folder or "") for each in named if folder or "/" in each)
 
 
 def _in_failures(rows: pa.Table, plan: Plan) -> Iterator[str]:

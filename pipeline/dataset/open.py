@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from promptmill.pipeline.dataset.keys import JOB_KEY, SOURCE_FIELD
-from promptmill.pipeline.display import redact
+from promptmill.pipeline.display import cut, redact
 from promptmill.pipeline.models.catalog.versions import newer_version
 from promptmill.pipeline.planning.places import found
 from promptmill.pipeline.planning.plan import Plan
@@ -94,7 +94,7 @@ def read_plan(store: Store) -> Plan | None:
     except (*NO_OBJECT, pa.ArrowException, OSError) as error:
         if (why := _not_for_us(data, store)) is not None:
             raise OutputMismatchError(why) from None
-        got = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        got = cut(f"{type(error).__name__}: {error}".splitlines()[0], 300)
         raise OutputMismatchError(Problem(f"{store.url}/{name}", expected, got, "Choose another output.url")) from None
     return plan
 

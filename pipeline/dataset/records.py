@@ -30,6 +30,7 @@ from promptmill.schemas.records import (
     with_scores,
     with_wide_seeds,
 )
+from promptmill.schemas.urls import without_query
 
 FOOTER_KEY = b"promptmill"
 UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -158,8 +159,13 @@ class RecordWriter:
             "label": sample.label,
             "label_name": None if sample.label is None else self._class_names[sample.label],
             "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},
-            **{input_column(role): each.locator for role, each in sample.inputs.items()},
+            **{input_column(role): _told(each.locator, outcome) for role, each in sample.inputs.items()},
         }
+
+
+def _told(locator: str, outcome: Outcome) -> str:
+    """A retry asks a failure for the whole URL; elsewhere a signature is nobody's business."""
+    return locator if outcome.error is not None else without_query(locator)
 
 
 def to_parquet(table: pa.Table, footer: CommitRecord | None = None) -> bytes:

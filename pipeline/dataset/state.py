@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from promptmill.pipeline.dataset.keys import SIDE_FOLDERS, is_failure, shard_number
 from promptmill.pipeline.dataset.records import UNREADABLE, read_footer, written_by
 from promptmill.pipeline.dataset.side_json import fitting
-from promptmill.pipeline.display import first_line
+from promptmill.pipeline.display import cut, first_line
 from promptmill.pipeline.models.catalog.versions import newer_version
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
@@ -210,7 +210,7 @@ def read_receipts(
         try:
             found.append(_sound(fitting(_STATS, content)))
         except ValueError as error:
-            left_out.append(f"{entry.name}: left out: {str(error)[:200]}")
+            left_out.append(f"{entry.name}: left out: {cut(error, 200)}")
     if problems is not None:
         problems += left_out
     return found

@@ -18,7 +18,7 @@ from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.dataset.side_scores import FOLDER
-from promptmill.pipeline.display import redact
+from promptmill.pipeline.display import cut, redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder, Pixels
@@ -214,7 +214,7 @@ def read_references(store: Store) -> tuple[list[ReferenceTable], list[str]]:
             if not content.cells:
                 raise ValueError("no cells")
         except ValueError as error:
-            problems.append(f"{entry.name}: left out: {str(error)[:200]}")
+            problems.append(f"{entry.name}: left out: {cut(error, 200)}")
         else:
             found.append(_table(content))
     return found, problems

@@ -135,10 +135,16 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 
 def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted name, ours, theirs) for each leaf that is not the same; None where one side lacks it."""
+    """(dotted name, ours, theirs) for each leaf that is not the same; None where one side lacks it.
+
+    A null that the other side lacks is named, as `null`, where nothing else differs: a setting that says it draws other
+    images than one that does not.
+    """
     mine, other = dict(_leaves("", ours)), dict(_leaves("", theirs))
     names = sorted(mine.keys() | other.keys())
-    return [(name, mine.get(name), other.get(name)) for name in names if mine.get(name) != other.get(name)]
+    named = [(name, mine.get(name), other.get(name)) for name in names if mine.get(name) != other.get(name)]
+    nulls = [(name, *(("null", None) if name in mine else (None, "null"))) for name in mine.keys() ^ other.keys()]
+    return named or sorted(nulls)
 
 
 def _leaves(prefix: str, value: Any) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from promptmill.pipeline.display import cut
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import PythonScore
@@ -95,7 +96,7 @@ def find_class(path: str, where: str) -> Any:
     except (Exception, SystemExit) as error:  # what a module of the user's raises while it is imported
         got = f"{type(error).__name__}: {error}"
         hint = f"Looked in the installed packages and in {Path.cwd()}. {_HINT}"
-        raise JobError(Problem(where, f"{EXPECTED}, that can be imported", f"{path}: {got}"[:300], hint)) from None
+        raise JobError(Problem(where, f"{EXPECTED}, that can be imported", cut(f"{path}: {got}", 300), hint)) from None
 
 
 def _loaded(path: str, where: str) -> Any:

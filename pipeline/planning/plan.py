@@ -20,7 +20,7 @@ from promptmill.pipeline.planning.checks import (
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
 from promptmill.pipeline.planning.notices import from_noise, of_licenses, own_sizes
-from promptmill.pipeline.planning.rounds import images_of, places_per_shard, round_segment
+from promptmill.pipeline.planning.rounds import images_of, places_of, places_per_shard, round_segment
 from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.source import Source, open_source
 from promptmill.schemas.checked import MOST as MOST_IMAGES
@@ -238,7 +238,7 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     if job.per_class is not None:
         _check_classes(job, source)
     fields = fingerprint_fields(job, models, clips, source, own)
-    last = int(source.largest.get("seed", 0)) + max(variants.images_per_prompt(job)) - 1
+    last = int(source.largest.get("seed", 0)) + _most_images(job) - 1
     larger = (*own_sizes(job, models, source.files), *of_licenses(models))
     notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
@@ -249,6 +249,14 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
         python_scores=own,
         words=words,
     )
+
+
+def _most_images(job: Job) -> int:
+    """Of one prompt; with classes, all of the places of a class in all rounds may be one prompt."""
+    if job.per_class is None or job.select is None:
+        return max(variants.images_per_prompt(job))
+    numbers = range(1, job.select.max_rounds + 1)
+    return sum(places_of(job, number, job.per_class) * images_of(job, number) for number in numbers)
 
 
 def _segments(job: Job, source: Source, prompts: int) -> tuple[Segment, ...]:

@@ -50,10 +50,11 @@ def places_per_shard(job: Job, round_number: int) -> int:
 
 def places(job: Job, segment: Segment, before: Sequence[Segment], prompts: Sequence[int]) -> Iterator[Place]:
     """Of a round in order; `before` are the rounds before it of its variant, `prompts` how many each class has."""
+    lacked = [(dict(each.lacking), each.round) for each in before]
     for label, lacking in segment.lacking:
         count, images = places_of(job, segment.round, lacking), images_of(job, segment.round)
         share, many = share_of(job, segment.round), prompts[label]
-        told = [(places_of(job, each.round, dict(each.lacking).get(label, 0)), each.round) for each in before]
+        told = [(places_of(job, number, those.get(label, 0)), number) for those, number in lacked]
         offset = sum(number for number, _ in told)
         for i in range(count):
             prompt = (offset + i) % many

@@ -26,7 +26,7 @@ from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.identity import canonical_json
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.prompts import CLASS_FILE, Prompts
-from promptmill.schemas.words import MOST_CLASSES, ClassNumbers, LabelClass
+from promptmill.schemas.words import MOST_CLASSES, ClassNumbers, LabelClass, plain_label
 
 CLASS: Final = "class"
 """In a template of a job with labels, the wording of the row's class."""
@@ -69,26 +69,30 @@ def class_file(classes: Sequence[LabelClass], prompts: Prompts) -> SuiteFile:
 
 
 def labelled(store: Store, files: Sequence[SourceFile], prompts: Prompts, named: Classes) -> Classes:
-    """The classes with what the rows of the source say: labels that are none, classes that have no row.
+    """The classes with what the rows of the source say: labels that are none, classes of which no row is drawn.
 
     Without classes of the job, those are the values of its label column, in their order.
     """
     column = prompts.mapped.label
     if column is None:
         return named
-    counts: Counter[Any] = Counter()
+    values: Counter[Any] = Counter()
+    counts: Counter[Any] = Counter()  # of the rows that are drawn
+    left = prompts.limit
     wrong: list[Problem] = []
     known = named.classes and ClassNumbers(named.classes)
     for file in files:
         first = 0
         for table in column_tables(store, file, prompts, [column]):
             found = _counted(table.column(0))
-            counts.update(found)
+            values.update(found)
+            counts.update(found if left is None else _counted(table.column(0).slice(0, left)))
+            left = None if left is None else max(0, left - table.num_rows)
             bad = [value for value in found if (known.get(value) if known else value) is None]
             wrong += [_no_class(named.classes, file, table.column(0), value, first) for value in bad]
             first += table.num_rows
     if not named.classes:
-        named = Classes(_checked(f"prompts.columns.label: {column!r}", _in_order(counts)))
+        named = Classes(_checked(f"prompts.columns.label: {column!r}", _in_order(values)))
     numbers = ClassNumbers(named.classes)
     rows = Counter({named.classes[place].name: 0 for place in range(len(named.classes))})
     for value, count in counts.items():
@@ -179,7 +183,10 @@ def _checked(where: str, pairs: Iterable[tuple[str, str]]) -> tuple[LabelClass, 
 def _counted(column: pa.ChunkedArray) -> dict[Any, int]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     plain = as_kind(column, pa.large_string() if is_text(kind) else kind)
-    return {each["values"]: each["counts"] for each in pc.value_counts(plain).to_pylist()}
+    found: Counter[Any] = Counter()
+    for each in pc.value_counts(plain).to_pylist():
+        found[plain_label(each["values"])] += each["counts"]
+    return found
 
 
 def _no_class(
@@ -187,13 +194,13 @@ def _no_class(
 ) -> Problem:
     names = [each.name for each in classes]
     few = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
-    row = first + next(i for i, each in enumerate(column.to_pylist()) if each == value)
+    row = first + next(i for i, each in enumerate(column.to_pylist()) if plain_label(each) == value)
     return Problem(f"prompts.columns.label: {file.name} row {row}", f"one of the classes {few}".strip(), repr(value))
 
 
 def _in_order(counts: Mapping[Any, int]) -> list[tuple[str, str]]:
     values = [value for value in counts if value is not None]
-    numbers = all(isinstance(value, int) for value in values)
+    numbers = all(isinstance(value, int | float) for value in values)
     return [(str(each), _worded(str(each))) for each in (sorted(values) if numbers else sorted(map(str, values)))]
 
 

@@ -65,6 +65,10 @@ class Expansion:
         asked = (self._attributes[name].column if name in self._attributes else name for name in used)
         return [name for name in dict.fromkeys(asked) if name is not None]
 
+    def which(self, index: int) -> str:
+        """The end of the id of a row's prompt `index`."""
+        return f"#{index}" if self.templates or self._draws is not None else ""
+
     def at(self, key: str, index: int, values: Mapping[str, str | None], prompt: str = "") -> Expanded:
         """The prompt `index` of the row whose id is `key`; `prompt` is its own, for a job without templates."""
         if not self.templates:
@@ -74,10 +78,10 @@ class Expansion:
         chosen = {} if self._draws else self._combinations.choice(names, offset)
         drawing = _Drawing(self, (self._seed, key, index), values, chosen)
         text = drawing.text(self._nodes[number])
-        return Expanded(f"#{index}", text, self.templates[number], drawing.missing, drawing.choices)
+        return Expanded(self.which(index), text, self.templates[number], drawing.missing, drawing.choices)
 
     def _of_prompt(self, key: str, index: int, values: Mapping[str, str | None], prompt: str) -> Expanded:
-        which = "" if self._draws is None else f"#{index}"
+        which = self.which(index)
         try:
             nodes = read_wildcards(prompt)
             drawing = _Drawing(self, (self._seed, key, index), values, {})
@@ -114,7 +118,8 @@ class Expansion:
         return self._pools.get(name)
 
     def read(self, value: str) -> Nodes:
-        return read_template(value, self._wildcards) if "{" in value or (self._wildcards and "_" in value) else (value,)
+        marked = "{" in value or "}" in value or (self._wildcards and "_" in value)
+        return read_template(value, self._wildcards) if marked else (value,)
 
 
 class _Drawing:

@@ -16,8 +16,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.prompts.cells import Cells, outside
 from promptmill.pipeline.prompts.decoding import Pixels, Target, decode, fit
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.members import member_of
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.prompts.reach import EMBEDDED, PACKED, Reach
@@ -30,11 +32,13 @@ from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, Input, Role
 from promptmill.schemas.plan import STAGED, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 from promptmill.schemas.resolved import ResolvedModel
+from promptmill.schemas.urls import split_query
 
 FETCH_PATIENCE_S = 60.0
 REFERENCE_SIDE = 512
 """Of the shorter side of a reference image: the largest image encoder in use sees 448 pixels."""
 _STORES_KEPT = 64
+_HASHES_KEPT = 100_000
 
 
 def locator(value: object, file: SourceFile, column: str, row: int) -> str | None:
@@ -45,9 +49,14 @@ def locator(value: object, file: SourceFile, column: str, row: int) -> str | Non
         folder = file.folder or file.path.rpartition("/")[0]
         if member_of(value) is not None:
             return f"{PACKED}{folder}/{file.name.rpartition('/')[2]}#{value}"
-        place = value if "://" in value or value.startswith("/") else f"{folder}/{value}"
-        return place if is_remote(place) else absolute_url(place)
+        return beside(value, folder)
     return None if value is None else f"{EMBEDDED}{file.path}#{column}:{row}"
+
+
+def beside(path: str, folder: str) -> str:
+    """A path that a row of a file in `folder` names, or a URL as it is."""
+    place = path if "://" in path or path.startswith("/") else f"{folder}/{path}"
+    return place if is_remote(place) else absolute_url(place)
 
 
 class InputReader:
@@ -57,16 +66,18 @@ class InputReader:
     """
 
     def __init__(
-        self, output: Store, keep: bool = False, reach: Reach | None = None, planned: Iterable[SourceFile] = ()
+        self, output: Store, keep: bool = False, reach: Reach | None = None, planned: Sequence[SourceFile] = ()
     ) -> None:
-        """With a `reach`, what lies outside of it is not read; of `planned` images only what they were then."""
+        """With a `reach`, what lies outside of it is not read; of `planned` images only what they were then. Paths in
+        other planned files are relative to where those lay."""
         self._reach = reach
-        self._planned = {file.path: file for file in planned}
+        self._planned = {file.path: file for file in planned if is_image(file.name)}
+        self._folders = {file.path: file.folder for file in planned if file.folder is not None}
         self._output = output
         self._keep = keep
         self._kept: set[str] = set()
         self._lock = threading.Lock()
-        self._stores: dict[str, Store] = {}
+        self._stores: dict[tuple[str, str], Store] = {}
         self._cells = Cells(output)
 
     def read(self, place: str) -> bytes:
@@ -76,7 +87,7 @@ class InputReader:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
             raise SampleError("input", f"no file at {place} ({type(error).__name__})") from None
         except (StorageError, OSError, ValueError, pa.ArrowException) as error:
-            raise SampleError("input", f"{place} cannot be read: {error}"[:500]) from None
+            raise SampleError("input", cut(f"{place} cannot be read: {error}", 500)) from None
         if not data:
             raise SampleError("input", f"{place} is empty")
         return data
@@ -86,6 +97,8 @@ class InputReader:
         sha256 = hashlib.sha256(data).hexdigest()
         if self._keep and sha256 not in self._kept:
             self._output.create(kept_input_key(sha256), data)
+            if len(self._kept) >= _HASHES_KEPT:  # what is stored already is not stored again
+                self._kept.clear()
             self._kept.add(sha256)
         return sha256
 
@@ -156,13 +169,15 @@ class InputReader:
         return data
 
     def _store_of(self, place: str) -> tuple[Store, str]:
-        folder, _, name = place.rpartition("/")
+        address, query = split_query(place)
+        folder, _, name = address.rpartition("/")
+        key = (folder, query)
         with self._lock:
             if len(self._stores) > _STORES_KEPT:
                 self._stores.clear()
-            if folder not in self._stores:  # over SFTP each store is a connection
-                self._stores[folder] = Store(folder, patience_s=FETCH_PATIENCE_S)
-            return self._stores[folder], name
+            if key not in self._stores:  # over SFTP each store is a connection
+                self._stores[key] = Store(folder, patience_s=FETCH_PATIENCE_S, query=query)
+            return self._stores[key], name
 
     def _embedded(self, place: str) -> bytes:
         path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")
@@ -172,8 +187,7 @@ class InputReader:
         value = self._cells.value(path, column, int(number))
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None and isinstance(value, dict) and value.get("path"):
-            folder = path.rpartition("/")[0]
-            return self._fetch(value["path"] if "/" in value["path"] else f"{folder}/{value['path']}")
+            return self._fetch(beside(str(value["path"]), self._folders.get(path) or path.rpartition("/")[0]))
         return bytes(data) if isinstance(data, (bytes, bytearray)) else b""
 
 
@@ -249,13 +263,13 @@ def prepare_all(
     samples: Sequence[Sample], reader: InputReader, generation: Generation, model: ResolvedModel
 ) -> list[Sample]:
     """Each with its pixels, or with its error; samples of one prompt share them."""
-    known: dict[tuple[str, ...], Sample] = {}
+    known: dict[tuple[object, ...], Sample] = {}
     out: list[Sample] = []
     for sample in samples:
         if sample.error is not None or all(each.pixels is not None for each in sample.inputs.values()):
             out.append(sample)
             continue
-        places = (*(each.locator for each in sample.inputs.values()), sample.settings or "")
+        places = (*((each.locator, each.sha256) for each in sample.inputs.values()), sample.settings)
         if places not in known:
             try:
                 known[places] = prepare(sample, reader, sample.drawn_with(generation), model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.prompts.reader import PromptReader
 from promptmill.schemas.plan import Place
 
+_FIELDS = len(fields(Place))
 Labels = Callable[[], Sequence[int | None]]
 
 
@@ -26,7 +27,7 @@ class PlacesReader:
         prompts: PromptReader,
         labels: Labels,
         classes: int,
-        find: Callable[[Sequence[int]], Sequence[Place]],
+        find: Callable[[Sequence[int]], Iterable[Place]],
     ) -> None:
         self._prompts, self._labels, self._classes, self._find = prompts, labels, classes, find
         self.passthrough_schema = prompts.passthrough_schema
@@ -38,11 +39,13 @@ class PlacesReader:
         return [np.flatnonzero(told == label) for label in range(self._classes)]
 
     @cached_property
-    def _places(self) -> Sequence[Place]:
-        return self._find([len(rows) * self._prompts.each for rows in self._rows])
+    def _places(self) -> npt.NDArray[np.int64]:
+        """A row each: a round has millions, which as objects took 184 bytes each, for as long as the worker lives."""
+        found = self._find([len(rows) * self._prompts.each for rows in self._rows])
+        return np.fromiter((astuple(place) for place in found), np.dtype((np.int64, _FIELDS)))
 
     def read(self, start: int, stop: int) -> Block:
-        asked = self._places[start:stop]
+        asked = [Place(*map(int, row)) for row in self._places[start:stop]]
         rows = [self._row(place) for place in asked]
         prompts: list[Prompt] = []
         tables: list[pa.Table] = []

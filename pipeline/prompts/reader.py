@@ -132,7 +132,8 @@ class PromptReader:
             prompt_id = derived_prompt_id(file.name, file.first + first + i) if given is None else readable(given)[0]
             text = columns["prompt"][i] if "prompt" in columns else None
             made, error = self._expanded(prompt_id, index, {name: cells[i] for name, cells in words.items()}, text)
-            which, text = ("", text) if made is None else (made.which, made.text)
+            which = "" if self._expansion is None else self._expansion.which(index)
+            text = text if made is None else made.text
             helped = Prompt(prompt_id + which, "", **{name: values[i] for name, values in extra.items()})
             chosen = columns["adapter"][i]
             helped = replace(helped, adapters=chosen_adapters(chosen), error=error)

@@ -8,6 +8,7 @@ import zipfile
 from importlib.util import find_spec
 from typing import Any, Final
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.prompts.unpacking import is_bomb
 from promptmill.schemas.errors import InputError, Problem
 
@@ -26,7 +27,7 @@ def spreadsheet_rows(data: bytes, where: str) -> tuple[list[str], list[list[Any]
         sheet = CalamineWorkbook.from_filelike(io.BytesIO(data)).get_sheet_by_index(0)
         lines = [[_value(cell) for cell in line] for line in sheet.to_python(skip_empty_area=True)]
     except (CalamineError, OSError, ValueError, IndexError) as error:
-        raise InputError(Problem(where, "an Excel file with a sheet", f"{error}"[:200], "Save it again")) from None
+        raise InputError(Problem(where, "an Excel file with a sheet", cut(error, 200), "Save it again")) from None
     filled = [line for line in lines if any(cell is not None for cell in line)]
     if len(filled) < 2:
         raise InputError(Problem(where, "a line of column names, and prompts below it", f"{len(filled)} line(s)"))
@@ -52,7 +53,7 @@ def _refuse_bomb(data: bytes, where: str) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             size = sum(part.file_size for part in packed.infolist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise InputError(Problem(where, "an Excel file (.xlsx)", f"{error}"[:200], "Save it again")) from None
+        raise InputError(Problem(where, "an Excel file (.xlsx)", cut(error, 200), "Save it again")) from None
     if size > MOST_BYTES or is_bomb(len(data), size):
         got = f"{len(data):,} bytes that unpack to {size:,}"
         raise InputError(Problem(where, "a sheet of prompts", got, "Give such a source as Parquet"))

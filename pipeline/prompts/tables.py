@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
@@ -105,7 +106,7 @@ def _of_delta(store: Store, folder: str, where: str) -> tuple[set[str], int]:
         _refuse_what_files_do_not_say(table, where)
         uris = table.file_uris()
     except (DeltaError, OSError, ValueError) as error:
-        raise InputError(Problem(where, "a Delta table that deltalake can read", f"{error}"[:300], _EXPORT)) from None
+        raise InputError(Problem(where, "a Delta table that deltalake can read", cut(error, 300), _EXPORT)) from None
     root = f"{store.root.rstrip('/')}/{folder}"
     return {f"{folder}{_below(uri, root)}" for uri in uris}, int(table.version())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -18,7 +17,7 @@ from promptmill.pipeline.prompts.texts import read_text
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import check_url
-from promptmill.schemas.attributes import AttributeFrom
+from promptmill.schemas.attributes import LARGEST_WEIGHT, AttributeFrom
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.prompts import Prompts
 from promptmill.schemas.urls import split_query
@@ -30,6 +29,7 @@ MOST_BYTES: Final = 16 << 20
 TEMPLATE: Final = "template"
 _TABLES: Final = (".csv", ".tsv", ".jsonl", ".json", ".xlsx")
 _FOLDER: Final = "wildcards"
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")  # and no other sign that str.splitlines takes for one
 
 
 def read_attributes(prompts: Prompts) -> tuple[Attribute, ...]:
@@ -85,7 +85,7 @@ def lines_of(store: Store, file: str) -> dict[str, int]:
     """Each line once, with its number; without those that are blank or begin with `#`."""
     text = decode_text(read_unpacked(store, file), file)
     found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             found.setdefault(line.strip(), number)
     return found
@@ -101,8 +101,14 @@ def _from_table(name: str, store: Store, file: str, place: str) -> Attribute:
     weights = table.column("weight").to_pylist() if "weight" in table.column_names else []
     for row, value in enumerate(values):
         weight = weights[row] if weights else 1
-        if not value or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise InputError(Problem(f"{where} row {row}", "a value, and a weight above 0", f"{value!r}, {weight!r}"))
+        if not value or not isinstance(weight, int | float) or not 0 < weight <= LARGEST_WEIGHT:
+            raise InputError(
+                Problem(
+                    f"{where} row {row}",
+                    f"a value, and a weight above 0, at most {LARGEST_WEIGHT:g}",
+                    f"{value!r}, {weight!r}",
+                )
+            )
     return Attribute(name, tuple(values), tuple(map(float, weights)), origin=file, lines=tuple(range(len(values))))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+from promptmill.pipeline.display import cut
 from promptmill.schemas.urls import chain, scheme_of
 
 # Waiting does not help against these.
@@ -124,7 +125,7 @@ def describe(error: BaseException | None) -> str:
     # Ceph sends no message, and a HEAD hides the reason: the code says more.
     code = error_code(error)
     text = " ".join(str(error).split()).partition(" RequestId:")[0] or "no message"  # Azure sends a page after it
-    return f"{type(error).__name__}{f' {code}' if code else ''}: {text}"[:500]
+    return cut(f"{type(error).__name__}{f' {code}' if code else ''}: {text}", 500)
 
 
 def advice(error: BaseException) -> str:

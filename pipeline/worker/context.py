@@ -16,7 +16,6 @@ from promptmill.pipeline.models.interface import Generator
 from promptmill.pipeline.models.load import acting_device, load_generator
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.rounds import places
-from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.places import PlacesReader
 from promptmill.pipeline.prompts.reach import Reach
@@ -104,8 +103,8 @@ class WorkerContext:
     def __post_init__(self) -> None:
         self.scorers_beside = scorers_beside(self.plan)
         self.encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
-        images = (file for segment in self.plan.segments for file in segment.files if is_image(file.name))
-        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs, self.reach, images)
+        planned = [file for segment in self.plan.segments for file in segment.files]
+        self.inputs = InputReader(self.store, self.plan.job.output.keep_inputs, self.reach, planned)
         self._lock = threading.Lock()
         self._readers: dict[int, PromptReader | PlacesReader] = {}
         self._loaded: tuple[ResolvedModel, Generator] | None = None
@@ -144,7 +143,7 @@ class WorkerContext:
             prompts,
             lambda: prompts.labels()[:rows],
             len(plan.words.classes),
-            lambda counts: list(places(plan.job, segment, before, counts)),
+            lambda counts: places(plan.job, segment, before, counts),
         )
 
     def answered_later(self, shard: Shard) -> dict[str, SampleError]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.models.interface import Generated, Generator
 from promptmill.pipeline.prompts.inputs import InputReader, prepare_all
 from promptmill.pipeline.scores.interface import Picture, Scorer
@@ -146,7 +147,7 @@ def _scores(scorer: Scorer, pictures: Sequence[Picture]) -> list[Scored]:
         raise
     except (WorkerError, RuntimeError, ValueError, ArithmeticError) as error:
         if len(pictures) == 1:
-            return [Scored(error=SampleError("scoring", f"{type(error).__name__}: {error}"[:500]))]
+            return [Scored(error=SampleError("scoring", cut(f"{type(error).__name__}: {error}", 500)))]
     half = len(pictures) // 2
     return _scores(scorer, pictures[:half]) + _scores(scorer, pictures[half:])
 

@@ -24,6 +24,7 @@ from promptmill.schemas.inputs import Task, TaskName
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
 from promptmill.schemas.records import LARGEST_NARROW_SEED, input_fields
+from promptmill.schemas.resolved import with_triggers
 from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
@@ -67,7 +68,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     for row, prompt in enumerate(work.block.prompts):
         for sample in _samples(plan, work.variant, row, prompt):
             error = prompt.error or quarantined.get(sample.sample_id) or _unfit(plan, work.variant, sample)
-            error = error or _too_wide(plan, prompt)
+            error = error or _too_wide(plan, prompt, sample)
             work.asked.append(sample.sample_id)
             work.ready.append(None if error else sample)
             if error:
@@ -106,7 +107,7 @@ def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator
             row=row,
             sample_index=index,
             seed=seed,
-            prompt=_with_triggers(prompt.prompt, variant, prompt.adapters),
+            prompt=with_triggers(prompt.prompt, variant.model.adapters, prompt.adapters),
             negative_prompt=variant.generation.negative_prompt
             if prompt.negative_prompt is None
             else prompt.negative_prompt,
@@ -130,11 +131,12 @@ def _chosen(variant: Variant, prompt: Prompt) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys([*prompt.adapters, *words]))
 
 
-def _too_wide(plan: Plan, prompt: Prompt) -> SampleError | None:
-    """Of a dataset that was begun before such seeds were read."""
-    if plan.wide_seeds or (prompt.seed or 0) <= LARGEST_NARROW_SEED:
+def _too_wide(plan: Plan, prompt: Prompt, sample: Sample) -> SampleError | None:
+    """Of a dataset that was begun before such seeds were read. Behind the last one a sample's seed is 0 again."""
+    largest = max(prompt.seed or 0, sample.seed)
+    if plan.wide_seeds or largest <= LARGEST_NARROW_SEED:
         return None
-    return SampleError("invalid_seed", f"expected up to {LARGEST_NARROW_SEED} in this dataset, got {prompt.seed}")
+    return SampleError("invalid_seed", f"expected up to {LARGEST_NARROW_SEED} in this dataset, got {largest}")
 
 
 def _unfit(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
@@ -147,13 +149,6 @@ def _unfit(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:
     if variant.model.controlnets and start >= end:
         return SampleError("invalid_steering", f"expected control_start below control_end, got {start:g} and {end:g}")
     return wrong_settings(variant, sample) or _no_step(plan, variant, sample)
-
-
-def _with_triggers(text: str, variant: Variant, chosen: tuple[str, ...] | None) -> str:
-    """The prompt with the words before it that its adapters were trained with, where it lacks them."""
-    used = [each for each in variant.model.adapters if chosen is None or each.name in chosen]
-    words = [each.trigger for each in used if each.trigger and each.trigger.lower() not in text.lower()]
-    return ", ".join([*dict.fromkeys(words), text]) if text.strip() else text
 
 
 def _no_step(plan: Plan, variant: Variant, sample: Sample) -> SampleError | None:

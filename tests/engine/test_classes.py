@@ -174,3 +174,32 @@ def plan_of(store: Any) -> Plan:
     from promptmill.pipeline.dataset.open import require_plan
 
     return require_plan(store)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.int64()], ids=str)
+def test_labels_that_are_numbers_are_the_names_of_their_classes(tmp_path: Path, kind: pa.DataType) -> None:
+    """Of floats, as pandas writes integers with a gap, 1 was the class of 2."""
+    mill.write_prompts(tmp_path / "a.parquet", ["a", "b", "c"], label=pa.array([10, 2, 1], kind))
+    plan = plan_job(mill.job(tmp_path, prompts={"columns": {"label": "label"}}))
+    assert plan.words.class_names == ("1", "2", "10")
+    assert {row["prompt"]: row["label_name"] for row in mill.rows(made(plan))} == {"a": "10", "b": "2", "c": "1"}
+
+
+def test_a_label_that_is_not_a_number_is_no_class(tmp_path: Path) -> None:
+    mill.write_prompts(tmp_path / "a.parquet", ["a", "b"], label=pa.array([1.0, float("nan")]))
+    plan = plan_job(mill.job(tmp_path, prompts={"columns": {"label": "label"}}))
+    assert plan.words.class_names == ("1",)
+    assert [problem.where for problem in plan.wrong] == ["prompts.columns.label: a.parquet row 1"]
+
+
+def test_of_classes_called_by_numbers_a_number_is_a_name_and_never_a_place() -> None:
+    numbers = ClassNumbers([LabelClass(name, name) for name in ("1", "2", "3")])
+    assert [numbers.get(value) for value in (0, 1, 2, 3, 2.0, b"3")] == [None, 0, 1, 2, 1, 2]
+    named = ClassNumbers([LabelClass(name, name) for name in ("ring", "cross")])
+    assert [named.get(value) for value in (0, 1.0, 2, "1", "cross", True, float("nan"))] == [
+        0,
+        1,
+        *[None] * 2,
+        1,
+        *[None] * 2,
+    ]

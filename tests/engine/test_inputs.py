@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.prompts import inputs
 from promptmill.pipeline.prompts.decoding import decode, fit
 from promptmill.pipeline.prompts.inputs import InputReader, drawn_size
 from promptmill.pipeline.prompts.pixels import MAX_PIXELS
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError
-from promptmill.schemas.generation import Generation
+from promptmill.schemas.generation import Generation, Model
+from promptmill.schemas.inputs import Input
+from promptmill.schemas.plan import Sample
 from promptmill.schemas.resolved import ResolvedModel
 from tests.engine.conftest import Answer, records
 
@@ -285,3 +292,65 @@ def test_a_folder_of_images_with_metadata_and_a_dataset_of_ours(
     refined = records(tmp_path / "refined")
     assert [row["prompt_id"] for row in refined] == [row["sample_id"] for row in first]
     assert [row["input_image_sha256"]["image"] for row in refined] == [row["image_sha256"] for row in first]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_struct_that_names_a_file_means_one_beside_its_own(
+    cli: Cli, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It was looked for in the current folder, and of a text in that of the copy."""
+    folder = tmp_path / "elsewhere"
+    (folder / "img").mkdir(parents=True)
+    for place in ("a.png", "img/b.png"):
+        (folder / place).write_bytes(encoded(picture()))
+    rows = [{"prompt": "a red circle", "image": {"bytes": None, "path": place}} for place in ("a.png", "img/b.png")]
+    if name.endswith(".parquet"):
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        images = pa.array([row["image"] for row in rows], kind)
+        pq.write_table(pa.table({"prompt": [row["prompt"] for row in rows], "image": images}), folder / name)
+    else:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = job(prompts={"source": str(folder / name), "columns": {"image": "image"}}, score=None)
+    monkeypatch.chdir(tmp_path)
+    answer = cli("run", made, "--in-process", "--json")
+    assert answer.code == 0 and answer.json["failed"] == 0, answer
+
+
+def test_an_address_is_not_cut_inside_of_its_query() -> None:
+    asked: list[str] = []
+
+    class Shelf(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            self.wfile.write(b"pixels")
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shelf) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/images/b.png?path=/a/c.png&sig=x/y="
+        assert InputReader(Store(f"memory://{uuid4().hex}")).read(place) == b"pixels"
+        server.shutdown()
+    assert set(asked) == {"/images/b.png?path=/a/c.png&sig=x/y="}
+
+
+def test_only_who_knows_the_image_gets_the_one_that_was_kept(tmp_path: Path, models: Path) -> None:
+    """A mate of the same prompt came first without its hash, and all were drawn from what lies there now."""
+    before, now = encoded(picture(1)), encoded(picture(2))
+    out = Store(str(tmp_path / "out"))
+    sha256 = InputReader(out, keep=True).hash_of(before)
+    (tmp_path / "a.png").write_bytes(now)
+    model = resolve_model(Model(path=str(models / "sd")), "model")
+    mate = Sample("s0", "p", 0, 0, 0, "a", "", "a", inputs={"image": Input(str(tmp_path / "a.png"))})
+    asked = replace(mate, sample_id="s1", inputs={"image": Input(str(tmp_path / "a.png"), sha256=sha256)})
+    found = inputs.prepare_all([mate, asked], InputReader(out), Generation(), model)
+    assert found[1].inputs["image"].sha256 == sha256 != found[0].inputs["image"].sha256

@@ -280,3 +280,43 @@ def test_combinations_are_counted_as_they_are_listed() -> None:
     expansion = Expansion(plan.job.prompts, plan.words)
     listed = [expansion.at("x", i, {"class": "x"}).text for i in range(expansion.each)]
     assert len(set(listed)) == len(listed) == 11
+
+
+def test_a_row_without_a_prompt_that_is_drawn_often_costs_only_its_own_samples(tmp_path: Path) -> None:
+    """All of them had one id, and their shard never added up."""
+    file = mill.write_prompts(tmp_path / "a.parquet", ["a {red|blue} ring", None, " "])
+    asked = {"source": str(file), "classes": None, "wildcards": True, "draws": 2}
+    plan = plan_job(mill.job(file, prompts=asked))
+    assert [row["id"] for row in read(plan)] == [f"a.parquet:{row}#{draw}" for row in range(3) for draw in range(2)]
+    store = mill.memory()
+    mill.make_missing(claim_output(plan, store), store)
+    failed = [(row["error_kind"], row["message"]) for row in mill.rows(store, "failures")]
+    assert sorted(set(failed)) == [("empty_prompt", "nothing but white space"), ("empty_prompt", "null")]
+    assert (len(failed), len(mill.rows(store))) == (8, 4)
+
+
+def test_lines_of_a_file_end_where_those_of_prompts_do(tmp_path: Path) -> None:
+    (tmp_path / "places.txt").write_text("a wall\u2028of stone\r\na\x0bsea\n\nthe moon", encoding="utf-8", newline="")
+    plan = planned(
+        classes=["ring"], templates=["{place}"], attributes={"place": {"file": str(tmp_path / "places.txt")}}
+    )
+    assert texts(plan) == ["a wall\u2028of stone", "a\x0bsea", "the moon"]
+
+
+def test_a_value_with_doubled_braces_shows_one() -> None:
+    plan = planned(classes=["ring"], templates=["{mark}"], attributes={"mark": ["a }} b", "{{c}}"]})
+    assert texts(plan) == ["a } b", "{c}"]
+
+
+def test_weights_that_no_sum_holds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="1e\\+09|1000000000"):
+        planned(templates=["{c}"], attributes={"c": {"y": 1e308, "z": 1e308}}, draws=2)
+    (tmp_path / "c.csv").write_text("value,weight\ny,1e308\nz,1e308\n")
+    with pytest.raises(InputError, match="at most 1e\\+09"):
+        planned(templates=["{c}"], attributes={"c": {"file": str(tmp_path / "c.csv")}}, draws=2)
+
+
+def test_a_count_of_many_digits_is_one_number() -> None:
+    """It was read as 100000 to 0 of them."""
+    plan = planned(classes=["ring"], templates=["{1000000$$ and $$a|b}"], wildcards=True, draws=8)
+    assert {*texts(plan)} == {"a and b", "b and a"}

@@ -79,6 +79,9 @@ class Tint:
     def prepare(self, samples: Sequence[Sample], settings: Generation) -> None:
         pass
 
+    def use(self, *added: object) -> None:
+        """Adapters and ControlNets, which tint nothing."""
+
     def generate(
         self, samples: Sequence[Sample], settings: Generation, on_step: Callable[[], None], full_precision: bool = False
     ) -> list[Generated]:

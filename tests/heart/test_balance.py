@@ -7,15 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.dataset.claim import add_segments, claim_output
 from promptmill.pipeline.dataset.open import require_plan
 from promptmill.pipeline.dataset.retry import plan_retry
 from promptmill.pipeline.dataset.rounds import next_round, short_classes
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.planning.plan import Plan, plan_job
-from promptmill.pipeline.planning.rounds import hits
+from promptmill.pipeline.planning.rounds import hits, round_segment
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
 from tests.heart import mill
@@ -195,3 +196,43 @@ def test_places_come_to_prompts_in_turn() -> None:
                 assert [hits(begins, number, many, prompt) for prompt in range(many)] == [
                     counts[p] for p in range(many)
                 ]
+
+
+def test_a_class_that_stands_behind_the_limit_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file = mill.write_prompts(tmp_path / "a.parquet", ["a", "b", "c"], label=["cat", "cat", "dog"])
+    asked = {"source": str(file), "classes": None, "templates": [], "columns": {"label": "label"}}
+    with pytest.raises(JobError, match="none of 'dog'"):
+        planned(file, {"per_class": 2}, prompts={**asked, "limit": 2})
+    assert planned(file, {"per_class": 2}, prompts={**asked, "limit": 3}).segments[-1].prompts == 4
+
+
+def test_a_full_dataset_is_not_extended_and_says_so_only_where_something_is_new(tmp_path: Path) -> None:
+    file = mill.write_prompts(tmp_path / "a.parquet", ["a", "b"], label=["cat", "dog"])
+    asked = {"source": str(tmp_path), "classes": None, "templates": [], "columns": {"label": "label"}}
+    store, plan = mill.memory(), planned(tmp_path, {"per_class": 2}, prompts=asked)
+    fill(plan, store)
+    assert claim_output(plan, store, extend=True).segments == require_plan(store).segments
+    mill.write_prompts(file.with_name("b.parquet"), ["c"], label=["cat"])
+    with pytest.raises(JobError, match="null for a job that is extended"):
+        claim_output(planned(tmp_path, {"per_class": 2}, prompts=asked), store, extend=True)
+
+
+def test_seeds_that_rounds_can_reach_fit_into_the_column(tmp_path: Path) -> None:
+    file = mill.write_prompts(tmp_path / "a.parquet", ["a"], label=["cat"], seed=pa.array([2**63 - 1], pa.uint64()))
+    asked = {"source": str(file), "classes": None, "templates": [], "columns": {"label": "label", "seed": "seed"}}
+    plan = planned(file, {"per_class": 4}, prompts=asked, generation={"images_per_prompt": 1})
+    store = mill.memory()
+    fill(plan, store)
+    assert sorted(row["seed"] for row in mill.rows(store)) == [2**63 - 1 + i for i in range(4)]
+
+
+def test_of_two_drivers_with_other_rounds_the_first_one_wins() -> None:
+    """The second must take what is there: `store.put` in place of `create` made two rounds of one number."""
+    store = mill.memory()
+    plan = claim_output(planned(), store)
+    mill.make_missing(plan, store)
+    first = next_round(plan, store)
+    assert first is not None
+    other = round_segment(plan.job, 2, {0: 1}, plan.shards, 1)
+    assert other not in first.segments
+    assert add_segments(plan, store, [other], {}).segments == first.segments == require_plan(store).segments

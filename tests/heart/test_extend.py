@@ -27,7 +27,8 @@ from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, NoFilesError, OutputMismatchError
 from tests.engine.conftest import Answer
-from tests.heart.mill import job, make_missing, rows, small_plan
+from tests.heart.mill import MODEL, job, make_missing, rows, small_plan
+from tests.models.test_adapters import write_lora
 
 FORMATS = ["a.txt", "a.csv", "a.jsonl", "a.parquet"]
 
@@ -247,3 +248,32 @@ def test_a_delta_table_is_extended_by_what_was_appended(nightly: Nightly) -> Non
     DeltaTable(str(nightly.source)).optimize.compact()
     with pytest.raises(OutputMismatchError, match="rewritten"):
         nightly.claim()
+
+
+def test_a_trigger_before_the_prompts_does_not_make_another_beginning(nightly: Nightly) -> None:
+    """What was made is held against the file that grew, and there the words of the adapter stand before each prompt."""
+    adapter = {
+        "name": "bold",
+        "path": str(write_lora(MODEL, nightly.source.parent / "lora", 1)),
+        "trigger": "bold style",
+    }
+    sections = {"model": {"adapters": [adapter]}}
+    write(nightly.source / "a.parquet", ["a ring", "a BOLD STYLE cross"])
+    plan = claim_output(nightly.planned(**sections), nightly.store)
+    make_missing(plan, nightly.store)
+    assert sorted({row["prompt"] for row in rows(nightly.store)}) == ["a BOLD STYLE cross", "bold style, a ring"]
+    write(nightly.source / "a.parquet", ["a ring", "a BOLD STYLE cross", "a disc"])
+    assert claim_output(nightly.planned(**sections), nightly.store, extend=True).prompts == 3
+    write(nightly.source / "a.parquet", ["a king", "a BOLD STYLE cross", "a disc", "a star"])
+    with pytest.raises(OutputMismatchError, match="another row 0"):
+        claim_output(nightly.planned(**sections), nightly.store, extend=True)
+
+
+def test_a_value_that_makes_no_image_is_refused_in_what_is_new_as_in_what_is_first(nightly: Nightly) -> None:
+    seeds = {"prompts": {"columns": {"seed": "n"}}}
+    write(nightly.source / "a.jsonl", ["a", "b"])
+    claim_output(nightly.planned(**seeds), nightly.store)
+    (nightly.source / "b.jsonl").write_text('{"prompt": "c", "n": -7}\n')
+    with pytest.raises(InputError, match="b.jsonl"):
+        claim_output(nightly.planned(**seeds), nightly.store, extend=True)
+    assert len(require_plan(nightly.store).segments) == 1

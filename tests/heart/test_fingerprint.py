@@ -406,3 +406,21 @@ def test_the_dataset_of_yesterday_is_joined_by_a_job_of_tomorrow(home: Path, mon
     assert missing_shards(joined, store) == []
     assert joined.job.generation.later == 7  # type: ignore[attr-defined]
     assert [entry.name for entry in store.list("segments")] == ["segments/000000006.json", "segments/000000009.json"]
+
+
+def test_null_is_not_what_is_not_said() -> None:
+    """A setting with `scheduler: null` draws with the model's own, and one that says nothing with the job's."""
+    assert differing_fields({"a": {"b": None}}, {"a": {"c": 1}}) == [("a.c", None, 1)]
+    assert differing_fields({"a": {"b": 1}}, {"a": {"b": 1, "c": None}}) == [("a.c", None, "null")]
+
+
+def test_a_setting_that_takes_back_a_field_of_the_job_is_another_job(content: dict[str, Any]) -> None:
+    content["generation"] = {**content.get("generation", {}), "scheduler": "ddim"}
+    plans = [
+        plan_of(
+            {**content, "sweep": {"settings": {"a": {"num_inference_steps": 5, **more}, "b": {"guidance_scale": 2.0}}}}
+        )
+        for more in ({}, {"scheduler": None})
+    ]
+    assert plans[0].fingerprint != plans[1].fingerprint
+    assert [name for name, *_ in differing_fields(plans[0].fields, plans[1].fields)] == ["sweep.settings[0].scheduler"]

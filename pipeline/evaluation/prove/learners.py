@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.evaluation.prove.augment import mixed
 from promptmill.pipeline.evaluation.prove.world import Rows
 from promptmill.pipeline.models.catalog.clips import resolve_clip
@@ -236,7 +237,7 @@ def _timm(name: str, where: str) -> Callable[[Tensor], Tensor]:
         model = timm.create_model(model_name, pretrained=False, num_classes=0)
         said = model.load_state_dict(load_file(path), strict=False)
     except Exception as error:  # timm's and torch's own, of many kinds
-        raise JobError(Problem(where, expected, str(error).splitlines()[0][:200])) from None
+        raise JobError(Problem(where, expected, cut(str(error).splitlines()[0], 200))) from None
     if said.missing_keys:
         raise JobError(Problem(where, f"all weights of {model_name}", f"none for {said.missing_keys[0]}"))
     settings: dict[str, Any] = timm.data.resolve_data_config({}, model=model)  # type: ignore[attr-defined,no-untyped-call]

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from ray.exceptions import RayActorError, RayError
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.execution.events import LeftOut, Listener, Notice
 from promptmill.pipeline.execution.fleet.backlog import History
 from promptmill.pipeline.execution.fleet.cluster import node_name
@@ -115,10 +116,10 @@ def start_failure(error: Exception) -> PromptmillError:
 def short(error: Exception) -> str:
     """Our own errors whole; of others kind and last line: Ray puts the worker's traceback before it."""
     if isinstance(error, PromptmillError) and not isinstance(error, DeviceLostError):
-        return " ".join(str(error).split())[:1000]
+        return cut(" ".join(str(error).split()), 1000)
     return f"{type(error).__name__}: {_last_line(error)}"
 
 
 def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[-1].strip() if lines else "no message")[:500]
+    return cut(lines[-1].strip() if lines else "no message", 500)

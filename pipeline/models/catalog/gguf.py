@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.models.catalog.diffusers_source import package_root
 from promptmill.pipeline.models.catalog.weights import select_weights
 from promptmill.schemas.errors import Problem
@@ -57,7 +58,7 @@ def _broken(path: Path, where: str) -> Problem | None:
         tensors = _tensors(path)
     except Exception as error:  # the reader indexes into the file wherever its header points
         hint = "Copy or download the file again."
-        return Problem(where, f"a whole GGUF file in {path}", f"{type(error).__name__}: {error}"[:200], hint)
+        return Problem(where, f"a whole GGUF file in {path}", cut(f"{type(error).__name__}: {error}", 200), hint)
     if not tensors:
         return Problem(where, f"weights in {path}", "a GGUF file without tensors")
     return None

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from promptmill.pipeline.display import cut
 from promptmill.schemas.errors import (
     DeviceLostError,
     DeviceMemoryError,
@@ -77,7 +78,7 @@ def loading(what: str, kind: str = "generation", tried: Callable[[], str] = str)
 def describe(error: BaseException) -> str:
     """One line of at most 500 characters; CUDA's advice on debugging that follows is left out."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500]
+    return cut(f"{type(error).__name__}: {lines[0] if lines else 'no message'}", 500)
 
 
 def release_memory() -> None:
