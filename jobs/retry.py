@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from promptmill.jobs.arguments import OwnJob, TrustDataset
 from promptmill.jobs.options import Address, AsJson, InProcess, Url
-from promptmill.jobs.run import finish, new_progress, run_plan
+from promptmill.jobs.outcome import finish
+from promptmill.jobs.run import new_progress, run_plan
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling
 from promptmill.jobs.trust import reach_of, refuse_strangers
 from promptmill.pipeline.curation.claim import refuse_curated

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Protocol, Self
 
 import psutil
-import typer
 
 from promptmill.jobs.afterwards import tell_what_is_there
-from promptmill.jobs.console import err, is_terminal, say, say_json
+from promptmill.jobs.console import err, is_terminal
 from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Set, WhileRunning, Yes, loaded_job
-from promptmill.jobs.plan import is_whole, plan_of, say_suite
-from promptmill.jobs.signals import INTERRUPTED, answering, finish_first
+from promptmill.jobs.outcome import finish
+from promptmill.jobs.plan import is_whole, plan_of
+from promptmill.jobs.signals import answering, finish_first
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling, metered
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.far import refuse_far_copies
@@ -24,14 +24,12 @@ from promptmill.pipeline.dataset.retry import stage_again
 from promptmill.pipeline.dataset.rounds import next_round, short_classes
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
-from promptmill.pipeline.display import shown
 from promptmill.pipeline.execution.budget import budget_of
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher, Later
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.heartbeat import Beating
 from promptmill.pipeline.execution.json_log import JsonLog, json_stderr
 from promptmill.pipeline.execution.lease import Elsewhere, lease
-from promptmill.pipeline.execution.metered import Price
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job
 from promptmill.pipeline.models.catalog.resolve import memory_needed_bytes
@@ -42,9 +40,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
-from promptmill.schemas.results import IfRunning, MadeCounts, RunResult
-
-SOME_FAILED = 3
+from promptmill.schemas.results import IfRunning
 
 
 class Display(RunListener, Protocol):
@@ -121,23 +117,21 @@ def run_plan(
 
     `reach` is what the report may read beside the dataset, `other` a run that is at work on it too.
     """
-    stop = Stop()
+    stop, budget = Stop(), budget_of(plan.job.compute, store)
     if other is not None:
         progress.notice(f"another run makes this dataset {other}; this one begins at the other end")
-    counted = metered(plan, progress, telling, _price(plan, store), address=address, in_process=in_process)
-    with finish_first(stop, progress), counted as counting:
+    counted = metered(plan, progress, telling, budget, address=address, in_process=in_process)
+    with finish_first(stop, progress):
+        with counted as counting, Beating(store, counting) as beating:
 
-        def make(plan: Plan) -> RunSummary:
-            dispatcher = Later(lambda: _dispatcher(plan, store, address, in_process))
-            with Beating(store, counting) as beating:
-                return run_job(plan, store, dispatcher, beating, stop, backwards=other is not None)
+            def make(plan: Plan) -> RunSummary:
+                dispatcher = Later(lambda: _dispatcher(plan, store, address, in_process))
+                return run_job(plan, store, dispatcher, beating, stop, budget=budget, backwards=other is not None)
 
-        plan, summary = _round_by_round(plan, make, store, progress)
-        by_budget = stop.requested and not summary.interrupted  # whatever is asked for from now on changes nothing
-        counting.complete = summary.shards_done == plan.shards
+            plan, summary = _round_by_round(plan, make, store, progress)
+            counting.complete = summary.shards_done == plan.shards
         reported = tell_what_is_there(plan, store, summary, progress, reach)
-    interrupted = summary.interrupted or (stop.requested and not by_budget)
-    return replace(summary, interrupted=interrupted, reported=reported)
+    return replace(summary, interrupted=stop.reason == "asked", reported=reported)
 
 
 def _round_by_round(
@@ -145,7 +139,8 @@ def _round_by_round(
 ) -> tuple[Plan, RunSummary]:
     """Of a job with `select.per_class` each round, once the one before is there; of every other job its one."""
     summary = make(plan)
-    while not summary.interrupted and (grown := next_round(plan, store)) is not None:
+    # Also after a stop, as long as none is missing: the next round then says what is left.
+    while summary.shards_done == plan.shards and (grown := next_round(plan, store)) is not None:
         plan = grown
         lacking = sum(number for segment in plan.segments[-1:] for _, number in segment.lacking)
         listener.notice(f"round {plan.segments[-1].round}: {lacking:,} images of classes are still lacking")
@@ -157,11 +152,6 @@ def _round_by_round(
             model_loads=before.model_loads + summary.model_loads,
         )
     return plan, replace(summary, short=() if summary.interrupted else short_classes(plan, store))
-
-
-def _price(plan: Plan, store: Store) -> Price:
-    compute = plan.job.compute
-    return Price(compute.worker_price, compute.max_cost, budget_of(compute, store).spent or 0.0)
 
 
 def _check_memory(plan: Plan) -> None:
@@ -198,38 +188,6 @@ def _display(telling: Telling) -> Display:
     if telling.log_format == "json":
         return JsonLog(json_stderr())
     return LiveProgress(err) if is_terminal() else PlainProgress()
-
-
-def exit_code(summary: RunSummary) -> int:
-    if summary.interrupted:
-        return INTERRUPTED
-    if summary.over_budget is not None:
-        return JobError.exit_code
-    if summary.elsewhere is not None:
-        return 0
-    return SOME_FAILED if summary.counts.failed or summary.short else 0
-
-
-def result(plan: Plan, summary: RunSummary) -> RunResult:
-    return RunResult(
-        name=plan.job.name,
-        output=plan.job.output.url,
-        fingerprint=plan.fingerprint,
-        suite=plan.suite,
-        **asdict(summary.counts),
-        shards=summary.shards,
-        shards_done=summary.shards_done,
-        made=MadeCounts(**asdict(summary.made)),
-        seconds=round(summary.seconds, 3),
-        images_per_second=round(summary.images_per_second, 3),
-        model_loads=summary.model_loads,
-        interrupted=summary.interrupted,
-        left_out=[asdict(place) for place in summary.left_out],
-        running_elsewhere=None if summary.elsewhere is None else f"{summary.elsewhere}",
-        short=[asdict(each) for each in summary.short],
-        spent=None if summary.spent is None else round(summary.spent, 4),
-        over_budget=summary.over_budget,
-    )
 
 
 def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool) -> Dispatcher:
@@ -276,39 +234,3 @@ def command(
             telling=telling,
         )
     finish(planned, summary, as_json)
-
-
-def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: bool = False) -> None:
-    if as_json:
-        say_json(result(planned, summary).as_json())
-    elif summary.elsewhere is not None:
-        say(f"{planned.job.name} is already running {summary.elsewhere}. This run made nothing.")
-    else:
-        made, url = summary.made, planned.job.output.url.rstrip("/")
-        images = made.kept + made.rejected
-        speed = f" in {summary.seconds:.1f} s ({summary.images_per_second:.1f} images/s)" if images else ""
-        unfinished = summary.interrupted or summary.over_budget is not None
-        state = "stopped: run the same command again to continue" if summary.interrupted else "done"
-        state = f"stopped: {summary.over_budget}. Raise it and run again to continue" if summary.over_budget else state
-        state = "has nothing new to make" if summary.found_whole else state
-        loads = f", {summary.model_loads} model loads" if len(planned.models) > 1 else ""
-        say(f"{planned.job.name} {state}. This run made {images:,} images{speed}{loads}.")
-        say_suite(planned)
-        counts = summary.counts
-        say(
-            f"The dataset: kept {counts.kept:,} · rejected {counts.rejected:,} · failed {counts.failed:,} "
-            f"of {planned.samples if unfinished else counts.samples:,}"
-        )
-        if counts.failed:
-            again = f"`promptmill retry {url}` makes them again"
-            mend = "the source's own rows are at fault: put mended ones into a new file"
-            say(f"Failures are in {url}/failures/; {mend if rows_at_fault else again}.")
-        for each in summary.short:
-            why = f"; most of the others: {each.reason}" if each.reason else ""
-            say(f"Class {shown(each.name)}: {each.kept:,} of {each.asked:,} kept, of {each.made:,} made{why}")
-        if summary.short:
-            say("Raise select.max_rounds and run again, or mend what rejects them.")
-        for place in summary.left_out:
-            say(f"Left out: {place}")
-        say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")
-    raise typer.Exit(exit_code(summary))

@@ -56,9 +56,13 @@ def answering(answer: Callable[[], object]) -> Iterator[None]:
 def finish_first(stop: Stop, listener: Listener) -> contextlib.AbstractContextManager[None]:
     """The first signal requests the stop, the next one ends."""
 
+    asked = False  # apart from `stop`, which a spent budget requests too
+
     def answer() -> bool:
-        if stop.requested:
+        nonlocal asked
+        if asked:
             return False
+        asked = True
         stop.request()
         listener.notice("finishing what is in hand; once more to stop now")
         return True

@@ -11,8 +11,9 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.json_log import json_stderr
-from promptmill.pipeline.execution.metered import Meter, Metered, Price
+from promptmill.pipeline.execution.metered import Meter, Metered
 from promptmill.pipeline.execution.run import RunListener
 from promptmill.pipeline.planning.plan import Plan
 
@@ -64,7 +65,7 @@ def begin_telling(log_format: LogWords, metrics_port: str | None, metrics_file: 
 
 @contextlib.contextmanager
 def metered(
-    plan: Plan, listener: RunListener, telling: Telling, price: Price, *, address: str | None, in_process: bool
+    plan: Plan, listener: RunListener, telling: Telling, budget: Budget, *, address: str | None, in_process: bool
 ) -> Iterator[Metered]:
     """The listener of a run that counts what it is told: for `--metrics-port` and `--metrics-file`, else for a Ray
     cluster that the run joins, whose nodes export it.
@@ -87,6 +88,6 @@ def metered(
             from promptmill.pipeline.execution.fleet.meter import RayMeter
 
             meters.append(RayMeter(plan.job.name))
-        counting = Metered(listener, meters, price)
+        counting = Metered(listener, meters, budget)
         closing.callback(counting.ended)
         yield counting

@@ -98,6 +98,7 @@ def run(
     Raises JobError before anything is started or written, StorageError and ClusterError later.
     """
     from promptmill.jobs import run as command
+    from promptmill.jobs.outcome import result
 
     progress = _CallbackProgress(on_progress)
     planned, summary = command.run(
@@ -109,7 +110,7 @@ def run(
         display=progress,
         if_running=if_running,
     )
-    return command.result(planned, summary)
+    return result(planned, summary)
 
 
 def status(url: str | PathLike[str]) -> StatusResult:
@@ -139,11 +140,11 @@ def retry(
 
     Raises as `run` does.
     """
-    from promptmill.jobs import run as command
+    from promptmill.jobs.outcome import result
     from promptmill.jobs.retry import retry as again
 
     made = again(_place(url), address=address, in_process=in_process, trust_dataset=trust_dataset, job=job)
-    return command.result(*made)
+    return result(*made)
 
 
 def report(

@@ -17,18 +17,19 @@ class Budget:
     def __init__(self, compute: Compute, before_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         """`before_s` is the workers' time of earlier runs."""
         self._price, self.limit = compute.worker_price, compute.max_cost
-        self._seconds, self._clock = before_s, clock
-        self._workers, self._at = 0, clock()
+        self._before_s, self.worker_s = before_s, 0.0
+        self._workers, self._at, self._clock = 0, clock(), clock
 
     def pulse(self, workers: int) -> None:
+        """So many are up from now on; `worker_s` is the time of all of them in this run."""
         now = self._clock()
-        self._seconds += self._workers * (now - self._at)
+        self.worker_s += self._workers * (now - self._at)
         self._workers, self._at = workers, now
 
     @property
     def spent(self) -> float | None:
         """None where nobody says the price."""
-        return None if self._price is None else self._price * self._seconds / 3600
+        return None if self._price is None else self._price * (self._before_s + self.worker_s) / 3600
 
     @property
     def is_spent(self) -> bool:

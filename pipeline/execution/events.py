@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import ShardStats
@@ -44,15 +43,18 @@ class LeftOut:
         return f"{self.name} ({self.address}): {self.cause}"
 
 
+StopReason = Literal["asked", "budget", "failures"]
+
+
 class Stop:
-    """Set from a signal handler: shards in hand are finished, no new one is taken."""
+    """Set from a signal handler too: shards in hand are finished, no new one is taken. `reason` is the first one."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self.reason: StopReason | None = None
 
-    def request(self) -> None:
-        self._event.set()
+    def request(self, reason: StopReason = "asked") -> None:
+        self.reason = self.reason or reason
 
     @property
     def requested(self) -> bool:
-        return self._event.is_set()
+        return self.reason is not None

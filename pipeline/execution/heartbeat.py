@@ -53,7 +53,7 @@ class Beating:
     def begin(self, plan: Plan, todo: list[Shard], done: Counts) -> None:
         self._progress.begin(plan, todo, done)
         self._listener.begin(plan, todo, done)
-        if todo:  # a run that finds all done says nothing new
+        if todo and not self._thread.is_alive():  # a run that finds all done says nothing new
             self._thread.start()
             self._first.wait(_FIRST_S)  # so that what a crash leaves of a run does not depend on two threads
 

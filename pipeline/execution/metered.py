@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Final, Protocol
 
+from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.progress import ProgressState
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.events import Pulse
@@ -36,32 +37,13 @@ class Meter(Protocol):
     def set(self, name: str, value: float) -> None: ...
 
 
-@dataclass(frozen=True)
-class Price:
-    """Of an hour of one worker, in any currency, and what the dataset may cost; None is not known.
-
-    `spent` is what earlier runs cost.
-    """
-
-    worker_hour: float | None = None
-    budget: float | None = None
-    spent: float = 0.0
-
-
 class Metered:
-    """Hands everything on to the listener of a run, and counts."""
+    """Hands everything on to the listener of a run, and counts. The `budget` is told of pulses by the run itself."""
 
-    def __init__(
-        self,
-        listener: Any,
-        meters: Sequence[Meter],
-        price: Price,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._listener, self._meters, self._price, self._clock = listener, meters, price, clock
+    def __init__(self, listener: Any, meters: Sequence[Meter], budget: Budget) -> None:
+        self._listener, self._meters, self._budget = listener, meters, budget
         self._progress = ProgressState()
         self._pulse = Pulse(0, 0, 0)
-        self._at: float | None = None
         self._worker_s = self._device_s = 0.0
         self.complete = False
 
@@ -69,8 +51,8 @@ class Metered:
         self._progress.begin(plan, todo, done)
         self._listener.begin(plan, todo, done)
         self._set("promptmill_run_active", 1)
-        if self._price.budget is not None:
-            self._set("promptmill_budget", self._price.budget)
+        if self._budget.limit is not None:
+            self._set("promptmill_budget", self._budget.limit)
         self._tell_dataset()
 
     def shard_done(self, receipt: ShardStats) -> None:
@@ -121,13 +103,10 @@ class Metered:
         self._device_s += sum(receipt.seconds.get(stage, 0.0) for stage in _ON_DEVICE)
 
     def _time_workers(self) -> None:
-        now = self._clock()
-        spent = 0.0 if self._at is None else (now - self._at) * self._pulse.workers
-        self._at = now
-        self._worker_s += spent
-        self._add("promptmill_worker_seconds_total", spent)
-        if self._price.worker_hour is not None:
-            self._set("promptmill_cost", self._price.spent + self._price.worker_hour * self._worker_s / 3600)
+        before, self._worker_s = self._worker_s, self._budget.worker_s
+        self._add("promptmill_worker_seconds_total", self._worker_s - before)
+        if self._budget.spent is not None:
+            self._set("promptmill_cost", self._budget.spent)
         if self._worker_s:
             self._set("promptmill_device_busy_ratio", min(1.0, self._device_s / self._worker_s))
 

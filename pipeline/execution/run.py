@@ -105,8 +105,7 @@ class _Tally:
         self, listener: Listener, stop: Stop, max_failure_share: float, versions: _Versions, budget: Budget
     ) -> None:
         self._listener = listener
-        self.budget = budget
-        self.over_budget: str | None = None
+        self._budget = budget
         self._versions = versions
         self._stop = stop
         self._max_failure_share = max_failure_share
@@ -126,51 +125,55 @@ class _Tally:
         made = self.made
         if made.samples >= SAMPLES_BEFORE_JUDGING and made.failed > self._max_failure_share * made.samples:
             self.broken = True
-            self._stop.request()
+            self._stop.request("failures")
 
     def pulse(self, pulse: Pulse) -> None:
+        self._budget.pulse(pulse.workers)
         self._listener.pulse(pulse)
-        self.budget.pulse(pulse.workers)
         self.look_at_budget()
 
     def look_at_budget(self) -> None:
-        if self.budget.is_spent and not self._stop.requested:
-            self.over_budget = f"{self.budget}"
-            self._listener.notice(f"{self.over_budget}: no new shard begins")
-            self._stop.request()
+        if self._budget.is_spent and not self._stop.requested:
+            self._listener.notice(f"{self._budget}: no new shard begins")
+            self._stop.request("budget")
 
     def notice(self, text: str) -> None:
         self._listener.notice(text)
 
 
 def run_job(
-    plan: Plan, store: Store, dispatcher: Dispatcher, listener: RunListener, stop: Stop, backwards: bool = False
+    plan: Plan,
+    store: Store,
+    dispatcher: Dispatcher,
+    listener: RunListener,
+    stop: Stop,
+    *,
+    budget: Budget | None = None,
+    backwards: bool = False,
 ) -> RunSummary:
-    """Make every shard that is not there yet; `plan` is what `claim_output` returned. `backwards` begins with the last
-    one, where another run began with the first.
+    """Make every shard that is not there yet; `plan` is what `claim_output` returned. `budget` is that of a run which
+    calls this several times. `backwards` begins with the last shard, where another run began with the first.
 
     Raises the first job, storage or cluster error, and JobError where more samples fail than
     `compute.max_failure_share`; all that was committed before stays, and the same call goes on.
     """
-    started = time.monotonic()
-    todo = missing_shards(plan, store)
-    footers = read_footers(plan, store)
-    by_shard = {number: footer.counts for number, footer in footers.items()}
-    taken = set(range(plan.shards)) - {shard.number for shard in todo} - by_shard.keys()
-    todo += _gone(plan, taken, store)
-    _refuse_foreign(plan, taken - {shard.number for shard in todo}, store)
+    started, compute = time.monotonic(), plan.job.compute
+    todo, footers = _left(plan, store)
     if backwards:
         todo.reverse()
     versions = _Versions(plan.versions, (footer.versions for footer in footers.values()), listener)
-    budget = budget_of(plan.job.compute, store)
-    tally = _Tally(listener, stop, plan.job.compute.max_failure_share, versions, budget)
-    listener.begin(plan, todo, dataset_counts(plan, by_shard))
+    budget = budget or budget_of(compute, store)
+    tally = _Tally(listener, stop, compute.max_failure_share, versions, budget)
+    listener.begin(plan, todo, dataset_counts(plan, {number: footer.counts for number, footer in footers.items()}))
     reached("driver-before-dispatch")
     if todo:
         versions.look(library_versions())
         store.warn_of_weakness()
         tally.look_at_budget()
-    proofs = _make(plan, todo, footers, dispatcher, tally, stop, store)
+    try:
+        proofs = _make(plan, todo, footers, dispatcher, tally, stop, store)
+    finally:
+        budget.pulse(0)
     by_shard = _last_word(plan, proofs, tally.receipts, store)
     reached("driver-dispatched")
     return RunSummary(
@@ -179,14 +182,23 @@ def run_job(
         shards_done=len(by_shard),
         made=tally.made,
         seconds=time.monotonic() - started,
-        interrupted=stop.requested and tally.over_budget is None,
+        interrupted=stop.reason == "asked",
         spent=budget.spent,
-        over_budget=tally.over_budget if len(by_shard) < plan.shards else None,
+        over_budget=f"{budget}" if stop.reason == "budget" and len(by_shard) < plan.shards else None,
         model_loads=tally.model_loads,
         versions=tuple(versions.acted),
         lost=not todo and not {key for each in footers.values() for key in each.side_objects} <= side_objects(store),
         left_out=tuple(dispatcher.left_out),
     )
+
+
+def _left(plan: Plan, store: Store) -> tuple[list[Shard], dict[int, CommitRecord]]:
+    """What is to be made, and the proofs of the rest. Raises OutputMismatchError where another object is in the way."""
+    todo, footers = missing_shards(plan, store), read_footers(plan, store)
+    taken = set(range(plan.shards)) - {shard.number for shard in todo} - footers.keys()
+    todo += _gone(plan, taken, store)
+    _refuse_foreign(plan, taken - {shard.number for shard in todo}, store)
+    return todo, footers
 
 
 def _gone(plan: Plan, numbers: set[int], store: Store) -> list[Shard]:

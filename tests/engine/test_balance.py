@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
+from promptmill.pipeline.execution.heartbeat import KEY
+from promptmill.pipeline.storage.store import Store
 from tests.engine.conftest import Answer
 
 ASKED = 3
 
 
-def job_of_classes(folder: Path, url: Path) -> Path:
+def job_of_classes(folder: Path, url: Path, **sections: Any) -> Path:
     """Of the second class no image can be right: the verifier knows no such word."""
     content = {
         "name": "classes",
@@ -24,6 +29,7 @@ def job_of_classes(folder: Path, url: Path) -> Path:
         "score": [{"metric": "verified"}],
         "select": {"per_class": ASKED, "by": "verified", "min": 1, "max_rounds": 3},
         "output": {"url": str(url)},
+        **sections,
     }
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -45,3 +51,31 @@ def test_classes_are_filled_in_rounds_and_one_that_cannot_be_is_told(
     again = cli("run", file, "--in-process")
     assert again.code == 3 and {path.name: path.read_bytes() for path in sorted((url / "data").iterdir())} == before
     assert cli("verify", url).code == 0
+
+
+def test_the_run_is_alive_between_its_rounds(
+    cli: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said "stopped" after each of them, and a second run with `--if-running exit` began."""
+    said, try_put = [], Store.try_put
+
+    def heard(self: Store, key: str, data: bytes) -> None:
+        if key == KEY:
+            said.append(json.loads(data)["state"])
+        try_put(self, key, data)
+
+    monkeypatch.setattr(Store, "try_put", heard)
+    assert cli("run", job_of_classes(tmp_path, tmp_path / "out"), "--in-process").code == 3
+    assert said[-1] == "stopped" and set(said[:-1]) == {"running"}
+
+
+def test_a_budget_that_the_last_shard_of_a_round_spends(cli: Callable[..., Answer], tmp_path: Path) -> None:
+    """The round was whole, and the next one was taken for interrupted: exit code 130, which a scheduler tries again."""
+    file = job_of_classes(tmp_path, tmp_path / "out", compute={"price_per_hour": 3.6e9, "max_cost": 1})
+    first = cli("run", file, "--in-process", "--json")
+    assert first.code == 2, first.err
+    told = first.json
+    assert "(compute.max_cost) is spent" in told["over_budget"] and not told["interrupted"]
+    assert 0 < told["shards_done"] < told["shards"] and "no new shard begins" in first.err
+    rest = cli("run", file, "--in-process", "--json", "--set", "compute.max_cost=1e15")
+    assert rest.code == 3 and rest.json["shards_done"] == rest.json["shards"] > told["shards"]

@@ -133,7 +133,7 @@ def test_the_second_begins_at_the_other_end(tmp_path: Path) -> None:
         plan, notes = claim_output(small_plan(tmp_path), store), Notes()
         stop = Stop()
         stop.request()
-        run_job(plan, store, InProcessDispatcher(plan, store), notes, stop, backwards)
+        run_job(plan, store, InProcessDispatcher(plan, store), notes, stop, backwards=backwards)
         orders.append(notes.begun[0])
     assert orders[1] == orders[0][::-1] and len(orders[0]) > 1
 

@@ -16,13 +16,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.events import Notice, Stop
 from promptmill.pipeline.execution.exporter import Exporter
 from promptmill.pipeline.execution.json_log import JsonStream
-from promptmill.pipeline.execution.metered import Metered, Price
+from promptmill.pipeline.execution.metered import Metered
 from promptmill.pipeline.execution.run import run_job
+from promptmill.pipeline.report import build
 from promptmill.pipeline.storage.faults import is_transient
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.compute import Compute
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.metrics import METRICS
@@ -51,10 +54,11 @@ def get(port: int) -> str:
         return str(answer.read().decode())
 
 
-def counted_run(folder: Path, exporter: Exporter, store: Store, price: Price | None = None) -> Notes:
+def counted_run(folder: Path, exporter: Exporter, store: Store, budget: Budget | None = None) -> Notes:
     plan, notes = claim_output(small_plan(folder), store), Notes()
-    counting = Metered(notes, [exporter], price or Price())
-    summary = run_job(plan, store, InTurn(plan, store, ["star"]), counting, Stop())
+    budget = budget or Budget(Compute())
+    counting = Metered(notes, [exporter], budget)
+    summary = run_job(plan, store, InTurn(plan, store, ["star"]), counting, Stop(), budget=budget)
     counting.complete = summary.shards_done == plan.shards
     counting.ended()
     return notes
@@ -63,7 +67,7 @@ def counted_run(folder: Path, exporter: Exporter, store: Store, price: Price | N
 def test_the_counts_are_those_of_the_dataset(tmp_path: Path) -> None:
     store, exporter = memory(), Exporter("small")
     port = exporter.serve("0")
-    notes = counted_run(tmp_path, exporter, store, Price(3600.0, 2.0, 5.0))
+    notes = counted_run(tmp_path, exporter, store, Budget(Compute(price_per_hour=3600.0, max_cost=1e9), 5.0))
     text = get(port)
     found = values(text)
     kept, failed = len(rows(store)), rows(store, "failures")
@@ -78,7 +82,7 @@ def test_the_counts_are_those_of_the_dataset(tmp_path: Path) -> None:
     assert done == asked == kept + len(failed) + len(rows(store, "rejects"))
     assert found[("promptmill_model_loads_total",)] == 3 and found[("promptmill_workers",)] == 0
     cost, worker_s = found[("promptmill_cost",)], found[("promptmill_worker_seconds_total",)]
-    assert cost == pytest.approx(5 + worker_s) and found[("promptmill_budget",)] == 2
+    assert cost == pytest.approx(5 + worker_s) and found[("promptmill_budget",)] == 1e9
     assert time.time() - found[("promptmill_last_success_timestamp_seconds",)] < 60
     assert {name for name, *_ in found} == {m.name for m in METRICS} - {"promptmill_rejected_total"}
     if promtool := shutil.which("promtool"):
@@ -91,9 +95,11 @@ def test_the_counts_are_those_of_the_dataset(tmp_path: Path) -> None:
 
 def test_rejected_by_reason_and_a_dispatcher_that_begins_again() -> None:
     exporter, now = Exporter("small"), [0.0]
-    counting = Metered(Notes(), [exporter], Price(), lambda: now[0])
+    budget = Budget(Compute(), clock=lambda: now[0])
+    counting = Metered(Notes(), [exporter], budget)
     for second, pulse in enumerate([Pulse(0, 2, 0, 4), Pulse(10, 2, 2, 4, 3, 1, 1, 2, 1.5), Pulse(4, 1, 1)]):
         now[0] = 10.0 * second
+        budget.pulse(pulse.workers)
         counting.pulse(pulse)
     receipt = ShardStats(
         0, Counts(4, 1, 3), {"generate": 9.0, "score": 1.0, "total": 12.0}, rejected={"not_selected": 3}
@@ -101,6 +107,7 @@ def test_rejected_by_reason_and_a_dispatcher_that_begins_again() -> None:
     counting.shard_done(receipt)
     counting.shard_done(ShardStats(1, Counts(4, 4), already_done=True))
     now[0] = 40.0
+    budget.pulse(0)
     counting.ended()
     found = {
         name: exporter.registry.get_sample_value(name, {"dataset": "small", **labels})
@@ -116,6 +123,22 @@ def test_rejected_by_reason_and_a_dispatcher_that_begins_again() -> None:
     assert found["promptmill_device_busy_ratio"] == pytest.approx(10 / 60)
     assert found["promptmill_shards_total"] == 1 and found["promptmill_shards_queued"] == 0
     assert not found["promptmill_last_success_timestamp_seconds"]
+
+
+def test_the_report_is_no_worker_s_time(
+    cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers had gone, and their seconds went on until the report was written."""
+    file, build_report, seen = tmp_path / "small.prom", build.build_report, []
+
+    def look(*arguments: Any, **options: Any) -> Any:
+        seen.append(values(file.read_text()))
+        return build_report(*arguments, **options)
+
+    monkeypatch.setattr(build, "build_report", look)
+    assert cli("run", job(), "--in-process", "--metrics-file", file).code == 0
+    assert [each[("promptmill_run_active",)] for each in seen] == [0]
+    assert values(file.read_text()) == seen[0]
 
 
 def test_waits_of_the_storage_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

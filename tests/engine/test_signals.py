@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from promptmill.jobs.signals import finish_first
+from promptmill.pipeline.execution.events import Stop
 from promptmill.pipeline.report import build
 from tests.engine.conftest import Answer
+from tests.heart.test_run import Notes
 
 Cli = Callable[..., Answer]
 MakeJob = Callable[..., Path]
@@ -117,3 +120,18 @@ def test_a_second_signal_while_the_report_is_written(cli: Cli, job: MakeJob, mon
     before = [signal.getsignal(number) for number in numbers]
     assert cli("run", job(), "--in-process", "--json").code == 130
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_first_signal_after_a_budget_is_spent() -> None:
+    """It was taken for the second one, and ended what was in hand."""
+    stop, notes = Stop(), Notes()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with finish_first(stop, notes):
+            stop.request("budget")
+            signal.raise_signal(signal.SIGINT)
+            assert notes.heard == ["finishing what is in hand; once more to stop now"] and stop.reason == "budget"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.exporter import Exporter
-from promptmill.pipeline.execution.metered import Price
+from promptmill.schemas.compute import Compute
 from promptmill.schemas.metrics import METRICS
 from tests.engine.test_metered import counted_run
 from tests.heart.mill import memory
@@ -128,7 +129,7 @@ def test_a_prometheus_scrapes_a_run_and_every_panel_has_a_series(tmp_path: Path,
     ask = prometheus(tmp_path, [f"127.0.0.1:{port}"], started)
     eventually(ask, "promptmill_samples_total == 0")
     exporter.add("promptmill_rejected_total", 1, reason="below_min")
-    counted_run(tmp_path, exporter, memory(), Price(1.0, 0.0))
+    counted_run(tmp_path, exporter, memory(), Budget(Compute(price_per_hour=1.0, max_cost=1e-12)))
     eventually(ask, 'promptmill_samples_total{state="kept"} > 0')
     for _, query in QUERIES:
         eventually(ask, query.replace("$dataset", ".*").replace("$__rate_interval", "30s"))
