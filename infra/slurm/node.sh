@@ -10,6 +10,10 @@ set -uo pipefail
 readonly first=$1
 shift
 
+if [[ -n ${PROMPTMILL_STEP_FILE:-} && ${SLURMD_NODENAME:-$first} == "$first" ]]; then
+  printf '%s\n' "${SLURM_STEP_ID:-0}" >"$PROMPTMILL_STEP_FILE"
+fi
+
 child='' stopped=''
 # shellcheck disable=SC2329 # called by the trap
 stop() {
