@@ -26,21 +26,19 @@ import sys, time, ray
 from promptmill.pipeline.execution.fleet.meter import RayMeter
 from promptmill.schemas.metrics import METRICS
 meter = RayMeter("small")
-def tell():
+def count():
     for metric in METRICS:
         if metric.kind == "counter":
             meter.add(metric.name, 2, **{label: "x" for label in metric.labels})
-        else:
-            meter.set(metric.name, 3)
-tell()  # before there is a cluster: counters are kept
+count()
+for metric in METRICS:
+    if metric.kind == "gauge":
+        meter.set(metric.name, 3)  # once, before there is a cluster, as a run says that it has begun
 ray.init(sys.argv[1], log_to_driver=False)
-tell()
+count()
 print("told", flush=True)
 while True:
     time.sleep(0.5)
-    for metric in METRICS:
-        if metric.kind == "gauge":
-            meter.set(metric.name, 3)
 """
 
 
@@ -106,3 +104,5 @@ def test_a_node_exports_what_a_driver_counts(exported: int) -> None:
     lines = [line for line in text.splitlines() if line.startswith("ray_promptmill_samples_total{")]
     assert [float(line.rpartition(" ")[2]) for line in lines] == [4.0]
     assert 'dataset="small"' in lines[0] and 'state="x"' in lines[0]
+    (active,) = (line for line in text.splitlines() if line.startswith("ray_promptmill_run_active{"))
+    assert float(active.rpartition(" ")[2]) == 3.0
