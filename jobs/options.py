@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.pipeline.jobfile.reader import located, read_job
-from promptmill.schemas.errors import JobError
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.results import IfRunning
 
@@ -23,6 +24,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Allow a sweep of more than 1,000 variants.")]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; else RAY_ADDRESS; else one is started on this machine.")
+]
+
+
+def amount(price: float | None) -> float | None:
+    """Raises JobError for what is no amount of money."""
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        raise JobError(Problem("--price-per-hour", "an amount of money", str(price)))
+    return price
+
+
+PricePerHour = Annotated[
+    float | None,
+    typer.Option(callback=amount, help="Price of a device, in any currency, for what it costs; else the job's."),
 ]
 Dashboard = Annotated[
     str | None,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import typer
 
 from promptmill.jobs.console import say, say_json
-from promptmill.jobs.options import AsJson, Selection, Url
+from promptmill.jobs.options import AsJson, PricePerHour, Selection, Url
 from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_dataset
-from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.reports import ReportResult
 
 
@@ -24,8 +22,6 @@ def report(
     """
     from promptmill.pipeline.report.build import build_report  # seconds to import, which --help need not wait for
 
-    if price_per_hour is not None and not math.isfinite(price_per_hour):
-        raise JobError(Problem("--price-per-hour", "an amount of money", str(price_per_hour)))
     plan, store = open_dataset(url)
     reach = reach_of(store, trusted=False, job=None)
     return build_report(plan, store, None, price_per_hour, single_file, selection, reach)
@@ -33,9 +29,7 @@ def report(
 
 def command(
     url: Url,
-    price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a device, for the cost in total and of 1,000 images.")
-    ] = None,
+    price_per_hour: PricePerHour = None,
     single_file: Annotated[
         bool, typer.Option("--single-file", help="Also one file that needs nothing beside it: report/single-file.html.")
     ] = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.filesize import decimal
 
 from promptmill.jobs.console import columns, say, say_json, say_on_stderr
-from promptmill.jobs.options import AsJson
+from promptmill.jobs.options import AsJson, PricePerHour
 from promptmill.pipeline.dataset.below import folders_with_claims
 from promptmill.pipeline.dataset.keys import JOB_KEY, is_own
 from promptmill.pipeline.dataset.open import DELETING, open_output, read_plan
@@ -34,8 +33,6 @@ def runs(prefix: str, price_per_hour: float | None = None) -> RunsResult:
 
     `price_per_hour` is that of one device.
     """
-    if price_per_hour is not None and not math.isfinite(price_per_hour):
-        raise JobError(Problem("--price-per-hour", "an amount of money", str(price_per_hour)))
     store = open_output(prefix, patience_s=min(PATIENCE_S, default_patience_s()))
     folder = store.local_path()
     if folder is not None and not folder.is_dir():
@@ -112,7 +109,7 @@ def _device_hours(store: Store) -> float | None:
 
 def command(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Folder or URL above datasets.")],
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of a device, for what each cost.")] = None,
+    price_per_hour: PricePerHour = None,
     as_json: AsJson = False,
 ) -> None:
     """List the datasets below a folder or URL: state, samples, size, device hours, cost."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from promptmill.jobs.console import say, say_json
-from promptmill.jobs.options import AsJson, Url
+from promptmill.jobs.options import AsJson, PricePerHour, Url
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.schemas.errors import JobError, Problem
@@ -27,17 +26,13 @@ def command(
     host: Annotated[
         str, typer.Option(help="Address to serve at. One that others reach asks for the token in the printed address.")
     ] = "127.0.0.1",
-    price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a device, for the cost so far; else that of report or job.")
-    ] = None,
+    price_per_hour: PricePerHour = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve a live page over a dataset that is being made; reads it, and needs no way into the cluster."""
     from promptmill.pipeline.live.server import LOOPBACK, serve  # a second to import
     from promptmill.pipeline.live.viewer import Viewer
 
-    if price_per_hour is not None and not math.isfinite(price_per_hour):
-        raise JobError(Problem("--price-per-hour", "an amount of money", str(price_per_hour)))
     plan, store = open_dataset(url, patience_s=min(_PATIENCE_S, default_patience_s()))
     token = watch_token(host in LOOPBACK)
 

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from promptmill.pipeline.live.viewer import REPORT, Viewer
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import StorageError
+from promptmill.schemas.errors import PromptmillError, StorageError
 
 EVERY_S: Final = 2.0
 _COSTS_AT_MOST: Final = 0.2  # of the time is spent looking: a dataset of a million shards is looked at less often
@@ -59,14 +59,14 @@ class Feed:
         while True:
             began = time.monotonic()
             if self.clients:
-                await self._look()
+                await self.look()
             spent = time.monotonic() - began
             await asyncio.sleep(max(self._every_s, spent / _COSTS_AT_MOST) if self.clients else 0.1)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
         try:
             view = asdict(await asyncio.to_thread(self._viewer.look))
-        except StorageError as error:  # of the first look; later ones say it themselves
+        except PromptmillError as error:  # of the first look; later ones say it themselves
             view = {"problem": f"{error}"}
         now = {"view": json.dumps(view), "pictures": json.dumps(asdict(self._viewer.pictures))}
         async with self._changed:
@@ -77,15 +77,19 @@ class Feed:
         """What is new, as server-sent events; a comment where nothing is for long."""
         told: dict[str, str] = {}
         while True:
-            for name, text in self._events.items():
+            now = self._events  # others may come while a slow client takes these
+            for name, text in now.items():
                 if told.get(name) != text:
                     yield f"event: {name}\ndata: {text}\n\n"
-            told = self._events
+            told = now
             try:
-                async with self._changed:
-                    await asyncio.wait_for(self._changed.wait(), _QUIET_S)
+                await asyncio.wait_for(self._other_than(told), _QUIET_S)
             except TimeoutError:
                 yield ": nothing new\n\n"
+
+    async def _other_than(self, told: dict[str, str]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._events is not told)
 
 
 class Pages:

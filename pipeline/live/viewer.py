@@ -18,11 +18,12 @@ from promptmill.pipeline.display import local_time, shown
 from promptmill.pipeline.execution.heartbeat import LastSign, read_heartbeat
 from promptmill.pipeline.execution.json_log import node_of_worker
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.report.build import run_before
+from promptmill.pipeline.report.build import SUMMARY_KEY, run_before
 from promptmill.pipeline.report.cost import run_facts
 from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import StorageError
+from promptmill.schemas.errors import PromptmillError, StorageError
 from promptmill.schemas.live import LiveFailure, LiveNode, LivePicture, LivePictures, LiveView
 from promptmill.schemas.plan import CommitRecord, Counts, ShardStats
 
@@ -44,13 +45,14 @@ class Viewer:
         self._receipts: dict[str, ShardStats] = {}
         self._failures: list[LiveFailure] = []
         self._last: LiveView | None = None
+        self._report: tuple[Entry | None, float | None] = (None, None)
         self.pictures = LivePictures()
 
     def look(self) -> LiveView:
-        """Raises StorageError where the first look fails; a later one says it in `problem`."""
+        """Raises StorageError and JobError where the first look fails; a later one says it in `problem`."""
         try:
             self._last = self._look()
-        except StorageError as error:
+        except PromptmillError as error:
             if self._last is None:
                 raise
             self._last = replace(self._last, problem=shown(error))
@@ -95,12 +97,15 @@ class Viewer:
         )
 
     def _known_price(self) -> float | None:
-        prices = (
-            self._price,
-            run_before(self._plan, self._store).price_per_hour,
-            self._plan.job.compute.price_per_hour,
-        )
+        prices = (self._price, self._reported_price(), self._plan.job.compute.price_per_hour)
         return next((price for price in prices if price is not None), None)
+
+    def _reported_price(self) -> float | None:
+        """Of a report with many groups the numbers are megabytes: they are read when they have changed."""
+        entry = self._store.entry(SUMMARY_KEY)
+        if entry != self._report[0]:
+            self._report = (entry, run_before(self._plan, self._store).price_per_hour)
+        return self._report[1]
 
     def _show(self, new: Sequence[CommitRecord]) -> None:
         """Of the newest objects among them a few samples each."""

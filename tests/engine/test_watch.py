@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import threading
@@ -18,7 +19,7 @@ from promptmill.jobs.schema import events_schema
 from promptmill.jobs.watch import watch_token
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.execution.heartbeat import KEY
-from promptmill.pipeline.live.server import serve
+from promptmill.pipeline.live.server import Feed, serve
 from promptmill.pipeline.live.viewer import Viewer
 from promptmill.pipeline.report.build import build_report
 from promptmill.pipeline.storage.store import Store
@@ -107,7 +108,7 @@ def test_a_look_says_what_is_there(tmp_path: Path) -> None:
     schema = json.loads(events_schema())
     for name, content in (("view", third), ("pictures", viewer.pictures)):
         jsonschema.validate(asdict(content), {"$defs": schema["$defs"], **schema["properties"][name]})
-    assert viewer.look() == replace(third, nodes=viewer.look().nodes)
+    assert replace(viewer.look(), nodes=[]) == replace(third, nodes=[])  # they say how long they have been silent
 
 
 def test_each_object_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +138,63 @@ def test_a_store_that_falls_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert now.kept == seen.kept and now.problem == "no\\x1b[31m answer"
     with pytest.raises(StorageError):
         Viewer(small_plan(tmp_path), store).look()
+
+
+def test_the_report_is_read_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory()
+    plan = run_small(tmp_path, store)
+    viewer, reads, read = Viewer(plan, store), [], Store.read_if_exists
+
+    def counted(self: Store, key: str, *rest: Any) -> bytes | None:
+        reads.append(key)
+        return read(self, key, *rest)
+
+    monkeypatch.setattr(Store, "read_if_exists", counted)
+    costs: list[float] = []
+    for price in (2.0, 30.0):
+        build_report(plan, store, price_per_hour=price)
+        reads.clear()
+        seen = [viewer.look().cost for _ in range(3)]
+        assert len(set(seen)) == 1 and reads.count("report/summary.json") == 1
+        costs.append(seen[0] or 0.0)
+    assert costs[1] == pytest.approx(15 * costs[0]) and costs[0] > 0
+
+
+def test_a_dataset_that_is_broken_while_it_is_watched(tmp_path: Path) -> None:
+    store = memory()
+    viewer = Viewer(run_small(tmp_path, store), store)
+    seen, whole = viewer.look(), store.read("job.json")
+    store.put("job.json", b"{")
+    now = viewer.look()
+    assert now.kept == seen.kept and "job.json" in (now.problem or "")
+    feed = Feed(Viewer(small_plan(tmp_path), store))
+    assert "job.json" in asyncio.run(first_event(feed))
+    store.put("job.json", whole)
+    assert not viewer.look().problem and '"problem"' in asyncio.run(first_event(feed))
+
+
+async def first_event(feed: Feed) -> str:
+    await feed.look()
+    return await anext(feed.events())
+
+
+def test_a_slow_client_misses_nothing(tmp_path: Path) -> None:
+    """What came while an event was on its way counted as told."""
+    store = memory()
+    plan = claim_output(small_plan(tmp_path, PROMPTS), store)
+    feed = Feed(Viewer(plan, store))
+
+    async def watched() -> list[str]:
+        await feed.look()
+        events = feed.events()
+        told = [await anext(events)]
+        make(plan, store, list(plan.all_shards()))
+        await feed.look()
+        return told + [await asyncio.wait_for(anext(events), 10) for _ in range(2)]
+
+    first, pictures, second = asyncio.run(watched())
+    assert first.startswith("event: view") and pictures.startswith("event: pictures")
+    assert '"complete": false' in first and '"complete": true' in second
 
 
 def test_only_this_machine_and_only_what_it_shows(tmp_path: Path, serving: Callable[..., int]) -> None:
