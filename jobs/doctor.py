@@ -25,6 +25,7 @@ from promptmill.pipeline.execution.surroundings import oddities
 from promptmill.pipeline.models.diffusion.device import describe_device
 from promptmill.pipeline.storage.backend import TEMPORARY
 from promptmill.pipeline.storage.patience import default_patience_s
+from promptmill.pipeline.storage.urls import local_path
 from promptmill.schemas.errors import JobError, Problem, StorageError
 from promptmill.schemas.results import DoctorResult, NodeReport
 
@@ -89,7 +90,7 @@ def doctor_of_cluster(address: str | None, url: str | None) -> DoctorResult:
     """That of this machine, with all nodes of the cluster: each looked at there. Raises JobError and ClusterError."""
     from promptmill.pipeline.execution.fleet.nodes import ask_nodes
 
-    if url is not None and open_output(url).local_path() is not None and not Path(url).is_absolute():
+    if url is not None and open_output(url).local_path() is not None and not local_path(url).is_absolute():
         hint = "A relative path is another place on each node"
         raise JobError(Problem(url, "a URL or an absolute path, for a cluster", "a relative path", hint))
     own = doctor(url)

@@ -134,7 +134,11 @@ def command(
         f"submitted {name} to {cluster.url}: {decimal(len(parcel.content))}, {parcel.files:,} file(s) of prompts. "
         f"`promptmill jobs stop {name} --address {cluster.url}` ends it gently"
     )
-    ended = None if detach else watch(cluster, name, as_json)
+    _finish(cluster, name, parcel, None if detach else watch(cluster, name, as_json), as_json)
+
+
+def _finish(cluster: Cluster, name: str, parcel: Bundle, ended: Ended | None, as_json: bool) -> None:
+    """`ended` is None for a job that nobody waits for."""
     if ended is not None and ended.message:
         say_on_stderr(f"error: {ended.message}")
     code = None if ended is None else ended.exit_code

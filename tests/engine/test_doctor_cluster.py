@@ -54,7 +54,9 @@ def test_storage_that_is_each_node_s_own(cli: Cli, answers: list[NodeAnswer], tm
     answers[1] = replace(answers[1], answer=(own, False))
     answers[:] = [replace(each, answer=(replace(own, problems=[]), each.answer[1])) for each in answers]
     assert "each were the first" not in cli("doctor", tmp_path, "--address", "auto").out
-    assert cli("doctor", "relative/place", "--address", "auto").code == 2
+    for relative in ("relative/place", "file://relative/place"):
+        assert cli("doctor", relative, "--address", "auto").code == 2
+    assert "a relative path" not in cli("doctor", f"file://{tmp_path}", "--address", "auto").err
 
 
 def test_addresses_without_a_cluster(cli: Cli) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from promptmill.jobs.submit import answer_in, entrypoint
 from promptmill.pipeline.execution.submit import same_version
@@ -29,6 +30,7 @@ from promptmill.pipeline.execution.submit.dashboard import Dashboard
 from promptmill.pipeline.execution.submit.follow import follow
 from promptmill.pipeline.execution.submit.shipped import package_files
 from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.planning.plan import plan_job
 from promptmill.schemas.errors import ClusterError, JobError
 from tests.engine.conftest import Answer
 from tests.infra.test_cluster import stop_with_descendants
@@ -94,6 +96,46 @@ def test_ids_of_prompts_stay_those_of_this_machine(here: Path, tmp_path: Path) -
         names = [[entry.name for entry in find_files(place, None)[1]] for place in (source, str(far / moved))]
         assert names[0] == names[1]
         shutil.rmtree(far)
+
+
+def test_classes_attributes_and_wildcards_travel_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were neither sent nor refused: the job failed on the cluster, or drew from what lay there by that name."""
+    Image.new("RGB", (8, 8)).save(here / "photo.png")
+    for name in ("real/ring/a.png", "real/cross/b.png"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(here / "photo.png", here / name)
+    (here / "classes.csv").write_text("name,wording\nring,a ring\ncross,a cross\n")
+    (here / "words").mkdir()
+    for name in ("places.txt", "words/time.txt"):
+        (here / name).write_text("on a hill\nat sea\n")
+    words = {"templates": ["a {class} {place} __time__"], "attributes": {"place": {"file": "places.txt"}}, "draws": 2}
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"classes": "classes.csv", **words, "wildcards": "words"}, ["classes/classes.csv", "wildcards/time.txt"]),
+        ({"classes": "real", **words, "wildcards": "./words"}, ["classes/cross/b.png", "classes/ring/a.png"]),
+        ({"classes": "real", "columns": {"image": "image"}, "templates": ["a {class}"]}, ["classes/cross/b.png"]),
+        ({"source": "given/a.txt", "templates": ["__time__"], "wildcards": True}, ["prompts/a.txt"]),
+    ]
+    shutil.copytree(here / "words", here / "wildcards")
+    for number, (prompts, names) in enumerate(cases):
+        monkeypatch.chdir(here)
+        text = job_text(prompts=prompts)
+        parcel, own = bundle(parse_job(text, "job.yaml"), text), plan_job(parse_job(text, "job.yaml"))
+        far = here.parent / f"{here.name}-far-{number}"
+        zipfile.ZipFile(io.BytesIO(parcel.content)).extractall(far)
+        sent = {path.relative_to(far).as_posix() for path in far.rglob("*") if path.is_file()}
+        assert set(names) <= sent and parcel.files == len(sent) - 2
+        monkeypatch.chdir(far)
+        there = plan_job(parse_job((far / "job.yaml").read_text(), "job.yaml", parcel.overrides))
+        assert (there.fingerprint, there.prompts, there.words) == (own.fingerprint, own.prompts, own.words)
+
+
+@pytest.mark.parametrize("place", ["file://{0}/given", "{0}/given"])
+def test_an_absolute_place_may_be_a_url(here: Path, place: str) -> None:
+    """`file:///shared/out` was refused as a relative path, and `file:///only/there` as one that is not here."""
+    elsewhere = "file:///only/on/the/cluster/*.parquet"
+    text = job_text(output={"url": place.format(here)}, prompts={"source": elsewhere})
+    assert packed(text) == (["job.yaml", "same_version.py"], ())
+    assert packed(job_text(prompts={"source": place.format(here)}))[1] == ("prompts.source=prompts",)
 
 
 def test_what_lies_elsewhere_stays_there(here: Path) -> None:
