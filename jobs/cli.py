@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from promptmill.jobs.outlets import catch_all_words, open_outlets, traceback_lines, unsaid
 from promptmill.jobs.signals import INTERRUPTED, leave, on_signals
+from promptmill.pipeline.execution.json_stream import json_stderr
 from promptmill.pipeline.execution.surroundings import settle
 from promptmill.schemas.errors import HeadLostError, JobError, Problem, PromptmillError, StorageError, WorkerHungError
 
@@ -19,12 +21,23 @@ def main() -> None:
     as_json = "--json" in sys.argv
     on_signals(lambda: leave(as_json))
     open_outlets()
+    if logs_as_json(sys.argv[1:], os.environ):
+        json_stderr()
     settle()
     catch_all_words()
     atexit.register(on_signals, None)  # called last: the interpreter then drops all handlers and closes for a second
     code = _told(guarded(_command, as_json))
     on_signals(lambda: os._exit(code))  # the answer is out
     sys.exit(code)
+
+
+def logs_as_json(words: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """`--log-format` before options are read: what is said until then, and of a wrong option, is an object too."""
+    if words[:1] not in (["run"], ["retry"]):
+        return False
+    given = [after for word, after in pairwise([*words, ""]) if word == "--log-format"]
+    given += [word.partition("=")[2] for word in words if word.startswith("--log-format=")]
+    return (given or [environment.get("PROMPTMILL_LOG_FORMAT", "")])[-1] == "json"
 
 
 def _told(code: int) -> int:

@@ -28,7 +28,8 @@ from promptmill.pipeline.execution.budget import budget_of
 from promptmill.pipeline.execution.dispatch import Dispatcher, InProcessDispatcher, Later
 from promptmill.pipeline.execution.events import Listener, Stop
 from promptmill.pipeline.execution.heartbeat import Beating
-from promptmill.pipeline.execution.json_log import JsonLog, json_stderr
+from promptmill.pipeline.execution.json_log import JsonLog
+from promptmill.pipeline.execution.json_stream import json_stderr
 from promptmill.pipeline.execution.lease import Elsewhere, lease
 from promptmill.pipeline.execution.progress import LiveProgress, PlainProgress
 from promptmill.pipeline.execution.run import RunListener, RunSummary, run_job

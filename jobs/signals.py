@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -26,8 +27,10 @@ def on_signals(action: Callable[[], object] | None) -> None:
 def leave(as_json: bool, message: str = "interrupted. Run the same command again to continue.") -> None:
     """Ends the process past buffers, locks and threads: a signal may find any of them in use."""
     content = {"error": "Interrupted", "message": message, "problems": [], "exit_code": INTERRUPTED}
+    line = getattr(sys.stderr, "line", None)  # of a JsonStream
+    told = message if line is None else line("error", "message", message=message)
     with contextlib.suppress(OSError):
-        os.write(2, f"{message}\n".encode())
+        os.write(2, f"{told}\n".encode())
         if as_json:
             os.write(1, f"{json.dumps(content)}\n".encode())
     os._exit(INTERRUPTED)

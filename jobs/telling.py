@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from promptmill.pipeline.execution.budget import Budget
-from promptmill.pipeline.execution.json_log import json_stderr
+from promptmill.pipeline.execution.json_stream import json_stderr
 from promptmill.pipeline.execution.metered import Meter, Metered
 from promptmill.pipeline.execution.run import RunListener
 from promptmill.pipeline.planning.plan import Plan

@@ -1,70 +1,16 @@
-"""Logs for machines: every line on standard error is one JSON object, whoever wrote it."""
+"""A run as objects for machines, one a line on standard error."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import sys
 import time
-from datetime import UTC, datetime
-from typing import Any, Final, Self, TextIO
+from typing import Any, Self
 
-from promptmill.pipeline.display import redact, shown
+from promptmill.pipeline.display import shown
+from promptmill.pipeline.execution.json_stream import JsonStream
 from promptmill.pipeline.execution.progress import LINE_EVERY_S, ProgressState
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Counts, Shard, ShardStats
-
-_LINE_LIMIT: Final = 65_536
-
-
-class JsonStream:
-    """In place of standard error: `say` writes an object, and what else is written becomes one for each line.
-
-    `fields` are in all of them. Never raises, as the outlet under it.
-    """
-
-    def __init__(self, stream: TextIO, **fields: Any) -> None:
-        self._stream, self.fields = stream, fields
-        self._begun = ""
-        self.encoding, self.errors, self.closed = "utf-8", "replace", False
-
-    def say(self, level: str, event: str, **content: Any) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        record = {"time": now, "level": level, "event": event, **self.fields, **content}
-        self._stream.write(f"{json.dumps(record, default=str)}\n")
-        self._stream.flush()
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            self._say_line(line)
-        if len(self._begun) > _LINE_LIMIT:
-            self._say_line(self._begun)
-            self._begun = ""
-        return len(text)
-
-    def _say_line(self, line: str) -> None:
-        if line.strip():
-            self.say("error" if line.startswith("error:") else "info", "message", message=redact(line))
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def json_stderr() -> JsonStream:
-    """From now on; `run` is an id of this process alone."""
-    if not isinstance(sys.stderr, JsonStream):
-        sys.stderr = JsonStream(sys.stderr, run=secrets.token_hex(6), process=os.getpid())
-    assert isinstance(sys.stderr, JsonStream)
-    return sys.stderr
 
 
 class JsonLog(ProgressState):

@@ -19,7 +19,7 @@ from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.events import Notice, Stop
 from promptmill.pipeline.execution.exporter import Exporter
-from promptmill.pipeline.execution.json_log import JsonStream
+from promptmill.pipeline.execution.json_stream import JsonStream
 from promptmill.pipeline.execution.metered import Metered
 from promptmill.pipeline.execution.run import run_job
 from promptmill.pipeline.report import build

@@ -24,10 +24,13 @@ MakeJob = Callable[..., Path]
 SIGNALLED_BY_AN_IMPORT = """
 import signal, sys
 
+module, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+
 class Importing:
     def find_spec(self, name, *_):
-        if name == sys.argv[1]:
-            signal.raise_signal(int(sys.argv[2]))
+        if name == module:
+            signal.raise_signal(number)
 
 sys.meta_path.insert(0, Importing())
 from promptmill.jobs.cli import main
@@ -45,6 +48,20 @@ def test_a_signal_during_the_imports(number: signal.Signals, module: str) -> Non
     assert ended.stderr == "interrupted. Run the same command again to continue.\n"
     answer = json.loads(ended.stdout)
     assert (answer["error"], answer["exit_code"], answer["message"]) == ("Interrupted", 130, ended.stderr.strip())
+
+
+@pytest.mark.parametrize("given", [["--log-format", "json"], ["--log-format=json"], []])
+@pytest.mark.parametrize("module", ["typer", "promptmill.pipeline.planning.plan"])
+def test_a_signal_is_told_as_an_object_in_a_log_of_objects(given: list[str], module: str) -> None:
+    """It was the one line of text in it, and what a wrong option says was another."""
+    environment = {**os.environ, "PROMPTMILL_LOG_FORMAT": "text" if given else "json"}
+    script = [sys.executable, "-c", SIGNALLED_BY_AN_IMPORT, module, str(int(signal.SIGTERM)), "run", "job.yaml", *given]
+    ended = subprocess.run(script, capture_output=True, text=True, check=False, env=environment)
+    (line,) = map(json.loads, ended.stderr.splitlines())
+    assert ended.returncode == 130 and line["level"] == "error" and line["message"].startswith("interrupted. Run the")
+    wrong = [sys.executable, "-m", "promptmill.jobs.cli", "run", "job.yaml", *given, "--no-such-option"]
+    ended = subprocess.run(wrong, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 2 and "--no-such-option" in json.loads(ended.stderr.splitlines()[0])["message"]
 
 
 def test_a_signal_while_a_live_display_draws() -> None:
