@@ -20,7 +20,9 @@ TrustDataset = Annotated[
 OwnJob = Annotated[
     str | None,
     typer.Option(
-        "--job", metavar="JOB.yaml", help="Your own job: its models and the place of its prompts are trusted."
+        "--job",
+        metavar="JOB.yaml",
+        help="Your own job: its models and the place of its prompts are trusted; `retry` runs with its `compute:`.",
     ),
 ]
 

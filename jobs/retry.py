@@ -9,7 +9,7 @@ from promptmill.jobs.options import Address, AsJson, InProcess, Url
 from promptmill.jobs.outcome import finish
 from promptmill.jobs.run import new_progress, run_plan
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling
-from promptmill.jobs.trust import reach_of, refuse_strangers
+from promptmill.jobs.trust import own_job, reach_of, refuse_strangers
 from promptmill.pipeline.curation.claim import refuse_curated
 from promptmill.pipeline.dataset.open import located, open_dataset
 from promptmill.pipeline.dataset.retry import plan_retry
@@ -29,7 +29,7 @@ def retry(
     """Exactly once as well: stopped half-way, the same command continues.
 
     Raises JobError while `run` is unfinished, and for models and images that only the dataset names, unless it
-    is trusted.
+    is trusted. `job` is your own job file: what it names is trusted, and it runs with its `compute:`.
     """
     with new_progress(None, telling) as progress:
         plan, store = open_dataset(url, on_wait=progress.notice)
@@ -38,7 +38,8 @@ def retry(
         reach = reach_of(store, trust_dataset, job)
         plan = located(plan_retry(plan, store, reach), store)
         output = plan.job.output.model_copy(update={"url": url})
-        plan = replace(plan, job=plan.job.model_copy(update={"output": output}))
+        compute = plan.job.compute if job is None else own_job(job).compute
+        plan = replace(plan, job=plan.job.model_copy(update={"output": output, "compute": compute}))
         return plan, run_plan(
             plan, store, progress, address=address, in_process=in_process, reach=reach, telling=telling
         )

@@ -40,7 +40,7 @@ def reach_of(store: Store, trusted: bool, job: str | None) -> Reach | None:
     """What may be read for a dataset beside the models that it names; None for all."""
     if trusted:
         return None
-    own = [] if job is None else _places_of(_own_job(job))
+    own = [] if job is None else _places_of(own_job(job))
     return reach_from(store, own)
 
 
@@ -55,11 +55,12 @@ def _places_of(job: Job) -> list[str]:
 def _named_by(job: str | None) -> tuple[Named, ...]:
     if job is None:
         return ()
-    models, clips, own = check_job(_own_job(job), allow_large_sweep=True)
+    models, clips, own = check_job(own_job(job), allow_large_sweep=True)
     return (*models, *clips, *own)
 
 
-def _own_job(path: str) -> Job:
+def own_job(path: str) -> Job:
+    """Of the file that `--job` names."""
     from promptmill.pipeline.jobfile.reader import load_job
 
     return load_job(Path(path))

@@ -22,7 +22,8 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 class Exporter:
-    """A meter (`metered.py`). Every metric is there from the start, at 0: a rate needs what came before."""
+    """A meter (`metered.py`). Counters whose labels are known are there from the start, at 0: a rate needs what came
+    before. Others, and gauges, come with their first value."""
 
     def __init__(self, dataset: str) -> None:
         self.registry = CollectorRegistry()

@@ -13,7 +13,7 @@ from promptmill.pipeline.execution.budget import Budget
 from promptmill.pipeline.execution.probe import probe
 from promptmill.pipeline.report.cost import run_facts
 from promptmill.schemas.compute import Compute
-from promptmill.schemas.errors import DeviceMemoryError, JobError
+from promptmill.schemas.errors import DeviceMemoryError, JobError, SampleError
 from promptmill.schemas.plan import Counts, ShardStats
 from tests.engine.conftest import Answer
 
@@ -69,6 +69,28 @@ def test_a_budget_ends_a_run_gently_and_for_good(cli: Cli, job: MakeJob, tmp_pat
     assert device["images"] == 8 and device["cost"] == pytest.approx(summary["cost"])
     (row,) = cli("runs", tmp_path / "out", "--json").json["datasets"]
     assert row["cost"] == pytest.approx(row["device_hours"] * 3.6e9, rel=0.01)
+
+
+def test_a_budget_of_a_retry_is_raised_in_the_job_that_is_given(
+    cli: Cli, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry knew what the dataset says alone, which nobody can change."""
+    from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+
+    def broken(self: Any, samples: Any, *rest: Any, **more: Any) -> Any:
+        raise SampleError("generation", "no image")
+
+    path = job(compute={"price_per_hour": 3.6e9, "max_cost": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusersGenerator, "generate", broken)
+        assert cli("run", path, "--in-process").code == 3
+    out = tmp_path / "out"
+    spent = cli("retry", out, "--in-process", "--json")
+    assert spent.code == 2 and spent.json["made"]["samples"] == 0 and "max_cost" in spent.json["over_budget"]
+    raised = job("raised.yaml", compute={"price_per_hour": 3.6e9, "max_cost": 1e15})
+    again = cli("retry", out, "--in-process", "--json", "--job", raised)
+    assert again.code == 0, again.err
+    assert again.json["made"]["kept"] == again.json["kept"] == 8 and not again.json["failed"]
 
 
 def test_cost_of_each_kind_of_device() -> None:

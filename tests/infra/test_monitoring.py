@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -97,6 +98,10 @@ def prometheus(folder: Path, targets: list[str], started: list[Any], **changes: 
         try:
             with opener.open(url, timeout=10) as answer:
                 found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            if error.code < 500:  # it is there, and does not take the query
+                raise ValueError(f"{query}: {error.read().decode()}") from None
+            return []
         except OSError:
             return []
         return found
@@ -133,6 +138,10 @@ def test_a_prometheus_scrapes_a_run_and_every_panel_has_a_series(tmp_path: Path,
     eventually(ask, 'promptmill_samples_total{state="kept"} > 0')
     for _, query in QUERIES:
         eventually(ask, query.replace("$dataset", ".*").replace("$__rate_interval", "30s"))
+    for rule in RULES:
+        ask(rule["expr"])  # most of them have nothing to tell of a run that goes well
+    with pytest.raises(ValueError, match="parse error"):
+        ask(f"{RULES[0]['expr']} >")
     (alert,) = eventually(ask, 'ALERTS{alertstate="firing"}')
     assert alert["metric"]["alertname"] == "PromptmillOverBudget"
     assert ask('increase(promptmill_samples_total{state="kept"}[1m])')[0]["value"][1] != "0"

@@ -119,6 +119,14 @@ def test_systemd_tries_again_what_is_worth_it() -> None:
     assert f"infra/entrypoint.sh /etc/promptmill/job.yaml {NIGHTLY}\n" in text
 
 
+def test_systemd_lets_the_run_write_its_metrics() -> None:
+    """`ProtectSystem=strict` made the file of the README's own example read-only: exit code 2 every night."""
+    example = re.search(r"--metrics-file (\S+)", (INFRA / "README.md").read_text())
+    assert example is not None
+    paths = re.findall(r"^ReadWritePaths=(.*)$", (UNITS / "promptmill.service").read_text(), re.M)
+    assert str(Path(example[1]).parent) in {path.lstrip("-") for line in paths for path in line.split()}
+
+
 @pytest.mark.skipif(shutil.which("crontab") is None, reason="needs cron")
 @pytest.mark.parametrize("name", ["cron/promptmill.crontab", "slurm/promptmill.scrontab"])
 def test_cron_takes_the_table(name: str, tmp_path: Path) -> None:
