@@ -26,7 +26,7 @@ from promptmill.pipeline.execution.lasting import lasts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
-from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError, PromptmillError
+from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError
 from promptmill.schemas.plan import Shard, ShardStats
 
 _LOOK_EVERY_S = 0.5
@@ -70,7 +70,7 @@ class RayDispatcher:
             self._crew = crew = Crew(factory, self._beacon, self._places, self._listener, size)
             self._demand = demand
             self._beacon.light(store)
-            with Searches(factory, size) as self._searches:
+            with Searches(factory, size, self._backlog, self._blame, self._listener) as self._searches:
                 self._loop(stop)
         except RayError as error:
             raise ClusterError(f"the Ray cluster was lost: {short(error)}. Run the same command again") from None
@@ -92,7 +92,7 @@ class RayDispatcher:
                 self._assign()
             for call in finished(self._crew.calls):
                 self._answer(call)
-            self._end_searches()
+            self._searches.take_ended()
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + _LOOK_EVERY_S
                 self._look()
@@ -257,35 +257,12 @@ class RayDispatcher:
                 and not blameless
                 and not self._blame.failure
             ):
-                self._search(shard)
+                if history.deaths > _DEATHS_PER_ATTEMPT * self._compute.max_attempts:
+                    self._blame.no_sample(shard, history)
+                else:
+                    self._searches.begin(shard)
             else:
                 self._backlog.first(shard)
-
-    def _search(self, shard: Shard) -> None:
-        history = self._backlog.of(shard)
-        if history.deaths > _DEATHS_PER_ATTEMPT * self._compute.max_attempts:
-            self._blame.no_sample(shard, history)
-            return
-        text = f"shard {shard.number} broke {history.deaths} workers; looking for the sample that does"
-        self._listener.notice(Notice(text, shard=shard.number))
-        self._searches.begin(shard, frozenset(history.quarantined))
-
-    def _end_searches(self) -> None:
-        for shard, search in self._searches.ended():
-            self._backlog.first(shard)
-            try:
-                poison_sample = search.result()
-            except PromptmillError as error:
-                self._blame.end(error)
-            except RayError as error:
-                self._listener.notice(f"the search in shard {shard.number} was lost ({short(error)}); trying again")
-            else:
-                if poison_sample is None:
-                    self._backlog.of(shard).searched = True
-                else:
-                    kind = self._backlog.of(shard).give_up(poison_sample)
-                    text = f"shard {shard.number}: sample {poison_sample} is given up ({kind})"
-                    self._listener.notice(Notice(text, shard=shard.number, sample=poison_sample))
 
     def _look(self) -> None:
         """At what no call tells: signs of life, nodes that go, places that are left, workers that do not come."""
