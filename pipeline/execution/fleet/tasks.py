@@ -13,6 +13,7 @@ from promptmill.pipeline.execution.fleet.answers import answer_of
 S = TypeVar("S")
 T = TypeVar("T")
 _RETRIES = 10
+_AHEAD = 4
 _PART = "a part of the work"
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 
@@ -31,10 +32,15 @@ class RaySpread:
         task: Any = ray.remote(_apply).options(**options)
         shared = ray.put(function)
         waiting: list[Any] = []
+        running: list[Any] = []
         for thing in things:
-            if len(waiting) >= self._in_hand:
+            if len(running) >= self._in_hand:
+                _, running = ray.wait(running)
+            # One that takes long holds nobody up, unless answers of the others would pile up behind it.
+            while waiting and (waiting[0] not in running or len(waiting) >= _AHEAD * self._in_hand):
                 yield answer_of(waiting.pop(0), _PART)
             waiting.append(task.remote(shared, thing))
+            running.append(waiting[-1])
         while waiting:
             yield answer_of(waiting.pop(0), _PART)
 
