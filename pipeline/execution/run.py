@@ -140,6 +140,21 @@ class _Tally:
     def notice(self, text: str) -> None:
         self._listener.notice(text)
 
+    def summary(self, plan: Plan, by_shard: Mapping[int, Counts]) -> RunSummary:
+        is_short = len(by_shard) < plan.shards
+        return RunSummary(
+            counts=dataset_counts(plan, by_shard),
+            shards=plan.shards,
+            shards_done=len(by_shard),
+            made=self.made,
+            seconds=0.0,
+            interrupted=self._stop.reason == "asked",
+            spent=self._budget.spent,
+            over_budget=f"{self._budget}" if self._stop.reason == "budget" and is_short else None,
+            model_loads=self.model_loads,
+            versions=tuple(self._versions.acted),
+        )
+
 
 def run_job(
     plan: Plan,
@@ -176,20 +191,9 @@ def run_job(
         budget.pulse(0)
     by_shard = _last_word(plan, proofs, tally.receipts, store)
     reached("driver-dispatched")
-    return RunSummary(
-        counts=dataset_counts(plan, by_shard),
-        shards=plan.shards,
-        shards_done=len(by_shard),
-        made=tally.made,
-        seconds=time.monotonic() - started,
-        interrupted=stop.reason == "asked",
-        spent=budget.spent,
-        over_budget=f"{budget}" if stop.reason == "budget" and len(by_shard) < plan.shards else None,
-        model_loads=tally.model_loads,
-        versions=tuple(versions.acted),
-        lost=not todo and not {key for each in footers.values() for key in each.side_objects} <= side_objects(store),
-        left_out=tuple(dispatcher.left_out),
-    )
+    lost = not todo and not {key for each in footers.values() for key in each.side_objects} <= side_objects(store)
+    seconds, left_out = time.monotonic() - started, tuple(dispatcher.left_out)
+    return replace(tally.summary(plan, by_shard), seconds=seconds, lost=lost, left_out=left_out)
 
 
 def _left(plan: Plan, store: Store) -> tuple[list[Shard], dict[int, CommitRecord]]:
