@@ -105,17 +105,25 @@ class Job(StrictModel):
     @property
     def ranked_by(self) -> str | None:
         """The score by which the best are kept; None where there is none, and the first are."""
-        if self.select is None or (self.select.by == "clip" and not self.score and self.select.per_class is not None):
+        if self.select is None:
             return None
-        return self.select.by
+        unscored = self.select.by == "clip" and not any(score.clip or score.python for score in self.score)
+        may_lack = bool(self.select.where) or (self.select.per_class is not None and not self.score)
+        return None if unscored and may_lack and "clip" not in self.score_names else self.select.by
 
     def _wrong_scores(self) -> list[InitErrorDetails]:
         places = [index for index, score in enumerate(self.score) for _ in score.names]
         names = self.score_names
         hint = "Give each `clip` and `relative` a `name` of its own; those of a `metric` are fixed."
-        return [
+        wrong = [
             broken_rule(("score", places[index], "name"), "names that differ", f"{names[first]!r} twice", hint, "score")
             for index, first in repeats(names)
+        ]
+        hint = "For example `distractors: [a photo of a dog, a blank image]`; a job with classes needs none."
+        return wrong + [
+            broken_rule(("score", i, "distractors"), "captions", [], hint, "score prompts")
+            for i, score in enumerate(self.score)
+            if score.relative and not score.distractors and not self.prompts.labelled
         ]
 
     def _wrong_select(self) -> list[InitErrorDetails]:
@@ -123,7 +131,7 @@ class Job(StrictModel):
             return []
         wrong = []
         names = self.score_names
-        wrong += self._wrong_balance()
+        wrong += self._wrong_balance() + self._wrong_conditions()
         known = self.ranked_by in (None, *names) or any(score.python for score in self.score)  # the plan knows those
         if not known:
             expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
@@ -144,6 +152,19 @@ class Job(StrictModel):
                 )
             )
         return wrong
+
+    def _wrong_conditions(self) -> list[InitErrorDetails]:
+        """Of scores that the job does not make; those of `python` the plan knows."""
+        assert self.select is not None
+        if any(score.python for score in self.score):
+            return []
+        names = self.score_names
+        expected = "the name of a score (" + (", ".join(names) or "this job has none") + ")"
+        return [
+            broken_rule(("select", "where", i, "score"), expected, repr(each.score), "", "select.where score")
+            for i, each in enumerate(self.select.where)
+            if each.score not in names
+        ]
 
     def _wrong_balance(self) -> list[InitErrorDetails]:
         assert self.select is not None

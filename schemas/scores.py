@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -69,7 +70,8 @@ class Score(StrictModel):
     """Cosine of image and caption, by an open_clip model: `name/tag`, `hf-hub:org/name[@commit]`, `local-dir:folder`
     or `builtin:shapes`."""
     relative: Text | None = None
-    """How surely an open_clip model picks the caption among `distractors`, 0 to 1."""
+    """How surely an open_clip model picks the caption among `distractors`, 0 to 1. Without those, in a job with
+    classes, the wording of an image's class among those of all."""
     distractors: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Captions that `relative` holds against that of the image."""
     metric: _Metric | None = None
@@ -114,10 +116,8 @@ class Score(StrictModel):
         elif given in (["metric"], ["python"]) and self.name is not None:
             fixed = f"Its scores are called {', '.join(self.names)}." if self.metric else "Its class names its scores."
             wrong.append(broken_rule(("name",), "null", repr(self.name), fixed, "score"))
-        if bool(self.distractors) != ("relative" in given):
-            expected = "captions" if "relative" in given else "none without `relative`"
-            hint = "For example `distractors: [a photo of a dog, a blank image]`."
-            wrong.append(broken_rule(("distractors",), expected, list(self.distractors), hint, "score"))
+        if self.distractors and "relative" not in given:
+            wrong.append(broken_rule(("distractors",), "none without `relative`", list(self.distractors), "", "score"))
         raise_all(wrong)
         return self
 
@@ -150,6 +150,48 @@ UNSAFE_FLAGS: Final = ("nsfw",)
 
 
 MOST_ROUNDS: Final = 12
+_PERCENTILES: Final = ("at_least_percentile", "at_most_percentile", "percentile")
+
+
+class Condition(StrictModel):
+    """Bounds of one score, which an image must keep to."""
+
+    score: Text
+    """Name of a score that the job makes."""
+    at_least: float | None = None
+    """Images that score below are rejected."""
+    at_most: float | None = None
+    """Images that score above are rejected."""
+
+    def unmet(self, value: float | None) -> str | None:
+        """The reason why an image with this score is rejected."""
+        if value is None or math.isnan(value):
+            return NO_SCORE
+        if self.at_least is not None and value < self.at_least:
+            return f"{self.score} below {self.at_least:.9g}"
+        if self.at_most is not None and value > self.at_most:
+            return f"{self.score} above {self.at_most:.9g}"
+        return None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_percentile(cls, data: Any) -> Any:
+        asked = next((name for name in _PERCENTILES if isinstance(data, dict) and name in data), None)
+        if asked is not None:
+            hint = "It needs all images of a class: `promptmill curate URL --to URL2 --percentile clip=30` has them."
+            raise_all([broken_rule((asked,), "at_least or at_most", data[asked], hint, "select.where")])
+        return data
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        least, most = self.at_least, self.at_most
+        if least is None and most is None:
+            hint = f"For example `{{score: {self.score}, at_least: 0.2}}`."
+            raise_all([broken_rule(("at_least",), "a number, here or in at_most", "null", hint, "select.where")])
+        if least is not None and most is not None and least > most:
+            hint = "No image could be kept."
+            raise_all([broken_rule(("at_least",), f"up to at_most, {most:g}", least, hint, "select.where")])
+        return self
 
 
 class Select(StrictModel):
@@ -159,6 +201,9 @@ class Select(StrictModel):
     """Name of a score. Higher is better, but for `near_black`."""
     min: float | None = None
     """Images that score below are rejected."""
+    where: Annotated[tuple[Condition, ...], Field(strict=False, max_length=100)] = ()
+    """Conditions that an image must meet before the best are chosen. Without a score `clip` and without `by` the first
+    `keep` of those are kept."""
     per_class: Annotated[int, Field(ge=1)] | None = None
     """So many images of each class (and of each variant of a sweep), exactly.
 

@@ -199,6 +199,30 @@ KINDS = "one of `clip`, `relative`, `metric`, `python`"
         ("score:\n- {metric: image, name: x}", "job.yaml:5: score.0.name", "null", "'x'"),
         ("score:\n- relative: x", "job.yaml:5: score.0.distractors", "captions", "[]"),
         (
+            "score: [{clip: x}]\nselect:\n  where:\n  - {score: aes, at_least: 1}",
+            "job.yaml:7: select.where.0.score",
+            "the name of a score (clip)",
+            "'aes'",
+        ),
+        (
+            "score: [{clip: x}]\nselect:\n  where:\n  - score: clip",
+            "job.yaml:7: select.where.0.at_least",
+            "a number, here or in at_most",
+            "null",
+        ),
+        (
+            "score: [{clip: x}]\nselect:\n  where:\n  - {score: clip, at_least: 2, at_most: 1}",
+            "job.yaml:7: select.where.0.at_least",
+            "up to at_most, 1",
+            "2.0",
+        ),
+        (
+            "score: [{clip: x}]\nselect:\n  where:\n  - {score: clip, at_least_percentile: 30}",
+            "job.yaml:7: select.where.0.at_least_percentile",
+            "at_least or at_most",
+            "30",
+        ),
+        (
             "score:\n- {clip: x, distractors: [y]}",
             "job.yaml:5: score.0.distractors",
             "none without `relative`",

@@ -52,6 +52,10 @@ def _wrong_select(job: Job, found: Sequence[PythonScore], names: Sequence[str]) 
     select = job.select
     if select is None:
         return []
+    for place, each in enumerate(select.where):
+        if each.score not in names:
+            where, expected = f"select.where[{place}].score", f"the name of a score ({', '.join(names)})"
+            return [Problem(where, expected, repr(each.score))]
     if select.by not in names:
         return [Problem("select.by", f"the name of a score ({', '.join(names)})", repr(select.by))]
     if select.min is not None and any(select.by in own.lower_is_better for own in found):

@@ -20,7 +20,8 @@ Scope = Literal["image", "group"]
 @dataclass(frozen=True)
 class Picture:
     """One image. `group` is equal for the images of one prompt in one variant; `fields` are columns of its row:
-    those of its prompt while the job runs, the whole record afterwards.
+    those of its prompt while the job runs, the whole record afterwards. `label` is the number of its class, while the
+    job runs.
 
     `image` is the pixels, or the bytes of a large one, which is decoded whenever it is looked at.
     """
@@ -30,6 +31,7 @@ class Picture:
     group: str
     image: Pixels | bytes
     fields: Mapping[str, Any]
+    label: int | None = None
 
     @property
     def pixels(self) -> Pixels:

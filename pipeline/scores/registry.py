@@ -16,7 +16,7 @@ from promptmill.pipeline.scores.clip import ClipScore
 from promptmill.pipeline.scores.diversity import Diversity
 from promptmill.pipeline.scores.interface import Scorer
 from promptmill.pipeline.scores.own import OwnScore
-from promptmill.pipeline.scores.relative import Relative
+from promptmill.pipeline.scores.relative import AmongClasses, Relative
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.rules import repeats
@@ -36,17 +36,22 @@ class Asked:
     clip: ResolvedClip
     name: str | None
     distractors: Sequence[str] = ()
+    wordings: Sequence[str] = ()
+    """Of the classes, which are told apart where there are no distractors."""
 
     @property
     def version(self) -> str:
         weights = self.clip.revision
-        return digest([weights, list(self.distractors)])[:32] if self.distractors else weights
+        others = self.distractors or self.wordings
+        return digest([weights, list(others)])[:32] if others else weights
 
 
 WITH_CLIP: dict[str, Callable[[Embedder, Asked], Scorer]] = {
     "clip": lambda embedder, asked: ClipScore(embedder, asked.name or "clip", asked.version),
     "diversity": lambda embedder, asked: Diversity(embedder, asked.version),
-    "relative": lambda embedder, asked: Relative(embedder, asked.distractors, asked.name or "relative", asked.version),
+    "relative": lambda embedder, asked: (Relative if asked.distractors else AmongClasses)(
+        embedder, asked.distractors or asked.wordings, asked.name or "relative", asked.version
+    ),
 }
 OWN = "python"
 EXPECTED = (
@@ -72,8 +77,13 @@ def scorers_on_device(plan: Plan) -> list[Scorer]:
     kinds = [("clip" if score.clip else "relative", score, clip) for score, clip in pairs]
     # `clip` first, so that an error of a model is told by the plainer score.
     ordered = sorted(kinds, key=lambda each: each[0] != "clip")
+    wordings = [each.wording for each in plan.words.classes]
     with_clip = [
-        WITH_CLIP[kind](embedder(clip), Asked(clip, score.names[0], score.distractors)) for kind, score, clip in ordered
+        WITH_CLIP[kind](
+            embedder(clip),
+            Asked(clip, score.names[0], score.distractors, () if kind == "clip" else wordings),
+        )
+        for kind, score, clip in ordered
     ]
     return [*with_clip, *(OwnScore(told) for told in plan.python_scores if told.on_device)]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from promptmill.pipeline.models.interface import Embedder
 from promptmill.pipeline.scores.clip import OfCaption
-from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scores
+from promptmill.pipeline.scores.interface import Picture, PixelsOf, Scope, Scores
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +38,30 @@ class Relative(OfCaption):
         if self._rows is None:
             self._rows = np.concatenate([self._embedder.texts([text]) for text in self._distractors])
         return self._rows
+
+
+class AmongClasses:
+    """How surely a CLIP picks the wording of an image's class among those of all classes."""
+
+    needs = ("label",)
+    scope: Scope = "image"
+
+    def __init__(self, embedder: Embedder, wordings: Sequence[str], name: str = "relative", version: str = "") -> None:
+        self.name, self.version, self.columns = name, version, (name,)
+        self._embedder, self._wordings = embedder, list(wordings)
+        self._rows: Floats | None = None
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Captions are not read."""
+
+    def score(self, pictures: Sequence[Picture]) -> Scores:
+        """0 to 1, NaN for an image without a class."""
+        if self._rows is None:
+            self._rows = np.concatenate([self._embedder.texts([text]) for text in self._wordings])
+        labels = np.array([-1 if picture.label is None else picture.label for picture in pictures])
+        images, texts = self._embedder.images(PixelsOf(pictures)), [self._wordings[label] for label in labels]
+        share = chosen_share(images, self._rows[labels], self._rows, texts, self._wordings)
+        return {self.name: np.where(labels < 0, np.float32(np.nan), share)}
 
 
 def chosen_share(

@@ -16,7 +16,7 @@ from promptmill.pipeline.prompts.inputs import without_pixels
 from promptmill.pipeline.scores.interface import ReadsSome
 from promptmill.pipeline.worker.context import Clock, WorkerContext
 from promptmill.pipeline.worker.recovery import Scored, VariantGenerator, score_batch
-from promptmill.pipeline.worker.selection import rejection_reasons
+from promptmill.pipeline.worker.selection import rejection_reasons, unmet_condition
 from promptmill.pipeline.worker.work import Work
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.plan import Sample
@@ -120,6 +120,7 @@ class ImageMaker:
             self._work.block.prompts[group[0].sample.row].quota,
             by in self._context.plan.lowest_is_best,
             ranked=by is not None,
+            unmet=[unmet_condition(select.where, scored.score) for scored in usable] if select else (),
         )
         reason_of = dict(zip((scored.sample.sample_id for scored in usable), reasons, strict=True))
         for scored in group:

@@ -126,7 +126,10 @@ def score_batch(
     if not scorers:
         return [Scored()] * len(made)
     pictures = [
-        Picture(sample.sample_id, sample.caption, sample.prompt_id, m.pixels, fields(sample) if fields else {})
+        Picture(
+            *(sample.sample_id, sample.caption, sample.prompt_id, m.pixels, fields(sample) if fields else {}),
+            sample.label,
+        )
         for sample, m in zip(samples, made, strict=True)
         if m.pixels is not None
     ]

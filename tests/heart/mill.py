@@ -29,6 +29,7 @@ from promptmill.schemas.resolved import ResolvedModel
 from tests.heart.conftest import YESTERDAY
 
 MODEL, CLIP = YESTERDAY / "model", YESTERDAY / "clip"
+CLIP_SCORE = {"clip": f"local-dir:{CLIP}"}
 PROMPTS = ("a red circle", "a blue square", "", "a green star", "a yellow circle")
 
 
@@ -44,7 +45,7 @@ def job(source: Path, **sections: Any) -> Job:
         "prompts": {"source": str(source)},
         "model": {"path": str(MODEL)},
         "generation": {"images_per_prompt": 2, "batch_size": 4, "num_inference_steps": 2},
-        "score": [{"clip": f"local-dir:{CLIP}"}],
+        "score": [CLIP_SCORE],
         "output": {"url": "memory://nowhere", "images_per_shard": 4},
     }
     for section, value in sections.items():

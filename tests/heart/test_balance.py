@@ -236,3 +236,32 @@ def test_of_two_drivers_with_other_rounds_the_first_one_wins() -> None:
     other = round_segment(plan.job, 2, {0: 1}, plan.shards, 1)
     assert other not in first.segments
     assert add_segments(plan, store, [other], {}).segments == first.segments == require_plan(store).segments
+
+
+def test_conditions_are_met_by_all_that_fill_a_class_and_a_stopped_run_comes_to_the_same_bytes() -> None:
+    where = [{"score": "clip", "at_least": -0.5, "at_most": 0.5}, {"score": "contrast", "at_most": 1}]
+    sections = {"select": {"per_class": 7, "where": where}, "score": [mill.CLIP_SCORE, {"metric": "image"}]}
+    whole, parts = mill.memory(), mill.memory()
+    fill(planned(**sections), whole)
+    assert kept(whole) == dict.fromkeys(CLASSES, 7)
+    assert all(-0.5 <= row["scores"]["clip"] <= 0.5 for row in mill.rows(whole))
+    reasons = {row["reason"]: row["scores"]["clip"] for row in mill.rows(whole, "rejects")}
+    assert reasons["clip below -0.5"] < -0.5 and reasons["clip above 0.5"] > 0.5
+    while True:
+        plan = claim_output(planned(**sections), parts)
+        missing = mill.missing_shards(plan, parts)
+        if missing:
+            context = mill.TintContext(plan, parts)
+            mill.process_shard(missing[-1], context)
+            context.close()
+        elif next_round(plan, parts) is None:
+            break
+    assert objects(parts) == objects(whole)
+
+
+def test_with_conditions_and_no_score_to_rank_by_the_first_that_meets_them_is_kept() -> None:
+    store = mill.memory()
+    sections = {"score": [{"metric": "image"}], "select": {"where": [{"score": "contrast", "at_most": 1}]}}
+    plan = claim_output(planned(**sections), store)
+    mill.make_missing(plan, store)
+    assert len(mill.rows(store)) == 6 and all(row["sample_index"] == 0 for row in mill.rows(store))

@@ -82,6 +82,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
         "again",
     ),
     "select.min": ({"score": [CLIP_SCORE], "select": {"keep": 1}}, 0.1),
+    "select.where": (
+        {"score": [CLIP_SCORE], "select": {"keep": 1, "where": [{"score": "clip", "at_least": 0.1}]}},
+        [{"score": "clip", "at_least": 0.2}],
+    ),
     "select.per_class": (
         {"prompts": {"columns": {"label": "other"}}, "score": [CLIP_SCORE], "select": {"per_class": 1}},
         2,

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from promptmill.pipeline.worker.selection import rejection_reasons
-from promptmill.schemas.scores import LOWER_IS_BETTER, Select
+from promptmill.pipeline.worker.selection import rejection_reasons, unmet_condition
+from promptmill.schemas.scores import LOWER_IS_BETTER, Condition, Select
 
 NO_FLAGS: list[tuple[str, ...]] = [(), (), ()]
 BEST = Select(keep=1, by="clip")
@@ -94,3 +94,34 @@ def test_a_quota_bounds_what_is_kept_without_a_number_too() -> None:
 
 def test_nothing_in_nothing_out() -> None:
     assert reasons([]) == []
+
+
+BOUNDS = (Condition(score="clip", at_least=0.2), Condition(score="sharpness", at_least=1, at_most=7.5))
+
+
+@pytest.mark.parametrize(
+    ("clip", "sharpness", "reason"),
+    [
+        (0.2, 7.5, None),
+        (0.1999, 7.5, "clip below 0.2"),
+        (0.1999, 8.0, "clip below 0.2"),
+        (0.3, 8.0, "sharpness above 7.5"),
+        (0.3, 0.5, "sharpness below 1"),
+        (None, 5.0, "no_score"),
+        (0.3, math.nan, "no_score"),
+    ],
+)
+def test_the_first_condition_that_is_not_met_is_the_reason(
+    clip: float | None, sharpness: float, reason: str | None
+) -> None:
+    assert unmet_condition(BOUNDS, {"clip": clip, "sharpness": sharpness}.get) == reason
+
+
+def test_the_best_of_those_that_meet_the_conditions_is_kept() -> None:
+    unmet = ["sharpness below 1", None, None]
+    found = rejection_reasons([0.9, 0.3, 0.5], NO_FLAGS, [0, 1, 2], BEST, unmet=unmet)
+    assert found == ["sharpness below 1", "not_selected", None]
+    blanked = rejection_reasons([0.9, 0.3, 0.5], [("nsfw",), (), ()], [0, 1, 2], BEST, unmet=unmet)
+    assert blanked == ["nsfw", "not_selected", None]
+    first = rejection_reasons([None] * 3, NO_FLAGS, [0, 1, 2], BEST, ranked=False, unmet=unmet)
+    assert first == ["sharpness below 1", None, "not_selected"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 
 from promptmill.jobs.score import score
 from promptmill.pipeline.dataset.samples import KEPT, read_samples
+from promptmill.pipeline.models.catalog.clips import resolve_clip
 from promptmill.pipeline.models.interface import Pixels
+from promptmill.pipeline.models.load import load_embedder
 from promptmill.pipeline.scores.diversity import Diversity
 from promptmill.pipeline.scores.image import colourfulness, contrast, near_black, sharpness
 from promptmill.pipeline.scores.interface import Picture
 from promptmill.pipeline.scores.registry import choose_scorers
-from promptmill.pipeline.scores.relative import LOGIT_SCALE, Relative
+from promptmill.pipeline.scores.relative import LOGIT_SCALE, AmongClasses, Relative
 from promptmill.pipeline.scores.verified import Verified
 from promptmill.pipeline.shapes.captions import parse
 from promptmill.pipeline.shapes.render import render
@@ -177,3 +180,16 @@ def test_painter_tells_the_truth_it_promises() -> None:
     images = Painter().generate(samples, Generation(guidance_scale=5.0), lambda: None)
     found = Verified().score([picture(made.pixels, caption) for made in images if made.pixels is not None])
     assert float(found["verified"].mean()) == pytest.approx(0.95, abs=0.05)
+
+
+def test_among_classes_the_wording_of_the_class_is_held_against_all_others() -> None:
+    """Six shapes by the built-in CLIP: of right images the class is found, of those under another label it is not."""
+    wordings = ["a circle", "a square", "a triangle", "a ring", "a diamond", "a cross"]
+    scorer = AmongClasses(load_embedder(resolve_clip("builtin:shapes", "score"), 1), wordings)
+    drawn = [
+        render(scene_of(parse(f"a red {text.split()[1]}"), np.random.default_rng(i))) for i, text in enumerate(wordings)
+    ]
+    own = [Picture(str(i), "", "", pixels, {}, i) for i, pixels in enumerate(drawn)]
+    others = [replace(each, label=(i + 1) % 6) for i, each in enumerate(own)]
+    assert scorer.score(own)["relative"].min() > scorer.score(others)["relative"].max()
+    assert np.isnan(scorer.score([replace(own[0], label=None)])["relative"]).all()
