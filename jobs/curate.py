@@ -67,6 +67,9 @@ def check(settings: Settings) -> None:
     """Raises JobError for what decides nothing."""
     if settings.threshold is not None and not -1 < settings.threshold < 1:
         raise JobError(Problem("--threshold", "a cosine between -1 and 1", f"{settings.threshold:g}"))
+    for name, share in settings.percentiles:
+        if not name or not 0 < share < 100:
+            raise JobError(Problem("--percentile", "SCORE=P, with P between 0 and 100", f"{name}={share:g}"))
     if not 0.5 <= settings.quantile < 1:
         raise JobError(Problem("--quantile", "at least 0.5, and less than 1", f"{settings.quantile:g}"))
     if settings.threshold is not None and settings.model is None:
@@ -158,6 +161,10 @@ def command(
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Of the classes inside which copies are looked for.")
     ] = None,
+    percentile: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCORE=P", help="First leave out the worst P of 100 of each class; repeat for more."),
+    ] = None,
     address: Address = None,
     in_process: InProcess = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Tasks of Ray at once; else what fits.")] = None,
@@ -167,6 +174,7 @@ def command(
     settings = Settings(
         None if model is None else resolve_features(model, "--model"),
         *(tuple(real or ()), tuple(test or ()), threshold, quantile, label),
+        percentiles=tuple(map(_percentile, percentile or ())),
     )
     words = Progress(_Words().tell)
     made = curate_dataset(url, to, settings, address=address, in_process=in_process, workers=workers, progress=words)
@@ -174,6 +182,14 @@ def command(
         say_json(made.as_json())
         return
     say_result(made)
+
+
+def _percentile(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise JobError(Problem("--percentile", "SCORE=P, with P between 0 and 100", repr(text))) from None
 
 
 def say_result(made: CurateResult) -> None:

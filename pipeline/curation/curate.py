@@ -20,6 +20,8 @@ from promptmill.pipeline.curation.cells import SPACES, Block, Space, find_centre
 from promptmill.pipeline.curation.decisions import KEY, decide
 from promptmill.pipeline.curation.embed import PARTS, Numbers, embed_known, embed_shard
 from promptmill.pipeline.curation.known import KnownPart
+from promptmill.pipeline.curation.percentiles import KEY as BELOW
+from promptmill.pipeline.curation.percentiles import find_worst, worst_places
 from promptmill.pipeline.curation.rewrite import rewrite_shard
 from promptmill.pipeline.curation.settings import FOLDER, Task
 from promptmill.pipeline.curation.twins import Cell, judge_cell
@@ -72,6 +74,7 @@ def curate(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, p
 
 
 def _decide(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, progress: Progress) -> None:
+    find_worst(plan, task)
     shards = list(plan.all_shards())
     own = progress.each("embed", spread(partial(embed_shard, task), shards, model=True), len(shards))
     theirs = progress.each("embed known", spread(partial(embed_known, task), known, model=True), len(known))
@@ -82,7 +85,8 @@ def _decide(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, 
     cells: list[str] = []
     for space in SPACES if bounds.cosine != NEVER else SPACES[:1]:
         cells += _find_twins(space, task, parts, images + sum(each.images for each in theirs), bounds, spread, progress)
-    decide(task.output, cells, [place for each in own for place in each.broken], bounds)
+    broken = [place for each in own for place in each.broken]
+    decide(task.output, cells, broken, bounds, worst_places(task.output))
 
 
 def _refuse_sets_without_images(known: Sequence[KnownPart], theirs: Sequence[Numbers]) -> None:
@@ -140,6 +144,8 @@ def _blocks(store: Store, space: Space, parts: Sequence[str], reach: float) -> l
 
 def _tidy(store: Store) -> None:
     """What was worked out on the way goes; `decisions.parquet` stays."""
+    if store.entry(BELOW) is not None:
+        store.delete(BELOW)
     for folder in (PARTS, *(f"{FOLDER}/{space}" for space in SPACES)):
         for entry in store.list(folder):
             store.delete(entry.name)

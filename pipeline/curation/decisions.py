@@ -41,9 +41,13 @@ class _Verdict:
         return _RANK[self.reason], -self.similarity
 
 
-def decide(store: Store, cells: Sequence[str], broken: Iterable[int], bounds: Bounds) -> None:
-    """Everything is sorted, so that neither the order of cells nor who worked on them changes a byte."""
+def decide(store: Store, cells: Sequence[str], broken: Iterable[int], bounds: Bounds, gone: Mapping[int, str]) -> None:
+    """Everything is sorted, so that neither the order of cells nor who worked on them changes a byte.
+
+    `gone` are the images that were in no cell, with the reason.
+    """
     found = {place: _Verdict(UNREADABLE, "", -1, 1.0) for place in broken}
+    found |= {place: _Verdict(reason, "", -1, 0.0) for place, reason in gone.items()}
     across: list[tuple[int, _Verdict]] = []
     for table in store.map(lambda key: read_verdicts(store, key), cells):
         for row in table.to_pylist():
@@ -73,7 +77,7 @@ def _last(own: _Verdict, found: Mapping[int, _Verdict]) -> _Verdict:
 
 
 def _row(place: int, own: _Verdict) -> dict[str, Any]:
-    reason = own.reason if own.reason == UNREADABLE else f"{own.reason}:{own.twin}"
+    reason = f"{own.reason}:{own.twin}" if own.twin else own.reason
     return {"shard": place >> 32, "row": place & 0xFFFFFFFF, "reason": reason, "similarity": own.similarity}
 
 

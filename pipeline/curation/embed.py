@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.curation.known import KnownPart, known_images
-from promptmill.pipeline.curation.settings import FOLDER, Task
+from promptmill.pipeline.curation.percentiles import worst_places
+from promptmill.pipeline.curation.settings import FOLDER, LABELS, Task
 from promptmill.pipeline.curation.vectors import LOOK_BYTES, Vectors, look_of, meanings_of, pixel_hash
 from promptmill.pipeline.dataset.images import read_images
 from promptmill.pipeline.dataset.records import to_parquet
@@ -31,7 +32,6 @@ PARTS: Final = f"{FOLDER}/vectors"
 SAYS: Final = b"promptmill-curation"
 HASH_BYTES: Final = 16
 _BATCH = 32
-_LABELS: Final = ("label_name", "label")
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,13 @@ def _fixed(table: pa.Table, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 def embed_shard(task: Task, shard: Shard) -> Numbers:
-    """Of the kept images of a shard. What is there already is not made again."""
+    """Of the kept images of a shard, but for those that a percentile takes. What is there already is not made again."""
     key = f"{PARTS}/{shard.part}.parquet"
     if (numbers := numbers_of(task.output, key)) is not None:
         return numbers
     names, labels = _names(task, shard)
-    images = read_images(task.input, shard.data_key, range(len(names)))
+    gone = worst_places(task.output, shard.number) if task.settings.percentiles else {}
+    images = read_images(task.input, shard.data_key, [row for row in range(len(names)) if row not in gone])
     rows = ((SAMPLE, (shard.number << 32) + row, names[row], labels[row], data) for row, data in images)
     return _write(task, key, rows, both_ways=False)
 
@@ -98,7 +99,7 @@ def _names(task: Task, shard: Shard) -> tuple[list[str], list[str | None]]:
     with task.input.open(shard.data_key) as file:
         parquet = pq.ParquetFile(file)
         there = parquet.schema_arrow.names
-        wanted = (task.settings.label,) if task.settings.label else _LABELS
+        wanted = (task.settings.label,) if task.settings.label else LABELS
         label = next((name for name in wanted if name in there), None)
         table = parquet.read(columns=["sample_id", *([label] if label else [])])
     names: list[str] = table.column("sample_id").to_pylist()

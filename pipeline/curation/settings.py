@@ -19,6 +19,7 @@ LARGEST_DIFFERENCE: Final = 0.0095
 """Of the looks of copies, between what was measured of JPEG 80 (at most 0.0088 of 1,800 scenes of the shapes world) and
 of scenes with other words (at least 0.0103 of 6,000)."""
 QUANTILE: Final = 0.9998
+LABELS: Final = ("label_name", "label")
 CELL_ROWS: Final = 2_000
 """Images of a cell, on average: every image of a cell is held against every other."""
 
@@ -27,7 +28,8 @@ CELL_ROWS: Final = 2_000
 class Settings:
     """`threshold` is a cosine above which two images are copies, None to find it by `real` and `test`.
 
-    `label` is the column inside whose values duplicates are looked for; None for the whole set.
+    `label` is the column inside whose values duplicates are looked for; None for the whole set. `percentiles` are
+    scores with the share, of 100, of each class that goes for it before.
     """
 
     model: Features | None = None
@@ -37,10 +39,12 @@ class Settings:
     quantile: float = QUANTILE
     label: str | None = None
     cell_rows: int = CELL_ROWS
+    percentiles: tuple[tuple[str, float], ...] = ()
 
     def fields(self, contents: Mapping[str, str]) -> dict[str, Any]:
         """For the fingerprint: with the `contents` of the sets in place of where they lie."""
         own = {name: value for name, value in asdict(self).items() if name not in ("model", "real", "test")}
+        own |= {"percentiles": dict(self.percentiles)} if own.pop("percentiles") else {}
         model = None if self.model is None else f"{self.model.path}@{self.model.revision}"
         return {**own, "model": model, **contents}
 

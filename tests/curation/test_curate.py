@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptmill.jobs.curate import curate_dataset
+from promptmill.jobs.curate import check, curate_dataset
 from promptmill.pipeline import crashpoints
 from promptmill.pipeline.curation.claim import claim_curation
 from promptmill.pipeline.curation.curate import Progress, Spread, curate, here
 from promptmill.pipeline.curation.decisions import bounds_said
 from promptmill.pipeline.curation.known import parts_of
+from promptmill.pipeline.curation.percentiles import worst_of
 from promptmill.pipeline.curation.settings import LARGEST_DIFFERENCE, Settings, Task
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.verify import verify_dataset
@@ -150,6 +151,11 @@ def test_killed_at_every_step_the_same_bytes_come_out(tmp_path: Path, monkeypatc
     test = write_images(tmp_path / "test", [own[1]])  # type: ignore[list-item]
     make_dataset(tmp_path, [*own, own[0], None], per_shard=4)
     settings = Settings(test=(str(test),))
+    assert check_killed_everywhere(tmp_path, settings, monkeypatch) > 40
+
+
+def check_killed_everywhere(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The number of crash points passed."""
     expected = bytes_in(curated(tmp_path, settings, "undisturbed"))
 
     def die(_: int) -> None:
@@ -169,7 +175,7 @@ def test_killed_at_every_step_the_same_bytes_come_out(tmp_path: Path, monkeypatc
             assert found == expected, step
             continue
         break
-    assert step > 40
+    return step
 
 
 def backwards(function: Callable[[S], T], things: Sequence[S], model: bool = False) -> Iterable[T]:
@@ -253,3 +259,62 @@ def test_settings_that_decide_nothing(tmp_path: Path, cli: Callable[..., Any], o
     assert answer.code == 2
     assert said in answer.err
     assert not (tmp_path / "out").exists()
+
+
+PERCENTILE = Settings(percentiles=(("clip", 30.0),))
+
+
+def test_the_worst_of_each_class_go_and_classes_of_one_size_stay_so(tmp_path: Path) -> None:
+    kinds = ["cat", "dog"] * 25
+    make_dataset(tmp_path, scenes(50), per_shard=8, label_name=kinds)
+    before = rows(tmp_path / "made", "data")
+    out = curated(tmp_path, PERCENTILE)
+    expected = set()
+    for kind in ("cat", "dog"):
+        own = [row for row in before if row["label_name"] == kind]
+        expected |= {row["sample_id"] for row in sorted(own, key=lambda row: row["scores"]["clip"])[:7]}  # 30 % of 25
+    assert {row["sample_id"] for row in rows(out, "rejects")} == expected
+    assert set(reasons(out).values()) == {"clip among the worst 30 % of its class"}
+    assert Counter(row["label_name"] for row in rows(out, "data")) == {"cat": 18, "dog": 18}
+
+
+def test_who_goes_for_a_percentile_is_nobody_s_twin(tmp_path: Path) -> None:
+    """The worst of the first class goes, so its copy in the second, where it is the best, stays."""
+    sorted_ = sorted(scenes(20), key=lambda image: float(image[..., 0].mean()))  # as the score has it
+    first, second = sorted_[10:], [sorted_[10], *sorted_[:9]]
+    make_dataset(tmp_path, [*first, *second], per_shard=8, label_name=["cat"] * 10 + ["dog"] * 10)
+    reason = "clip among the worst 10 % of its class"
+    assert reasons(curated(tmp_path, Settings(percentiles=(("clip", 10.0),)))) == {0: reason, 11: reason}
+    assert reason_kind(reasons(curated(tmp_path, Settings(), "plain"))[10]) == "exact_copy"
+
+
+def test_of_equal_scores_the_last_go_and_what_has_none_goes() -> None:
+    values = np.array([0.5, np.nan, 0.5, 0.5, 0.9])
+    reason = "clip among the worst 50 % of its class"
+    assert worst_of(values, "clip", 50) == {1: "no_score", 3: reason, 2: reason}
+    assert worst_of(values, "clip", 20) == {1: "no_score"}
+
+
+def test_killed_at_every_step_a_percentile_comes_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = scenes(12)
+    make_dataset(tmp_path, [*own, own[0]], per_shard=8)
+    check_killed_everywhere(tmp_path, PERCENTILE, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("images", "percentiles", "message"),
+    [
+        (3, (("clip", 30.0),), "--percentile: expected 10 images with clip in each class, got 3 of 'all'"),
+        (12, (("aes", 30.0),), r"--percentile: expected a score of the dataset \(clip\), got 'aes'"),
+    ],
+)
+def test_a_percentile_of_what_is_not_there_is_refused(
+    tmp_path: Path, images: int, percentiles: tuple[tuple[str, float], ...], message: str
+) -> None:
+    make_dataset(tmp_path, scenes(images))
+    with pytest.raises(JobError, match=message):
+        curated(tmp_path, Settings(percentiles=percentiles))
+    with pytest.raises(JobError, match="P between 0 and 100"):
+        check(Settings(percentiles=(("clip", 100.0),)))
