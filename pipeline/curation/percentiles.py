@@ -18,7 +18,7 @@ from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.curation.settings import FOLDER, LABELS, Task
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.records import to_parquet
-from promptmill.pipeline.dataset.samples import KEPT, SOURCE_PREFIX, Samples, read_dataset
+from promptmill.pipeline.dataset.samples import KEPT, SOURCE_PREFIX, Samples, read_samples
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
@@ -37,7 +37,7 @@ def find_worst(plan: Plan, task: Task) -> None:
     if not wanted or task.output.entry(KEY) is not None:
         return
     label = task.settings.label
-    plan, samples = read_dataset(plan, task.input, () if label is None else (label,))
+    samples = read_samples(task.input)  # `plan` is that of the output, and no object of the input is of it
     _refuse_unknown(samples, [name for name, _ in wanted])
     rows = np.flatnonzero(np.array(samples.texts("status")) == KEPT)
     groups = _groups(samples, label, rows)
