@@ -178,7 +178,7 @@ class Condition(StrictModel):
     def _no_percentile(cls, data: Any) -> Any:
         asked = next((name for name in _PERCENTILES if isinstance(data, dict) and name in data), None)
         if asked is not None:
-            hint = "A percentile needs all images of a class, and a worker sees those of a shard."
+            hint = "It needs all images of a class: `promptmill curate URL --to URL2 --percentile clip=30` has them."
             raise_all([broken_rule((asked,), "at_least or at_most", data[asked], hint, "select.where")])
         return data
 
