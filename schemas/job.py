@@ -120,6 +120,11 @@ class Job(StrictModel):
             for index, first in repeats(names)
         ]
         hint = "For example `distractors: [a photo of a dog, a blank image]`; a job with classes needs none."
+        wrong += [
+            broken_rule(("score", i, "classifier"), "null without labels", score.classifier, "", "score prompts")
+            for i, score in enumerate(self.score)
+            if score.classifier and not self.prompts.labelled
+        ]
         return wrong + [
             broken_rule(("score", i, "distractors"), "captions", [], hint, "score prompts")
             for i, score in enumerate(self.score)

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all
 
-SCORE_KINDS: Final = ("clip", "relative", "metric", "python")
+SCORE_KINDS: Final = ("clip", "relative", "metric", "classifier", "python")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,12 @@ METRICS: Final = {
 
 A score of the user's own is `python:` in the job file."""
 METRIC_SCORES: Final = {word: tuple(facts.name for facts in scores) for word, scores in METRICS.items()}
-_BY_NAME: Final = {facts.name: facts for scores in METRICS.values() for facts in scores}
+CLASSIFIER: Final = (
+    ScoreFacts("agrees", "whether a classifier sees the class that the label says", 0, 1),
+    ScoreFacts("label_probability", "how likely a classifier holds the label's class", 0, 1),
+)
+CLASSIFIER_SCORES: Final = tuple(facts.name for facts in CLASSIFIER)
+_BY_NAME: Final = {facts.name: facts for scores in (*METRICS.values(), CLASSIFIER) for facts in scores}
 LOWER_IS_BETTER: Final = frozenset(name for name, facts in _BY_NAME.items() if facts.lower_is_better)
 
 
@@ -77,6 +82,9 @@ class Score(StrictModel):
     metric: _Metric | None = None
     """`image`: `sharpness`, `contrast`, `colourfulness`, `near_black`. `verified`: whether the image shows what a
     caption of the shapes world says, and `verified_share`, the share of its claims that hold."""
+    classifier: Text | None = None
+    """A folder that `AutoModelForImageClassification` of transformers loads from safetensors, and that names a class as
+    each of the job's: `agrees`, whether that of the image is the likeliest of all, and `label_probability`."""
     python: Text | None = None
     """A score of your own: the import path of its class, `package.module:Class`, or the name of an entry point in the
     group `promptmill.scores`. The class says what its scores are called."""
@@ -85,14 +93,16 @@ class Score(StrictModel):
 
     @property
     def model(self) -> str | None:
-        """The open_clip model, None where the score needs none."""
-        return self.clip or self.relative
+        """The open_clip model or the classifier, None where the score needs none."""
+        return self.clip or self.relative or self.classifier
 
     @property
     def names(self) -> tuple[str, ...]:
         """Keys in the `scores` column; none for `python`, whose class has them: `Plan.score_names`."""
         if self.python is not None:
             return ()
+        if self.classifier is not None:
+            return CLASSIFIER_SCORES
         if self.metric is not None:
             return METRIC_SCORES[self.metric]
         return (str(self.name),)
@@ -112,9 +122,11 @@ class Score(StrictModel):
             hint = "One item of the list, one kind of score: `- clip: builtin:shapes`, `- metric: image`."
             got = " and ".join(given) or "nothing"
             loc = given[1] if given else "clip"
-            wrong.append(broken_rule((loc,), "one of `clip`, `relative`, `metric`, `python`", got, hint, "score"))
-        elif given in (["metric"], ["python"]) and self.name is not None:
-            fixed = f"Its scores are called {', '.join(self.names)}." if self.metric else "Its class names its scores."
+            wrong.append(
+                broken_rule((loc,), "one of `clip`, `relative`, `metric`, `classifier`, `python`", got, hint, "score")
+            )
+        elif given in (["metric"], ["classifier"], ["python"]) and self.name is not None:
+            fixed = f"Its scores are called {', '.join(self.names)}." if self.names else "Its class names its scores."
             wrong.append(broken_rule(("name",), "null", repr(self.name), fixed, "score"))
         if self.distractors and "relative" not in given:
             wrong.append(broken_rule(("distractors",), "none without `relative`", list(self.distractors), "", "score"))

@@ -94,7 +94,7 @@ _GUIDANCE = "a number from 0 to 1000"
         (
             "score: {clip: x}",
             "score",
-            "a list (each a mapping (clip, relative, distractors, metric, python, name))",
+            "a list (each a mapping (clip, relative, distractors, metric, classifier, python, name))",
             "a mapping (clip)",
             "Write it as a list: [ … ].",
         ),
@@ -178,7 +178,7 @@ def test_a_section_with_all_lines_commented_out_takes_its_defaults() -> None:
     assert only(NAME + OUTPUT + "prompts:\n").where == "job.yaml:3: prompts.source"
 
 
-KINDS = "one of `clip`, `relative`, `metric`, `python`"
+KINDS = "one of `clip`, `relative`, `metric`, `classifier`, `python`"
 
 
 @pytest.mark.parametrize(

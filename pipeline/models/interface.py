@@ -69,6 +69,14 @@ class ImageEncoder(Protocol):
         """float32 [images, width], of length 1. Raises SampleError for one that breaks it, WorkerError for more."""
 
 
+class Classifier(Protocol):
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    def probabilities(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """float32 [images, labels]. Raises SampleError for one that breaks it, WorkerError for more."""
+
+
 class Embedder(ImageEncoder, Protocol):
     """An image and text encoder with a common space; rows are float32 vectors of length 1.
 

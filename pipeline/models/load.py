@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from promptmill.pipeline.models.catalog.clips import ResolvedClip
     from promptmill.pipeline.models.catalog.features import Features
-    from promptmill.pipeline.models.interface import Embedder, Generator, ImageEncoder
+    from promptmill.pipeline.models.interface import Classifier, Embedder, Generator, ImageEncoder
     from promptmill.schemas.resolved import ResolvedModel
 
 ENVIRONMENT = {
@@ -47,6 +47,14 @@ def load_image_encoder(model: Features, threads: int, device: str = "auto") -> I
     from promptmill.pipeline.models.clip.vision import VisionEncoder
 
     return VisionEncoder(model, device)
+
+
+def load_classifier(model: ResolvedClip, threads: int, device: str = "auto") -> Classifier:
+    """As `load_generator`, for a classifier's folder."""
+    prepare_process(threads)
+    from promptmill.pipeline.models.clip.classifier import ImageClassifier
+
+    return ImageClassifier(model, device)
 
 
 def acting_device(device: str) -> dict[str, str]:

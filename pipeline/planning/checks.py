@@ -8,6 +8,12 @@ from itertools import product
 from typing import Any
 
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
+from promptmill.pipeline.models.catalog.classifiers import (
+    classifier_folder,
+    classifier_labels,
+    outputs_of,
+    resolve_classifier,
+)
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.catalog.controls import CALLED as CONTROL_TIMES
 from promptmill.pipeline.models.catalog.controls import check_start_end, check_time, resolve_control
@@ -62,8 +68,8 @@ def check_job(job: Job, allow_large_sweep: bool = False) -> Checked:
             models[model] = _with_ip_adapter(job, model, resolved, where, problems)
     _check_settings(job, models, problems)
     clips = [
-        _collect(problems, lambda model=model, where=where: resolve_clip(model, where))
-        for model, where in _score_models(job)
+        _collect(problems, lambda model=model, where=where, look=look: look(model, where))
+        for model, where, look in _score_models(job)
     ]
     own = _collect(problems, lambda: python_scores(job))
     if problems:
@@ -102,10 +108,20 @@ def _with_ip_adapter(
     return replace(resolved, ip_adapter=_collect(problems, lambda: resolve_ip_adapter(*asked)))
 
 
-def _score_models(job: Job) -> list[tuple[str, str]]:
-    """Of the scores that need an open_clip model: the model, and where it is named."""
-    kinds = [(score.model, "clip" if score.clip else "relative") for score in job.score]
-    return [(model, f"score[{i}].{kind}") for i, (model, kind) in enumerate(kinds) if model]
+def _score_models(job: Job) -> Iterator[tuple[str, str, Callable[[str, str], ResolvedClip]]]:
+    """Of the scores that need a model: the model, where it is named, and what finds it."""
+    for i, score in enumerate(job.score):
+        if score.classifier is not None:
+            yield score.classifier, f"score[{i}].classifier", resolve_classifier
+        elif score.model is not None:
+            yield score.model, f"score[{i}].{'clip' if score.clip else 'relative'}", resolve_clip
+
+
+def check_classifiers(job: Job, clips: Sequence[ResolvedClip], classes: Sequence[str]) -> None:
+    """Raises JobError where a classifier does not know a class."""
+    for (_, where, look), model in zip(_score_models(job), clips, strict=True):
+        if look is resolve_classifier:
+            outputs_of(classifier_labels(classifier_folder(model)), classes, where)
 
 
 def _named_models(job: Job) -> list[tuple[Model, str]]:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from promptmill.pipeline.models.catalog.classifiers import license_notice
+from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.catalog.diffusers_source import rounds_steps_down
 from promptmill.pipeline.models.catalog.licenses import license_called
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
@@ -75,3 +77,9 @@ def of_licenses(models: Sequence[ResolvedModel]) -> Iterator[str]:
         if known.training not in ("free", "unknown"):
             said = f"is {known.training} for training with its images: {known.says}"
             yield f"model {path}: its licence {known.name} {said}"
+
+
+def of_classifiers(job: Job, clips: Sequence[ResolvedClip]) -> Iterator[str]:
+    """Under which licence a classifier judges."""
+    with_model = [score for score in job.score if score.model is not None]
+    yield from (license_notice(clip) for score, clip in zip(with_model, clips, strict=True) if score.classifier)

@@ -15,11 +15,12 @@ from promptmill.pipeline.models.catalog.tasks import task_for
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.checks import (
     and_those_of,
+    check_classifiers,
     check_job,
     wrong_values,
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
-from promptmill.pipeline.planning.notices import from_noise, of_licenses, own_sizes
+from promptmill.pipeline.planning.notices import from_noise, of_classifiers, of_licenses, own_sizes
 from promptmill.pipeline.planning.rounds import images_of, places_of, places_per_shard, round_segment
 from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.source import Source, open_source
@@ -233,13 +234,14 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
         told = "prompts.source: no file is there; what the dataset has of them suffices"
         source = Source((), archived.source_schema, (told,), words=archived.words)
     words = replace(source.words, seed=job.seed) if job.prompts.draws or job.prompts.wildcards else source.words
+    check_classifiers(job, clips, words.class_names)
     prompts = min(source.rows, job.prompts.limit or source.rows) * Expansion(job.prompts, words).each
     _check_size(job, prompts)
     if job.per_class is not None:
         _check_classes(job, source)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + _most_images(job) - 1
-    larger = (*own_sizes(job, models, source.files), *of_licenses(models))
+    larger = (*own_sizes(job, models, source.files), *of_licenses(models), *of_classifiers(job, clips))
     notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
         *(job, fingerprint(fields), fields, models, clips, source.schema, _segments(job, source, prompts), notices),

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
+from promptmill.pipeline.models.catalog.classifiers import outputs_of
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.interface import Embedder
-from promptmill.pipeline.models.load import load_embedder
+from promptmill.pipeline.models.load import load_classifier, load_embedder
 from promptmill.pipeline.planning.own_scores import describe_score
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.scores.agreement import Agreement
 from promptmill.pipeline.scores.clip import ClipScore
 from promptmill.pipeline.scores.diversity import Diversity
 from promptmill.pipeline.scores.interface import Scorer
@@ -72,9 +74,8 @@ def scorers_on_device(plan: Plan) -> list[Scorer]:
     Each model is loaded once: a second score of the same CLIP costs no second look at a batch.
     """
     embedder = cache(lambda clip: load_embedder(clip, plan.job.compute.threads_per_worker))
-    scores = [score for score in plan.job.score if score.model]
-    pairs = list(zip(scores, plan.clips, strict=True))
-    kinds = [("clip" if score.clip else "relative", score, clip) for score, clip in pairs]
+    pairs = list(zip((score for score in plan.job.score if score.model), plan.clips, strict=True))
+    kinds = [("clip" if score.clip else "relative", score, clip) for score, clip in pairs if not score.classifier]
     # `clip` first, so that an error of a model is told by the plainer score.
     ordered = sorted(kinds, key=lambda each: each[0] != "clip")
     wordings = [each.wording for each in plan.words.classes]
@@ -85,7 +86,13 @@ def scorers_on_device(plan: Plan) -> list[Scorer]:
         )
         for kind, score, clip in ordered
     ]
-    return [*with_clip, *(OwnScore(told) for told in plan.python_scores if told.on_device)]
+    judges = [_agreement(plan, clip) for score, clip in pairs if score.classifier]
+    return [*with_clip, *judges, *(OwnScore(told) for told in plan.python_scores if told.on_device)]
+
+
+def _agreement(plan: Plan, model: ResolvedClip) -> Scorer:
+    classifier = load_classifier(model, plan.job.compute.threads_per_worker)
+    return Agreement(classifier, outputs_of(classifier.labels, plan.words.class_names, "score"), model.revision)
 
 
 def choose_scorers(words: Sequence[str], distractors: Sequence[str] = (), threads: int = 1) -> list[Scorer]:

@@ -149,6 +149,7 @@ TRIED_ELSEWHERE = {
     ),
     **dict.fromkeys((f"prompts.columns.control_{each}" for each in ("scale", "start", "end")), "they need a network"),
     "prompts.source": "its files are",
+    "score.0.classifier": "it needs a folder, in tests/engine/test_classifier.py",
     "select.max_rounds": TRIED_WITH_ROUNDS,
     "compute.max_cost": "it needs a price, and all of compute is left out",
     "model.revision": "of hub models, in tests/models",

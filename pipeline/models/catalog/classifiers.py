@@ -1,0 +1,76 @@
+"""Classifiers of images that a job judges its own images with: a folder of transformers, looked up without torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from promptmill.pipeline.models.catalog.clips import LOCAL, ResolvedClip, clip_files
+from promptmill.pipeline.models.catalog.features import SETTINGS, check_vision_folder
+from promptmill.pipeline.models.catalog.licenses import license_of_folder
+from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
+from promptmill.pipeline.storage.homes import at_home
+from promptmill.schemas.errors import JobError, Problem
+
+_KIND = "ForImageClassification"
+
+
+def resolve_classifier(spec: str, where: str) -> ResolvedClip:
+    """A folder that `AutoModelForImageClassification` loads. Raises JobError with all problems."""
+    root = at_home(spec.removeprefix(LOCAL)).absolute()
+    if not (root / SETTINGS).is_file():
+        got = f"none at {root}" if root.is_dir() else f"nothing at {root}"
+        raise JobError(Problem(where, f"a classifier's folder, with {SETTINGS}", got))
+    folder = list_folder(root)
+    check_classifier_folder(folder, where)
+    size = sum(folder.files[name] for name in folder.files if name.endswith(".safetensors") and "/" not in name)
+    whole, files = identity_of(root, clip_files(folder), where)
+    return ResolvedClip(spec, f"{LOCAL}{root}", None, f"{BY_HASH}{whole}", size, files)
+
+
+def check_classifier_folder(folder: ModelFolder, where: str) -> None:
+    """Asked when a job is planned, and again by whoever loads the folder. Raises JobError with all problems."""
+    check_vision_folder(folder, where)
+    path = folder.root / SETTINGS
+    names = read_json(path).get("architectures")
+    if not (isinstance(names, list) and any(isinstance(name, str) and name.endswith(_KIND) for name in names)):
+        raise JobError(Problem(where, f"a model `…{_KIND}` in `architectures` of {path}", repr(names)[:100]))
+    if not classifier_labels(folder.root):
+        raise JobError(Problem(where, f"`id2label`, the names of its classes from 0 on, in {path}", "none"))
+
+
+def classifier_folder(model: ResolvedClip) -> Path:
+    return Path(model.location.removeprefix(LOCAL))
+
+
+def classifier_labels(root: Path) -> list[str]:
+    """In the order of its outputs; none where the folder does not say them."""
+    found = read_json(root / SETTINGS).get("id2label")
+    if not isinstance(found, dict):
+        return []
+    labels = [found.get(str(number)) for number in range(len(found))]
+    return [label for label in labels if isinstance(label, str)] if None not in labels else []
+
+
+def outputs_of(labels: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
+    """Which output of a classifier each class is, by name; case, `_` and `-` do not count.
+
+    Raises JobError where it does not know one.
+    """
+    numbers = {_plain(label): number for number, label in enumerate(labels)}
+    unknown = [name for name in classes if _plain(name) not in numbers]
+    if unknown:
+        known = ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
+        hint = "Name the classes as it does, with their wording: `classes: {its_name: a wording}`"
+        raise JobError(Problem(where, f"a classifier that knows {unknown[0]!r}", f"one of {known}", hint))
+    return [numbers[_plain(name)] for name in classes]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def license_notice(model: ResolvedClip) -> str:
+    name = license_of_folder(model.path, classifier_folder(model))
+    return f"classifier {model.path}: {f'its licence is {name}' if name else 'its card names no licence'}"
