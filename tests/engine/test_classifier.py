@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from promptmill.jobs.options import load_job
+from promptmill.pipeline.jobfile.reader import load_job
 from promptmill.pipeline.planning.plan import plan_job
 from promptmill.schemas.errors import JobError
 from tests.engine.conftest import Answer
