@@ -148,6 +148,21 @@ class ScoreResult(Result):
 
 
 @dataclass(frozen=True)
+class ClassSummary:
+    """`asked` is null where all that passes is kept, `made` counts samples that ended. `right` is the share of the
+    `judged` kept images that `judge` (`verified`, `agrees`) holds for right; `reason` the commonest of its rejects."""
+
+    name: str
+    asked: int | None
+    made: int
+    kept: int
+    judge: str | None
+    judged: int
+    right: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class ReferenceTable:
     """What `score --reference` found. `few` is a number of images that is not above the number of features."""
 
@@ -212,6 +227,7 @@ class ReportResult(Summary):
     cells: list[VariantSummary]
     correlations: list[Correlation]
     references: list[ReferenceTable]
+    classes: list[ClassSummary] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ CLASSIFIER: Final = (
     ScoreFacts("label_probability", "how likely a classifier holds the label's class", 0, 1),
 )
 CLASSIFIER_SCORES: Final = tuple(facts.name for facts in CLASSIFIER)
+JUDGES: Final = ("verified", "agrees")
+"""Scores that are 1 for an image that is right, the exact one first."""
 _BY_NAME: Final = {facts.name: facts for scores in (*METRICS.values(), CLASSIFIER) for facts in scores}
 LOWER_IS_BETTER: Final = frozenset(name for name, facts in _BY_NAME.items() if facts.lower_is_better)
 

@@ -24,6 +24,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.report.analysis import ALL_BASELINES, Analysis, analyse
+from promptmill.pipeline.report.classes import class_summaries
 from promptmill.pipeline.report.frame import Frame, make_frame
 from promptmill.pipeline.report.inputs import input_hashes, input_pictures
 from promptmill.pipeline.report.page_data import (
@@ -89,6 +90,7 @@ def build_report(
         summary=result,
         price=price,
         references=result.references,
+        classes=result.classes,
         single_file=single_file,
     )
     write_numbers(put, analysis, result)
@@ -112,6 +114,7 @@ def _result(
         "metrics": summarized(analysis),
         "correlations": analysis.correlations,
         "references": references,
+        "classes": class_summaries(plan, samples),
         "selection": None if selection is None else selection_facts(store, selection),
     }
     result = checked(ReportResult, plain(found))
@@ -241,7 +244,7 @@ def write_page(
 
 def _page(facts: dict[str, Any], scripts: Sequence[str] = (), inline: Sequence[str] = ()) -> bytes:
     """With scripts beside it by name, or those `inline` by their text."""
-    defaults: dict[str, Any] = {"differences": [], "price": None, "references": []}
+    defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "classes": []}
     given = {**defaults, **facts, "style": page_file("style.css"), "scripts": scripts, "inline": inline}
     return environment().get_template("index.html.j2").render(**given).encode("utf-8", "replace")
 

@@ -51,6 +51,15 @@ def test_classes_are_filled_in_rounds_and_one_that_cannot_be_is_told(
     again = cli("run", file, "--in-process")
     assert again.code == 3 and {path.name: path.read_bytes() for path in sorted((url / "data").iterdir())} == before
     assert cli("verify", url).code == 0
+    circle, spaceship = json.loads((url / "report" / "summary.json").read_text())["classes"]
+    told = {"asked": ASKED, "judge": "verified"}
+    assert circle == {**told, "name": "circle", "made": circle["made"], "kept": 3, "judged": 3, "right": 1.0} | {
+        "reason": circle["reason"]
+    }
+    assert spaceship["name"] == "spaceship" and spaceship["kept"] == spaceship["judged"] == 0
+    assert spaceship["made"] == 3 + 6 + 12 and spaceship["right"] is None and spaceship["reason"] == "no_score"
+    page = (url / "report" / "index.html").read_text()
+    assert "What came of each class?" in page and "<td>spaceship</td>" in page
 
 
 def test_the_run_is_alive_between_its_rounds(
