@@ -103,7 +103,9 @@ class Correlation:
 
 @dataclass(frozen=True)
 class ReferenceVariant:
-    """Kept images of one variant against the reference; None where there are too few to compare."""
+    """Kept images of one variant against the reference; None where there are too few to compare.
+
+    `nearest` are the 5 %, 50 % and 95 % quantiles of 1 − cosine to the nearest image of the reference."""
 
     name: str
     variant: str
@@ -114,6 +116,9 @@ class ReferenceVariant:
     kid_subset: int | None
     precision: float | None
     recall: float | None
+    coverage: float | None = None
+    effective: float | None = None
+    nearest: list[float] | None = None
 
 
 @dataclass(frozen=True)

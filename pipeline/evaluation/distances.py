@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from promptmill.pipeline.evaluation.fid import fid_and_kid
+from promptmill.pipeline.evaluation.variety import effective_number, nearest_distances
 
 MIN_IMAGES = 8
 """In either set: below it there is no neighbourhood and no subset to draw."""
@@ -27,7 +28,9 @@ Features = npt.NDArray[np.float32]
 class Distances:
     """`fid` and `kid` are 0 for equal distributions; `precision` and `recall` are shares.
 
-    `kid_std` is over random subsets of `kid_subset` images. All are None for a set that is too small.
+    `kid_std` is over random subsets of `kid_subset` images. `coverage` is the share of the reference with a made image
+    as near as its neighbours, `effective` how many images the made ones are worth, `nearest` quantiles of the distance
+    to the nearest of the reference (`variety.py`). All are None for a set that is too small.
     """
 
     images: int
@@ -37,6 +40,9 @@ class Distances:
     kid_subset: int | None = None
     precision: float | None = None
     recall: float | None = None
+    coverage: float | None = None
+    effective: float | None = None
+    nearest: list[float] | None = None
 
 
 def distances(reference: Features, made: Features) -> Distances:
@@ -48,7 +54,8 @@ def distances(reference: Features, made: Features) -> Distances:
     subset = min(_MAX_SUBSET, least // 2)
     fid, kid, kid_std = fid_and_kid(reference, made, subset)
     precision, recall = precision_recall(reference, made)
-    return Distances(len(made), fid, kid, kid_std, subset, precision, recall)
+    more = coverage(reference, made), effective_number(made), nearest_distances(reference, made)
+    return Distances(len(made), fid, kid, kid_std, subset, precision, recall, *more)
 
 
 def precision_recall(reference: Features, made: Features, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
@@ -60,10 +67,25 @@ def precision_recall(reference: Features, made: Features, neighbours: int = NEIG
     return _share_inside(made, reference, neighbours), _share_inside(reference, made, neighbours)
 
 
+def coverage(reference: Features, made: Features, neighbours: int = NEIGHBOURS) -> float:
+    """Share of the reference's images whose ball, to the `neighbours`-th nearest of their own set, holds a made one.
+
+    Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative Models, equation 5. Unlike recall it is
+    not raised by a few made images far from everything.
+    """
+    radii = _radii(reference, neighbours)
+    least = np.concatenate([rows.min(axis=1) for rows in _squares(reference, made)])
+    return float((least <= radii).mean())
+
+
 def _share_inside(queries: Features, centres: Features, neighbours: int) -> float:
-    # Of a point's distances within its own set the least is that to itself.
-    radii = np.concatenate([np.partition(rows, neighbours)[:, neighbours] for rows in _squares(centres, centres)])
+    radii = _radii(centres, neighbours)
     return float(np.concatenate([(rows <= radii).any(axis=1) for rows in _squares(queries, centres)]).mean())
+
+
+def _radii(centres: Features, neighbours: int) -> npt.NDArray[Any]:
+    """Of a point's distances within its own set the least is that to itself."""
+    return np.concatenate([np.partition(rows, neighbours)[:, neighbours] for rows in _squares(centres, centres)])
 
 
 def _squares(a: Features, b: Features) -> Iterator[npt.NDArray[Any]]:

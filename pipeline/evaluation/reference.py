@@ -185,6 +185,9 @@ class _Variant:
     recall: float | None
     kid_subset: int | None = None
     variant: str = "{}"
+    coverage: float | None = None
+    effective: float | None = None
+    nearest: list[float] | None = None
 
 
 @dataclass(frozen=True)

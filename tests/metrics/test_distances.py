@@ -16,8 +16,9 @@ from scipy import linalg
 from promptmill.jobs.report import report
 from promptmill.jobs.score import score
 from promptmill.jobs.select import select
-from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances, precision_recall
+from promptmill.pipeline.evaluation.distances import MIN_IMAGES, coverage, distances, precision_recall
 from promptmill.pipeline.evaluation.fid import fid_and_kid
+from promptmill.pipeline.evaluation.variety import effective_number, nearest_distances
 from promptmill.pipeline.shapes.render import render
 from promptmill.pipeline.shapes.suite import sample_prompts
 from promptmill.schemas.errors import JobError
@@ -50,6 +51,27 @@ def test_kid_is_without_bias_and_repeats() -> None:
         first, again = fid_and_kid(a, b, 30), fid_and_kid(a, b, 30)
     assert first == again and first[1] > 10 * max(map(abs, same)) and first[2] > 0
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_effective_number_of_known_sets() -> None:
+    kinds = np.eye(6, dtype=np.float32)
+    assert effective_number(kinds) == pytest.approx(6)
+    assert effective_number(np.repeat(kinds[:1], 40, axis=0)) == pytest.approx(1)
+    assert effective_number(np.repeat(kinds[:4] * 7, 10, axis=0)) == pytest.approx(4)  # length plays no part
+    rows = cloud(np.random.default_rng(3), 5)
+    assert effective_number(rows) == pytest.approx(effective_number(np.repeat(rows, 8, axis=0)))  # either side of width
+
+
+def test_coverage_and_the_nearest_of_known_sets() -> None:
+    rng = np.random.default_rng(4)
+    one_mode = cloud(rng, 200)
+    both = np.concatenate([one_mode, cloud(rng, 200, 50.0)])
+    assert coverage(both, one_mode) == 0.5 and coverage(one_mode, both) == 1.0
+    outlier = np.concatenate([one_mode[:1], cloud(rng, 200, -80.0)])
+    assert coverage(both, outlier) < 0.05
+    turned = np.eye(6, dtype=np.float32)
+    assert nearest_distances(turned[:3], turned[:3] * 5) == pytest.approx([0, 0, 0])
+    assert nearest_distances(turned[:3], turned[3:]) == pytest.approx([1, 1, 1])
 
 
 def test_precision_and_recall_of_known_sets() -> None:

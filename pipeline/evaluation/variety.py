@@ -1,0 +1,37 @@
+"""How varied a set of images is, and how much of a reference it reaches, by the features of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.float32]
+
+QUANTILES = (0.05, 0.5, 0.95)
+_ROWS = 1_024
+
+
+def effective_number(rows: Features) -> float:
+    """Of float32 [images, features], between 1 (all alike) and the number of images (none like another).
+
+    Friedman & Dieng 2022, The Vendi Score, equation 4, with the cosine as kernel: the exponential of the entropy of the
+    eigenvalues of the kernel over n, which those of the features' covariance about 0 are too.
+    """
+    wide = _directions(rows)
+    square = wide.T @ wide if wide.shape[0] > wide.shape[1] else wide @ wide.T
+    values = np.linalg.eigvalsh(square / len(wide))
+    values = values[values > 1e-12]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def nearest_distances(reference: Features, made: Features) -> list[float]:
+    """1 − cosine of each made image to the nearest one of the reference: its `QUANTILES`. Near 0 is a copy."""
+    there, own = _directions(reference), _directions(made)
+    nearest = [1 - (own[i : i + _ROWS] @ there.T).max(axis=1) for i in range(0, len(own), _ROWS)]
+    return [float(each) for each in np.quantile(np.maximum(np.concatenate(nearest), 0.0), QUANTILES)]
+
+
+def _directions(rows: Features) -> npt.NDArray[np.float64]:
+    wide = rows.astype(np.float64)
+    found: npt.NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return found
