@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from promptmill.jobs.console import say, say_json
+from promptmill.jobs.few_shot import few_shot_job
 from promptmill.jobs.options import AsJson
 from promptmill.jobs.schema import SCHEMA_FILE
 from promptmill.pipeline.dataset.targets import refuse_dataset
@@ -85,6 +86,17 @@ def init(path: Path) -> list[Path]:
         return [job_file]
     _create(prompts, SAMPLE_PROMPTS)
     return [job_file, prompts]
+
+
+def init_classes(path: Path, classes: Path) -> list[Path]:
+    """As `init`, a job that makes a labelled set from a folder of real images by class."""
+    job_file = path if path.suffix in (".yaml", ".yml") else path / "job.yaml"
+    refuse_dataset(str(job_file.parent), "PATH")
+    name = printable(classes.resolve().name, 100) or "few-shot"
+    text = few_shot_job(name, classes, schema_reference(job_file.parent))
+    parse_job(text, str(job_file))
+    _create(job_file, text)
+    return [job_file]
 
 
 def default_job(name: str, source: str) -> Job:
@@ -171,10 +183,13 @@ def _create(path: Path, text: str) -> None:
 
 def command(
     path: Annotated[Path, typer.Argument(help="Folder or .yaml file to write.")] = Path(),
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Real images by class, to make a labelled set from.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a commented job file, and sample prompts."""
-    written = init(path)
+    written = init(path) if classes is None else init_classes(path, classes)
     if as_json:
         say_json(InitResult(list(map(str, written))).as_json())
         return

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
-from promptmill.jobs.init import SAMPLE_PROMPTS, default_job, init, schema_reference
+from promptmill.jobs.init import SAMPLE_PROMPTS, default_job, init, init_classes, schema_reference
 from promptmill.jobs.schema import SCHEMA_FILE
 from promptmill.pipeline.jobfile.document import printable
 from promptmill.pipeline.jobfile.fields import describe_fields
 from promptmill.pipeline.jobfile.reader import load_job
+from promptmill.pipeline.planning.plan import plan_job
 from promptmill.schemas.errors import JobError
 from tests.job_problems import is_valid
 
@@ -112,3 +114,30 @@ def test_the_sample_prompts_are_in_the_words_of_the_model() -> None:
         claims = parse(prompt)
         assert claims.ground
         assert all(each.colour and each.shape for each in claims.objects)
+
+
+def real_images(folder: Path) -> Path:
+    for kind in ("ring: #1", "cross"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / kind / f"{number}.png")
+    return folder
+
+
+def test_a_folder_of_real_images_by_class_makes_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    real = real_images(tmp_path / "my {photos}")
+    assert init_classes(Path("set"), real) == [Path("set/job.yaml")]
+    job = load_job("set/job.yaml")
+    assert job.prompts.classes == "my {photos}" and job.select is not None and job.select.per_class == 20
+    plan = plan_job(job)
+    assert plan.words.class_names == ("cross", "ring: #1") and plan.tasks == ("image-to-image",)
+    with pytest.raises(JobError, match="a new file"):
+        init_classes(Path("set"), real)
+
+
+def test_a_folder_without_classes_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JobError, match="nothing there"):
+        init_classes(tmp_path, tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
