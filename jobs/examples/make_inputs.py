@@ -2,6 +2,7 @@
 
 `figures.parquet` has one figure an image, of which the prompt wants another colour and shape; `pairs.parquet` two, and
 a mask over the one that is to change; `maps.parquet` outlines, of which the prompt says the colour and the caption all.
+`real/` has a folder of four images for each shape, as somebody has who begins with few.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ import io
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from promptmill.pipeline.shapes.edits import ControlCase, Edit, sample_cases, sample_edits
+from promptmill.pipeline.shapes.render import render
+from promptmill.pipeline.shapes.world import SHAPES, sample_scene
 from promptmill.schemas.columns import IMAGE
 
 FOLDER: Final = Path(__file__).with_name("inputs")
 COUNT: Final = 24
 SEED: Final = 3
+REAL: Final = 4
+"""Images of a class."""
 
 
 def main() -> None:
@@ -33,6 +39,19 @@ def main() -> None:
     maps = [_map_row(case, f"map-{i}") for i, case in enumerate(sample_cases(COUNT, SEED))]
     columns = [*((name, pa.string()) for name in ("id", "prompt", "caption")), ("edges", IMAGE)]
     pq.write_table(pa.Table.from_pylist(maps, schema=pa.schema(columns)), FOLDER / "maps.parquet", compression="zstd")
+    _write_real()
+
+
+def _write_real() -> None:
+    chance, left = np.random.default_rng(SEED), dict.fromkeys(SHAPES, REAL)
+    while any(left.values()):
+        scene = sample_scene(chance)
+        shape = scene.objects[0].shape
+        if left[shape]:
+            left[shape] -= 1
+            folder = FOLDER / "real" / shape
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(render(scene)).save(folder / f"{REAL - left[shape]}.png", optimize=True)
 
 
 def _row(edit: Edit, name: str, with_mask: bool) -> dict[str, Any]:
