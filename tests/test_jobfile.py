@@ -94,7 +94,7 @@ _GUIDANCE = "a number from 0 to 1000"
         (
             "score: {clip: x}",
             "score",
-            "a list (each a mapping (clip, relative, distractors, metric, classifier, python, name))",
+            "a list (each a mapping (clip, relative, distractors, metric, classifier, python, …))",
             "a mapping (clip)",
             "Write it as a list: [ … ].",
         ),
