@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples
+from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.reports import ClassSummary
 from promptmill.schemas.scores import JUDGES, reason_kind
@@ -14,9 +14,9 @@ from promptmill.schemas.scores import JUDGES, reason_kind
 
 def class_summaries(plan: Plan, samples: Samples) -> list[ClassSummary]:
     """In the order of the job, and none in a dataset without labels."""
-    if not plan.words.classes or "label_name" not in samples.table.column_names:
+    if not plan.words.classes or "label_name" not in samples.source_columns:
         return []
-    labels = np.array(samples.texts("label_name"), object)
+    labels = np.array(as_texts(samples.source("label_name")), object)
     status = np.array(samples.texts("status"), object)
     judge = next((name for name in JUDGES if name in samples.score_names), None)
     right = None if judge is None else samples.score(judge)
