@@ -16,7 +16,7 @@ from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.execution.lease import running_elsewhere
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import DeleteResult
+from promptmill.schemas.operations import DeleteResult
 
 _STRANGERS_SHOWN = 10
 _LINE_EVERY_S = 10.0

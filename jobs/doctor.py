@@ -27,7 +27,7 @@ from promptmill.pipeline.storage.backend import TEMPORARY
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.pipeline.storage.urls import local_path
 from promptmill.schemas.errors import JobError, Problem, StorageError
-from promptmill.schemas.results import DoctorResult, NodeReport
+from promptmill.schemas.operations import DoctorResult, NodeReport
 
 if TYPE_CHECKING:
     from promptmill.pipeline.execution.fleet.nodes import NodeAnswer

@@ -14,7 +14,7 @@ from promptmill.pipeline.execution.submit.dashboard import Dashboard as Cluster
 from promptmill.pipeline.execution.submit.dashboard import UnknownJobError
 from promptmill.pipeline.execution.submit.follow import ENDED, Ended, follow
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import JobRow, JobsResult
+from promptmill.schemas.operations import JobRow, JobsResult
 
 Action = Literal["list", "stop", "logs"]
 

@@ -23,7 +23,8 @@ from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.planning.variants import describe_axes
 from promptmill.schemas.errors import InputError, NoFilesError
 from promptmill.schemas.job import Job
-from promptmill.schemas.results import Estimate, PlanResult
+from promptmill.schemas.operations import Estimate
+from promptmill.schemas.results import PlanResult
 
 # Bytes a pixel of photographs at 1024² (PNG level 1, lossless WebP method 0, JPEG 95); a guess for other subjects.
 _BYTES_A_PIXEL = {"png": 1.7, "webp": 1.2, "jpeg": 0.4}

@@ -13,7 +13,7 @@ from promptmill.jobs.console import columns, say, say_json, say_on_stderr
 from promptmill.jobs.options import AsJson, JobFile, Set, Yes, loaded_job
 from promptmill.jobs.plan import plan_of
 from promptmill.jobs.probed import probe_file, probes
-from promptmill.schemas.results import ProbeResult
+from promptmill.schemas.operations import ProbeResult
 
 _WHY: Final = {
     "memory": "the next one does not fit",

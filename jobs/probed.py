@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from promptmill.pipeline.execution.speed import settings_of, work_of_variants
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import Estimate, ProbeResult
+from promptmill.schemas.operations import Estimate, ProbeResult
 
 _PROBES: Final = TypeAdapter(list[ProbeResult])
 _MOST_BYTES: Final = 1 << 20

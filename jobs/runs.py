@@ -23,7 +23,7 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError
-from promptmill.schemas.results import DatasetRow, DatasetState, RunsResult
+from promptmill.schemas.operations import DatasetRow, DatasetState, RunsResult
 
 PATIENCE_S = 10.0
 

@@ -25,7 +25,8 @@ from promptmill.pipeline.jobfile.reader import located, parse_with_document
 from promptmill.pipeline.jobfile.text import read_text
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.job import Job
-from promptmill.schemas.results import IfRunning, SubmitResult
+from promptmill.schemas.operations import SubmitResult
+from promptmill.schemas.results import IfRunning
 
 STOP_WAIT_S: Final = 600
 """Ray kills a stopped job after 3 s otherwise; the shards in hand want to be finished."""

@@ -13,7 +13,7 @@ from promptmill.jobs.options import AsJson, PricePerHour, Url
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.storage.patience import default_patience_s
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.results import WatchResult
+from promptmill.schemas.operations import WatchResult
 
 _TOKEN = "PROMPTMILL_WATCH_TOKEN"  # noqa: S105 - its name
 _PATIENCE_S = 10.0

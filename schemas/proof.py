@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from promptmill.schemas.results import Result
+from promptmill.schemas.result import Result
 
 Verdict = Literal["helps", "no difference shown", "harms"]
 Control = Literal["shuffled", "copies"]

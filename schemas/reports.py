@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from promptmill.schemas.results import Result, without_nones
+from promptmill.schemas.result import Result, without_nones
 
 Interval = list[float | int | None]
 """Mean, the ends of its 95 % interval (null from one prompt), and the number of prompts."""

@@ -21,8 +21,8 @@ from promptmill.pipeline.worker.context import Clock, WorkerContext
 from promptmill.pipeline.worker.recovery import VariantGenerator, score_batch
 from promptmill.pipeline.worker.work import read_work
 from promptmill.schemas.errors import DeviceMemoryError, JobError, Problem
+from promptmill.schemas.operations import ProbedBatch, ProbeResult
 from promptmill.schemas.plan import Sample
-from promptmill.schemas.results import ProbedBatch, ProbeResult
 
 MOST_BATCH: Final = 512
 _ROUNDS: Final = 2

@@ -18,7 +18,7 @@ from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.delete import mark
 from promptmill.pipeline.execution.heartbeat import KEY
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.results import DatasetRow
+from promptmill.schemas.operations import DatasetRow
 from tests.heart.mill import make_missing, run_small, small_plan
 
 Cli = Callable[..., Any]

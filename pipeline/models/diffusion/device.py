@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from promptmill.schemas.results import Device, Gpu
+from promptmill.schemas.operations import Device, Gpu
 
 
 def describe_device() -> Device:
