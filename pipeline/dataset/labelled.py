@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ class Labelled:
     label: str
     caption: str
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the pixels, so that the same picture in another format is the same."""
         height, width, _ = self.pixels.shape

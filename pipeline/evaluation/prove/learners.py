@@ -18,6 +18,7 @@ from promptmill.pipeline.display import cut
 from promptmill.pipeline.evaluation.prove.augment import mixed
 from promptmill.pipeline.evaluation.prove.world import Rows
 from promptmill.pipeline.models.catalog.clips import resolve_clip
+from promptmill.pipeline.models.catalog.weights import hash_files
 from promptmill.pipeline.models.load import load_embedder
 from promptmill.schemas.errors import JobError, Problem
 
@@ -46,6 +47,8 @@ class Task:
 
 
 class Learner(Protocol):
+    identity: str
+    """Of all that it answers by beside what it is taught: another one trains anew."""
     deterministic: bool
     most_rows: int | None
     """Copies included, of a side; None is any number."""
@@ -62,6 +65,7 @@ class Learner(Protocol):
 class Cnn:
     """Three convolutions of 16, 32 and 64 channels: 24,000 weights, eight milliseconds a step of 48 at 24×24."""
 
+    identity = "cnn 1"
     deterministic = False
     most_rows: int | None = None
 
@@ -157,18 +161,18 @@ class Kernel:
     deterministic = True
     most_rows: int | None = 1_500
 
-    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
-        self._features = features
+    def __init__(self, features: Callable[[Tensor], Tensor], identity: str) -> None:
+        self._features, self.identity = features, f"kernel 2, {identity}"
 
     def fit(self, parts: Sequence[Part], task: Task, validation: Rows) -> tuple[State, float]:
         given, labels, weights = self._table(parts, task.copies)
         wanted = functional.one_hot(labels, task.classes).double() * 2 - 1
         looked = self._features(torch.from_numpy(validation.images))
-        width = float(torch.cdist(given[:500], given[:500]).median()) or 1.0
+        apart, from_looked = torch.cdist(given, given) ** 2, torch.cdist(looked, given) ** 2
+        width = float(apart.median()) or 1.0
         best: tuple[State, float] | None = None
-        for gamma in (0.5 / width**2, 2.0 / width**2):
-            kernel = torch.exp(-gamma * torch.cdist(given, given) ** 2)
-            seen = torch.exp(-gamma * torch.cdist(looked, given) ** 2)
+        for gamma in (0.5 / width, 2.0 / width):
+            kernel, seen = torch.exp(-gamma * apart), torch.exp(-gamma * from_looked)
             for ridge in (1e-3, 1e-1):
                 lower = torch.linalg.cholesky(kernel + ridge * torch.diag(1 / weights))
                 alpha = torch.cholesky_solve(wanted, lower)
@@ -193,11 +197,21 @@ class Kernel:
         for part in (part for part in parts if part.share):
             most = self.most_rows or len(part.labels)
             each = max(1, min(copies, part.images.shape[1], most // max(1, len(part.labels))))
-            rows, labels = part.images[:most, :each], part.labels[:most, None].expand(-1, each).reshape(-1)
+            chosen = _in_turns(part.labels, most)
+            rows, labels = part.images[chosen, :each], part.labels[chosen, None].expand(-1, each).reshape(-1)
             sides.append((self._features(rows.reshape(-1, *rows.shape[2:])), labels, part.share))
         total = sum(len(labels) for _, labels, _ in sides)
         weights = [torch.full((len(labels),), share * total / len(labels)).double() for _, labels, share in sides]
         return torch.cat([s[0] for s in sides]), torch.cat([s[1] for s in sides]), torch.cat(weights)
+
+
+def _in_turns(labels: Tensor, most: int) -> Tensor:
+    """At most so many rows, one of each class in turn: sets are sorted by class, and the last ones would be lacking."""
+    numbers = labels.numpy()
+    order = np.argsort(numbers, kind="stable")
+    turn = np.empty_like(order)
+    turn[order] = np.arange(len(order)) - np.searchsorted(numbers[order], numbers[order])
+    return torch.from_numpy(np.lexsort((numbers, turn))[:most])
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -213,19 +227,20 @@ def load_learner(name: str, where: str = "--learner") -> Learner:
     if name == "cnn":
         return Cnn()
     if name == "pixels":
-        return Kernel(pixels)
+        return Kernel(pixels, "pixels")
     if name.startswith("timm:"):
-        return Kernel(_timm(name.removeprefix("timm:"), where))
-    embedder = load_embedder(resolve_clip(name, where), torch.get_num_threads(), "cpu")
+        return _timm(name.removeprefix("timm:"), where)
+    clip = resolve_clip(name, where)
+    embedder = load_embedder(clip, torch.get_num_threads(), "cpu")
 
     def features(images: Tensor) -> Tensor:
         rows = [embedder.images(list(part.permute(0, 2, 3, 1).numpy())) for part in torch.split(images, 64)]
         return torch.from_numpy(np.concatenate(rows)).double()
 
-    return Kernel(features)
+    return Kernel(features, f"{clip.location} {clip.tag} {clip.revision}")
 
 
-def _timm(name: str, where: str) -> Callable[[Tensor], Tensor]:
+def _timm(name: str, where: str) -> Learner:
     import timm
     from safetensors.torch import load_file
 
@@ -243,6 +258,7 @@ def _timm(name: str, where: str) -> Callable[[Tensor], Tensor]:
     settings: dict[str, Any] = timm.data.resolve_data_config({}, model=model)  # type: ignore[attr-defined,no-untyped-call]
     side, mean, deviation = settings["input_size"][-1], settings["mean"], settings["std"]
     model.eval()
+    weights, _ = hash_files(Path(path).parent, [Path(path).name])
 
     def features(images: Tensor) -> Tensor:
         found = []
@@ -253,4 +269,4 @@ def _timm(name: str, where: str) -> Callable[[Tensor], Tensor]:
                 found.append(functional.normalize(model(norm), dim=1))
         return torch.cat(found).double()
 
-    return features
+    return Kernel(features, f"{model_name} {timm.__version__} {weights}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,25 @@ def prove(settings: ProofSettings, told: Told = lambda text: None) -> Proof:
     return _Proof(settings, world, told).made()
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What validation says of a set, in percent: `real` is the best real-only arm. `agreement` is the share of labels
+    that its learners call so too."""
+
+    agreement: float
+    real: float
+    validation: float
+
+
+def try_out(settings: ProofSettings, told: Told = lambda text: None) -> Trial:
+    """Half of each batch synthetic; no test file is opened. Its trainings are those of a proof in the same folder."""
+    return _Proof(settings, build_world(settings), told).tried()
+
+
 class _Proof:
     def __init__(self, settings: ProofSettings, world: World, told: Told) -> None:
         self.settings, self.world, self.told = settings, world, told
-        self.units = Units(settings, world, Path(settings.out))
+        self.units = Units(settings, world, Path(settings.trained or settings.out))
         self.found: dict[Arm, list[Unit]] = {}
         self.openings = 0
         self.notices = list(world.notices)
@@ -64,6 +80,14 @@ class _Proof:
         chosen = Chosen(augmentation, real.name, best_mixed.name, best_mixed.share, best_mixed.chosen_by)
         return self._last_step(arms, real, best_mixed, chosen, agreement)
 
+    def tried(self) -> Trial:
+        self._train(FIRST)
+        real = self._best(FIRST)
+        agreement = self._agree()
+        (arm,) = [arm for arm in further(real.augmentation, (0.5,), False) if 0 < arm.share < 1]
+        self._train([arm])
+        return Trial(agreement, self._validation(real), self._validation(arm))
+
     def _train(self, arms: Iterable[Arm]) -> None:
         new = [arm for arm in arms if arm not in self.found]
         draws, times = range(self.settings.draws), range(self.settings.initialisations)
@@ -72,6 +96,7 @@ class _Proof:
             done = self.found.setdefault(unit.key.arm, [])
             done.append(unit)
             if len(done) == len(draws) * len(times):
+                done.sort(key=lambda unit: (unit.key.draw, unit.key.initialisation))  # sums are the same in each run
                 self.told(f"{unit.key.arm.name}: {self._validation(unit.key.arm):.1f} % right on validation")
 
     def _best(self, arms: Sequence[Arm]) -> Arm:

@@ -13,7 +13,8 @@ Filter = Literal["all", "agreed"]
 
 @dataclass(frozen=True)
 class ProofSettings:
-    """`shots` None is four fifths of the smallest class of the real images; `size` None is theirs, at most 32."""
+    """`shots` None is four fifths of the smallest class of the real images; `size` None is theirs, at most 32.
+    `trained` is the folder of what was trained, which proofs share as far as they have it in common; None is `out`."""
 
     real: str
     synthetic: str
@@ -33,6 +34,7 @@ class ProofSettings:
     flip: bool = False
     control: Control | None = None
     workers: int = 1
+    trained: str | None = None
 
 
 @dataclass(frozen=True)

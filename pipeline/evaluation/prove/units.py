@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -56,6 +56,8 @@ class Workshop:
         self.learner: Learner = load_learner(settings.learner)
         self.agreed: dict[int, npt.NDArray[np.bool_]] = {}
         self._side = cache(self._augmented)
+        self._digest = cache(lambda side, draw: self._rows(side, draw).sha256)
+        self._looked = world.validation.sha256
 
     def train(self, key: Key) -> Unit:
         began = time.monotonic()
@@ -72,13 +74,22 @@ class Workshop:
 
     def parts(self, key: Key) -> list[Part]:
         arm = key.arm
-        synthetic = self._side(f"synthetic, {arm.chosen_by}", arm.augmentation, key.draw) if arm.share else _NOTHING
+        synthetic = self._side(_synthetic(arm), arm.augmentation, key.draw) if arm.share else _NOTHING
         real = self._side(arm.rows, arm.augmentation, key.draw) if arm.share < 1 else _NOTHING
         return [Part(*real, 1 - arm.share), Part(*synthetic, arm.share)]
 
     def rows(self, key: Key) -> int:
         """Distinct rows that the arm trains on."""
         return sum(len(part.labels) for part in self.parts(key) if part.share)
+
+    def identity(self, key: Key) -> str:
+        """Of all that the unit depends on and nothing else: proofs in one folder share what they have in common."""
+        arm, asked = key.arm, self.settings
+        synthetic = self._digest(_synthetic(arm), key.draw) if arm.share else ""
+        real = self._digest(arm.rows, key.draw) if arm.share < 1 else ""
+        how = [arm.augmentation, arm.share, arm.steps, asked.steps, asked.batch, asked.flip, asked.seed]
+        what = [self.learner.identity, torch.__version__, len(self.world.classes), real, synthetic, self._looked]
+        return json.dumps([*how, *what, key.draw, key.initialisation])
 
     def _augmented(self, side: str, augmentation: Augmentation, draw: int) -> tuple[Tensor, Tensor]:
         """Once for all arms of a draw that have this side."""
@@ -101,14 +112,16 @@ class Workshop:
         return synthetic if side == "synthetic, all" else real
 
 
+def _synthetic(arm: Arm) -> str:
+    return f"synthetic, {arm.chosen_by}"
+
+
 class Units:
     """What is trained already lies in `folder`; `new_seconds` counts what this proof trained itself."""
 
     def __init__(self, settings: ProofSettings, world: World, folder: Path) -> None:
         self.shop = Workshop(settings, world)
         self._folder, self._settings, self._world = folder, settings, world
-        asked = {k: v for k, v in asdict(settings).items() if k not in ("out", "workers", "test", "filters", "shares")}
-        self._identity = json.dumps([asked, {n: f.sha256 for n, f in world.facts.items()}], sort_keys=True)
         self.seconds = 0.0
 
     def trained(self, keys: Sequence[Key]) -> Iterator[Unit]:
@@ -141,9 +154,7 @@ class Units:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _name(self, key: Key) -> str:
-        agreed = self.shop.agreed[key.draw].tobytes() if key.arm.chosen_by == "agreed" else b""
-        whole = json.dumps([self._identity, asdict(key)], sort_keys=True).encode() + agreed
-        return f"{_FOLDER}/{hashlib.sha256(whole).hexdigest()[:32]}.pt"
+        return f"{_FOLDER}/{hashlib.sha256(self.shop.identity(key).encode()).hexdigest()[:32]}.pt"
 
     def _keep(self, unit: Unit) -> None:
         data = io.BytesIO()

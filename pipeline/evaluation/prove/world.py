@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from promptmill.pipeline.dataset.labelled import Labelled, classes_of, listing, read_labelled
-from promptmill.pipeline.dataset.same_images import not_shared
+from promptmill.pipeline.dataset.same_images import not_shared, same_pairs
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
 from promptmill.schemas.errors import JobError, Problem
@@ -33,6 +34,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sha256(self) -> str:
+        whole = hashlib.sha256(f"{self.images.shape}".encode())
+        whole.update(self.images.tobytes())
+        whole.update(self.labels.tobytes())
+        return whole.hexdigest()
 
     def some(self, places: npt.NDArray[np.intp]) -> Rows:
         return Rows(self.images[places], self.labels[places])
@@ -65,9 +73,20 @@ class World:
         return replace(self, trained_on={})
 
 
-def build_world(settings: ProofSettings) -> World:
-    """The test set is not opened here. Raises JobError for sets that share images, fewer than two classes, or too few
-    images for the draws."""
+@dataclass(frozen=True, eq=False)
+class RealSets:
+    """The real images as a proof parts them. `draws` are of each draw its images, and those left over."""
+
+    classes: list[str]
+    shots: int
+    pool: list[Labelled]
+    draws: list[tuple[list[Labelled], list[Labelled]]]
+    validation: list[Labelled]
+    notices: tuple[str, ...]
+
+
+def real_sets(settings: ProofSettings) -> RealSets:
+    """Raises JobError for a test set that is another one's, fewer than two classes, or too few images."""
     _check_places(settings)
     pool = read_labelled(settings.real, "REAL")
     classes = classes_of(pool, "REAL")
@@ -75,23 +94,48 @@ def build_world(settings: ProofSettings) -> World:
         raise JobError(Problem("REAL", "at least two classes", f"only {classes[0]}", "One answer is always right."))
     pool, validation, notices = _validation(settings, pool)
     shots = _shots(settings, pool)
-    synthetic = [_synthetic(settings, number, classes) for number in range(settings.draws)]
-    validation = _apart(validation, {"REAL": pool, "SYNTHETIC": _all(synthetic)}, notices)
+    if settings.validation is None:
+        validation = _unlike(validation, pool, notices)
+    draws = [_drawn(settings, number, pool, classes, shots) for number in range(settings.draws)]
+    return RealSets(classes, shots, pool, draws, validation, tuple(notices))
+
+
+def _drawn(
+    settings: ProofSettings, number: int, pool: list[Labelled], classes: list[str], shots: int
+) -> tuple[list[Labelled], list[Labelled]]:
+    chosen, others = [], []
+    for place, label in enumerate(classes):
+        own = [each for each in pool if each.label == label]
+        order = np.random.default_rng([settings.seed, 5, number, place]).permutation(len(own))
+        chosen += [own[i] for i in order[:shots]]
+        others += [own[i] for i in order[shots:]]
+    return chosen, others
+
+
+def build_world(settings: ProofSettings) -> World:
+    """The test set is not opened here. Raises JobError for sets that share images, fewer than two classes, or too few
+    images for the draws."""
+    real = real_sets(settings)
+    pool, classes, validation, notices = real.pool, real.classes, real.validation, [*real.notices]
+    read = cache(lambda source: read_labelled(source, "SYNTHETIC"))
+    synthetic = [_synthetic(settings, number, classes, read) for number in range(settings.draws)]
+    distinct = _all(synthetic)
+    validation = _apart(validation, {"REAL": pool, "SYNTHETIC": distinct}, notices)
     _check_classes(validation, classes, "--validation")
     size = settings.size or min(LARGEST_SIDE, max(pool[0].pixels.shape[:2]))
-    draws, with_more = _draws(settings, pool, synthetic, classes, shots, size)
+    draws, with_more = _draws(settings, real, synthetic, size)
     if not with_more:
         notices.append("no ceiling arm: there are not as many further real images as synthetic ones")
     return World(
         classes=classes,
         size=size,
-        shots=shots,
+        shots=real.shots,
         draws=draws,
         validation=rows_of(validation, classes, size),
-        trained_on={"REAL": pool, "SYNTHETIC": _all(synthetic), "--validation": validation},
+        trained_on={"REAL": pool, "SYNTHETIC": distinct, "--validation": validation},
         facts={
             "real": _facts(settings.real, pool),
-            "synthetic": _facts(settings.synthetic, _all(synthetic)),
+            "synthetic": _facts(settings.synthetic, distinct),
             "validation": _facts(settings.validation or settings.real, validation),
         },
         notices=tuple(notices),
@@ -168,11 +212,21 @@ def _apart(validation: list[Labelled], trained: dict[str, list[Labelled]], notic
     return validation
 
 
-def _synthetic(settings: ProofSettings, draw: int, classes: list[str]) -> list[Labelled]:
+def _unlike(validation: list[Labelled], pool: list[Labelled], notices: list[str]) -> list[Labelled]:
+    """Those taken from the real images that no other one looks like: the sets were parted by us, so nobody is asked."""
+    alike = {id(mine) for mine, _ in same_pairs(validation, pool)}
+    if alike:
+        notices.append(f"{len(alike)} of them look like other real images, and do not choose")
+    return [each for each in validation if id(each) not in alike]
+
+
+def _synthetic(
+    settings: ProofSettings, draw: int, classes: list[str], read: Callable[[str], list[Labelled]]
+) -> list[Labelled]:
     """Of a draw; where the place does not say `{draw}` all draws have the same."""
     if settings.control == "copies":
         return []
-    images = read_labelled(settings.synthetic.replace("{draw}", str(draw)), "SYNTHETIC")
+    images = read(settings.synthetic.replace("{draw}", str(draw)))
     if unknown := sorted({each.label for each in images} - set(classes)):
         hint = f"Classes of REAL: {', '.join(classes)[:200]}."
         raise JobError(Problem("SYNTHETIC", "images of the classes of REAL", unknown[0] or "none", hint))
@@ -192,25 +246,20 @@ check_classes = _check_classes
 
 
 def _draws(
-    settings: ProofSettings,
-    pool: list[Labelled],
-    synthetic: list[list[Labelled]],
-    classes: list[str],
-    shots: int,
-    size: int,
+    settings: ProofSettings, sets: RealSets, synthetic: list[list[Labelled]], size: int
 ) -> tuple[tuple[Draw, ...], bool]:
-    made = []
-    for number in range(settings.draws):
-        chosen, others = [], []
-        for place, label in enumerate(classes):
-            own = [each for each in pool if each.label == label]
-            order = np.random.default_rng([settings.seed, 5, number, place]).permutation(len(own))
-            chosen += [own[i] for i in order[:shots]]
-            others += [own[i] for i in order[shots:]]
+    classes = sets.classes
+    made: list[Draw] = []
+    brought: dict[int, Rows] = {}
+    for (chosen, others), images in zip(sets.draws, synthetic, strict=True):
         real = rows_of(chosen, classes, size)
-        own_synthetic = rows_of(synthetic[number], classes, size) if settings.control != "copies" else _copies(real)
-        more = _more(others, own_synthetic, classes, size)
-        made.append(Draw(real, own_synthetic, more))
+        if settings.control == "copies":
+            own_synthetic = _copies(real)
+        else:  # draws may share one set
+            if id(images) not in brought:
+                brought[id(images)] = rows_of(images, classes, size)
+            own_synthetic = brought[id(images)]
+        made.append(Draw(real, own_synthetic, _more(others, own_synthetic, classes, size)))
     with_more = all(each.more is not None for each in made)
     return tuple(made), with_more
 
