@@ -11,7 +11,7 @@ SLOW_TESTS = $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadgroup -
 READY := $(VENV)/.promptmill-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-s3 test test-fast check format faults engines families gpu bench mutants clean
+.PHONY: help install demo demo-s3 test test-fast check format faults engines families gpu prove bench mutants clean
 
 help:  ## This list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ families: $(READY)  ## A tiny pipeline of each text-to-image class against every
 
 gpu: $(READY)  ## What only a GPU can show: promises on CUDA, offload, small weights, two GPUs for one model
 	$(BIN)/python -m pytest tests/gpu --timeout 1800
+
+prove: $(READY)  ## Whether synthetic images help: shapes, digits, Fashion-MNIST, and controls; 25 minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs
 
 bench: $(READY)  ## The benchmark table of tests/README.md
 	$(BIN)/python -m tests.benchmarks

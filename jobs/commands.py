@@ -15,7 +15,7 @@ from promptmill.jobs.console import say
 COMMANDS = (
     *("init", "validate", "plan", "run", "retry", "status", "watch", "verify", "report"),
     *("score", "select", "curate", "compare", "reproduce", "export", "doctor", "schema"),
-    *("finetune", "prove", "probe", "submit", "jobs", "runs", "delete"),
+    *("finetune", "prove", "synthesize", "probe", "submit", "jobs", "runs", "delete"),
 )
 """In the order in which help lists them."""
 

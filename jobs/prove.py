@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from promptmill.jobs.console import say, say_json, say_on_stderr
 from promptmill.jobs.options import AsJson
+from promptmill.jobs.proof_options import (
+    Batch,
+    Controls,
+    Draws,
+    Flip,
+    Initialisations,
+    LearnerName,
+    Seed,
+    Shares,
+    Shots,
+    Side,
+    Steps,
+    Test,
+    Validation,
+    Workers,
+)
+from promptmill.pipeline.evaluation.proofs import note_proof
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
 from promptmill.pipeline.models.load import prepare_process
 from promptmill.pipeline.storage.urls import is_remote
@@ -16,8 +34,20 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.proof import Proof
 
 
-def prove(settings: ProofSettings, told: object = None) -> Proof:
+def prove(settings: ProofSettings, told: Callable[[str], None] = lambda text: None) -> Proof:
     """Raises JobError for what cannot be proven so: sets that share images, too few classes or images for the draws."""
+    check_settings(settings)
+    prepare_process(1)
+    from promptmill.pipeline.evaluation.prove.protocol import prove as proven
+
+    proof = proven(settings, told)
+    for text in note_proof(proof, settings.synthetic):
+        told(text)
+    return proof
+
+
+def check_settings(settings: ProofSettings) -> None:
+    """Raises JobError."""
     if is_remote(settings.out):
         raise JobError(Problem("--out", "a folder of this machine", settings.out, "Copy the proof when it is done."))
     if settings.draws < 1 or settings.initialisations < 1 or settings.steps < 4 or settings.batch < 2:
@@ -26,10 +56,6 @@ def prove(settings: ProofSettings, told: object = None) -> Proof:
         raise JobError(Problem("--draws, --initialisations, --steps, --batch", expected, got))
     if not settings.shares or not all(0 < share < 1 for share in settings.shares):
         raise JobError(Problem("--share", "shares between 0 and 1", ", ".join(map(str, settings.shares)) or "none"))
-    prepare_process(1)
-    from promptmill.pipeline.evaluation.prove.protocol import prove as proven
-
-    return proven(settings, told if callable(told) else lambda text: None)
 
 
 def command(
@@ -39,35 +65,24 @@ def command(
     synthetic: Annotated[
         str, typer.Argument(metavar="SYNTHETIC", help="The set on trial; `{draw}` in it is the number of the draw.")
     ],
-    test: Annotated[str, typer.Option(metavar="URL", help="Opened once, by the last step.")],
-    validation: Annotated[
-        str | None, typer.Option(metavar="URL", help="Chooses share, filter and checkpoint; else a third of REAL does.")
-    ] = None,
+    test: Test,
+    validation: Validation = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="For proof.json, tables and what was trained.")] = "proof",
-    learner: Annotated[
-        str, typer.Option(help="cnn, pixels, an open_clip model, or timm:NAME=weights.safetensors.")
-    ] = "cnn",
-    shots: Annotated[int | None, typer.Option(min=1, help="Real images of each class in a draw.")] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Few-shot draws, paired over the arms.")] = 5,
-    initialisations: Annotated[int, typer.Option(min=1, help="Trainings of each draw.")] = 2,
-    steps: Annotated[int, typer.Option(min=4, help="Equal in all arms but the one with twice as many.")] = 1000,
-    batch: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 48,
-    size: Annotated[int | None, typer.Option(min=8, max=512, help="Side to which images are brought.")] = None,
-    share: Annotated[
-        list[float] | None, typer.Option(help="Synthetic part of each batch; repeat for more. Else 0.1, 0.3, 0.5, 0.7.")
-    ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Augmentation may mirror images.")] = False,
-    control: Annotated[
-        Literal["shuffled", "copies"] | None,
-        typer.Option(help="What must harm (labels shuffled), or change nothing (copies of the real images)."),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of draws and trainings.")] = 0,
+    learner: LearnerName = "cnn",
+    shots: Shots = None,
+    draws: Draws = 5,
+    initialisations: Initialisations = 2,
+    steps: Steps = 1000,
+    batch: Batch = 48,
+    size: Side = None,
+    share: Shares = None,
+    flip: Flip = False,
+    control: Controls = None,
+    workers: Workers = 1,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Say whether training on a synthetic set helps. Run again to continue."""
-    from promptmill.pipeline.evaluation.prove.tables import markdown
-
     settings = ProofSettings(
         real, synthetic, test, out, validation, learner, shots, draws, initialisations, steps, batch, size,
         tuple(share) if share else ProofSettings.shares, ProofSettings.filters, seed, flip, control, workers,
@@ -75,9 +90,15 @@ def command(
     proof = prove(settings, say_on_stderr)
     if as_json:
         say_json(proof.as_json())
-        return
+    else:
+        say_proof(proof, out)
+
+
+def say_proof(proof: Proof, folder: str) -> None:
+    from promptmill.pipeline.evaluation.prove.tables import markdown
+
     for line in markdown(proof).splitlines():
         say(line)
     for notice in proof.notices:
         say_on_stderr(f"note: {notice}")
-    say(f"{Path(out) / 'proof.json'}, proof.md, proof.tex, proof.csv")
+    say(f"{Path(folder) / 'proof.json'}, proof.md, proof.tex, proof.csv")

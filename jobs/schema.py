@@ -16,6 +16,7 @@ from promptmill.schemas.job import Job
 from promptmill.schemas.proof import PROOFS
 from promptmill.schemas.reports import REPORTS
 from promptmill.schemas.results import RESULTS
+from promptmill.schemas.synthesized import SYNTHESIZED
 from promptmill.schemas.tuned import TUNED
 from promptmill.schemas.tuning import Tuning
 
@@ -47,7 +48,7 @@ def job_schema() -> str:
 
 def results_schema() -> str:
     """Pretty JSON: the schema of what each command prints with `--json`, by command."""
-    return _by_name("Promptmill --json", {**RESULTS, **REPORTS, **TUNED, **PROOFS})
+    return _by_name("Promptmill --json", {**RESULTS, **REPORTS, **TUNED, **PROOFS, **SYNTHESIZED})
 
 
 def tuning_schema() -> str:

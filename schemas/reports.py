@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from promptmill.schemas.proof import Proof
 from promptmill.schemas.result import Result, without_nones
 
 Interval = list[float | int | None]
@@ -233,6 +234,7 @@ class ReportResult(Summary):
     correlations: list[Correlation]
     references: list[ReferenceTable]
     classes: list[ClassSummary] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

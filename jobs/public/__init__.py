@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         status,
         verify,
     )
+    from promptmill.learning import finetune, prove, synthesize
     from promptmill.opened import Dataset, Record
     from promptmill.schemas.errors import (
         ClusterError,
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
         StorageError,
     )
     from promptmill.schemas.job import Job
+    from promptmill.schemas.proof import Proof
     from promptmill.schemas.reports import CompareResult, ReportResult, ScoreResult
     from promptmill.schemas.results import PlanResult, RunResult, SelectResult, StatusResult, VerifyResult
+    from promptmill.schemas.synthesized import SynthesisResult
+    from promptmill.schemas.tuned import FinetuneResult
 
 _MODULE_OF = {
     **dict.fromkeys(("Progress", "load_job", "open_dataset", "plan", "retry", "run", "status"), "promptmill.api"),
@@ -53,13 +57,18 @@ _MODULE_OF = {
     **dict.fromkeys(("StatusResult", "VerifyResult"), "promptmill.schemas.results"),
     **dict.fromkeys(("ClusterError", "InputError", "JobError", "OutputMismatchError"), "promptmill.schemas.errors"),
     **dict.fromkeys(("Problem", "PromptmillError", "StorageError"), "promptmill.schemas.errors"),
+    **dict.fromkeys(("finetune", "prove", "synthesize"), "promptmill.learning"),
+    "FinetuneResult": "promptmill.schemas.tuned",
     "Job": "promptmill.schemas.job",
+    "Proof": "promptmill.schemas.proof",
+    "SynthesisResult": "promptmill.schemas.synthesized",
 }
 
 __all__ = [
     "ClusterError",
     "CompareResult",
     "Dataset",
+    "FinetuneResult",
     "InputError",
     "Job",
     "JobError",
@@ -68,6 +77,7 @@ __all__ = [
     "Problem",
     "Progress",
     "PromptmillError",
+    "Proof",
     "Record",
     "ReportResult",
     "RunResult",
@@ -75,17 +85,21 @@ __all__ = [
     "SelectResult",
     "StatusResult",
     "StorageError",
+    "SynthesisResult",
     "VerifyResult",
     "compare",
+    "finetune",
     "load_job",
     "open_dataset",
     "plan",
+    "prove",
     "report",
     "retry",
     "run",
     "score",
     "select",
     "status",
+    "synthesize",
     "verify",
 ]
 

@@ -21,7 +21,12 @@ def load_tuning(path: str | Path, overrides: Sequence[str] = ()) -> Tuning:
     """Raises JobError with all problems. `overrides` are `key.path=value`."""
     keep_secrets([str(path), *overrides])
     name = "standard input" if str(path) == "-" else printable(str(path), 200)
-    document = read_document(read_text(path, name), name)
+    return parse_tuning(read_text(path, name), name, overrides)
+
+
+def parse_tuning(text: str, name: str, overrides: Sequence[str] = ()) -> Tuning:
+    """As `load_tuning`; `name` stands in messages."""
+    document = read_document(text, name)
     if document.findings:
         raise JobError(*(finding.problem() for finding in document.findings[:50]))
     if not isinstance(document.data, dict):

@@ -19,6 +19,7 @@ from promptmill.pipeline.dataset.samples import Samples, plain
 from promptmill.pipeline.dataset.selections import read_selected, selection_facts
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
+from promptmill.pipeline.evaluation.proofs import read_proofs
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
@@ -91,6 +92,7 @@ def build_report(
         price=price,
         references=result.references,
         classes=result.classes,
+        proofs=result.proofs,
         single_file=single_file,
     )
     write_numbers(put, analysis, result)
@@ -108,6 +110,7 @@ def _result(
 ) -> ReportResult:
     """`run` is its time and its price."""
     references, unread = read_references(store)
+    proofs, unfit = read_proofs(store)
     found = {
         **vars(summarize(plan, samples, store.url, *run)),
         "cells": variant_summaries(plan, samples),
@@ -115,10 +118,11 @@ def _result(
         "correlations": analysis.correlations,
         "references": references,
         "classes": class_summaries(plan, samples),
+        "proofs": proofs,
         "selection": None if selection is None else selection_facts(store, selection),
     }
     result = checked(ReportResult, plain(found))
-    result.problems.extend(unread)
+    result.problems.extend([*unread, *unfit])
     return result
 
 
@@ -244,7 +248,7 @@ def write_page(
 
 def _page(facts: dict[str, Any], scripts: Sequence[str] = (), inline: Sequence[str] = ()) -> bytes:
     """With scripts beside it by name, or those `inline` by their text."""
-    defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "classes": []}
+    defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "classes": [], "proofs": []}
     given = {**defaults, **facts, "style": page_file("style.css"), "scripts": scripts, "inline": inline}
     return environment().get_template("index.html.j2").render(**given).encode("utf-8", "replace")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -77,12 +77,6 @@ class Cache:
 
 def _fitted(pixels: np.ndarray, size: tuple[int, int], flipped: bool) -> Tensor:
     """Covers the size: the shorter side fits, the rest is cut evenly. float [1, 3, height, width] in [-1, 1]."""
-    width, height = size
-    picture = Image.fromarray(pixels)
-    scale = max(width / picture.width, height / picture.height)
-    inner = (width / scale, height / scale)
-    left, top = (picture.width - inner[0]) / 2, (picture.height - inner[1]) / 2
-    box = (left, top, left + inner[0], top + inner[1])
-    fitted = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
-    turned = fitted[:, ::-1].copy() if flipped else fitted
-    return torch.from_numpy(turned.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    picture = ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS)
+    fitted = np.asarray(ImageOps.mirror(picture) if flipped else picture)
+    return torch.from_numpy(fitted.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1

@@ -55,7 +55,7 @@ def check_fits(needed: Estimate, device: torch.device) -> None:
 
 def _activations(denoiser: Denoiser, rows: Rows, batch: int) -> int:
     """Outputs of all modules without parts, for a batch, counted on the device that holds no numbers."""
-    ghost = deepcopy(denoiser.module).to("meta")
+    ghost = _likeness(denoiser.module)
     counted = 0
 
     def count(module: nn.Module, given: Any, output: Any) -> None:
@@ -69,6 +69,16 @@ def _activations(denoiser: Denoiser, rows: Rows, batch: int) -> int:
     latents = torch.empty(batch, *denoiser.shape.latents, device="meta")
     denoiser.predict(ghost, latents, wide, torch.ones(batch, device="meta"))
     return counted
+
+
+def _likeness(module: nn.Module) -> nn.Module:
+    """On the device that holds no numbers: a copy of the weights, if only for a moment, would be what does not fit."""
+    told: dict[int, Any] = {}
+    for parameter in module.parameters():
+        told[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in module.buffers():
+        told[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return deepcopy(module, told)
 
 
 def _is_tensor(value: Any) -> bool:

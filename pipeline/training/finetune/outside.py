@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from io import BytesIO
@@ -37,22 +40,29 @@ def run_trainer(how: Finetune, model: str, images: Path, output: Path) -> Path:
     command = [_filled(part, words) for part in how.command]
     log = output.with_suffix(".log")
     try:
-        with log.open("wb") as file:
-            ended = subprocess.run(
-                command,
-                check=False,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                timeout=how.command_timeout_s,
-            )
+        code = _run(command, log, how.command_timeout_s)
     except subprocess.TimeoutExpired:
         raise _refused(f"an end within {how.command_timeout_s:g} s", "none", log) from None
     except OSError as error:
         raise JobError(Problem("finetune.command", "a program", f"{how.command[0]}: {error.strerror}")) from None
-    if ended.returncode:
-        raise _refused("exit code 0", f"{ended.returncode}", log)
+    if code:
+        raise _refused("exit code 0", f"{code}", log)
     return _left(output, log)
+
+
+def _run(command: Sequence[str], log: Path, timeout_s: float) -> int:
+    """In a process group of its own, which ends with it or with us: launchers leave their workers on the GPU."""
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        ) as trainer,
+    ):
+        try:
+            return trainer.wait(timeout_s)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(trainer.pid, signal.SIGKILL)
 
 
 def _filled(part: str, words: dict[str, str]) -> str:

@@ -57,7 +57,7 @@ def make_adapter(
     """
     with _alone(folder):
         identity = _identity(tuning, lesson, base)
-        _claim(folder, identity)
+        claim_folder(folder, identity, "output.folder")
         if (folder / ADAPTER_FILE).is_file():
             return _result(tuning, lesson, base, folder, {"steps_resumed": tuning.finetune.steps})
         began = time.monotonic()
@@ -89,9 +89,9 @@ def _learn(
     denoiser = Denoiser(pipe, width, height, how.min_snr)
     cache = Cache(folder / "cache", base, denoiser)
     examples = [*_examples(tuning, lesson, cache), *_prior(tuning, pipe, cache, folder)]
-    learns = learnt(denoiser, how, tuning.seed)
     captions = dict.fromkeys(["", *(each.caption for each in examples)])
-    texts = {caption: cache.text(caption) for caption in captions}
+    texts = {caption: cache.text(caption) for caption in captions}  # of the bare model: what learns may change them
+    learns = learnt(denoiser, how, tuning.seed)
     needed = estimate(denoiser, texts[""], how.batch_size, how.optimizer, how.gradient_checkpointing)
     told(f"memory: {needed.total_bytes / 1e6:,.0f} MB, of which {needed.activations_bytes / 1e6:,.0f} MB activations")
     check_fits(needed, device)
@@ -192,6 +192,7 @@ def _identity(tuning: Tuning, lesson: Lesson, base: ResolvedModel) -> dict[str, 
         "model.revision": base.revision,
         "model.dtype": base.dtype,
         "images": hash_of(lesson),
+        "compute.device": choose_device(tuning.compute.device).type,
         "compute.threads_per_worker": tuning.compute.threads_per_worker,
         **{f"finetune.{name}": value for name, value in how.items()},
     }
@@ -201,7 +202,8 @@ def _digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim_folder(folder: Path, identity: dict[str, Any], where: str) -> None:
+    """Raises OutputMismatchError where the folder is of another identity, naming what differs."""
     path = folder / CLAIM
     if path.is_file():
         try:
@@ -210,9 +212,9 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
             there = None
         if not isinstance(there, dict):
             raise OutputMismatchError(Problem(str(path), "the claim of a training", "something else"))
-        if names := [name for name in identity if there.get(name) != identity[name]]:
-            hint = "Give another output.folder, or remove that one."
-            raise OutputMismatchError(Problem("output.folder", f"the same {', '.join(names)}", "other values", hint))
+        if names := [name for name in identity if there.get(name, identity[name]) != identity[name]]:
+            hint = "Give another folder, or remove that one."
+            raise OutputMismatchError(Problem(where, f"the same {', '.join(names)}", "other values", hint))
         return
     reached("finetune before claim")
     replace_file(folder, CLAIM, json.dumps(identity, indent=2, sort_keys=True).encode())

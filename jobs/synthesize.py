@@ -1,0 +1,175 @@
+"""`promptmill synthesize`: from a folder of real images to a synthetic set, and whether it helps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from promptmill.jobs.console import say, say_json, say_on_stderr
+from promptmill.jobs.options import Address, AsJson, InProcess
+from promptmill.jobs.proof_options import (
+    Batch,
+    Draws,
+    Flip,
+    Initialisations,
+    LearnerName,
+    Seed,
+    Shots,
+    Side,
+    Steps,
+    Test,
+    Validation,
+    Workers,
+)
+from promptmill.jobs.prove import check_settings, prove, say_proof
+from promptmill.jobs.synthesis import (
+    GUIDANCES,
+    STRENGTHS,
+    Stages,
+    SynthesisSettings,
+    Told,
+    Way,
+    claim,
+    proof_of,
+    ways_of,
+    worded,
+)
+from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.evaluation.prove.settings import ProofSettings
+from promptmill.pipeline.models.load import prepare_process
+from promptmill.pipeline.storage.local import replace_file
+from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.synthesized import Candidate, SynthesisResult
+
+RESULT = "synthesis.json"
+
+
+def synthesize(settings: SynthesisSettings, told: Told = lambda text: None) -> SynthesisResult:
+    """Makes, chooses and proves what is missing; the same call again goes on where it was stopped.
+
+    No test file is opened before the last step of the proof. Raises JobError as `prove` does, and where curation
+    leaves nothing; OutputMismatchError where the folder is another synthesis', KeyboardInterrupt after a signal.
+    """
+    asked = replace(settings.proof, synthetic=str(settings.out / "sets/{draw}"))
+    check_settings(asked)
+    if not ways_of(settings):
+        raise JobError(Problem("--guidance, --strength", "a way to make images", "none"))
+    prepare_process(1)
+    from promptmill.pipeline.evaluation.prove.world import real_sets
+
+    sets = real_sets(asked)
+    settings = replace(settings, proof=replace(asked, shots=sets.shots))
+    wordings = worded(settings, sets.classes)
+    draws = [chosen for chosen, _ in sets.draws]
+    stages = Stages(settings, draws, sets.validation, wordings, told)
+    claim(settings, draws, sets.validation, wordings)
+    decisions = [*sets.notices, *_decided(settings, stages, sets.shots)]
+    for text in decisions:
+        told(text)
+    best, tried, real = _choose(settings, stages, told)
+    why = f"validation chooses {best.name}: {_in_order(tried)}; the best real-only arm {real:.1f} %"
+    decisions.append(why)
+    told(why)
+    for draw in range(len(draws)):
+        stages.made(best, draw)
+    proof = prove(proof_of(settings, stages.place(best)), told)
+    place = stages.place(best)
+    result = SynthesisResult(str(settings.out), tried, real, best.name, place, proof, wordings, decisions)
+    text = json.dumps(result.as_json(), indent=2, allow_nan=False)
+    replace_file(settings.out, RESULT, text.encode("utf-8", "surrogatepass"))
+    return result
+
+
+def _decided(settings: SynthesisSettings, stages: Stages, shots: int) -> list[str]:
+    draws, classes = len(stages.draws), len(stages.wordings)
+    found = [f"{draws} draws of {shots} real images of each of {classes} classes, {stages.each} synthetic ones of each"]
+    if stages.foreign:
+        found.append(f"{settings.model} lacks a word of the classes: they are called after what it knows")
+    if settings.tuning_steps:
+        found.append(f"an adapter for each draw, {settings.tuning_steps:,} steps on its images alone")
+    return found
+
+
+def _choose(settings: SynthesisSettings, stages: Stages, told: Told) -> tuple[Way, list[Candidate], float]:
+    """By the first draw: what validation says of each way, and of the best real-only arm."""
+    from promptmill.pipeline.evaluation.prove.protocol import try_out
+
+    tried: list[Candidate] = []
+    real = 0.0
+    for way in ways_of(settings):
+        made, kept = stages.made(way, 0)
+        if not kept:
+            tried.append(Candidate(way.name, made, 0, None, None))
+            continue
+        trial = try_out(proof_of(settings, stages.place(way).replace("{draw}", "0"), draws=1))
+        real = trial.real
+        tried.append(Candidate(way.name, made, kept, trial.agreement, trial.validation))
+        told(f"{way.name}: {trial.validation:.1f} % right on validation, {trial.agreement:.0%} of labels agreed with")
+        reached("synthesize tried")
+    able = [each for each in tried if each.validation is not None]
+    if not able:
+        raise JobError(Problem("REAL", "images that curation leaves", "none of any way: all are copies"))
+    best = max(able, key=lambda each: (each.validation, each.agreement))
+    return next(way for way in ways_of(settings) if way.name == best.name), tried, real
+
+
+def _in_order(tried: Sequence[Candidate]) -> str:
+    told = sorted(tried, key=lambda each: -(each.validation or 0.0))
+    return ", ".join(
+        f"{each.name} {'nothing left' if each.validation is None else f'{each.validation:.1f} %'}" for each in told
+    )
+
+
+def command(
+    real: Annotated[str, typer.Option(metavar="URL", help="Real images: a folder by class, or a dataset.")],
+    test: Test,
+    validation: Validation = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="For everything that is made.")] = "synthesis",
+    model: Annotated[
+        str, typer.Option(help="A folder, a hub id with --revision, or builtin:shapes.")
+    ] = "builtin:shapes",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
+    each: Annotated[
+        int | None, typer.Option(min=1, help="Synthetic images of each class; else ten times --shots.")
+    ] = None,
+    tuning_steps: Annotated[int, typer.Option(min=0, help="Of each draw's adapter; 0 tunes none.")] = 500,
+    sampling_steps: Annotated[int, typer.Option(min=1, help="Of each image.")] = 20,
+    guidance: Annotated[list[float] | None, typer.Option(help="Text to image; repeat for more. Else 1, 2, 3.")] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option(help="Image to image; repeat for more. Else 0.3, 0.6, 0.9.")
+    ] = None,
+    learner: LearnerName = "cnn",
+    shots: Shots = None,
+    draws: Draws = 5,
+    initialisations: Initialisations = 2,
+    steps: Steps = 1000,
+    batch: Batch = 48,
+    size: Side = None,
+    flip: Flip = False,
+    workers: Workers = 1,
+    seed: Seed = 0,
+    address: Address = None,
+    in_process: InProcess = False,
+    as_json: AsJson = False,
+) -> None:
+    """From a folder of real images to a synthetic set and a verdict. Run again to continue."""
+    proof = ProofSettings(
+        real, "", test, out, validation, learner, shots, draws, initialisations, steps, batch, size,
+        seed=seed, flip=flip, workers=workers,
+    )  # fmt: skip
+    ways = (tuple(guidance or GUIDANCES), tuple(strength or STRENGTHS))
+    made = synthesize(
+        SynthesisSettings(proof, model, revision, each, tuning_steps, sampling_steps, *ways, address, in_process),
+        say_on_stderr,
+    )
+    if as_json:
+        say_json(made.as_json())
+        return
+    for text in made.decisions:
+        say(text)
+    say_proof(made.proof, f"{Path(out) / 'proof'}")

@@ -1,0 +1,122 @@
+"""From folders to a verdict, killed on the way too, and what is refused before anything is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptmill.jobs.synthesis import SynthesisSettings, worded
+from promptmill.jobs.synthesize import synthesize
+from promptmill.pipeline.crashpoints import EXIT_CODE
+from promptmill.pipeline.evaluation.prove.settings import ProofSettings
+from promptmill.schemas.errors import JobError, OutputMismatchError
+from promptmill.schemas.synthesized import SynthesisResult
+from tests.engine.conftest import cli
+from tests.prove.test_proofs import write_set
+
+__all__ = ["cli"]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    write_set(root / "real", 6, 0)
+    write_set(root / "test", 20, 2)
+    return root
+
+
+def settings_of(sets: Path, out: Path, **changes: Any) -> SynthesisSettings:
+    proof = ProofSettings(
+        str(sets / "real"), "", str(sets / "test"), str(out),
+        learner="pixels", shots=3, draws=2, initialisations=1, shares=(0.5,), filters=("all",),
+    )  # fmt: skip
+    settings = SynthesisSettings(proof, each=3, tuning_steps=2, sampling_steps=2, in_process=True)
+    settings = replace(settings, guidances=(1.0,), strengths=(0.5,))
+    mine = {name: value for name, value in changes.items() if hasattr(settings, name)}
+    return replace(settings, **mine, proof=replace(proof, **{k: v for k, v in changes.items() if k not in mine}))
+
+
+def killed(settings: SynthesisSettings, at: str) -> None:
+    child = os.fork()
+    if child == 0:
+        os.environ["PROMPTMILL_TEST_CRASH"] = at
+        try:
+            synthesize(settings)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT_CODE
+
+
+def facts(made: SynthesisResult) -> list[Any]:
+    proof = made.proof
+    return [
+        made.chosen,
+        made.candidates,
+        made.decisions,
+        proof.verdict,
+        proof.difference,
+        proof.arms,
+        proof.synthetic.sha256,
+    ]
+
+
+@pytest.mark.slow
+def test_killed_between_stages_it_comes_to_the_same_verdict(sets: Path, tmp_path: Path) -> None:
+    whole = synthesize(settings_of(sets, tmp_path / "whole"))
+    assert [each.name for each in whole.candidates] == ["guidance-1", "strength-0.5"]
+    assert whole.candidates[0].made == 6 and whole.proof.test_openings == 40
+    assert any("validation chooses" in text for text in whole.decisions)
+    killed(settings_of(sets, tmp_path / "killed"), "synthesize parted:2")
+    killed(settings_of(sets, tmp_path / "killed"), "synthesize curated:2")
+    assert facts(synthesize(settings_of(sets, tmp_path / "killed"))) == facts(whole)
+    written = json.loads((tmp_path / "killed/synthesis.json").read_text())
+    assert written["proof"]["verdict"] == whole.proof.verdict
+    with pytest.raises(OutputMismatchError, match="the same tuning-steps"):
+        synthesize(settings_of(sets, tmp_path / "killed", tuning_steps=3))
+
+
+def test_the_test_set_is_the_real_one(sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(sets / "real", tmp_path / "other name")
+    with pytest.raises(JobError, match="REAL: expected another set than the test set"):
+        synthesize(settings_of(sets, tmp_path / "out", test=str(tmp_path / "other name")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_than_two_classes(sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(sets / "real/across", tmp_path / "real/across")
+    with pytest.raises(JobError, match="at least two classes"):
+        synthesize(settings_of(sets, tmp_path / "out", real=str(tmp_path / "real")))
+
+
+def test_one_image_in_a_class(sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(sets / "real", tmp_path / "real")
+    for path in sorted((tmp_path / "real/across").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(JobError, match="three images a class, of which one validates, got 1 of across"):
+        synthesize(settings_of(sets, tmp_path / "out", real=str(tmp_path / "real")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_called_what_the_model_knows(sets: Path, tmp_path: Path) -> None:
+    settings = settings_of(sets, tmp_path)
+    assert worded(settings, ["circle", "red_ring"]) == {"circle": "a circle", "red_ring": "a red ring"}
+    foreign = worded(settings, ["0", "circle"])
+    assert len(set(foreign.values())) == 2 and "0" not in foreign["0"]
+    assert worded(replace(settings, model="some/folder"), ["0"]) == {"0": "a 0"}
+
+
+@pytest.mark.slow
+def test_the_command_line(cli: Callable[..., Any], sets: Path, tmp_path: Path) -> None:
+    quick = ("--each", 2, "--tuning-steps", 1, "--sampling-steps", 1, "--guidance", 1, "--strength", 0.5)
+    learns = ("--learner", "pixels", "--draws", 2, "--shots", 2, "--initialisations", 1, "--in-process")
+    places = ("--real", sets / "real", "--test", sets / "test", "--out", tmp_path / "out")
+    answer = cli("synthesize", *places, *quick, *learns, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["proof"]["verdict"] and len(answer.json["candidates"]) == 2
