@@ -174,3 +174,63 @@ def test_the_command_line(cli: Callable[..., Any], folder: Folder, images: Path,
     assert "token" in cli("finetune", path, "--set", "finetune.method=dreambooth").err
     (tmp_path / "empty").mkdir()
     assert cli("finetune", path, "--set", f"images.source={tmp_path / 'empty'}").code == 2
+
+
+def test_a_trainer_that_hangs_ends_with_its_children(tune: Tune, tmp_path: Path) -> None:
+    script = "import subprocess as s, time; print(s.Popen(['sleep', '100']).pid, flush=True); time.sleep(100)"
+    with pytest.raises(JobError, match="an end within 1 s"):
+        tune(finetune={"command": [sys.executable, "-c", script], "command_timeout_s": 1.0})
+    child = int((tmp_path / "out/trainer.log").read_text())
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_mirrored_images_are_encoded_too(tune: Tune) -> None:
+    (made,) = tune(finetune={"flip": True}).adapters
+    assert made.encoded_images == 12
+
+
+def test_each_image_gets_its_own(tune: Tune) -> None:
+    made = tune(finetune={"each": "image", "steps": 1}).adapters
+    assert [each.of for each in made][:2] == ["circle/0.png", "circle/1.png"] and len(made) == 6
+    assert len({each.sha256 for each in made}) == 6
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux"])
+def test_checkpointed_gradients_are_the_same(tune: Tune, family: str) -> None:
+    from safetensors.torch import load_file
+
+    plain, saving = (
+        load_file(tune(family, f"checkpointing {on}", finetune={"gradient_checkpointing": on}).adapters[0].path)
+        for on in (False, True)
+    )
+    assert all(torch.allclose(plain[name], saving[name], atol=1e-5) for name in plain)
+
+
+def test_texts_are_cached_of_the_bare_model(tune: Tune, tmp_path: Path) -> None:
+    """Learning a word does not change what is cached of other captions."""
+    tune(output="lora", images={"caption": "a circle"})
+    how = {"method": "textual_inversion", "token": "<thing>", "class_word": "circle"}
+    tune(output="word", finetune=how, images={"caption": "a circle"})
+    texts = [{p.name: p.read_bytes() for p in (tmp_path / out / "cache/texts").iterdir()} for out in ("lora", "word")]
+    assert texts[0] == texts[1] and len(texts[0]) == 2
+
+
+def test_the_memory_estimate_copies_no_weights(folder: Folder) -> None:
+    from promptmill.pipeline.models.diffusion.pipelines import load_pipeline
+    from promptmill.pipeline.training.finetune.memory import _likeness
+
+    pipe = load_pipeline(resolve_model(Model(path=str(folder("sd15"))), "m"), torch.float32, torch.device("cpu"))
+    copied: list[int] = []
+
+    class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.device.type != "meta":
+                copied.append(result.numel())
+            return result
+
+    with Watching():
+        ghost = _likeness(pipe.unet)
+    assert sum(copied) == 0
+    assert {p.device.type for p in ghost.parameters()} == {"meta"}
