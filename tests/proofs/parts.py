@@ -16,7 +16,7 @@ from promptmill.pipeline.evaluation.prove.tables import markdown, said
 from promptmill.pipeline.shapes.world import SHAPES
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.proof import Proof
-from tests.proofs.sets import NotInstalledError, write_digits, write_fashion
+from tests.proofs.sets import NotInstalledError, write_digits, write_fashion, write_shapes
 
 OUT = Path("out/prove")
 ROW = "row.md"
