@@ -114,7 +114,7 @@ def test_classes_are_called_what_the_model_knows(sets: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_command_line(cli: Callable[..., Any], sets: Path, tmp_path: Path) -> None:
-    quick = ("--each", 2, "--tuning-steps", 1, "--sampling-steps", 1, "--guidance", 1, "--strength", 0.5)
+    quick = ("--each", 2, "--tuning-steps", 1, "--sampling-steps", 2, "--guidance", 1, "--strength", 0.5)
     learns = ("--learner", "pixels", "--draws", 2, "--shots", 2, "--initialisations", 1, "--in-process")
     places = ("--real", sets / "real", "--test", sets / "test", "--out", tmp_path / "out")
     answer = cli("synthesize", *places, *quick, *learns, "--json")
