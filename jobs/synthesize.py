@@ -125,24 +125,29 @@ def _in_order(tried: Sequence[Candidate]) -> str:
     )
 
 
+Real = Annotated[str, typer.Option(metavar="URL", help="Real images: a folder by class, or a dataset.")]
+Out = Annotated[str, typer.Option(metavar="DIR", help="For everything that is made.")]
+ModelName = Annotated[str, typer.Option(help="A folder, a hub id with --revision, or builtin:shapes.")]
+Revision = Annotated[str | None, typer.Option(help="Commit of a hub model.")]
+Each = Annotated[int | None, typer.Option(min=1, help="Synthetic images of each class; else ten times --shots.")]
+Tuning = Annotated[int, typer.Option(min=0, help="Of each draw's adapter; 0 tunes none.")]
+Sampling = Annotated[int, typer.Option(min=1, help="Of each image.")]
+Guidances = Annotated[list[float] | None, typer.Option(help="Text to image; repeat for more. Else 1, 2, 3.")]
+Strengths = Annotated[list[float] | None, typer.Option(help="Image to image; repeat for more. Else 0.3, 0.6, 0.9.")]
+
+
 def command(
-    real: Annotated[str, typer.Option(metavar="URL", help="Real images: a folder by class, or a dataset.")],
+    real: Real,
     test: Test,
     validation: Validation = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="For everything that is made.")] = "synthesis",
-    model: Annotated[
-        str, typer.Option(help="A folder, a hub id with --revision, or builtin:shapes.")
-    ] = "builtin:shapes",
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
-    each: Annotated[
-        int | None, typer.Option(min=1, help="Synthetic images of each class; else ten times --shots.")
-    ] = None,
-    tuning_steps: Annotated[int, typer.Option(min=0, help="Of each draw's adapter; 0 tunes none.")] = 500,
-    sampling_steps: Annotated[int, typer.Option(min=1, help="Of each image.")] = 20,
-    guidance: Annotated[list[float] | None, typer.Option(help="Text to image; repeat for more. Else 1, 2, 3.")] = None,
-    strength: Annotated[
-        list[float] | None, typer.Option(help="Image to image; repeat for more. Else 0.3, 0.6, 0.9.")
-    ] = None,
+    out: Out = "synthesis",
+    model: ModelName = "builtin:shapes",
+    revision: Revision = None,
+    each: Each = None,
+    tuning_steps: Tuning = 500,
+    sampling_steps: Sampling = 20,
+    guidance: Guidances = None,
+    strength: Strengths = None,
     learner: LearnerName = "cnn",
     shots: Shots = None,
     draws: Draws = 5,
@@ -163,10 +168,11 @@ def command(
         seed=seed, flip=flip, workers=workers,
     )  # fmt: skip
     ways = (tuple(guidance or GUIDANCES), tuple(strength or STRENGTHS))
-    made = synthesize(
-        SynthesisSettings(proof, model, revision, each, tuning_steps, sampling_steps, *ways, address, in_process),
-        say_on_stderr,
-    )
+    how = (model, revision, each, tuning_steps, sampling_steps, *ways, address, in_process)
+    _say(synthesize(SynthesisSettings(proof, *how), say_on_stderr), out, as_json)
+
+
+def _say(made: SynthesisResult, out: str, as_json: bool) -> None:
     if as_json:
         say_json(made.as_json())
         return
