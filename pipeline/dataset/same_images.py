@@ -58,7 +58,7 @@ def not_shared(
     Raises JobError where one is the same to the pixel, or more than `MOST_ALIKE` look the same: in a world of few
     scenes some do by chance, and a leak is more.
     """
-    pairs = same_pairs(ours, theirs)
+    pairs = sorted(same_pairs(ours, theirs), key=lambda pair: pair[0].sha256 != pair[1].sha256)
     copies = {each.sha256 for each in ours} & {each.sha256 for each in theirs}
     alike = _near(theirs, ours)
     if copies or len(alike) > MOST_ALIKE * len(theirs):

@@ -28,7 +28,7 @@ class NotInstalledError(Exception):
 
 
 def write_shapes(root: Path, sizes: Mapping[str, int], seed: int = 0) -> None:
-    """`sizes` are images of each class by set; no scene is in two sets."""
+    """`sizes` are images of each class by set."""
     rng = np.random.default_rng(seed)
     for name, each in sizes.items():
         for shape in SHAPES:

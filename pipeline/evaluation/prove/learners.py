@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from promptmill.pipeline.display import cut
 from promptmill.pipeline.evaluation.prove.augment import mixed
@@ -163,6 +164,7 @@ class Kernel:
 
     def __init__(self, features: Callable[[Tensor], Tensor], identity: str) -> None:
         self._features, self.identity = features, f"kernel 2, {identity}"
+        self._seen = WeakTensorKeyDictionary()
 
     def fit(self, parts: Sequence[Part], task: Task, validation: Rows) -> tuple[State, float]:
         given, labels, weights = self._table(parts, task.copies)
@@ -197,12 +199,19 @@ class Kernel:
         for part in (part for part in parts if part.share):
             most = self.most_rows or len(part.labels)
             each = max(1, min(copies, part.images.shape[1], most // max(1, len(part.labels))))
-            chosen = _in_turns(part.labels, most)
-            rows, labels = part.images[chosen, :each], part.labels[chosen, None].expand(-1, each).reshape(-1)
-            sides.append((self._features(rows.reshape(-1, *rows.shape[2:])), labels, part.share))
+            sides.append((*self._side(part, most, each), part.share))
         total = sum(len(labels) for _, labels, _ in sides)
         weights = [torch.full((len(labels),), share * total / len(labels)).double() for _, labels, share in sides]
         return torch.cat([s[0] for s in sides]), torch.cat([s[1] for s in sides]), torch.cat(weights)
+
+    def _side(self, part: Part, most: int, each: int) -> tuple[Tensor, Tensor]:
+        """Features and labels; arms share their sides, and features of a model take most of the time."""
+        held: dict[tuple[int, int], tuple[Tensor, Tensor]] = self._seen.setdefault(part.images, {})  # type: ignore[no-untyped-call]
+        if (most, each) not in held:
+            chosen = _in_turns(part.labels, most)
+            rows, labels = part.images[chosen, :each], part.labels[chosen, None].expand(-1, each).reshape(-1)
+            held[most, each] = self._features(rows.reshape(-1, *rows.shape[2:])), labels
+        return held[most, each]
 
 
 def _in_turns(labels: Tensor, most: int) -> Tensor:
