@@ -92,7 +92,6 @@ def build_report(
         price=price,
         references=result.references,
         classes=result.classes,
-        proofs=result.proofs,
         single_file=single_file,
     )
     write_numbers(put, analysis, result)
@@ -122,7 +121,7 @@ def _result(
         "selection": None if selection is None else selection_facts(store, selection),
     }
     result = checked(ReportResult, plain(found))
-    result.problems.extend([*unread, *unfit])
+    result.problems.extend(unread + unfit)
     return result
 
 
@@ -248,8 +247,8 @@ def write_page(
 
 def _page(facts: dict[str, Any], scripts: Sequence[str] = (), inline: Sequence[str] = ()) -> bytes:
     """With scripts beside it by name, or those `inline` by their text."""
-    defaults: dict[str, Any] = {"differences": [], "price": None, "references": [], "classes": [], "proofs": []}
-    given = {**defaults, **facts, "style": page_file("style.css"), "scripts": scripts, "inline": inline}
+    given = dict.fromkeys(("differences", "references", "classes"), ()) | {"price": None, **facts}
+    given |= {"style": page_file("style.css"), "scripts": scripts, "inline": inline}
     return environment().get_template("index.html.j2").render(**given).encode("utf-8", "replace")
 
 
