@@ -167,7 +167,7 @@ def test_the_file_remembers_when_a_run_went_well(cli: Cli, job: MakeJob, tmp_pat
     assert stopped.code == 2, stopped
     second = values(file.read_text())
     name = ("promptmill_last_success_timestamp_seconds",)
-    assert second[name] == first[name] and second["promptmill_samples_total", "failed"] > 100
+    assert second[name] == first[name] and second["promptmill_samples_total", "failed"] >= 100
 
 
 def _bad(folder: Path) -> Path:
