@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from promptmill.schemas.proof import Proof
-from promptmill.schemas.results import Result
+from promptmill.schemas.result import Result
 
 
 @dataclass(frozen=True)
