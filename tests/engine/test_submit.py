@@ -10,11 +10,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from PIL import Image
 from promptmill.jobs.submit import answer_in, entrypoint
 from promptmill.pipeline.execution.submit import same_version
 from promptmill.pipeline.execution.submit.bundle import bundle
-from promptmill.pipeline.execution.submit.dashboard import Dashboard
+from promptmill.pipeline.execution.submit.dashboard import Dashboard, UnknownJobError
 from promptmill.pipeline.execution.submit.follow import follow
 from promptmill.pipeline.execution.submit.shipped import package_files
 from promptmill.pipeline.jobfile.reader import parse_job
@@ -358,6 +361,15 @@ def test_a_dashboard_that_is_away_for_a_while() -> None:
         followed(_Scripted(*[ClusterError("away")] * 3), patience_s=-1)
 
 
+def test_a_head_that_was_started_anew_has_forgotten_the_job() -> None:
+    """That was exit 2, after which no scheduler tries again."""
+    gone = UnknownJobError("nothing of that name")
+    with pytest.raises(ClusterError, match="started anew. Submit the job again"):
+        followed(_Scripted(("RUNNING", "a\n"), ClusterError("away"), gone))
+    with pytest.raises(UnknownJobError):
+        followed(_Scripted(gone))
+
+
 def test_the_answer_is_found_in_a_log() -> None:
     assert answer_in('x\n{"shards": 2}\n{broken\nend') == {"shards": 2}
     assert answer_in("nothing") is None
@@ -378,13 +390,29 @@ def test_versions_are_held_against_each_other_on_the_cluster(tmp_path: Path) -> 
         assert answer.returncode == 2 and words in answer.stdout and "--ship" in answer.stdout, answer
 
 
+def test_what_ship_does_not_send_is_told(tmp_path: Path) -> None:
+    """That was a ModuleNotFoundError, and exit 1."""
+    for name, content in package_files():
+        if "/" not in name.removeprefix("promptmill-") or name.endswith("METADATA"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "same_version.py").write_bytes(Path(same_version.__file__).read_bytes())
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.base_prefix}/bin/python3 -S "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["sh", "-c", entrypoint(["job.yaml"])]
+    answer = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2 and "lacks what promptmill imports" in answer.stdout, answer
+    assert "'pydantic>=" in answer.stdout and "torchmetrics" not in answer.stdout
+
+
 # ---- a real head -----------------------------------------------------------------------------------------------------
 
 slow = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[tuple[str, dict[str, str], Path]]:
+@contextmanager
+def a_head(bin_folder: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
     """The dashboard's address, what the client needs to know, and a folder that it shares with the cluster."""
     with socket.socket() as one, socket.socket() as two:
         for probe in (one, two):
@@ -393,7 +421,6 @@ def head() -> Iterator[tuple[str, dict[str, str], Path]]:
     folder = Path(tempfile.mkdtemp(prefix="pm"))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     token = secrets.token_hex(32)
-    bin_folder = Path(sys.executable).parent
     environment = {
         **kept,
         "PATH": f"{bin_folder}{os.pathsep}{kept['PATH']}",
@@ -402,7 +429,15 @@ def head() -> Iterator[tuple[str, dict[str, str], Path]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
     }
-    command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}", "--num-cpus=2"]
+    command = [
+        str(bin_folder / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={ports[0]}",
+        "--num-cpus=2",
+    ]
     command += ["--object-store-memory=100000000", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
     process = subprocess.Popen(
         [*command, f"--temp-dir={folder}/s"],
@@ -431,25 +466,60 @@ def head() -> Iterator[tuple[str, dict[str, str], Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def head() -> Iterator[tuple[str, dict[str, str], Path]]:
+    with a_head(Path(sys.executable).parent) as started:
+        yield started
+
+
+@pytest.fixture
+def bare_head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
+    """Of a Python that has what this program imports, and not the program."""
+    python = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", python], check=True)
+    (site,) = python.glob("lib/python*/site-packages")
+    for each in Path(sysconfig.get_path("purelib")).iterdir():
+        if "promptmill" not in each.name.lower():
+            (site / each.name).symlink_to(each)
+    script = f"#!{python}/bin/python\nfrom ray.scripts.scripts import main\nmain()\n"
+    (python / "bin" / "ray").write_text(script)
+    (python / "bin" / "ray").chmod(0o755)
+    with a_head(python / "bin") as started:
+        yield started
+
+
+def write_job(here: Path, models: Path, shared: Path, name: str, **sections: Any) -> Path:
+    content = {
+        "name": name,
+        "prompts": {"source": "given"},
+        "model": {"path": str(models / "sd")},
+        "generation": {"num_inference_steps": 2, "batch_size": 2},
+        "output": {"url": str(shared / name), "images_per_shard": 1},
+        "compute": {"workers": 1},
+        **sections,
+    }
+    (here / "job.yaml").write_text(yaml.safe_dump(content))
+    return here / "job.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(600)
+def test_a_cluster_without_this_program_gets_it(bare_head: Any, here: Path, models: Path, cli: Cli) -> None:
+    path = write_job(here, models, bare_head[2], "bare")
+    without = cli("submit", path, "--address", bare_head[0])
+    assert without.code == 2 and "does not have promptmill" in without.out and "--ship" in without.out, without
+    shipped = cli("submit", path, "--address", bare_head[0], "--ship", "--json")
+    assert shipped.code == 0 and shipped.json["run"]["kept"] == 2, shipped
+    assert cli("verify", bare_head[2] / "bare", "--json").json["ok"]
+
+
 class TestARealHead:
     pytestmark = slow
 
     @pytest.fixture
     def job(self, head: Any, here: Path, models: Path) -> Callable[..., Path]:
-        def write(name: str, **sections: Any) -> Path:
-            content = {
-                "name": name,
-                "prompts": {"source": "given"},
-                "model": {"path": str(models / "sd")},
-                "generation": {"num_inference_steps": 2, "batch_size": 2},
-                "output": {"url": str(head[2] / name), "images_per_shard": 1},
-                "compute": {"workers": 1},
-                **sections,
-            }
-            (here / "job.yaml").write_text(yaml.safe_dump(content))
-            return here / "job.yaml"
-
-        return write
+        return partial(write_job, here, models, head[2])
 
     def test_a_job_is_made_and_its_answer_comes_back(self, head: Any, job: Callable[..., Path], cli: Cli) -> None:
         path, address = job("made"), head[0]

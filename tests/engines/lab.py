@@ -27,7 +27,7 @@ class Lab:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         own = {"LAB_STATE": str(folder / "lab"), "LAB_NET": f"pm{secrets.token_hex(3)}", "LAB_SHARED": str(folder)}
-        self._environment = {**environment, **own}
+        self.environment = {**environment, **own}
         self._running: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Self:
@@ -41,7 +41,7 @@ class Lab:
 
     def up(self, name: str, *shared: Path) -> str:
         """Its address."""
-        self._environment["LAB_SHARED"] = " ".join(map(str, shared))
+        self.environment["LAB_SHARED"] = " ".join(map(str, shared))
         return self._call("up", name).split()[1]
 
     def kill(self, name: str) -> None:
@@ -52,7 +52,7 @@ class Lab:
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [str(SCRIPT), "on", name, *command],
-                env=self._environment,
+                env=self.environment,
                 stdout=file,
                 stderr=file,
                 stdin=subprocess.DEVNULL,
@@ -62,12 +62,10 @@ class Lab:
 
     def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
         arguments = [str(SCRIPT), "on", name, *command]
-        return subprocess.run(
-            arguments, env=self._environment, capture_output=True, text=True, check=False, timeout=600
-        )
+        return subprocess.run(arguments, env=self.environment, capture_output=True, text=True, check=False, timeout=600)
 
     def _call(self, *arguments: str) -> str:
         ended = subprocess.run(
-            [str(SCRIPT), *arguments], env=self._environment, capture_output=True, text=True, check=True
+            [str(SCRIPT), *arguments], env=self.environment, capture_output=True, text=True, check=True
         )
         return ended.stdout

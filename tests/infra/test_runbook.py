@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
+from tests.engine.conftest import cli
 from tests.infra.places import INFRA, ROOT
+from tests.servers.s3 import S3Server
+
+__all__ = ["cli"]
+Cli = Callable[..., Any]
 
 DOCUMENTS = ("RUNBOOK.md", "README.md")
 SYMPTOMS = (
@@ -66,6 +73,52 @@ def test_ray_has_these_commands_and_options() -> None:
     assert found
     for words in found:
         check(cli, words)
+
+
+def lines_to_try() -> list[str]:
+    """Each line of the runbook that is a command of ours, as it stands, without those that need a cluster."""
+    text = (INFRA / "RUNBOOK.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    ours = [line for line in lines if re.match(r'(?:[A-Z_]+=\S+ )*promptmill \w+.*"\$(?:URL|JOB)"', line)]
+    return list(
+        dict.fromkeys(line for line in ours if not re.search("--address|gpus_per_worker=1|promptmill watch", line))
+    )
+
+
+@pytest.mark.slow
+def test_each_line_does_what_it_says(
+    s3_server: S3Server, s3_env: dict[str, str], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    """In a bucket of the name that the runbook has; `watch`, and what needs a cluster, have tests elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    s3_server.make_bucket("my-bucket")
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    url = "s3://my-bucket/datasets/first"
+    job: dict[str, Any] = {
+        "name": "small",
+        "prompts": {"source": str(tmp_path / "prompts.txt")},
+        "model": {"path": str(models / "sd")},
+        "generation": {"num_inference_steps": 2, "images_per_prompt": 4},
+        "score": [{"clip": f"local-dir:{models / 'clip'}"}],
+        "select": {"keep": 2},
+        "output": {"url": url},
+        "compute": {"workers": 1},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    assert cli("run", tmp_path / "job.yaml", "--set", "output.url=s3://my-bucket/datasets/yesterday").code == 0
+    assert cli("run", tmp_path / "job.yaml").code == 0  # the runbook begins when there is a dataset
+    lines = lines_to_try()
+    assert len(lines) > 18
+    for line in lines:
+        words = shlex.split(line.replace("$JOB", str(tmp_path / "job.yaml")).replace("$URL", url), comments=True)
+        variables = [word for word in words if re.match(r"[A-Z_]+=", word)]
+        with monkeypatch.context() as changed:
+            for variable in variables:
+                changed.setenv(*variable.replace("/scratch", str(tmp_path)).split("=", 1))
+            answer = cli(*words[len(variables) + 1 :])
+        assert answer.code == 0, (line, answer)
 
 
 def test_every_symptom_has_a_heading() -> None:

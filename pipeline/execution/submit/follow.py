@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from promptmill.pipeline.execution.submit.dashboard import Dashboard
+from promptmill.pipeline.execution.submit.dashboard import Dashboard, UnknownJobError
 from promptmill.schemas.errors import ClusterError
 
 ENDED: Final = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
@@ -41,13 +41,21 @@ def follow(
 ) -> Ended:
     """`say` gets each line of the log, `tell` what is to be said of the connection.
 
-    Raises ClusterError where the dashboard does not answer for `patience_s`; the job may go on all the same.
+    Raises ClusterError where the dashboard does not answer for `patience_s`, when the job may go on all the same, and
+    where it has forgotten a job that it knew; UnknownJobError where it never did.
     """
-    shown, silent_since = "", None
+    shown, silent_since, known = "", None, False
     while True:
         try:
             details = dashboard.job(job)
-            log = dashboard.log(job)
+            log, known = dashboard.log(job), True
+        except UnknownJobError:
+            if not known:
+                raise
+            raise ClusterError(
+                f"{dashboard.url} does not know job {job} any more: the head was started anew. Submit the job again, "
+                "and it continues"
+            ) from None
         except ClusterError as error:
             now = time.monotonic()
             if silent_since is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +20,9 @@ def package_files() -> Iterator[tuple[str, bytes]]:
                 if path.is_file() and _travels(inner) and (room != "promptmill" or len(inner.parts) == 1):
                     yield f"{room.replace('.', '/')}/{inner.as_posix()}", path.read_bytes()
     number = version("promptmill")
-    metadata = f"Metadata-Version: 2.1\nName: promptmill\nVersion: {number}\n"
-    yield f"promptmill-{number}.dist-info/METADATA", metadata.encode()
+    lines = ["Metadata-Version: 2.1", "Name: promptmill", f"Version: {number}"]
+    lines += [f"Requires-Dist: {text}" for text in requires("promptmill") or ()]
+    yield f"promptmill-{number}.dist-info/METADATA", "".join(f"{line}\n" for line in lines).encode()
 
 
 def _travels(inner: Path) -> bool:
