@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
@@ -31,6 +32,7 @@ def units(settings: ProofSettings) -> set[str]:
     return {path.name for path in Path(settings.out).glob("units/*.pt")}
 
 
+@pytest.mark.slow
 def test_two_learners_at_once_prove_the_same(settings: ProofSettings) -> None:
     quick = replace(settings, learner="cnn", steps=8, batch=8, draws=2, initialisations=2, filters=("all", "agreed"))
     alone = prove(quick)
@@ -50,16 +52,18 @@ def test_a_kernel_learns_from_every_class_of_a_large_set() -> None:
     assert learner.answers(state, torch.from_numpy(looked.images), parts).tolist() == [0, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_other_weights_of_a_learner_train_anew(settings: ProofSettings, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    quick = replace(settings, learner=f"timm:test_resnet={path}", draws=2, size=16)
+    quick = replace(settings, learner=f"timm:test_resnet={path}", draws=1, size=16)
     counts = []
-    for seed in (0, 1, 1):
+    for seed in (0, 1):
         torch.manual_seed(seed)
         save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), path)
         prove(quick)
         counts.append(len(units(quick)))
-    assert counts == [counts[0], 2 * counts[0], 2 * counts[0]]
+    assert counts == [counts[0], 2 * counts[0]]
 
 
 def test_an_open_clip_model_learns(settings: ProofSettings) -> None:
