@@ -115,7 +115,7 @@ class ControlSettings:
     anything: float = 0.2
     width_px: tuple[float, float] = (1.0, 2.0)
     focus: tuple[float, int, int] = (0.6, 250, 900)
-    plan: Schedule = field(default=Schedule(steps=3000, batch=16, rate=1e-3, decay=0.5, ema=0.998))
+    plan: Schedule = field(default=Schedule(steps=4000, batch=16, rate=1e-3, decay=0.5, ema=0.998))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class LoraSettings:
     focus: tuple[float, int, int] = (0.6, 150, 850)
     guidance: float = GUIDANCE
     plan: Schedule = field(
-        default=Schedule(steps=800, batch=16, rate=1e-3, warmup=50, decay=0.5, weight_decay=0.0, ema=0.995)
+        default=Schedule(steps=2400, batch=16, rate=1e-3, warmup=50, decay=0.5, weight_decay=0.0, ema=0.995)
     )
 
 
