@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from promptmill.jobs.console import say, say_json
-from promptmill.jobs.options import AsJson, PricePerHour, Selection, Url
+from promptmill.jobs.options import AsJson, PricePerHour, Selection, Url, amount
 from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.schemas.reports import ReportResult
@@ -24,7 +24,7 @@ def report(
 
     plan, store = open_dataset(url)
     reach = reach_of(store, trusted=False, job=None)
-    return build_report(plan, store, None, price_per_hour, single_file, selection, reach)
+    return build_report(plan, store, None, amount(price_per_hour), single_file, selection, reach)
 
 
 def command(

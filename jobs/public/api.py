@@ -156,9 +156,8 @@ def report(
 ) -> ReportResult:
     """Build `report/` again from what is there, and return its numbers. Raises JobError where there is no dataset."""
     from promptmill.jobs import report as command
-    from promptmill.jobs.options import amount
 
-    return command.report(_place(url), amount(price_per_hour), single_file, selection)
+    return command.report(_place(url), price_per_hour, single_file, selection)
 
 
 def score(

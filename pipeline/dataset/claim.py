@@ -33,7 +33,7 @@ def claim_output(plan: Plan, store: Store, extend: bool = False) -> Plan:
 
     With `extend`, source files that are new since then are added, and rows by which others grew. Raises
     OutputMismatchError where the output belongs to another job, naming each field that differs, and InputError for rows
-    that make no image.
+    of a new dataset that make no image; in what comes later they fail alone.
     """
     stored = read_plan(store)
     if stored is None:

@@ -65,7 +65,6 @@ def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
     )
     if files:
         _refuse_what_cannot_grow(plan, stored)
-        _refuse_wrong_values(plan, files)
     for file in plan.segments[0].files:
         if file.name in grown:
             _refuse_another_beginning(file, parts[file.name], plan, stored, store)
@@ -82,12 +81,6 @@ def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
         _with_source(plan, {**gone, **ours}),
         _without_files(_with_source(plan, {**gone, **known}), grown),
     )
-
-
-def _refuse_wrong_values(plan: Plan, files: Sequence[SourceFile]) -> None:
-    """Raises InputError for values in what is new that make no image, as a new dataset would."""
-    if wrong := [problem for problem in plan.wrong if any(file.name in problem.where for file in files)]:
-        raise InputError(*wrong)
 
 
 def _without_renamed(plan: Plan, stored: Plan) -> Plan:

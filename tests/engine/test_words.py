@@ -113,7 +113,9 @@ PRINTERS = {
     "jobs/console.py",
     "jobs/outlets.py",
     "jobs/schema.py",
+    "jobs/signals.py",  # from within a signal, where no lock may be taken: its own words alone
     "pipeline/execution/json_log.py",  # puts itself in the place of standard error, and escapes all
+    "pipeline/execution/json_stream.py",  # and it too
     "pipeline/execution/progress.py",
     "pipeline/execution/submit/same_version.py",  # of two versions and a path of Python's own, on a cluster
     "pipeline/prompts/first_look.py",  # pipes between it and its child

@@ -269,11 +269,12 @@ def test_a_trigger_before_the_prompts_does_not_make_another_beginning(nightly: N
         claim_output(nightly.planned(**sections), nightly.store, extend=True)
 
 
-def test_a_value_that_makes_no_image_is_refused_in_what_is_new_as_in_what_is_first(nightly: Nightly) -> None:
+def test_a_value_that_makes_no_image_fails_alone_in_what_comes_later(nightly: Nightly) -> None:
+    """One bad row of the night does not cost the night."""
     seeds = {"prompts": {"columns": {"seed": "n"}}}
     write(nightly.source / "a.jsonl", ["a", "b"])
     claim_output(nightly.planned(**seeds), nightly.store)
-    (nightly.source / "b.jsonl").write_text('{"prompt": "c", "n": -7}\n')
-    with pytest.raises(InputError, match="b.jsonl"):
-        claim_output(nightly.planned(**seeds), nightly.store, extend=True)
-    assert len(require_plan(nightly.store).segments) == 1
+    (nightly.source / "b.jsonl").write_text('{"prompt": "c", "n": -7}\n{"prompt": "d", "n": 5}\n')
+    make_missing(claim_output(nightly.planned(**seeds), nightly.store, extend=True), nightly.store)
+    assert {row["prompt"] for row in rows(nightly.store)} == {"a", "b", "d"}
+    assert {row["error_kind"] for row in rows(nightly.store, "failures")} == {"invalid_seed"}
