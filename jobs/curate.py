@@ -201,7 +201,7 @@ def say_result(made: CurateResult) -> None:
     elif made.cosine is None:
         say(
             f"Copies look less different than {made.difference:.4f}. "
-            f"--threshold finds those that were changed more, or {LEAST_IMAGES} real images."
+            f"--threshold finds those that were changed more, or {LEAST_IMAGES:,} real images."
         )
     else:
         say(f"Copies look less different than {made.difference:.4f}, or have a cosine above {made.cosine:.5f}.")

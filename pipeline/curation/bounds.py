@@ -18,9 +18,10 @@ from promptmill.schemas.results import Calibration
 _MOST_IMAGES = 20_000
 """Of a known set that are looked at."""
 _CHUNK_ROWS = 512
-LEAST_IMAGES = 500
-"""Known images without which no cosine is found: 100 scenes of the shapes world said 0.985, at which 5 of 300 other
-scenes were lost, as the few that share all their words come once in twenty."""
+LEAST_IMAGES = 5_000
+"""Known images without which no cosine is found, so that the default quantile is one that was seen: 100 scenes of the
+shapes world said 0.985, at which 5 of 300 other scenes were lost, and 600 said 0.998 once in three times, at which 50
+of 2,000 were."""
 _TAIL_SHARE, _TAIL_LEAST = 0.05, 8
 NEVER = math.inf
 

@@ -70,7 +70,8 @@ class Found:
 
 def measure(folder: Path, count: int = 2_000, real: int = 0, seed: int = 0, threshold: float | None = None) -> Found:
     """`real` scenes more are known to be other ones, for the cosine."""
-    drawn = scenes(count + len(COPIES) * EACH + real, seed)
+    ordered = scenes(count + len(COPIES) * EACH + real, seed)  # those with one figure first, while there are others
+    drawn = [ordered[place] for place in np.random.default_rng(seed).permutation(len(ordered))]
     test, others = drawn[count : count + len(COPIES) * EACH], drawn[count + len(COPIES) * EACH :]
     copies = [change(test[number]) for number, change in enumerate(np.repeat([*COPIES.values()], EACH))]
     make_dataset(folder, [*drawn[:count], *copies], per_shard=512)
