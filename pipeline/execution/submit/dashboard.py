@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote, urlsplit
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
+
 from promptmill.pipeline.display import first_line, redact
 from promptmill.schemas.errors import ClusterError, JobError, Problem
 
@@ -21,6 +23,7 @@ DEFAULT_PORT: Final = 8265
 _EXPECTED: Final = "the address of a Ray dashboard, http://HEAD:8265"
 _TIMEOUT_S: Final = 30.0
 _UPLOAD_TIMEOUT_S: Final = 600.0
+_NO_AGENT = "No available agent"
 _TOKEN_FILE: Final = Path("~/.ray/auth_token")
 
 
@@ -95,8 +98,14 @@ class Dashboard:
         self._ask("PUT", f"/api/packages/gcs/{name}", content, timeout_s=_UPLOAD_TIMEOUT_S)
 
     def submit(self, request: Mapping[str, Any]) -> str:
-        """The id of the job."""
-        return str(self._object("POST", "/api/jobs/", request)["submission_id"])
+        """The id of the job. A head that has just started has no agent for jobs yet: it is asked for a minute."""
+        patient = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ClusterError) and _NO_AGENT in str(error)),
+            stop=stop_after_delay(60),
+            wait=wait_fixed(2),
+            reraise=True,
+        )
+        return str(patient(self._object, "POST", "/api/jobs/", request)["submission_id"])
 
     def job(self, job: str) -> dict[str, Any]:
         return self._object("GET", f"/api/jobs/{quote(job, safe='')}")
