@@ -43,6 +43,20 @@ def fill(plan: Plan, store: Store, broken: Iterable[str] = ()) -> Plan:
         plan = grown
 
 
+def fill_in_parts(plan: Plan, store: Store) -> None:
+    """A shard at a time, from the store alone, the last one first."""
+    for _ in range(200):
+        claimed = claim_output(plan, store)
+        missing = mill.missing_shards(claimed, store)
+        if missing:
+            context = mill.TintContext(claimed, store)
+            mill.process_shard(missing[-1], context)
+            context.close()
+        elif next_round(claimed, store) is None:
+            return
+    raise AssertionError("no end after 200 shards")
+
+
 def kept(store: Store) -> Counter[str]:
     return Counter(row["label_name"] for row in mill.rows(store))
 
@@ -80,15 +94,7 @@ def test_a_run_that_stops_anywhere_comes_to_the_same_bytes() -> None:
     whole, parts = mill.memory(), mill.memory()
     fill(planned(), whole)
     context_plan = claim_output(planned(), parts)
-    for _ in range(200):  # a shard at a time, from the store alone, in another order
-        plan = claim_output(planned(), parts)
-        missing = mill.missing_shards(plan, parts)
-        if missing:
-            context = mill.TintContext(plan, parts)
-            mill.process_shard(missing[-1], context)
-            context.close()
-        elif next_round(plan, parts) is None:
-            break
+    fill_in_parts(planned(), parts)
     assert objects(parts) == objects(whole)
     assert require_plan(parts).segments == require_plan(whole).segments != context_plan.segments
 
@@ -247,15 +253,7 @@ def test_conditions_are_met_by_all_that_fill_a_class_and_a_stopped_run_comes_to_
     assert all(-0.5 <= row["scores"]["clip"] <= 0.5 for row in mill.rows(whole))
     reasons = {row["reason"]: row["scores"]["clip"] for row in mill.rows(whole, "rejects")}
     assert reasons["clip below -0.5"] < -0.5 and reasons["clip above 0.5"] > 0.5
-    while True:
-        plan = claim_output(planned(**sections), parts)
-        missing = mill.missing_shards(plan, parts)
-        if missing:
-            context = mill.TintContext(plan, parts)
-            mill.process_shard(missing[-1], context)
-            context.close()
-        elif next_round(plan, parts) is None:
-            break
+    fill_in_parts(planned(**sections), parts)
     assert objects(parts) == objects(whole)
 
 
