@@ -59,7 +59,7 @@ families: $(READY)  ## A tiny pipeline of each text-to-image class against every
 gpu: $(READY)  ## What only a GPU can show: promises on CUDA, offload, small weights, two GPUs for one model
 	$(BIN)/python -m pytest tests/gpu --timeout 1800
 
-prove: $(READY)  ## Whether synthetic images help: shapes, digits, Fashion-MNIST, and controls; 25 minutes on two cores
+prove: $(READY)  ## Whether synthetic images help: shapes, digits, Fashion-MNIST, and controls; long, goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs
 
 bench: $(READY)  ## The benchmark table of tests/README.md

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("lab")
 NEEDED = ("ip", "unshare", "nsenter")
 
@@ -20,6 +22,16 @@ def why_not() -> str:
         return "needs root, to make machines of namespaces"
     missing = [name for name in NEEDED if shutil.which(name) is None]
     return f"needs {', '.join(missing)}" if missing else ""
+
+
+MARKS = (
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(not os.environ.get("PROMPTMILL_ENGINES"), reason="`make engines` runs it"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+)
+"""Of every test that needs machines."""
 
 
 class Lab:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.engines.lab import Lab, why_not
+from tests.engines.lab import MARKS, Lab
 from tests.engines.waiting import wait_for
 from tests.infra.places import INFRA
 
@@ -30,11 +30,7 @@ WATCHING = ("prometheus", "promtool", "prometheus-node-exporter", "prometheus-al
 MISSING = [name for name in WATCHING if shutil.which(name) is None]
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not os.environ.get("PROMPTMILL_ENGINES"), reason="`make engines` runs it"),
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+    *MARKS,
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (Debian's packages of these names)"),
 ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.engines.lab import Lab, why_not
+from tests.engines.lab import MARKS, Lab
 from tests.engines.waiting import wait_for
 from tests.infra.places import INFRA
 
@@ -25,11 +25,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 MISSING = [name for name in DAEMONS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
 
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not os.environ.get("PROMPTMILL_ENGINES"), reason="`make engines` runs it"),
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+    *MARKS,
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)} (Debian: slurm-wlm, munge)"),
 ]
 
