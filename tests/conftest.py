@@ -15,6 +15,9 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ray's library reads the mode once a process, and Ray turns it to token by itself once a local run has made a token in
+# the home folder: a later cluster of the same process of tests then waits for a token that nobody sends.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers on a machine that does other things
 # Where this is set, every process that a test starts compiles torch and diffusers anew: 20 s of CPU each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,6 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
 @pytest.fixture(scope="module")
 def nodes(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """One that works and one for each defect."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("defects")

@@ -81,8 +81,7 @@ class TestARealCluster:
     pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # noqa: RUF012
 
     @pytest.fixture
-    def cluster(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    def cluster(self) -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         small = {"num_cpus": 2, "object_store_memory": 80 << 20}

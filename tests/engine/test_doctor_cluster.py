@@ -68,9 +68,8 @@ class TestARealCluster:
     pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # noqa: RUF012
 
     @pytest.fixture
-    def cluster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def cluster(self, tmp_path: Path) -> Iterator[Any]:
         """Two nodes, of which the second lacks the package."""
-        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         from ray.cluster_utils import Cluster
 
         (tmp_path / "promptmill").mkdir()

@@ -414,10 +414,10 @@ slow = [pytest.mark.slow, pytest.mark.xdist_group("ray"), pytest.mark.timeout(60
 @contextmanager
 def a_head(bin_folder: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
     """The dashboard's address, what the client needs to know, and a folder that it shares with the cluster."""
-    with socket.socket() as one, socket.socket() as two:
-        for probe in (one, two):
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for probe in (one, two, three):
             probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in (one, two)]
+        ports = [probe.getsockname()[1] for probe in (one, two, three)]
     folder = Path(tempfile.mkdtemp(prefix="pm"))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     token = secrets.token_hex(32)
@@ -439,6 +439,8 @@ def a_head(bin_folder: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
         "--num-cpus=2",
     ]
     command += ["--object-store-memory=100000000", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
+    # The agent that takes jobs has one fixed port, and a head without it takes none: another test's Ray may hold it.
+    command += [f"--dashboard-agent-listen-port={ports[2]}"]
     process = subprocess.Popen(
         [*command, f"--temp-dir={folder}/s"],
         env=environment,
