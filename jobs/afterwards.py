@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
@@ -13,6 +14,8 @@ from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.report.current import is_current
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import PromptmillError
+
+_SHOWN: Final = 20
 
 
 def tell_what_is_there(
@@ -43,8 +46,11 @@ def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Liste
     from promptmill.pipeline.report.build import build_report  # 3 s of CPU to import, which no worker should wait for
 
     price = plan.job.compute.price_per_hour
-    for problem in build_report(plan, store, summary.seconds, price, reach=reach).problems[:20]:
+    problems = build_report(plan, store, summary.seconds, price, reach=reach).problems
+    for problem in problems[:_SHOWN]:
         listener.notice(problem)
+    if len(problems) > _SHOWN:
+        listener.notice(f"{len(problems) - _SHOWN:,} more problems, which `promptmill report {store.url} --json` names")
 
 
 def _succeeds(write: Callable[[], None], what: str, again: str, listener: Listener) -> bool:

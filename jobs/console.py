@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -17,6 +17,8 @@ from promptmill.schemas.errors import JobError, Problem, PromptmillError
 from promptmill.schemas.results import ErrorResult, ToldProblem
 
 out = Console(soft_wrap=True, highlight=False, markup=False)
+_SHOWN: Final = 20
+
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -28,6 +30,14 @@ def say(text: str) -> None:
 def say_on_stderr(*texts: str) -> None:
     for text in texts:
         err.print(Text(shown(text)))
+
+
+def say_first(prefix: str, entries: Sequence[str]) -> None:
+    """A line each, and one that counts those beyond the first twenty."""
+    for entry in entries[:_SHOWN]:
+        say(f"{prefix}: {entry}")
+    if len(entries) > _SHOWN:
+        say(f"{prefix}: {len(entries) - _SHOWN:,} more, which --json names")
 
 
 def say_json(content: Mapping[str, Any]) -> None:

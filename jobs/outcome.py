@@ -81,6 +81,8 @@ def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: boo
             say(f"Class {shown(each.name)}: {each.kept:,} of {each.asked:,} kept, of {each.made:,} made{why}")
         if summary.short:
             say("Raise select.max_rounds and run again, or mend what rejects them.")
+        if summary.spent is not None and summary.over_budget is None:
+            say(f"It cost {summary.spent:,.2f} so far, by compute.price_per_hour.")
         for place in summary.left_out:
             say(f"Left out: {place}")
         say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptmill.jobs.console import say, say_json
+from promptmill.jobs.console import say, say_first, say_json
 from promptmill.jobs.options import AsJson, Url
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.repair import GRACE_S, Repair
@@ -66,8 +66,9 @@ def command(
         )
         words = {"problems": "problem", "orphans": "orphan", "removed": "removed", "strangers": "not Promptmill's"}
         for name, word in {**words, "spared": f"left, since it may be younger than {grace:.0f} s"}.items():
-            for entry in shown[name][:20]:
-                say(f"{word}: {entry}")
+            say_first(word, shown[name])
+        if deep:
+            say(f"{shown['images_checked']:,} images decoded and held against their hashes")
         missing = shown["missing_shards"]
         if missing:
             say(f"missing: {len(missing):,} shards, the first is {missing[0]}. `promptmill run` makes them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def test_a_budget_ends_a_run_gently_and_for_good(cli: Cli, job: MakeJob, tmp_pat
     assert again.code == 2 and "made 0 images" in again.out and "Raise it and run again" in again.out
     rest = cli("run", path, "--in-process", "--json", "--set", "compute.max_cost=1e15")
     assert rest.code == 0 and rest.json["shards_done"] == rest.json["shards"] and rest.json["over_budget"] is None
+    told = cli("run", path, "--in-process", "--set", "compute.max_cost=1e15")
+    assert re.search(r"It cost [\d,]+\.\d\d so far", told.out), "the person is told what --json says"
     summary = json.loads((tmp_path / "out" / "report" / "summary.json").read_text())["run"]
     assert summary["price_per_hour"] == 3.6e9 and summary["cost_per_thousand_kept"] > 0
     assert sum(summary["stage_costs"].values()) == pytest.approx(summary["cost"])

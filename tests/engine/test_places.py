@@ -12,15 +12,19 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from promptmill.pipeline.execution.events import Notice
 from promptmill.pipeline.execution.fleet.actor import refuse_other_versions, versions
 from promptmill.pipeline.execution.fleet.backlog import Backlog
 from promptmill.pipeline.execution.fleet.blame import Blame
+from promptmill.pipeline.execution.fleet.crew import Crew
 from promptmill.pipeline.execution.fleet.lost_devices import Device
 from promptmill.pipeline.execution.fleet.places import NoPlaceLeftError, Places
 from promptmill.pipeline.execution.fleet.sight import Beacon, UnseenError, prove_sight
+from promptmill.pipeline.execution.fleet.worker_handle import WorkerHandle
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import ClusterError, ModelLoadError, PlaceError, StorageError
 from promptmill.schemas.plan import Shard
@@ -252,3 +256,24 @@ def test_a_worker_that_never_loads_beside_working_ones(gpus: tuple[str, ...], mo
     assert (left_out.address, "cannot allocate memory" in left_out.cause) == ("10.0.0.7", True)
     assert heard == [f"left out from now on: {left_out}"]
     assert not places.is_left_out("a") and places.selector() == {}
+
+
+def test_each_worker_that_is_counted_as_lost_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose calls were lost first had nothing in hand any more: it was counted, and nobody was told."""
+    monkeypatch.setattr("promptmill.pipeline.execution.fleet.crew.node_name", lambda node: ("host-7", "10.0.0.7"))
+    one, two = (Shard(number, 0, 0, number, number + 1) for number in range(2))
+    heard: list[Notice] = []
+    listener: Any = SimpleNamespace(notice=heard.append)
+    absent: Any = None
+    crew = Crew(absent, absent, Places(), listener, size=4)
+    for in_hand, suspects in (({}, [one, two]), ({"a call": one}, [two]), ({"a call": one}, []), ({}, [])):
+        crew.lose(WorkerHandle(None, None, Device("a", ()), dict(in_hand), suspects=list(suspects)), "it died")
+    assert crew.lost == len(heard) == 4
+    assert all(text.startswith("lost a worker on host-7 (it died); ") for text in heard)
+    assert [text.partition("; ")[2] for text in heard] == [
+        "2 shard(s) went when it could not be reached",
+        "its 1 shard(s) go to another one, 1 shard(s) went when it could not be reached",
+        "its 1 shard(s) go to another one",
+        "it had no shard in hand",
+    ]
+    assert [notice.about["shards"] for notice in heard] == [[0, 1], [0, 1], [0], []]

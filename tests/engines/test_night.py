@@ -243,6 +243,7 @@ def nodes_go(night: Night) -> None:
     )
     assert drained.returncode == 0, drained.stdout + drained.stderr
     night.lab.kill("n1")
+    wait_for(lambda: "lost a worker on n1 (" in night.said, lambda: night.said)
     wait_for(lambda: night.counted("promptmill_workers_lost_total") >= 1, lambda: night.said)
     before = night.shards
     wait_for(lambda: night.shards >= before + 3, lambda: night.said)

@@ -8,10 +8,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 
 from tests.faults.forks import ENVIRONMENT, Forks
@@ -28,6 +30,7 @@ RAY_SETTINGS = {
 }
 STORE_BYTES = 80 << 20
 WORKER = "ray::ShardActor"
+LOST = "promptmill_workers_lost_total"
 
 
 class Fleet:
@@ -89,7 +92,18 @@ class Fleet:
             "RAY_RUNTIME_ENV_HOOK": "tests.faults.ray_hook.use_forks",
             "PROMPTMILL_TEST_PYTHON": self.forks.python_executable(),
         }
-        return {**RAY_SETTINGS, "RAY_TMPDIR": self.folder, **hook, **env}
+        metrics = {"PROMPTMILL_METRICS_FILE": str(self._metrics)}
+        return {**RAY_SETTINGS, "RAY_TMPDIR": self.folder, **hook, **metrics, **env}
+
+    @property
+    def _metrics(self) -> Path:
+        return Path(self.folder) / "run.prom"
+
+    def workers_lost(self) -> int:
+        """As the last driver counted them."""
+        families = text_string_to_metric_families(self._metrics.read_text(encoding="utf-8"))
+        (lost,) = (each for family in families for each in family.samples if each.name == LOST)
+        return int(lost.value)
 
     def workers(self) -> list[psutil.Process]:
         """Processes that hold a ShardActor, all of them forks of ours."""

@@ -22,9 +22,16 @@ def long_job(bench: Bench) -> Path:
     return bench.job(bench.prompts(MANY))
 
 
-def count(row: Row, bench: Bench, job: Path, output: Output, ended: Ended, began: float) -> None:
+def count(row: Row, bench: Bench, fleet: Fleet, job: Path, output: Output, ended: Ended, began: float) -> None:
     row.check(ended.code in (0, 3), f"the run ended with {ended.code}: {ended.printed[-3000:]}")
+    check_told(row, fleet, ended)
     row.add(*bench.end_state(job, output), recover_s=time.monotonic() - began)
+
+
+def check_told(row: Row, fleet: Fleet, ended: Ended) -> None:
+    """Each worker that is counted as lost has its line."""
+    told, counted = ended.printed.count("lost a worker"), fleet.workers_lost()
+    row.check(told == counted, f"{told} lines, and {counted} lost workers: {ended.printed[-3000:]}")
 
 
 def workers_killed(bench: Bench, fleet: Fleet, place: str, kills: int, chance: random.Random) -> Row:
@@ -39,7 +46,7 @@ def workers_killed(bench: Bench, fleet: Fleet, place: str, kills: int, chance: r
                 chance.choice(workers).kill()
                 row.times += 1
                 began = time.monotonic()
-        count(row, bench, job, output, running.wait(), began)
+        count(row, bench, fleet, job, output, running.wait(), began)
     return row
 
 
@@ -56,7 +63,7 @@ def driver_killed(bench: Bench, fleet: Fleet, place: str, kills: int, chance: ra
         running.wait()
         row.times += 1
     began = time.monotonic()
-    count(row, bench, job, output, bench.run(job, output, *fleet.options(), **fleet.env()), began)
+    count(row, bench, fleet, job, output, bench.run(job, output, *fleet.options(), **fleet.env()), began)
     return row
 
 
@@ -71,12 +78,12 @@ def node_lost(bench: Bench, fleet: Fleet, place: str, drain: bool = False) -> Ro
     if drain:
         fleet.drain_node(node, 20)
         fleet.add_node()
-        count(row, bench, job, output, running.wait(), began)
+        count(row, bench, fleet, job, output, running.wait(), began)
         fleet.remove_node(node)
         return row
     fleet.remove_node(node)
     fleet.add_node()
-    count(row, bench, job, output, running.wait(), began)
+    count(row, bench, fleet, job, output, running.wait(), began)
     return row
 
 
@@ -91,7 +98,7 @@ def calls_lost(bench: Bench, fleet: Fleet) -> Row:
     chaos = json.dumps({"CoreWorkerService.grpc_client.PushTask": each})
     env = fleet.env(RAY_testing_rpc_failure=chaos, RAY_testing_rpc_failure_avoid_intra_node_failures="0")
     ended = bench.run(job, output, *fleet.options(), **env)
-    count(row, bench, job, output, ended, began)
+    count(row, bench, fleet, job, output, ended, began)
     return row
 
 
@@ -113,7 +120,7 @@ def device_left_out(bench: Bench, fleet: Fleet) -> Row:
     told = [(lost["name"], lost["address"], lost["cause"]) for lost in ended.json["left_out"]]
     good = len(told) == 1 and "lost twice" in told[0][2] and not told[0][1].startswith("unknown")
     row.check(good and "left out from now on: " in ended.printed, f"not left out: {ended.printed[-2000:]}")
-    count(row, bench, job, output, ended, began)
+    count(row, bench, fleet, job, output, ended, began)
     return row
 
 

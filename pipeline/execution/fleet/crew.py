@@ -8,7 +8,8 @@ import ray
 
 from promptmill.pipeline.execution.events import Listener, Notice
 from promptmill.pipeline.execution.fleet.actor import Vitals, versions
-from promptmill.pipeline.execution.fleet.places import Places
+from promptmill.pipeline.execution.fleet.cluster import node_name
+from promptmill.pipeline.execution.fleet.places import UNKNOWN, Places
 from promptmill.pipeline.execution.fleet.sight import Beacon
 from promptmill.pipeline.execution.fleet.trial import WorkerFactory
 from promptmill.pipeline.execution.fleet.worker_handle import WorkerHandle, draining_nodes
@@ -97,10 +98,17 @@ class Crew:
             elif worker.vitals_call is None:  # one that starts may have to say that its storage does not answer
                 worker.vitals_call = worker.handle.vitals.remote()
 
-    def tell_lost(self, worker: WorkerHandle, what: str) -> None:
-        text = f"lost a worker ({what}); its {len(worker.in_hand)} shard(s) go to another one"
-        shards = [shard.number for shard in worker.in_hand.values()]
-        self._listener.notice(Notice(text, node=self._places[worker.node].name, shards=shards))
+    def lose(self, worker: WorkerHandle, what: str) -> None:
+        """Count it, and say so: who reads the count looks for the line."""
+        self.lost += 1
+        node = worker.node
+        where = "" if node == UNKNOWN else self._places.meet(node, *node_name(node)).name
+        held, gone = len(worker.in_hand), len(worker.suspects)
+        parts = [f"its {held} shard(s) go to another one"] if held else []
+        parts += [f"{gone} shard(s) went when it could not be reached"] if gone else []
+        text = f"lost a worker{where and f' on {where}'} ({what}); {', '.join(parts) or 'it had no shard in hand'}"
+        shards = [shard.number for shard in (*worker.in_hand.values(), *worker.suspects)]
+        self._listener.notice(Notice(text, node=where, shards=shards))
 
     def pulse(self, wanted: int, queued: int, store: Store) -> Pulse:
         """`store` is the driver's own, which waits too."""

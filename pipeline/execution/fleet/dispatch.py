@@ -27,6 +27,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
 from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError
+from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Shard, ShardStats
 
 _LOOK_EVERY_S = 0.5
@@ -86,6 +87,7 @@ class RayDispatcher:
         while True:
             halted = self._blame.failure is not None or stop.requested
             if not self._crew.busy and (halted or not (self._searches or self._backlog)):
+                self._tell()
                 return
             if not halted:
                 self._crew.grow(self._wanted, len(self._searches))
@@ -231,13 +233,13 @@ class RayDispatcher:
             self._blame.no_device_left(f"{worker.device}", error)
 
     def _lose(self, worker: WorkerHandle, error: RayError, blameless: bool = False) -> None:
-        blameless = blameless or worker.lost_with_its_node(error)
-        self._crew.lost += 1
-        if not worker.in_hand and not worker.suspects and not blameless and worker.device is None:
+        gone = worker.lost_with_its_node(error)
+        silent, blameless = blameless, blameless or gone
+        unborn = not worker.in_hand and not worker.suspects and not blameless and worker.device is None
+        what = "it hung" if worker.hung else "it did not start" if unborn else "it died"
+        self._crew.lose(worker, "its node is gone" if gone else "it cannot be reached" if silent else what)
+        if unborn:
             self._blame.not_started(worker.node, error)
-        elif worker.in_hand:
-            what = "its node is gone" if blameless else "it hung" if worker.hung else "it died"
-            self._crew.tell_lost(worker, what)
         self._crew.retire(worker)
         if not blameless:
             for shard in worker.suspects:
@@ -274,8 +276,7 @@ class RayDispatcher:
             self._blame.look(left)
             if left and self._compute.workers == "auto":
                 self._crew.size = min(self._crew.size, sum(left.values()))
-        pulse = self._crew.pulse(self._wanted, len(self._backlog), self._store)
-        self._listener.pulse(pulse)
+        pulse = self._tell()
         self._patience.look(pulse.workers, self._wanted)
         if (
             pulse.workers == 0
@@ -284,3 +285,8 @@ class RayDispatcher:
             and (error := self._patience.with_nobody())
         ):
             self._blame.end(error)
+
+    def _tell(self) -> Pulse:
+        pulse = self._crew.pulse(self._wanted, len(self._backlog), self._store)
+        self._listener.pulse(pulse)
+        return pulse
