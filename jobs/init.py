@@ -24,7 +24,8 @@ from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.jobfile.yaml_reader import read_value
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Generation, Model
-from promptmill.schemas.job import Job, Output
+from promptmill.schemas.job import Job
+from promptmill.schemas.output import Output
 from promptmill.schemas.prompts import Prompts
 from promptmill.schemas.results import InitResult
 from promptmill.schemas.scores import Score, Select

@@ -8,6 +8,7 @@ from typing import Final
 import typer
 
 from promptmill.jobs.console import say, say_json
+from promptmill.jobs.curating import say_result
 from promptmill.jobs.plan import say_suite
 from promptmill.jobs.signals import INTERRUPTED
 from promptmill.pipeline.display import shown
@@ -48,6 +49,7 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
         short=[asdict(each) for each in summary.short],
         spent=None if summary.spent is None else round(summary.spent, 4),
         over_budget=summary.over_budget,
+        curated=summary.curated,
     )
 
 
@@ -86,4 +88,6 @@ def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: boo
         for place in summary.left_out:
             say(f"Left out: {place}")
         say(f"{f'Open {url}/report/index.html, or load' if summary.reported else 'Load'} {url}/data/*.parquet")
+        if summary.curated is not None:
+            say_result(summary.curated)
     raise typer.Exit(exit_code(summary))

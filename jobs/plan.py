@@ -61,13 +61,19 @@ def plan_of(job: Job, allow_large_sweep: bool, extend: bool) -> Plan:
 
 def is_whole(planned: Plan, extend: bool) -> bool:
     """Whether a run would find nothing to make: no machine needs to be asked for anything. Raises as `plan`."""
+    there = as_asked(planned, extend)
+    return there is not None and not missing_shards(there, open_output(planned.job.output.url, "output.url"))
+
+
+def as_asked(planned: Plan, extend: bool) -> Plan | None:
+    """The plan of the dataset that is there, as a run would have it; None where there is none. Raises as `plan`."""
     store = open_output(planned.job.output.url, "output.url")
     stored = read_plan(store)
     if stored is None:
-        return False
+        return None
     if extend:
         planned, stored = as_if_extended(planned, stored, store)
-    return not missing_shards(join(planned, stored, store.url), store)
+    return join(planned, stored, store.url)
 
 
 def describe(planned: Plan, shards_done: int, bytes_done: int) -> PlanResult:

@@ -14,7 +14,8 @@ from promptmill.jobs.afterwards import tell_what_is_there
 from promptmill.jobs.console import err, is_terminal
 from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Set, WhileRunning, Yes, loaded_job
 from promptmill.jobs.outcome import finish
-from promptmill.jobs.plan import is_whole, plan_of
+from promptmill.jobs.plan import as_asked, is_whole, plan_of
+from promptmill.jobs.ray_there import ray_is_there
 from promptmill.jobs.signals import answering, finish_first
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling, metered
 from promptmill.pipeline.dataset.claim import claim_output
@@ -38,7 +39,7 @@ from promptmill.pipeline.models.catalog.trust import remember
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.reach import Reach, places_of, reach_from, remember_places
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import ClusterError, JobError, Problem
+from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.results import IfRunning
@@ -63,6 +64,10 @@ def run(
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
+    if job.curate is not None:
+        from promptmill.jobs.curate_after import check_section
+
+        check_section(job.curate, planned, as_asked(planned, extend))
     own_places = places_of(planned.segments[0].files)
     if is_whole(planned, extend):
         pass  # a nightly run without new prompts starts nothing
@@ -84,9 +89,14 @@ def run(
             refuse_far_copies(planned, store, reach_from(store, own_places), own)
             _note(planned, own_places, progress)
             stage_again(planned, store)
-            return planned, run_plan(
+            summary = run_plan(
                 planned, store, progress, address=address, in_process=in_process, other=turn.other, telling=telling
             )
+            if job.curate is not None:
+                from promptmill.jobs.curate_after import curate_after
+
+                summary = curate_after(job.curate, planned, summary, progress, address=address, in_process=in_process)
+            return planned, summary
 
 
 def _note(planned: Plan, own_places: Sequence[str], progress: RunListener) -> None:
@@ -197,16 +207,6 @@ def _dispatcher(plan: Plan, store: Store, address: str | None, in_process: bool)
     with ray_is_there():
         from promptmill.pipeline.execution.fleet.dispatch import RayDispatcher
     return RayDispatcher(plan, store.url, address)
-
-
-@contextlib.contextmanager
-def ray_is_there() -> Iterator[None]:
-    # Under `uv run` Ray would make the workers' environment anew from a copy of the current folder: none starts.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    try:
-        yield
-    except ImportError as error:
-        raise ClusterError(f"Ray cannot be imported ({error}). Install ray, or give --in-process") from None
 
 
 def command(

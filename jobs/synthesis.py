@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from promptmill.jobs.curate import curate_dataset
+from promptmill.jobs.curating import curate_dataset
 from promptmill.jobs.finetune import finetune
 from promptmill.jobs.run import run
 from promptmill.pipeline.crashpoints import reached

@@ -20,6 +20,10 @@ def validate(job: Job, allow_large_sweep: bool) -> Plan:
     plan = plan_job(job, allow_large_sweep)
     if plan.wrong and read_plan(open_output(job.output.url, "output.url")) is None:
         raise InputError(*plan.wrong)
+    if job.curate is not None:
+        from promptmill.jobs.curate_after import check_section
+
+        check_section(job.curate, plan)
     return plan
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, create_model, model_validator
 from pydantic_core import InitErrorDetails
 
 from promptmill.schemas.compute import Compute
+from promptmill.schemas.curation import Curate
 from promptmill.schemas.generation import CONTROL_FIELDS, INPUT_FIELDS, REFERENCE_FIELDS, Generation, Model
 from promptmill.schemas.inputs import CONTROL, REFERENCE, Task, task_of
+from promptmill.schemas.output import Output
 from promptmill.schemas.prompts import MAX_SEED, Prompts
 from promptmill.schemas.rules import StrictModel, Text, broken_rule, raise_all, repeats
 from promptmill.schemas.scores import LOWER_IS_BETTER, Score, Select
 from promptmill.schemas.sweep import PRESETS, Partial, SweepAxes, axis
 
 SCHEMA_VERSION = 1
-
-ImageFormat = Literal["png", "webp", "jpeg"]
-LARGEST_SIDE: Final = {"webp": 16_383}
-"""Pixels that an image format can hold, where that is less than `Size` says."""
 
 
 def _partial(name: str, **more: Any) -> Any:
@@ -46,25 +44,6 @@ else:
     )
 
 
-class Output(StrictModel):
-    url: Text
-    """Folder or URL (`s3://bucket/prefix`) of the dataset. `{date}` is the day, `{date:%Y/%m}` a part of it, in UTC."""
-    image_format: ImageFormat = "png"
-    """`png` (level 1), `webp` (lossless) or `jpeg`."""
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-    """Used for `jpeg` only."""
-    images_per_shard: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Images made per output object, before selection; the unit of work that a crash can cost."""
-    embed_parameters: bool = True
-    """Write prompt and settings into each image, as the `parameters` text that AUTOMATIC1111-style tools read."""
-    embed_source_type: bool = True
-    """Mark each image as made by a model: IPTC digital source type `trainedAlgorithmicMedia` in XMP."""
-    keep_rejected_images: bool = False
-    """Store the images of rejected samples too, beside their reasons."""
-    keep_inputs: bool = False
-    """Store each input image once, as it was read, under `inputs/images/` by its SHA-256."""
-
-
 class Job(StrictModel):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """Shown in progress, reports and the dataset card."""
@@ -86,6 +65,8 @@ class Job(StrictModel):
     """Which images are kept; leave it out to keep all."""
     output: Output
     """Where and how the dataset is written."""
+    curate: Curate | None = None
+    """A copy of the dataset without copies, made when all its samples are; not part of the result."""
     compute: Compute = Compute()
     """How the job runs; not part of the result."""
 

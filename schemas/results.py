@@ -119,7 +119,8 @@ class RunResult(DatasetResult):
     the host of the run, and since when, for whose sake this one made nothing (`--if-running exit`). `spent` is
     what the dataset cost by now, null without `compute.price_per_hour`; `over_budget` says that `compute.max_cost`
     ended the run, which ends with 2. `short` are classes that lack images: `name`, `asked`, `kept`, `made`, the
-    commonest `reason`, `variant`.
+    commonest `reason`, `variant`. `curated` is what the job's `curate` made, null without it and where the run was
+    stopped.
     """
 
     suite: dict[str, Any] | None
@@ -133,6 +134,7 @@ class RunResult(DatasetResult):
     spent: float | None = None
     over_budget: str | None = None
     short: list[dict[str, Any]] = field(default_factory=list)
+    curated: CurateResult | None = None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def find_bounds(store: Store, settings: Settings, known: Sequence[str], images: 
 
     Too few known images say nothing of the cosine: then looks alone decide, or `threshold`.
     """
-    if settings.model is None:
+    if settings.features is None:
         return Bounds(-1.0, NEVER)
     declared = NEVER if settings.threshold is None else settings.threshold
     if not known:

@@ -21,16 +21,17 @@ from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import read_footers
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.display import first_line, redact
-from promptmill.pipeline.planning.fingerprint import fingerprint
+from promptmill.pipeline.planning.fingerprint import differing_fields, fingerprint
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import to_json
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
-from promptmill.schemas.errors import JobError, Problem, StorageError
+from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
 from promptmill.schemas.plan import CommitRecord
 
 FIELD = "curate"
 """Of a plan's `fields`: there, the dataset came of another one and not of a run."""
+_CONTENT = "content"
 
 
 def claim_curation(plan: Plan, source: Store, target: Store, settings: Settings, known: Sequence[KnownPart]) -> Plan:
@@ -39,14 +40,7 @@ def claim_curation(plan: Plan, source: Store, target: Store, settings: Settings,
     Raises JobError for an input that is not whole, OutputMismatchError for an output that belongs to another job.
     """
     _refuse_unfinished(plan, source)
-    sets = {kind: content_of([part for part in known if part.option == kind]) for kind in _kinds(known)}
-    said = {"input": plan.fingerprint, "content": _content(plan, source), **settings.fields(sets)}
-    fields = {**plan.fields, FIELD: said}
-    output = plan.job.output.model_copy(update={"url": target.url})
-    job = plan.job.model_copy(update={"output": output})
-    own = replace(
-        plan, job=job, fields=fields, fingerprint=fingerprint(fields), folder=_folder(plan, source, target), notices=()
-    )
+    own = _plan_of(plan, source, target, {**_said(plan, settings, known), _CONTENT: _content(plan, source)})
     stored = read_plan(target)
     if stored is None:
         target.create(JOB_KEY, to_json(own))
@@ -54,8 +48,42 @@ def claim_curation(plan: Plan, source: Store, target: Store, settings: Settings,
         stored = read_plan(target)
     if stored is None:
         raise StorageError(f"{target.url}/{JOB_KEY} was written and cannot be found. Does something delete there?")
-    refuse_other_job(own, stored, target.url)
+    _refuse_other(own, stored, target)
     return stored
+
+
+def refuse_other_curation(
+    plan: Plan, source: Store, target: Store, settings: Settings, known: Sequence[KnownPart]
+) -> None:
+    """Raises as `claim_curation` for an output that is another's, as far as that is known before the input is whole."""
+    stored = read_plan(target)
+    if stored is not None:
+        content = stored.fields.get(FIELD, {}).get(_CONTENT)
+        _refuse_other(
+            _plan_of(plan, source, target, {**_said(plan, settings, known), _CONTENT: content}), stored, target
+        )
+
+
+def _said(plan: Plan, settings: Settings, known: Sequence[KnownPart]) -> dict[str, Any]:
+    sets = {kind: content_of([part for part in known if part.option == kind]) for kind in _kinds(known)}
+    return {"input": plan.fingerprint, **settings.fields(sets)}
+
+
+def _plan_of(plan: Plan, source: Store, target: Store, said: Mapping[str, Any]) -> Plan:
+    fields = {**plan.fields, FIELD: dict(said)}
+    output = plan.job.output.model_copy(update={"url": target.url})
+    own = replace(plan, job=plan.job.model_copy(update={"output": output}), fields=fields, notices=())
+    return replace(own, fingerprint=fingerprint(fields), folder=_folder(plan, source, target))
+
+
+def _refuse_other(own: Plan, stored: Plan, target: Store) -> None:
+    names = [name for name, _, _ in differing_fields(own.fields, stored.fields)]
+    same = all(name == f"{FIELD}.{_CONTENT}" or name.startswith("prompts.source.") for name in names)
+    if same and (names or own.shards > stored.shards):  # of one job, so its source grew, or a retry came
+        got, hint = "one of what was there before", "Choose another place; `{date}` in it makes one each day"
+        where = f"--to {redact(target.url)}"
+        raise OutputMismatchError(Problem(where, "a curation of all samples of the input", got, hint))
+    refuse_other_job(own, stored, target.url)
 
 
 def _kinds(known: Sequence[KnownPart]) -> list[str]:
@@ -73,12 +101,12 @@ def refuse_curated(plan: Plan, url: str, command: str) -> None:
         raise JobError(Problem(redact(url), "a dataset that a run made", "one that `promptmill curate` made", hint))
 
 
-def refuse_overlap(source: str, target: str) -> None:
+def refuse_overlap(source: str, target: str, what: str = "the input") -> None:
     """Raises JobError where one lies inside the other."""
     one, other = (_place(url) for url in (source, target))
     if one == other or other.startswith(f"{one}/") or one.startswith(f"{other}/"):
-        got = f"{redact(target)}, which {'is' if one == other else 'lies in' if other > one else 'holds'} the input"
-        raise JobError(Problem("--to", "a place outside the input, which does not hold it", got, "Choose another"))
+        got = f"{redact(target)}, which {'is' if one == other else 'lies in' if other > one else 'holds'} {what}"
+        raise JobError(Problem("--to", f"a place outside {what}, which does not hold it", got, "Choose another"))
 
 
 def _place(url: str) -> str:

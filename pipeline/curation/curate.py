@@ -66,7 +66,11 @@ def curate(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, p
     """`plan` is that of the output, which has been claimed."""
     store = task.output
     if store.entry(KEY) is None:
-        _decide(plan, task, known, spread, progress)
+        try:
+            _decide(plan, task, known, spread, progress)
+        except Exception:  # another call may have decided meanwhile, and tidied away what this one was about to read
+            if store.entry(KEY) is None:
+                raise
     todo = missing_shards(plan, store)
     keep_images = plan.job.output.keep_rejected_images
     progress.each("write", spread(partial(rewrite_shard, task, keep_images=keep_images), todo), len(todo))

@@ -38,12 +38,12 @@ def find_worst(plan: Plan, task: Task) -> None:
         return
     label = task.settings.label
     samples = read_samples(task.input)  # `plan` is that of the output, and no object of the input is of it
-    _refuse_unknown(samples, [name for name, _ in wanted])
+    _refuse_unknown(samples, list(wanted))
     rows = np.flatnonzero(np.array(samples.texts("status")) == KEPT)
     groups = _groups(samples, label, rows)
     lowest_is_best = plan.lowest_is_best | samples.lowest_is_best
     reasons: dict[int, str] = {}
-    for name, share in wanted:
+    for name, share in wanted.items():
         values = samples.score(name)[rows] * (-1 if name in lowest_is_best else 1)
         for group, members in groups.items():
             _refuse_small(name, group, values[members])

@@ -3,49 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from promptmill.pipeline.dataset.open import open_output
-from promptmill.pipeline.models.catalog.features import Features
+from promptmill.pipeline.models.catalog.features import Features, resolve_features
 from promptmill.pipeline.models.interface import ImageEncoder
 from promptmill.pipeline.models.load import load_image_encoder
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.curation import Curation
 
 FOLDER: Final = "curation"
 """Below the output: what is worked out on the way, and `decisions.parquet`, which stays."""
 LARGEST_DIFFERENCE: Final = 0.0095
 """Of the looks of copies, between what was measured of JPEG 80 (at most 0.0088 of 1,800 scenes of the shapes world) and
 of scenes with other words (at least 0.0103 of 6,000)."""
-QUANTILE: Final = 0.9998
 LABELS: Final = ("label_name", "label")
 CELL_ROWS: Final = 2_000
 """Images of a cell, on average: every image of a cell is held against every other."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """`threshold` is a cosine above which two images are copies, None to find it by `real` and `test`.
+class Settings(Curation):
+    """With the model that was found. `cell_rows` is how many images a cell has."""
 
-    `label` is the column inside whose values duplicates are looked for; None for the whole set. `percentiles` are
-    scores with the share, of 100, of each class that goes for it before.
-    """
-
-    model: Features | None = None
-    real: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    threshold: float | None = None
-    quantile: float = QUANTILE
-    label: str | None = None
+    features: Features | None = None
     cell_rows: int = CELL_ROWS
-    percentiles: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, options: Curation, where: str, **more: Any) -> Self:
+        """`where` is who named the model. Raises JobError where that is none."""
+        features = None if options.model is None else resolve_features(options.model, where)
+        return cls(features=features, **{name: getattr(options, name) for name in Curation.model_fields}, **more)
 
     def fields(self, contents: Mapping[str, str]) -> dict[str, Any]:
         """For the fingerprint: with the `contents` of the sets in place of where they lie."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("model", "real", "test")}
-        own |= {"percentiles": dict(self.percentiles)} if own.pop("percentiles") else {}
-        model = None if self.model is None else f"{self.model.path}@{self.model.revision}"
+        own = {name: getattr(self, name) for name in ("threshold", "quantile", "label", "cell_rows")}
+        own |= {"percentiles": self.percentiles} if self.percentiles else {}
+        model = None if self.features is None else f"{self.features.path}@{self.features.revision}"
         return {**own, "model": model, **contents}
 
 
@@ -68,7 +63,7 @@ class Task:
 
     @property
     def encoder(self) -> ImageEncoder | None:
-        return None if self.settings.model is None else _loaded(self.settings.model)
+        return None if self.settings.features is None else _loaded(self.settings.features)
 
 
 @lru_cache(8)

@@ -59,8 +59,9 @@ def _readable(data: bytes) -> bytes:
 def join(plan: Plan, stored: Plan, url: str) -> Plan:
     """The plan of the dataset at `url`, to be run as `plan` says. Raises OutputMismatchError as `claim_output`."""
     refuse_other_job(plan, stored, url)
-    # How to run, where the files lie, and how many rounds there may be, is today's choice; what to make is the claim's.
-    today = {"compute": plan.job.compute, "output": plan.job.output, "select": plan.job.select}
+    # How to run, where the files lie, how many rounds there may be, and what is made of it later, is today's choice;
+    # what to make is the claim's.
+    today = {name: getattr(plan.job, name) for name in ("compute", "output", "select", "curate")}
     job = stored.job.model_copy(update=today)
     return replace(relocated(plan, stored), job=job)
 

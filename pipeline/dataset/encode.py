@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.generation import Generation
-from promptmill.schemas.job import ImageFormat, Output
+from promptmill.schemas.output import ImageFormat, Output
 from promptmill.schemas.plan import Sample
 from promptmill.schemas.resolved import ResolvedModel
 

@@ -29,6 +29,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, PromptmillError, StorageError
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import CommitRecord, Counts, Shard, ShardStats
+from promptmill.schemas.results import CurateResult
 
 _ROUNDS = 3
 
@@ -43,7 +44,8 @@ class RunSummary:
     `reported` says that the report was written after it, `versions` which ones made the shards, `left_out` which nodes
     and devices it did without. `elsewhere` is the run for whose sake this one made nothing. `spent` is what the dataset
     cost by now, `over_budget` what was spent and allowed where that ended the run. `short` are
-    classes that could not be filled. `lost` says that nothing was to be made and side objects are gone.
+    classes that could not be filled, `curated` is what the job's `curate` came to. `lost` says that nothing was to be
+    made and side objects are gone.
     """
 
     counts: Counts
@@ -60,6 +62,7 @@ class RunSummary:
     spent: float | None = None
     over_budget: str | None = None
     short: tuple[Short, ...] = ()
+    curated: CurateResult | None = None
     lost: bool = False
 
     @property

@@ -38,7 +38,7 @@ _VARIANTS_SHOWN = 20
 
 def write_card(plan: Plan, store: Store, counts: Counts, versions: Sequence[Mapping[str, str]] = ()) -> None:
     """Replaces both objects. `counts` are of the whole dataset, `versions` those that acted on its shards."""
-    schema = _data_schema(plan, store)
+    schema = data_schema(plan, store)
     text = _with_selections(card_text(plan, counts, schema, versions), selections(store))
     store.put(CARD_KEY, text.encode("utf-8", "replace"))
     croissant = json.dumps(croissant_metadata(plan, schema), indent=2, ensure_ascii=False)
@@ -99,7 +99,7 @@ def _how(view: SelectionFacts) -> str:
     return ", ".join([*([best] if view.keep is not None else []), *least])
 
 
-def _data_schema(plan: Plan, store: Store) -> pa.Schema:
+def data_schema(plan: Plan, store: Store) -> pa.Schema:
     """As the first object has it; of a dataset without objects as they will have it."""
     for entry in store.list("data"):
         try:

@@ -1,4 +1,4 @@
-"""`{date}` in `output.url` and `prompts.source`: the day of the command, so that a nightly job has its own each day."""
+"""`{date}` in `output.url`, `curate.to` and `prompts.source`: the command's day, so that a nightly job has its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def dated(job: Job, now: datetime | None = None) -> Job:
     """The day is that of UTC: the same on every machine. `{date:%Y/%m}` says another form than 2026-11-28."""
     today = now or datetime.now(UTC)
     places = {"output": ("url", job.output.url), "prompts": ("source", job.prompts.source)}
+    if job.curate is not None:
+        places["curate"] = ("to", job.curate.to)
     changed = {}
     for section, (name, text) in places.items():
         if text is not None and _DATE.search(text):

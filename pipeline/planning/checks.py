@@ -41,7 +41,8 @@ from promptmill.pipeline.storage.urls import check_place
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.generation import Model
 from promptmill.schemas.inputs import TaskName
-from promptmill.schemas.job import LARGEST_SIDE, Job
+from promptmill.schemas.job import Job
+from promptmill.schemas.output import LARGEST_SIDE
 from promptmill.schemas.plan import PythonScore
 from promptmill.schemas.resolved import ResolvedModel
 

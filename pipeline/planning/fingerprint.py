@@ -17,7 +17,8 @@ from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.prompts.source import Source
 from promptmill.schemas.generation import WHERE_IT_LIES, Generation, Model
 from promptmill.schemas.identity import canonical_json, digest
-from promptmill.schemas.job import SCHEMA_VERSION, Job, Output
+from promptmill.schemas.job import SCHEMA_VERSION, Job
+from promptmill.schemas.output import Output
 from promptmill.schemas.plan import PythonScore
 from promptmill.schemas.prompts import Columns, Prompts, ShapesSuite
 from promptmill.schemas.resolved import ResolvedModel
@@ -46,6 +47,7 @@ _FIRST: Final[Mapping[type[BaseModel], set[str]]] = {
 _NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
     "name": True,
     "compute": True,
+    "curate": True,
     "generation": {"mode"},
     "output": {"url", "keep_inputs"},
     "prompts": {"source"},

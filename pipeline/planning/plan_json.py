@@ -36,6 +36,7 @@ MOST_PLAN_BYTES = 64 << 20
 
 def to_json(plan: Plan) -> bytes:
     job = plan.job.model_dump(mode="json")
+    del job["curate"]  # what is made of it later is no part of it, and may name places with a secret
     if plan.job.prompts.source is not None:  # the query of a presigned URL is a secret
         job["prompts"]["source"] = split_query(plan.job.prompts.source)[0]
     content = {

@@ -25,8 +25,8 @@ from promptmill.pipeline.curation.known import parts_of
 from promptmill.pipeline.curation.settings import Settings, Task
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.verify import verify_dataset
-from promptmill.pipeline.models.catalog.features import resolve_features
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.curation import Curation
 from tests.curation.drawn import Picture, as_jpeg, make_dataset, scenes, write_images
 
 EACH: Final = 20
@@ -76,9 +76,8 @@ def measure(folder: Path, count: int = 2_000, real: int = 0, seed: int = 0, thre
     copies = [change(test[number]) for number, change in enumerate(np.repeat([*COPIES.values()], EACH))]
     make_dataset(folder, [*drawn[:count], *copies], per_shard=512)
     known = (str(write_images(folder / "real", others)),) if real else ()
-    settings = Settings(
-        resolve_features("builtin:shapes", "--model"), known, (str(write_images(folder / "test", test)),), threshold
-    )
+    sets = {"real": known, "test": [str(write_images(folder / "test", test))]}
+    settings = Settings.of(Curation(model="builtin:shapes", threshold=threshold, **sets), "--model")
     said = _curated(folder, settings)
     reasons = {
         int(row["prompt"].split()[-1]): str(row["reason"])

@@ -85,7 +85,7 @@ def embed(store: Store, shard: Shard, centres: np.ndarray[Any, Any]) -> None:
 def measure(folder: Path, images: int) -> dict[str, Any]:
     plan = made_up(folder, images)
     source, target = Store(str(folder / "made")), Store(str(folder / "curated"))
-    settings = Settings(ResolvedClip("made-up", "made-up", None, "1", 0), threshold=0.995)
+    settings = Settings(model="made-up", features=ResolvedClip("made-up", "made-up", None, "1", 0), threshold=0.995)
     own = claim_curation(plan, source, target, settings, ())
     centres = np.random.default_rng(0).standard_normal((CLUSTERS, WIDTH)) / 8
     for shard in plan.all_shards():

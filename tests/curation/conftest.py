@@ -1,1 +1,1 @@
-from tests.engine.conftest import cli  # noqa: F401
+from tests.engine.conftest import cli, job, source  # noqa: F401

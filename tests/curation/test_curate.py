@@ -13,17 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptmill.jobs.curate import check, curate_dataset
+from promptmill.jobs.curating import curate_dataset, options_of
 from promptmill.pipeline import crashpoints
 from promptmill.pipeline.curation.claim import claim_curation
 from promptmill.pipeline.curation.curate import Progress, Spread, curate, here
 from promptmill.pipeline.curation.decisions import bounds_said
 from promptmill.pipeline.curation.known import parts_of
 from promptmill.pipeline.curation.percentiles import worst_of
-from promptmill.pipeline.curation.settings import LARGEST_DIFFERENCE, Settings, Task
+from promptmill.pipeline.curation.settings import CELL_ROWS, LARGEST_DIFFERENCE, Settings, Task
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.verify import verify_dataset
-from promptmill.pipeline.models.catalog.features import resolve_features
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.scores import reason_kind
@@ -33,9 +32,11 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    return resolve_features("builtin:shapes", "--model")
+CLIP = "builtin:shapes"
+
+
+def wanted(cell_rows: int = CELL_ROWS, **options: Any) -> Settings:
+    return Settings.of(options_of(**options), "--model", cell_rows=cell_rows)
 
 
 def rows(out: Path, folder: str) -> list[dict[str, Any]]:
@@ -70,13 +71,15 @@ def cropped(image: Picture) -> Picture:
     return np.asarray(Image.fromarray(image[3:-3, 3:-3]).resize((64, 64), Image.Resampling.BICUBIC))
 
 
-def test_copies_of_test_images_are_found_and_other_scenes_stay(tmp_path: Path, clip: Any) -> None:
+def test_copies_of_test_images_are_found_and_other_scenes_stay(tmp_path: Path) -> None:
     drawn = scenes(460)
     own, test, real = drawn[:300], drawn[300:360], drawn[360:]
     copies = [*test[:10], *map(as_jpeg, test[10:40]), *(np.ascontiguousarray(each[:, ::-1]) for each in test[40:])]
     make_dataset(tmp_path, [*own, *copies, as_jpeg(real[3]), as_jpeg(own[5]), own[6]], per_shard=128)
-    settings = Settings(
-        clip, (str(write_images(tmp_path / "real", real)),), (str(write_images(tmp_path / "test", test)),)
+    settings = wanted(
+        model=CLIP,
+        real=[str(write_images(tmp_path / "real", real))],
+        test=[str(write_images(tmp_path / "test", test))],
     )
     out = curated(tmp_path, settings)
     found = reasons(out)
@@ -88,18 +91,18 @@ def test_copies_of_test_images_are_found_and_other_scenes_stay(tmp_path: Path, c
     ]
 
 
-def test_an_image_that_was_moved_is_a_copy_where_the_threshold_says_so(tmp_path: Path, clip: Any) -> None:
+def test_an_image_that_was_moved_is_a_copy_where_the_threshold_says_so(tmp_path: Path) -> None:
     own = scenes(20)
     make_dataset(tmp_path, [*own, cropped(own[0])])
-    out = curated(tmp_path, Settings(clip, threshold=0.97))
+    out = curated(tmp_path, wanted(model=CLIP, threshold=0.97))
     assert reason_kind(reasons(out)[20]) == "near_copy"
 
 
-def test_copies_of_one_another_are_looked_for_inside_a_class(tmp_path: Path, clip: Any) -> None:
+def test_copies_of_one_another_are_looked_for_inside_a_class(tmp_path: Path) -> None:
     own = scenes(8)
     labels = ["cat"] * 8 + ["dog", "cat", "dog"]
     make_dataset(tmp_path, [*own, as_jpeg(own[0]), as_jpeg(own[1]), own[2]], label_name=labels)
-    out = curated(tmp_path, Settings(clip))
+    out = curated(tmp_path, wanted(model=CLIP))
     assert {number: reason_kind(reason) for number, reason in reasons(out).items()} == {
         9: "near_copy",
         10: "exact_copy",  # the very same pixels under two labels: whatever the class
@@ -110,7 +113,7 @@ def test_of_a_chain_what_is_no_copy_of_what_stays_stays(tmp_path: Path) -> None:
     """The second is like the first and the third like the second, which goes: the third is like nothing that stays."""
     a, b, c = (np.full((16, 16, 3), value, np.uint8) for value in (100, 103, 106))
     make_dataset(tmp_path, [a, b, c])
-    settings = Settings(resolve_features("builtin:shapes", "--model"))
+    settings = wanted(model=CLIP)
     assert numbers(curated(tmp_path, settings)) == [0, 2]
 
 
@@ -118,14 +121,14 @@ def test_without_a_model_only_the_same_pixels_are_copies(tmp_path: Path) -> None
     own = scenes(6)
     test = write_images(tmp_path / "test", [own[4]], "bmp")
     make_dataset(tmp_path, [*own, own[2], as_jpeg(own[3])], per_shard=3)
-    out = curated(tmp_path, Settings(test=(str(test),)))
+    out = curated(tmp_path, wanted(test=(str(test),)))
     assert {number: reason_kind(reason) for number, reason in reasons(out).items()} == {4: "leak", 6: "exact_copy"}
 
 
 def test_rejects_and_failures_of_the_input_go_along(tmp_path: Path) -> None:
     own: list[Picture | None] = [*scenes(6)]
     make_dataset(tmp_path, [*own, own[0], None], select={"keep": 1, "min": 0.0})
-    before, out = tmp_path / "made", curated(tmp_path, Settings())
+    before, out = tmp_path / "made", curated(tmp_path, wanted())
     assert len(rows(before, "rejects")) > 0
     ended = Counter(row["sample_id"] for kind in ("data", "rejects", "failures") for row in rows(out, kind))
     assert ended == Counter(row["sample_id"] for kind in ("data", "rejects", "failures") for row in rows(before, kind))
@@ -133,11 +136,11 @@ def test_rejects_and_failures_of_the_input_go_along(tmp_path: Path) -> None:
     assert kept < {row["reason"] for row in rows(out, "rejects")} | kept
 
 
-def test_cells_lose_no_pair_that_one_cell_finds(tmp_path: Path, clip: Any) -> None:
+def test_cells_lose_no_pair_that_one_cell_finds(tmp_path: Path) -> None:
     own = scenes(150)
     make_dataset(tmp_path, [*own, *map(as_jpeg, own)], per_shard=64)
-    whole = curated(tmp_path, Settings(clip, threshold=0.999), "one")
-    parted = curated(tmp_path, Settings(clip, threshold=0.999, cell_rows=10), "many")
+    whole = curated(tmp_path, wanted(model=CLIP, threshold=0.999), "one")
+    parted = curated(tmp_path, wanted(model=CLIP, threshold=0.999, cell_rows=10), "many")
     assert len(numbers(whole)) == 150
     assert reasons(parted) == reasons(whole)
 
@@ -150,7 +153,7 @@ def test_killed_at_every_step_the_same_bytes_come_out(tmp_path: Path, monkeypatc
     own: list[Picture | None] = [*scenes(5)]
     test = write_images(tmp_path / "test", [own[1]])  # type: ignore[list-item]
     make_dataset(tmp_path, [*own, own[0], None], per_shard=4)
-    settings = Settings(test=(str(test),))
+    settings = wanted(test=(str(test),))
     assert check_killed_everywhere(tmp_path, settings, monkeypatch) > 40
 
 
@@ -187,7 +190,7 @@ def backwards(function: Callable[[S], T], things: Sequence[S], model: bool = Fal
 def test_the_order_of_work_changes_no_byte(tmp_path: Path) -> None:
     own = scenes(12)
     make_dataset(tmp_path, [*own, *own[:4]], per_shard=4)
-    settings = Settings(cell_rows=5)
+    settings = wanted(cell_rows=5)
     one = bytes_in(curated(tmp_path, settings, "forth"))
     other = bytes_in(curated(tmp_path, settings, "backw", backwards))
     other["job.json"] = other["job.json"].replace(b"backw", b"forth")
@@ -196,38 +199,38 @@ def test_the_order_of_work_changes_no_byte(tmp_path: Path) -> None:
 
 def test_what_is_there_is_another_curation_s(tmp_path: Path) -> None:
     make_dataset(tmp_path, scenes(4))
-    curated(tmp_path, Settings())
+    curated(tmp_path, wanted())
     with pytest.raises(JobError, match=r"curate\.quantile"):
-        curated(tmp_path, Settings(quantile=0.9))
+        curated(tmp_path, wanted(quantile=0.9))
 
 
 def test_an_input_that_grew_is_another_input(tmp_path: Path) -> None:
     test = write_images(tmp_path / "test", scenes(2))
     make_dataset(tmp_path, scenes(4))
-    curated(tmp_path, Settings(test=(str(test),)))
+    curated(tmp_path, wanted(test=(str(test),)))
     write_images(test, scenes(3))
     with pytest.raises(JobError, match=r"curate\.test"):
-        curated(tmp_path, Settings(test=(str(test),)))
+        curated(tmp_path, wanted(test=(str(test),)))
 
 
 @pytest.mark.parametrize("to", ["made", "made/within", "made/data/x", ""])
 def test_an_output_in_its_input_is_refused(tmp_path: Path, to: str) -> None:
     make_dataset(tmp_path, scenes(2))
     with pytest.raises(JobError, match="--to: expected a place outside the input"):
-        curate_dataset(str(tmp_path / "made"), str(tmp_path / to), Settings())
+        curate_dataset(str(tmp_path / "made"), str(tmp_path / to), wanted())
 
 
 def test_an_unfinished_input_is_refused(tmp_path: Path) -> None:
     make_dataset(tmp_path, scenes(4), per_shard=2)
     next((tmp_path / "made" / "data").iterdir()).unlink()
     with pytest.raises(JobError, match="expected a dataset that is finished, got 1 of 2 shards missing"):
-        curated(tmp_path, Settings())
+        curated(tmp_path, wanted())
 
 
-def test_a_few_images_say_nothing_of_the_cosine(tmp_path: Path, clip: Any) -> None:
+def test_a_few_images_say_nothing_of_the_cosine(tmp_path: Path) -> None:
     make_dataset(tmp_path, scenes(4))
     real = write_images(tmp_path / "real", scenes(5, seed=1))
-    said = bounds_said(Store(str(curated(tmp_path, Settings(clip, real=(str(real),))))))
+    said = bounds_said(Store(str(curated(tmp_path, wanted(model=CLIP, real=(str(real),))))))
     assert (said["cosine"], said["difference"]) == (None, LARGEST_DIFFERENCE)
     assert said["calibration"]["images"] == 5
 
@@ -247,8 +250,12 @@ def test_a_curated_dataset_is_not_retried(tmp_path: Path, cli: Callable[..., Any
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--threshold", "0.9"], "--threshold: expected --model"),
-        (["--quantile", "1"], "--quantile: expected at least 0.5"),
+        (["--threshold", "0.9"], "--model: expected a model, of whose embeddings"),
+        (["--threshold", "1"], "--threshold: expected a number"),
+        (["--quantile", "1"], "--quantile: expected a number of at least 0.5"),
+        (["--percentile", "clip=100"], "--percentile: expected SCORE=P, with P between 0 and 100"),
+        (["--percentile", "clip=9", "--percentile", "clip=8"], "got clip twice"),
+        (["--label", "lable"], "--label: expected a column of the dataset, got 'lable'"),
         (["--real", "nowhere"], "a folder of images"),
         (["--model", "no-such-model"], "--model: expected"),
     ],
@@ -261,7 +268,7 @@ def test_settings_that_decide_nothing(tmp_path: Path, cli: Callable[..., Any], o
     assert not (tmp_path / "out").exists()
 
 
-PERCENTILE = Settings(percentiles=(("clip", 30.0),))
+PERCENTILE = wanted(percentiles={"clip": 30.0})
 
 
 def test_the_worst_of_each_class_go_and_classes_of_one_size_stay_so(tmp_path: Path) -> None:
@@ -284,8 +291,8 @@ def test_who_goes_for_a_percentile_is_nobody_s_twin(tmp_path: Path) -> None:
     first, second = sorted_[10:], [sorted_[10], *sorted_[:9]]
     make_dataset(tmp_path, [*first, *second], per_shard=8, label_name=["cat"] * 10 + ["dog"] * 10)
     reason = "clip among the worst 10 % of its class"
-    assert reasons(curated(tmp_path, Settings(percentiles=(("clip", 10.0),)))) == {0: reason, 11: reason}
-    assert reason_kind(reasons(curated(tmp_path, Settings(), "plain"))[10]) == "exact_copy"
+    assert reasons(curated(tmp_path, wanted(percentiles={"clip": 10.0}))) == {0: reason, 11: reason}
+    assert reason_kind(reasons(curated(tmp_path, wanted(), "plain"))[10]) == "exact_copy"
 
 
 def test_of_equal_scores_the_last_go_and_what_has_none_goes() -> None:
@@ -306,15 +313,31 @@ def test_killed_at_every_step_a_percentile_comes_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("images", "percentiles", "message"),
     [
-        (3, (("clip", 30.0),), "--percentile: expected 10 images with clip in each class, got 3 of 'all'"),
-        (12, (("aes", 30.0),), r"--percentile: expected a score of the dataset \(clip\), got 'aes'"),
+        (3, {"clip": 30.0}, "--percentile: expected 10 images with clip in each class, got 3 of 'all'"),
+        (12, {"aes": 30.0}, r"--percentile: expected a score of the dataset \(clip\), got 'aes'"),
     ],
 )
 def test_a_percentile_of_what_is_not_there_is_refused(
-    tmp_path: Path, images: int, percentiles: tuple[tuple[str, float], ...], message: str
+    tmp_path: Path, images: int, percentiles: dict[str, float], message: str
 ) -> None:
     make_dataset(tmp_path, scenes(images))
     with pytest.raises(JobError, match=message):
-        curated(tmp_path, Settings(percentiles=percentiles))
-    with pytest.raises(JobError, match="P between 0 and 100"):
-        check(Settings(percentiles=(("clip", 100.0),)))
+        curated(tmp_path, wanted(percentiles=percentiles))
+
+
+def test_another_call_that_decides_meanwhile_does_this_one_no_harm(tmp_path: Path) -> None:
+    """It tidies away the vectors that this one is about to read."""
+    own = scenes(6)
+    make_dataset(tmp_path, [*own, own[0]], per_shard=4)
+    expected = bytes_in(curated(tmp_path, wanted(), "undisturbed"))
+    calls = itertools.count()
+
+    def meanwhile(function: Callable[[S], T], things: Sequence[S], model: bool = False) -> Iterable[T]:
+        answers = list(here(function, things))
+        if next(calls) == 0:
+            curated(tmp_path, wanted(), "disturbed")
+        return answers
+
+    found = bytes_in(curated(tmp_path, wanted(), "disturbed", meanwhile))
+    found["job.json"] = found["job.json"].replace(b"/disturbed", b"/undisturbed")
+    assert found == expected

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from promptmill.jobs.curate import curate_dataset
-from promptmill.pipeline.curation.settings import Settings
-from promptmill.pipeline.models.catalog.features import resolve_features
+from promptmill.jobs.curating import curate_dataset
 from promptmill.schemas.errors import JobError
 from tests.curation.drawn import as_jpeg, make_dataset, scenes, write_images
-from tests.curation.test_curate import bytes_in, reasons
+from tests.curation.test_curate import bytes_in, reasons, wanted
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +32,7 @@ def test_any_number_of_workers_makes_the_same_dataset(tmp_path: Path, dino: Path
     own, test = scenes(30), scenes(36)[30:]
     make_dataset(tmp_path, [*own, own[3], as_jpeg(own[4]), test[0], as_jpeg(test[1])], per_shard=8)
     folder = str(write_images(tmp_path / "test", test))
-    settings = Settings(resolve_features(str(dino), "--model"), test=(folder,), cell_rows=6)
+    settings = wanted(model=str(dino), test=[folder], cell_rows=6)
     made = {}
     for name, options in (("here", {}), ("one", {"workers": 1}), ("two", {"workers": 2})):
         to = tmp_path / name
@@ -52,6 +50,17 @@ def test_what_is_wrong_is_said_as_without_ray(tmp_path: Path) -> None:
     (tmp_path / "test" / "broken.png").write_bytes(b"no image")
     with pytest.raises(JobError, match="1 that do not decode"):
         curate_dataset(
-            *(str(tmp_path / "made"), str(tmp_path / "out"), Settings(test=(str(tmp_path / "test"),))),
+            *(str(tmp_path / "made"), str(tmp_path / "out"), wanted(test=(str(tmp_path / "test"),))),
             **{"in_process": False, "workers": 1},
         )
+
+
+def test_relative_paths_are_those_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of Ray start in another folder."""
+    own = scenes(3)
+    make_dataset(tmp_path, [*own, own[0]])
+    write_images(tmp_path / "test", own[1:2], "bmp")
+    monkeypatch.chdir(tmp_path)
+    made = curate_dataset("made", "out", wanted(test=["test"]), in_process=False, workers=1)
+    assert made.reasons == {"exact_copy": 1, "leak": 1}
+    assert reasons(tmp_path / "out").keys() == {1, 3}

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from promptmill.pipeline.curation.settings import Settings
 from promptmill.pipeline.dataset.image_sets import images_at
 from promptmill.pipeline.dataset.labelled import Labelled
 from promptmill.pipeline.dataset.open import open_dataset
@@ -20,7 +19,7 @@ from promptmill.pipeline.dataset.same_images import same_pairs
 from promptmill.pipeline.dataset.state import read_footers
 from promptmill.schemas.errors import PromptmillError
 from tests.curation.drawn import Picture, make_dataset, scenes, write_images
-from tests.curation.test_curate import curated, numbers, reasons
+from tests.curation.test_curate import curated, numbers, reasons, wanted
 
 
 def as_png(image: Picture) -> bytes:
@@ -43,7 +42,7 @@ def test_a_test_set_of_parquet(tmp_path: Path, kind: pa.DataType, wrapped: Any) 
     make_dataset(tmp_path, own)
     table = pa.table({"image": pa.array([wrapped(as_png(own[2])), None, wrapped(as_png(own[0]))], kind)})
     pq.write_table(table, tmp_path / "test.parquet")
-    found = reasons(curated(tmp_path, Settings(test=(str(tmp_path / "test.parquet"),))))
+    found = reasons(curated(tmp_path, wanted(test=(str(tmp_path / "test.parquet"),))))
     assert found == {0: "leak:test.parquet:2", 2: "leak:test.parquet:0"}
 
 
@@ -64,7 +63,7 @@ def test_a_set_that_nothing_can_be_a_copy_of_is_refused(tmp_path: Path, column: 
     make_dataset(tmp_path, scenes(2))
     pq.write_table(pa.table({"image": column}), tmp_path / "test.parquet")
     with pytest.raises(PromptmillError, match=said):
-        curated(tmp_path, Settings(test=(str(tmp_path / "test.parquet"),)))
+        curated(tmp_path, wanted(test=(str(tmp_path / "test.parquet"),)))
 
 
 def test_a_class_may_be_called_as_a_folder_of_ours(tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_the_proof_of_a_curated_shard_counts_what_it_kept_of_each_class(tmp_path
     names = ["cat", "cat", "dog", "dog", "dog", "cat"]
     make_dataset(tmp_path, [*own, own[0]], mapped={"label": "animal"}, animal=names)
     before = read_footers(*open_dataset(str(tmp_path / "made")))[0].labels
-    out = curated(tmp_path, Settings())
+    out = curated(tmp_path, wanted())
     assert numbers(out) == [0, 1, 2, 3, 4]
     assert before == {"0": 3, "1": 3}
     assert read_footers(*open_dataset(str(out)))[0].labels == {"0": 2, "1": 3}

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from promptmill.pipeline.dataset.encode import encode_image
-from promptmill.schemas.job import Output
+from promptmill.schemas.output import Output
 
 TEXT = "a café, 星 and 🌟\nNegative prompt: grey\nSteps: 20, Seed: 18446744073709551615"
 

@@ -122,6 +122,7 @@ NO_CHANGE: dict[str, Any] = {
     "generation.mode": "text-to-image",
     "output.url": "memory://elsewhere",
     "output.keep_inputs": True,
+    "curate": {"to": "memory://curated", "model": "builtin:shapes"},
     "compute.workers": 7,
     "compute.threads_per_worker": 2,
     "compute.gpus_per_worker": 0.5,

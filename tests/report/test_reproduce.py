@@ -14,7 +14,7 @@ from promptmill.pipeline.dataset.encode import encode_image
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.reproduce import compare_images, reproduce_sample
 from promptmill.schemas.errors import JobError
-from promptmill.schemas.job import Output
+from promptmill.schemas.output import Output
 from tests.report.conftest import Dataset
 
 

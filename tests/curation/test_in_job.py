@@ -1,0 +1,149 @@
+"""The section `curate:` of a job: known to be right before anything is made, done once when all is."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from promptmill.pipeline import crashpoints
+from promptmill.schemas.scores import reason_kind
+from tests.curation.test_curate import bytes_in
+
+Cli = Callable[..., Any]
+Write = Callable[..., Path]
+
+
+def rows(out: Path, folder: str) -> list[dict[str, Any]]:
+    return [row for file in sorted((out / folder).glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.fixture
+def leaked(tmp_path: Path, job: Write, cli: Cli) -> Path:
+    """A test set that holds the first image of the job."""
+    made = cli("run", job(output={"url": str(tmp_path / "plain")}), "--in-process", "--json")
+    assert made.code == 0, made.err
+    (tmp_path / "test").mkdir()
+    first = rows(tmp_path / "plain", "data")[0]
+    Image.open(io.BytesIO(first["image"]["bytes"])).save(tmp_path / "test" / "planted.bmp")
+    return tmp_path / "test"
+
+
+def test_a_run_ends_with_the_curated_dataset_and_a_second_one_does_nothing(
+    tmp_path: Path, job: Write, cli: Cli, leaked: Path
+) -> None:
+    plain = cli("status", tmp_path / "plain", "--json").json
+    wanted = job(curate={"to": str(tmp_path / "curated"), "test": [str(leaked)]})
+    ran = cli("run", wanted, "--in-process", "--json")
+    assert ran.code == 0, ran.err
+    told = ran.json["curated"]
+    assert ran.json["fingerprint"] == told["input_fingerprint"] == plain["fingerprint"]
+    assert (told["kept"], told["reasons"]) == (ran.json["kept"] - 1, {"leak": 1})
+    assert [reason_kind(row["reason"]) for row in rows(tmp_path / "curated", "rejects")] == ["leak"]
+    assert cli("verify", tmp_path / "curated", "--deep").code == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = cli("run", wanted, "--in-process", "--json").json
+    assert (again["made"]["samples"], again["curated"]["reasons"]) == (0, {"leak": 1})
+    written = {path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_mtime_ns != before.get(path)}
+    assert {path.name for path in written} <= {"heartbeat.json"}
+
+
+def test_another_curation_makes_no_image_anew(tmp_path: Path, job: Write, cli: Cli) -> None:
+    assert cli("run", job(), "--in-process").code == 0
+    ran = cli("run", job(curate={"to": str(tmp_path / "curated")}), "--in-process")
+    assert ran.code == 0, ran.err
+    assert "has nothing new to make" in ran.out
+    assert "small curated: kept" in ran.out
+    other = cli("run", job(curate={"to": str(tmp_path / "curated"), "quantile": 0.9}), "--in-process", "--json")
+    assert other.code == 2
+    assert "curate.quantile" in other.json["message"]
+    elsewhere = cli("run", job(curate={"to": str(tmp_path / "other"), "quantile": 0.9}), "--in-process", "--json")
+    assert elsewhere.json["made"]["samples"] == 0
+
+
+class _Died(BaseException):
+    pass
+
+
+def test_a_run_that_dies_while_it_curates_goes_on(
+    tmp_path: Path, job: Write, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wanted(to: str) -> Path:
+        return job(curate={"to": str(tmp_path / to)})
+
+    def die(_: int) -> None:
+        raise _Died
+
+    assert cli("run", wanted("undisturbed"), "--in-process").code == 0
+    expected = bytes_in(tmp_path / "undisturbed" / "data") | bytes_in(tmp_path / "undisturbed" / "curation")
+    monkeypatch.setattr(crashpoints.os, "_exit", die)
+    for step in itertools.count(1, 4):
+        to = f"died-{step}"
+        monkeypatch.setenv("PROMPTMILL_TEST_CRASH", f"*:{step}")
+        monkeypatch.setattr(crashpoints, "_passes", itertools.count(1))
+        try:
+            cli("run", wanted(to), "--in-process")
+        except _Died:
+            monkeypatch.delenv("PROMPTMILL_TEST_CRASH")
+            again = cli("run", wanted(to), "--in-process", "--json").json
+            assert (again["made"]["samples"], again["curated"]["reasons"]) == (0, {})
+            assert bytes_in(tmp_path / to / "data") | bytes_in(tmp_path / to / "curation") == expected
+            continue
+        break
+    assert step > 5
+
+
+def test_what_came_later_needs_another_place(tmp_path: Path, job: Write, cli: Cli, source: Path) -> None:
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    source.rename(folder / "one.parquet")
+    wanted = {"prompts": {"source": str(folder)}, "curate": {"to": str(tmp_path / "curated")}}
+    assert cli("run", job(**wanted), "--in-process").code == 0
+    pq.write_table(pq.read_table(folder / "one.parquet"), folder / "two.parquet")
+    refused = cli("run", job(**wanted), "--extend", "--in-process", "--json")
+    assert refused.code == 2
+    assert (
+        "expected a curation of all samples of the input, got one of what was there before" in refused.json["message"]
+    )
+    shards = len(list((tmp_path / "out" / "data").iterdir()))
+    wanted["curate"]["to"] = str(tmp_path / "later")
+    ran = cli("run", job(**wanted), "--extend", "--in-process", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["shards_done"], ran.json["curated"]["shards_done"]) == (2 * shards, 2 * shards)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "said"),
+    [
+        ({"to": "out"}, "to", "expected a place outside the job's output"),
+        ({"to": "out/data/within"}, "to", "expected a place outside the job's output"),
+        ({"to": "."}, "to", "which holds the job's output"),
+        ({"to": "real/x", "real": ["real"]}, "to", "expected a place outside the real images"),
+        ({"to": "x", "real": ["nowhere"]}, "real", "a folder of images"),
+        ({"to": "x", "model": "no-such-model"}, "model", "expected"),
+        ({"to": "x", "threshold": 0.9}, "model", "expected a model, of whose embeddings"),
+        ({"to": "x", "percentiles": {"aes": 30}}, "percentiles", "expected a score that the job makes (clip)"),
+        ({"to": "x", "label": "tga"}, "label", "expected a column of the dataset, got 'tga'. Did you mean tag?"),
+        ({"to": "x", "quantil": 0.9}, "quantil", "Did you mean"),
+        ({}, "to", "got nothing"),
+    ],
+)
+def test_what_cannot_be_curated_is_refused_with_its_line(
+    tmp_path: Path, job: Write, cli: Cli, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], field: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "real" / "one.png")
+    file = job(curate=asked, output={"url": "out"})
+    answer = cli("validate", file, "--json")
+    assert answer.code == 2
+    (problem,) = answer.json["problems"]
+    assert f"curate.{field}" in problem["where"]
+    assert "job.yaml" in problem["where"]
+    assert said in answer.json["message"]
