@@ -18,15 +18,36 @@ set -uo pipefail
 readonly RETRY=75 # EX_TEMPFAIL of sysexits.h
 readonly CLUSTER=5
 
-say() { printf 'entrypoint: %s\n' "$*" >&2; }
+# As promptmill decides it: the last --log-format, else the variable.
+log_format=${PROMPTMILL_LOG_FORMAT:-text} before=
+for word in "$@"; do
+  [[ $before != --log-format ]] || log_format=$word
+  [[ $word != --log-format=* ]] || log_format=${word#*=}
+  before=$word
+done
+readonly log_format
+
+exec 3>&2 # for `say`: standard error itself is closed while bash would write of a child that was killed
+
+# say LEVEL TEXT: a line without control characters, or with --log-format json an object with the fields of promptmill's own.
+say() {
+  local LC_ALL=C level=$1 text=${2//[^ -~]/?}
+  if [[ $log_format != json ]]; then
+    printf 'entrypoint: %s\n' "${2//[[:cntrl:]]/?}" >&3
+    return
+  fi
+  text=${text//\\/\\\\}
+  TZ=UTC printf '{"time": "%(%Y-%m-%dT%H:%M:%SZ)T", "level": "%s", "event": "message", "run": "entrypoint-%s", "process": %s, "message": "%s"}\n' \
+    -1 "$level" "$$" "$$" "${text//\"/\\\"}" >&3
+}
 
 wait_for_cluster() {
   local limit_s=${PROMPTMILL_CLUSTER_WAIT_S:-600} began=$SECONDS answer
   # timeout: a host that swallows packets would otherwise hold the health check for minutes.
   until answer=$(timeout 20 ray health-check --address "$RAY_ADDRESS" 2>&1); do
     if ((SECONDS - began >= limit_s)); then
-      say "waited $limit_s s for the Ray cluster at $RAY_ADDRESS: ${answer##*$'\n'}"
-      say "is its head up, and is RAY_AUTH_TOKEN the token it was started with?"
+      say error "waited $limit_s s for the Ray cluster at $RAY_ADDRESS: ${answer##*$'\n'}"
+      say error "is its head up, and is RAY_AUTH_TOKEN the token it was started with?"
       return "$CLUSTER"
     fi
     sleep 2
@@ -37,7 +58,7 @@ child=
 # shellcheck disable=SC2329 # called by the trap
 stop() {
   [[ -n $child ]] || exit "$RETRY"
-  say "stopping: the shards in hand are finished first"
+  say info "stopping: the shards in hand are finished first"
   kill -TERM "$child" 2>/dev/null
 }
 trap stop TERM INT
@@ -55,22 +76,25 @@ fi
 # Job control gives promptmill a process group of its own: a terminal's Ctrl-C then reaches it once, through `stop`, and
 # not twice, which would mean "at once". It also spares it the ignored SIGINT of background processes.
 set -m
-promptmill run "$@" &
+promptmill run "$@" 3>&- &
 child=$!
 set +m
 # `wait` returns early when a signal comes; after the end it gives the real status again.
-while kill -0 "$child" 2>/dev/null; do wait "$child"; done
-wait "$child"
+while kill -0 "$child"; do wait "$child"; done 2>/dev/null
+wait "$child" 2>/dev/null
 code=$?
 
 case $code in
   3)
-    say "warning: done, but some samples failed. \`promptmill retry URL\` makes them again"
+    say warning "warning: done, but some samples failed. \`promptmill retry URL\` makes them again"
     exit 0
     ;;
   130 | 143)
-    say "interrupted; the same command continues"
+    say info "interrupted; the same command continues"
     exit "$RETRY"
     ;;
-  *) exit "$code" ;;
+  *)
+    ((code <= 128)) || say error "promptmill was ended by signal $((code - 128))"
+    exit "$code"
+    ;;
 esac

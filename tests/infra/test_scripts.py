@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,40 @@ def test_exit_codes_are_what_a_scheduler_needs(stub: Stub, code: int, seen: int)
     assert ended.returncode == seen
     assert ("warning" in ended.stderr) == (code == 3)
     assert ended.stdout == ""
+
+
+JSON_FORMATS = [
+    (["--log-format", "json"], ""),
+    (["--log-format=json"], "text"),
+    (["--log-format", "text", "--log-format", "json"], ""),
+    ([], "json"),
+]
+
+
+@pytest.mark.parametrize(("options", "variable"), JSON_FORMATS)
+@pytest.mark.parametrize("code", ["3", "143", "137", "5"])
+def test_logs_for_machines_have_no_other_lines(stub: Stub, options: list[str], variable: str, code: str) -> None:
+    """What the script itself says stood between the objects as plain text."""
+    stub("promptmill", {"137": "kill -KILL $$"}.get(code, f"exit {code}"))
+    stub("ray", "printf 'first\\n\"quoted\" \\\\ back\\ttab \\xff'; exit 1")
+    address = {"RAY_ADDRESS": "head:6379", "PROMPTMILL_CLUSTER_WAIT_S": "0"} if code == "5" else {}
+    ended = run(INFRA / "entrypoint.sh", "job.yaml", *options, PROMPTMILL_LOG_FORMAT=variable, **address)
+    told = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert told
+    for each in told:
+        assert each.keys() == {"time", "level", "event", "run", "process", "message"}
+        assert datetime.fromisoformat(each["time"]).tzinfo is not None
+    level = {"3": "warning", "143": "info"}.get(code, "error")
+    assert {each["level"] for each in told} == {level}
+    if code == "5":
+        assert told[0]["message"].endswith('head:6379: "quoted" \\ back?tab ?')
+
+
+def test_logs_for_people_stay_text(stub: Stub) -> None:
+    stub("promptmill", "exit 3")
+    options = ["--log-format", "json", "--log-format", "text"]
+    ended = run(INFRA / "entrypoint.sh", "job.yaml", *options, PROMPTMILL_LOG_FORMAT="json")
+    assert ended.stderr.startswith("entrypoint: warning: done")
 
 
 def test_arguments_arrive_as_they_are(stub: Stub) -> None:
