@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from promptmill.jobs.options import AsJson
 from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.dataset.targets import refuse_inside
+from promptmill.pipeline.display import shown as on_a_line
 from promptmill.pipeline.evaluation.brought import bring_scores
 from promptmill.pipeline.evaluation.fid import check_installed
 from promptmill.pipeline.evaluation.reference import as_written, compare_with_reference
@@ -54,15 +55,17 @@ def score(
     metrics = [] if (clip or from_file) and not metric else choose_scorers(metric, _captions(distractors), threads)
     store = open_output(url)
     refuse_inside(url, "URL")
+    plan = read_plan(store)
     shown: dict[str, Any] = {"url": url}
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
-        against = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection)
-        shown |= {**as_written(against), "cells": against.cells}
+        columns = [] if plan is None else [each.name for each in plan.words.attributes]
+        against = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection, columns)
+        pairs = [replace(each, made=None, real=None) for each in against.closest]
+        shown |= {**as_written(against), "cells": against.cells, "groups": against.groups, "closest": pairs}
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))
-    plan = read_plan(store)
     if plan is not None:
         from promptmill.pipeline.report.build import build_report  # seconds to import
 
@@ -128,8 +131,14 @@ def command(
     if as_json:
         say_json(shown.as_json())
         return
-    table({name: value for name, value in shown.as_json().items() if name != "cells"})
+    table({name: value for name, value in shown.as_json().items() if name not in ("cells", "groups", "closest")})
     for each in shown.cells or []:
         values = {"fid": each.fid, "kid": each.kid, "precision": each.precision, "recall": each.recall}
         numbers = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
         say(f"{each.name}: {each.images} images, " + (", ".join(numbers) or "too few to compare"))
+    for group in shown.groups or []:
+        shares = {"precision": group.precision, "recall": group.recall, "coverage": group.coverage}
+        numbers = [f"{name} {value:.3g}" for name, value in shares.items() if value is not None]
+        who = f"{on_a_line(group.column)} {on_a_line(group.value)}"
+        against = f"{group.images} images against {group.reference_images}"
+        say(f"{who}: {against}, " + (", ".join(numbers) or "too few to compare"))

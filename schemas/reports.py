@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from promptmill.schemas.coverage import (
+    ClassSummary,
+    GroupCoverage,
+    NearestPair,
+    ReferenceTable,
+    ReferenceVariant,
+    ValueSummary,
+)
 from promptmill.schemas.proof import Proof
 from promptmill.schemas.result import Result, without_nones
 
@@ -103,26 +111,6 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class ReferenceVariant:
-    """Kept images of one variant against the reference; None where there are too few to compare.
-
-    `nearest` are the 5 %, 50 % and 95 % quantiles of 1 − cosine to the nearest image of the reference."""
-
-    name: str
-    variant: str
-    images: int
-    fid: float | None
-    kid: float | None
-    kid_std: float | None
-    kid_subset: int | None
-    precision: float | None
-    recall: float | None
-    coverage: float | None = None
-    effective: float | None = None
-    nearest: list[float] | None = None
-
-
-@dataclass(frozen=True)
 class ScoreResult(Result):
     """`images` to `mean` are of what was scored now, None where nothing was asked for; `done_before` counts objects of
     scores that were there already. `mean` is over finite values, None where there are none. `unknown` are rows of
@@ -147,41 +135,12 @@ class ScoreResult(Result):
     features_revision: str | None = None
     dimensions: int | None = None
     cells: list[ReferenceVariant] | None = None
+    groups: list[GroupCoverage] | None = None
+    closest: list[NearestPair] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Without what was not asked for."""
         return without_nones(list(asdict(self).items()))
-
-
-@dataclass(frozen=True)
-class ClassSummary:
-    """`asked` is null where all that passes is kept, `made` counts samples that ended. `right` is the share of the
-    `judged` kept images that `judge` (`verified`, `agrees`) holds for right; `reason` the commonest of its rejects."""
-
-    name: str
-    asked: int | None
-    made: int
-    kept: int
-    judge: str | None
-    judged: int
-    right: float | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class ReferenceTable:
-    """What `score --reference` found. `few` is a number of images that is not above the number of features."""
-
-    reference: str
-    reference_images: int
-    reference_left_out: int
-    left_out: int
-    features: str
-    features_revision: str
-    dimensions: int
-    selection: str | None
-    few: int | None
-    cells: list[ReferenceVariant]
 
 
 @dataclass(frozen=True)
@@ -234,6 +193,7 @@ class ReportResult(Summary):
     correlations: list[Correlation]
     references: list[ReferenceTable]
     classes: list[ClassSummary] = field(default_factory=list)
+    attributes: list[ValueSummary] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
 
 

@@ -169,7 +169,7 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the counts and the first images with their captions."""
-        from promptmill.pipeline.report.thumbs import thumbnail
+        from promptmill.pipeline.prompts.thumbs import thumbnail
 
         figures = []
         for record, _ in zip(self, range(_SHOWN), strict=False):

@@ -2,79 +2,69 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter
 
-from promptmill.pipeline.dataset.image_sets import images_at
 from promptmill.pipeline.dataset.samples import plain
-from promptmill.pipeline.dataset.selections import kept_by
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.display import cut, redact
-from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, distances
+from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances
+from promptmill.pipeline.evaluation.groups import closest_pairs, group_coverage
+from promptmill.pipeline.evaluation.looked import dataset_images, look, reference_images
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
-from promptmill.pipeline.models.interface import Embedder, Pixels
+from promptmill.pipeline.models.interface import Embedder
 from promptmill.pipeline.planning.variants import variant_name
-from promptmill.pipeline.prompts.pixels import MAX_BYTES, ImageError, decode_image
-from promptmill.pipeline.prompts.views import is_view, open_view, shown_name
-from promptmill.pipeline.scores.score_dataset import Unit, check_columns, find_units, read_pictures
-from promptmill.pipeline.storage.entry import Entry
-from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import JobError, MissingObjectError, Problem
-from promptmill.schemas.reports import ReferenceTable, ReferenceVariant
+from promptmill.schemas.coverage import GroupCoverage, NearestPair, ReferenceTable, ReferenceVariant
+from promptmill.schemas.errors import JobError, Problem
 
-_BATCH = 64
-_HELD_BYTES = 256 << 20
-"""Of pixels that wait to be encoded: 64 images of 1024×1024 have 200 MB."""
+_PICTURE = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
+"""All that a page shows of a dataset that may be somebody else's."""
 _PREFIX = f"{FOLDER}/reference-"
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Finite features of images by variant, float32 [images, features], each as long as the square root of their
-    number; `left_out` images did not decode."""
-
-    by_variant: dict[str, Features]
-    left_out: int
-
-
 def compare_with_reference(
-    store: Store, reference: str, clip: ResolvedClip, encoder: Embedder, selection: str | None = None
+    store: Store,
+    reference: str,
+    clip: ResolvedClip,
+    encoder: Embedder,
+    selection: str | None = None,
+    columns: Sequence[str] = (),
 ) -> ReferenceTable:
     """FID, KID, precision and recall of the kept images of each variant, written and returned; with the name of a
-    `selection`, of those that it keeps.
+    `selection`, of those that it keeps. `columns` are those by whose values it is told too: attributes.
 
     Raises JobError where the reference or all variants have fewer than 8 images that decode.
     """
-    there = _look((("", pixels) for _, pixels in reference_images(reference)), encoder)
-    expected = there.by_variant.get("", np.zeros((0, 1), np.float32))
-    _check_size(redact(reference), len(expected), there.left_out)
-    made = _look(dataset_images(store, selection), encoder)
-    _check_size(store.url, max(map(len, made.by_variant.values()), default=0), made.left_out)
+    there = look(reference_images(reference), encoder)
+    _check_size(redact(reference), len(there.rows), there.left_out)
+    made = look(dataset_images(store, selection, columns), encoder)
+    by_variant = {variant: made.rows[rows] for variant, rows in made.by_variant.items()}
+    _check_size(store.url, max(map(len, by_variant.values()), default=0), made.left_out)
     compared = [
-        ReferenceVariant(name=variant_name(json.loads(variant)), variant=variant, **plain(distances(expected, rows)))
-        for variant, rows in made.by_variant.items()
+        ReferenceVariant(name=variant_name(json.loads(variant)), variant=variant, **plain(distances(there.rows, rows)))
+        for variant, rows in by_variant.items()
     ]
     result = ReferenceTable(
         reference=redact(reference),
-        reference_images=len(expected),
+        reference_images=len(there.rows),
         reference_left_out=there.left_out,
         left_out=made.left_out,
         features=clip.path,
         features_revision=clip.revision,
-        dimensions=expected.shape[1],
+        dimensions=there.rows.shape[1],
         selection=selection,
-        few=_few(len(expected), compared, expected.shape[1]),
+        few=_few(len(there.rows), compared, there.rows.shape[1]),
         cells=compared,
+        groups=group_coverage(there, made, columns),
+        closest=closest_pairs(there, made),
     )
     what = [result.reference, clip.path, *([] if selection is None else [selection])]
     key = hashlib.sha256("\n".join(what).encode()).hexdigest()[:12]
@@ -92,84 +82,6 @@ def _check_size(where: str, images: int, left_out: int) -> None:
         got = f"{images}" + (f", and {left_out} that do not decode" if left_out else "")
         hint = "With thousands the numbers are worth comparing."
         raise JobError(Problem(where, f"at least {MIN_IMAGES} images", got, hint))
-
-
-def _look(images: Iterator[tuple[str, Pixels | None]], encoder: Embedder) -> Seen:
-    waiting: list[tuple[str, Pixels]] = []
-    found: dict[str, list[Features]] = defaultdict(list)
-    left_out = 0
-
-    def encode() -> None:
-        rows = encoder.images([pixels for _, pixels in waiting])
-        rows *= np.sqrt(rows.shape[1])  # KID's kernel divides by it: at this length it is (cosine + 1)³
-        for (variant, _), row in zip(waiting, rows, strict=True):
-            if np.isfinite(row).all():
-                found[variant].append(row)
-        waiting.clear()
-
-    for variant, pixels in images:
-        if pixels is None:
-            left_out += 1
-            continue
-        waiting.append((variant, pixels))
-        if len(waiting) == _BATCH or sum(each.nbytes for _, each in waiting) > _HELD_BYTES:
-            encode()
-    if waiting:
-        encode()
-    return Seen({variant: np.stack(rows) for variant, rows in found.items()}, left_out)
-
-
-def dataset_images(store: Store, selection: str | None = None) -> Iterator[tuple[str, Pixels | None]]:
-    """Variant and pixels of each kept image, None where it does not decode; object by object."""
-    units = find_units(store)
-    check_columns(store, units, ())
-    chosen = None if selection is None else kept_by(store, selection)
-    for key in (key for unit in units for key in (unit.keys[:1] if chosen is None else unit.keys)):
-        with contextlib.suppress(MissingObjectError):
-            yield from _parquet_images(store, key, chosen)
-
-
-def reference_images(source: str) -> Iterator[tuple[str, Pixels | None]]:
-    """Of image files at any depth, or of Parquet files; of our own datasets the kept ones, or those of a selection.
-
-    Raises JobError where there is neither.
-    """
-    there = images_at(source, "--reference")
-    store = there.store
-    for start in range(0, len(there.files), _BATCH):
-        batch = store.map(lambda entry: _content(store, entry), there.files[start : start + _BATCH])
-        yield from (("{}", _decoded(data)) for data in batch)
-    for entry in there.tables:
-        yield from _view_images(store, entry) or _parquet_images(store, entry.name)
-
-
-def _view_images(store: Store, entry: Entry) -> Iterator[tuple[str, Pixels | None]] | None:
-    """What the selection keeps, where the file is one."""
-    if not is_view(parquet_metadata(store, entry).schema.to_arrow_schema()):
-        return None
-    view = open_view(store, store.read(entry.name), shown_name(entry.name))
-    view.check()
-    chosen = view.sample_ids
-    return (image for key in view.kept for image in _parquet_images(view.dataset, key, chosen))
-
-
-def _parquet_images(
-    store: Store, key: str, chosen: frozenset[str] | None = None
-) -> Iterator[tuple[str, Pixels | None]]:
-    pictures, broken = read_pictures(store, Unit(key, (key,)), chosen)
-    yield from ((str(picture.fields.get("variant") or "{}"), picture.pixels) for picture in pictures)
-    yield from (("{}", None) for _ in range(broken))
-
-
-def _content(store: Store, entry: Entry) -> bytes:
-    return b"" if entry.size_bytes > MAX_BYTES else store.read(entry.name)
-
-
-def _decoded(data: bytes) -> Pixels | None:
-    try:
-        return decode_image(data)
-    except ImageError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -201,6 +113,8 @@ class _Reference:
     cells: list[_Variant]
     features_revision: str = ""
     selection: str | None = None
+    groups: list[GroupCoverage] = field(default_factory=list)
+    closest: list[NearestPair] = field(default_factory=list)
 
 
 _REFERENCE = TypeAdapter(_Reference)
@@ -216,6 +130,10 @@ def read_references(store: Store) -> tuple[list[ReferenceTable], list[str]]:
             content = fitting(_REFERENCE, store.read_if_exists(entry.name))
             if not content.cells:
                 raise ValueError("no cells")
+            if not all(
+                each is None or _PICTURE.fullmatch(each) for pair in content.closest for each in (pair.made, pair.real)
+            ):
+                raise ValueError("what is no small picture")
         except ValueError as error:
             problems.append(f"{entry.name}: left out: {cut(error, 200)}")
         else:

@@ -24,11 +24,20 @@ def effective_number(rows: Features) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def nearest_distances(reference: Features, made: Features) -> list[float]:
-    """1 − cosine of each made image to the nearest one of the reference: its `QUANTILES`. Near 0 is a copy."""
+def nearest_of(reference: Features, made: Features) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Of each made image the place of the nearest one of the reference, and 1 − cosine to it. Near 0 is a copy."""
     there, own = _directions(reference), _directions(made)
-    nearest = [1 - (own[i : i + _ROWS] @ there.T).max(axis=1) for i in range(0, len(own), _ROWS)]
-    return [float(each) for each in np.quantile(np.maximum(np.concatenate(nearest), 0.0), QUANTILES)]
+    places, cosines = [], []
+    for start in range(0, len(own), _ROWS):
+        rows = own[start : start + _ROWS] @ there.T
+        places.append(rows.argmax(axis=1))
+        cosines.append(rows.max(axis=1))
+    return np.concatenate(places), np.maximum(1 - np.concatenate(cosines), 0.0)
+
+
+def nearest_distances(reference: Features, made: Features) -> list[float]:
+    """Of the distances of `nearest_of` the `QUANTILES`."""
+    return [float(each) for each in np.quantile(nearest_of(reference, made)[1], QUANTILES)]
 
 
 def _directions(rows: Features) -> npt.NDArray[np.float64]:

@@ -25,7 +25,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.report.analysis import ALL_BASELINES, Analysis, analyse
-from promptmill.pipeline.report.classes import class_summaries
+from promptmill.pipeline.report.classes import attribute_summaries, class_summaries
 from promptmill.pipeline.report.frame import Frame, make_frame
 from promptmill.pipeline.report.inputs import input_hashes, input_pictures
 from promptmill.pipeline.report.page_data import (
@@ -117,6 +117,7 @@ def _result(
         "correlations": analysis.correlations,
         "references": references,
         "classes": class_summaries(plan, samples),
+        "attributes": attribute_summaries(plan, samples),
         "proofs": proofs,
         "selection": None if selection is None else selection_facts(store, selection),
     }

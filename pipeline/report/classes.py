@@ -1,45 +1,68 @@
-"""What came of each class: a set with a class that is small, wrong or missing trains badly, however good it looks."""
+"""What came of each class and attribute: a set with a class that is small, wrong or missing trains badly, however good
+it looks."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.schemas.reports import ClassSummary
+from promptmill.schemas.coverage import ClassSummary, ValueSummary
 from promptmill.schemas.scores import JUDGES, reason_kind
+
+MOST_VALUES = 100
+"""Of an attribute, those with most samples."""
 
 
 def class_summaries(plan: Plan, samples: Samples) -> list[ClassSummary]:
     """In the order of the job, and none in a dataset without labels."""
     if not plan.words.classes or "label_name" not in samples.source_columns:
         return []
-    labels = np.array(as_texts(samples.source("label_name")), object)
-    status = np.array(samples.texts("status"), object)
-    judge = next((name for name in JUDGES if name in samples.score_names), None)
-    right = None if judge is None else samples.score(judge)
-    reasons = np.array(
-        samples.texts("reason") if "reason" in samples.table.column_names else [""] * len(labels), object
-    )
     asked = None if plan.job.per_class is None else plan.job.per_class * plan.variant_count
+    labels, facts = _texts(samples, "label_name"), _Facts(samples)
+    return [ClassSummary(name=name, asked=asked, **facts.of(labels == name)) for name in plan.words.class_names]
+
+
+def attribute_summaries(plan: Plan, samples: Samples) -> list[ValueSummary]:
+    """Of the attributes of the templates, the values in the order of their names."""
+    facts = _Facts(samples)
     found = []
-    for name in plan.words.class_names:
-        own = labels == name
-        kept = own & (status == KEPT)
-        judged = np.array([]) if right is None else right[kept][np.isfinite(right[kept])]
-        commonest = Counter(map(reason_kind, reasons[own & (status == REJECTED)])).most_common(1)
-        found.append(
-            ClassSummary(
-                name=name,
-                asked=asked,
-                made=int(own.sum()),
-                kept=int(kept.sum()),
-                judge=judge,
-                judged=len(judged),
-                right=float((judged == 1).mean()) if len(judged) else None,
-                reason=commonest[0][0] if commonest else None,
-            )
-        )
+    for name in (each.name for each in plan.words.attributes if each.name in samples.source_columns):
+        values = _texts(samples, name)
+        most = [value for value, _ in Counter(values.tolist()).most_common() if value][:MOST_VALUES]
+        found += [ValueSummary(column=name, value=value, **facts.of(values == value)) for value in sorted(most)]
     return found
+
+
+def _texts(samples: Samples, column: str) -> npt.NDArray[Any]:
+    return np.array([each or "" for each in as_texts(samples.source(column))], object)
+
+
+class _Facts:
+    """How samples ended, read once."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._status = np.array(samples.texts("status"), object)
+        self._judge = next((name for name in JUDGES if name in samples.score_names), None)
+        self._right = None if self._judge is None else samples.score(self._judge)
+        there = "reason" in samples.table.column_names
+        self._reasons: Sequence[str] = samples.texts("reason") if there else [""] * len(self._status)
+
+    def of(self, own: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        kept = own & (self._status == KEPT)
+        judged = np.array([]) if self._right is None else self._right[kept][np.isfinite(self._right[kept])]
+        rejected = np.flatnonzero(own & (self._status == REJECTED))
+        commonest = Counter(reason_kind(self._reasons[row]) for row in rejected.tolist()).most_common(1)
+        return {
+            "made": int(own.sum()),
+            "kept": int(kept.sum()),
+            "judge": self._judge,
+            "judged": len(judged),
+            "right": float((judged == 1).mean()) if len(judged) else None,
+            "reason": commonest[0][0] if commonest else None,
+        }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from promptmill.pipeline.dataset.samples import Samples
 from promptmill.pipeline.prompts.reach import hashes_in
-from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.pipeline.prompts.thumbs import thumbnail
 from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import Role

@@ -21,9 +21,9 @@ import numpy as np
 from promptmill.pipeline.dataset.keys import is_failure, shard_of
 from promptmill.pipeline.dataset.samples import FAILED, KEPT, REJECTED, Samples, plain
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.prompts.thumbs import thumbnail
 from promptmill.pipeline.report.frame import Frame
 from promptmill.pipeline.report.stats import Integers
-from promptmill.pipeline.report.thumbs import thumbnail
 from promptmill.schemas.columns import named, of_kind
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.inputs import Role

@@ -178,20 +178,22 @@ def check_columns(store: Store, units: Sequence[Unit], metrics: Sequence[Scorer]
         raise JobError(*problems)
 
 
-def read_pictures(store: Store, unit: Unit, chosen: Container[str] | None = None) -> tuple[list[Picture], int]:
+def read_pictures(
+    store: Store, unit: Unit, chosen: Container[str] | None = None, columns: Sequence[str] = ()
+) -> tuple[list[Picture], int]:
     """The images of a unit, or its `chosen` samples, and how many of them do not decode.
 
-    Rows without an image are passed over.
+    Rows without an image are passed over. `columns` are read besides, where they are there.
     """
     pictures: list[Picture] = []
     broken = held = 0
     for key in unit.keys:
-        for row, fields in enumerate(_rows(store, key)):
+        for row, fields in enumerate(_rows(store, key, columns)):
             data = _image_bytes(fields.pop("image", None))
-            if data is None or (chosen is not None and fields.get("sample_id") not in chosen):
+            sample_id = str(fields.get("sample_id") or f"{key}:{row}")
+            if data is None or (chosen is not None and sample_id not in chosen):
                 continue
             caption = next((str(fields[n]) for n in ("caption", "prompt", "text") if fields.get(n) is not None), "")
-            sample_id = str(fields.get("sample_id") or f"{key}:{row}")
             group = f"{fields.get('prompt_id', caption)}\n{fields.get('variant', '')}"
             try:
                 pixels = decode_image(data)
@@ -203,10 +205,10 @@ def read_pictures(store: Store, unit: Unit, chosen: Container[str] | None = None
     return pictures, broken
 
 
-def _rows(store: Store, key: str) -> Iterator[dict[str, Any]]:
+def _rows(store: Store, key: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     with whole_object(store, key) as file:
         parquet = pq.ParquetFile(file)
-        names = [name for name in (*_COLUMNS, "image") if name in parquet.schema_arrow.names]
+        names = [name for name in dict.fromkeys((*_COLUMNS, *columns, "image")) if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=names):
             yield from batch.to_pylist()
 

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from promptmill.pipeline.evaluation.reference import reference_images
+from promptmill.pipeline.evaluation.looked import reference_images
 from promptmill.pipeline.export.layouts.dpg import grid_png
 from promptmill.pipeline.export.trees import as_png
 from promptmill.pipeline.prompts.decoding import decode
 from promptmill.pipeline.prompts.pixels import MAX_PIXELS, ImageError, decode_image, open_image
-from promptmill.pipeline.report.thumbs import thumbnail
+from promptmill.pipeline.prompts.thumbs import thumbnail
 from promptmill.pipeline.scores import score_dataset as scoring
 from promptmill.pipeline.scores.image import ImageStatistics
 from promptmill.pipeline.storage.store import Store
@@ -105,7 +105,7 @@ def test_one_costs_only_itself(tmp_path: Path, cli: Callable[..., Answer]) -> No
     folder.mkdir()
     for name, data in {"a.png": picture(), "b.png": bomb(), "c.jpg": picture(form="JPEG"), **BAD}.items():
         (folder / name).with_suffix(".png").write_bytes(data)
-    seen = [pixels for _, pixels in reference_images(str(folder))]
+    seen = [each.pixels for each in reference_images(str(folder))]
     assert sum(pixels is not None for pixels in seen) == 2
 
 

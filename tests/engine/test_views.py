@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from promptmill.pipeline.evaluation.reference import reference_images
+from promptmill.pipeline.evaluation.looked import reference_images
 from promptmill.schemas.errors import InputError
 from tests.engine.conftest import Answer, records
 
