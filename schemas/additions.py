@@ -27,6 +27,8 @@ class Adapter(StrictModel):
     trigger: Text | None = None
     """Words it was trained with, put before each prompt that lacks them. A textual inversion is called by this word,
     else by its name."""
+    license: Text | None = None
+    """Licence of its weights, as `model.license`."""
 
 
 class ControlNet(StrictModel):
@@ -45,6 +47,8 @@ class ControlNet(StrictModel):
     or white where it is transparent (`mask_from_alpha`)."""
     mode: Name | Annotated[int, Field(ge=0, le=1000)] | None = None
     """Of a union ControlNet, which of its kinds of maps this is: `canny`, `depth`, `pose`, …, or its number."""
+    license: Text | None = None
+    """Licence of its weights, as `model.license`."""
 
 
 class IpAdapter(StrictModel):
@@ -61,3 +65,5 @@ class IpAdapter(StrictModel):
     """Commit of a hub id."""
     scale: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Times `generation.reference_scale`: how strongly it acts; 0 is without it."""
+    license: Text | None = None
+    """Licence of its weights, as `model.license`."""

@@ -13,7 +13,7 @@ from promptmill.schemas.inputs import ROLES, STEERING, Role
 Kind = Literal["identity", "variant", "text", "setting", "input", "image", "score", "check", "outcome"]
 """What a column is for: which sample, which variant, its words, how and from what it was drawn, what came of it."""
 
-Only = Literal["inputs", "edits", "steering", "adapters", "controls", "references", "syntax", "labels"]
+Only = Literal["inputs", "edits", "steering", "adapters", "controls", "references", "syntax", "labels", "origins"]
 Folder = Literal["data", "rejects", "failures"]
 EVERYWHERE: Final[frozenset[Folder]] = frozenset({"data", "rejects", "failures"})
 MADE: Final[frozenset[Folder]] = frozenset({"data", "rejects"})
@@ -39,6 +39,7 @@ class Column:
 # Hugging Face `datasets` decodes the column only in this form: nullable, bytes before path.
 IMAGE: Final = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 HASHES: Final = "input_image_sha256"
+ORIGIN: Final = "origin"
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int32(), pa.float32()
 _WIDE: Final = pa.float64()  # as wide as the job's: 0.3 as float32 is another number
 _ADAPTER: Final = pa.struct([("name", _TEXT), ("sha", _TEXT), ("weight", _WIDE), ("trigger", _TEXT)])
@@ -107,6 +108,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("label", pa.int64(), "input", "number of the class that was asked for", EVERYWHERE, "labels"),
     Column("label_name", _TEXT, "input", "name of the class that was asked for", EVERYWHERE, "labels"),
     Column("row_settings", _TEXT, "input", "settings that the prompt's own line says, as JSON", EVERYWHERE, "syntax"),
+    Column(ORIGIN, _TEXT, "input", "`edited_from_real` or `edited_from_synthetic`", EVERYWHERE, "origins"),
 )
 """Version 1, in the order of the objects: columns are added, never changed. The source's own columns follow."""
 
@@ -149,7 +151,7 @@ def own_columns(schema: pa.Schema, more: Collection[Only] | None = None) -> dict
     found = {}
     for field in schema:
         column = _BY_NAME.get(field.name)
-        if column is None or (column.only == "inputs" and not with_inputs):
+        if column is None or (column.only in ("inputs", "origins") and not with_inputs):
             continue
         if column.only and more is not None and column.only not in more:
             continue

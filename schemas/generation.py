@@ -25,6 +25,7 @@ ASPECT: Final = "aspect"
 WHERE_IT_LIES: Final = frozenset({"offload", "device_map", "license", "mirror"})
 """Fields of `model` that change no row: where weights come from, on which device they wait, what may be done with
 them."""
+_UNSAID: Final = {"license": None}
 CONTROL_TIMES: Final = ("control_start", "control_end")
 CONTROL_FIELDS: Final = frozenset({"control_scale", *CONTROL_TIMES})
 """Fields of `generation` that say something of ControlNets."""
@@ -64,7 +65,10 @@ class Model(StrictModel):
     @property
     def as_drawn(self) -> Self:
         """Without what changes no row: two models of which this is the same make the same images."""
-        return self.model_copy(update={name: type(self).model_fields[name].default for name in WHERE_IT_LIES})
+        said = {name: type(self).model_fields[name].default for name in WHERE_IT_LIES}
+        looks = self.ip_adapter and self.ip_adapter.model_copy(update=_UNSAID)
+        adapters, nets = (tuple(p.model_copy(update=_UNSAID) for p in ps) for ps in (self.adapters, self.controlnets))
+        return self.model_copy(update={**said, "adapters": adapters, "controlnets": nets, "ip_adapter": looks})
 
 
 class Generation(StrictModel):

@@ -45,13 +45,14 @@ class Input:
     """One image of a prompt. `locator` says where its bytes are: a URL, or a row of a Parquet file's column.
 
     The rest is known once the bytes were read: `sha256` is theirs, `pixels` are uint8 [height, width, 3], or
-    [height, width] for a mask, of the size that the sample is drawn in.
+    [height, width] for a mask, of the size that the sample is drawn in; `synthetic` is whether a model made it.
     """
 
     locator: str
     sha256: str | None = None
     pixels: Any = field(default=None, compare=False, repr=False)
     flags: tuple[str, ...] = ()
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,9 @@ class Prompts(StrictModel):
     """How text files are written, where that is not found out rightly."""
     carry: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Columns of images or sounds that the records shall have too; all other columns are carried unasked."""
+    license: Text | None = None
+    """Licence of the source, above all of its images, as cards name it (`cc-by-4.0`). Null is what the README.md beside
+    them says. It stands in the dataset's card; enters no fingerprint."""
     shapes: ShapesSuite = ShapesSuite()
     """Options of `suite: shapes`."""
     limit: Annotated[int, Field(ge=1)] | None = None

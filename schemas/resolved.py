@@ -25,6 +25,7 @@ class ResolvedAdapter:
     trigger: str | None = None
     revision: str | None = None
     mirror: str | None = field(default=None, compare=False)
+    license: str | None = field(default=None, compare=False)
 
     @property
     def word(self) -> str:
@@ -58,6 +59,7 @@ class ResolvedControl:
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     mode: int | None = None
     mirror: str | None = field(default=None, compare=False)
+    license: str | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> ControlKind:
@@ -86,6 +88,7 @@ class ResolvedIpAdapter:
     is_local: bool
     files: Mapping[str, str] = field(default_factory=dict, compare=False)
     mirror: str | None = field(default=None, compare=False)
+    license: str | None = field(default=None, compare=False)
 
     @property
     def makes_words(self) -> bool:

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.encode import EncodedImage
 from promptmill.pipeline.display import redact
 from promptmill.schemas.checked import checked, count, text_map
-from promptmill.schemas.columns import input_column
+from promptmill.schemas.columns import ORIGIN, input_column
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.inputs import STEERING
 from promptmill.schemas.json_text import parse_object
+from promptmill.schemas.origin import origin_of
 from promptmill.schemas.plan import LEAST_DIGITS, CommitRecord, Sample, Sidecar
 from promptmill.schemas.records import (
     FAILURE,
@@ -157,6 +158,7 @@ class RecordWriter:
             "prompt_written": sample.written,
             "row_settings": sample.settings,
             "label": sample.label,
+            "origin": self._constants.get(ORIGIN) or origin_of(sample.inputs),
             "label_name": None if sample.label is None else self._class_names[sample.label],
             "input_image_sha256": {role: each.sha256 for role, each in sample.inputs.items()},
             **{input_column(role): _told(each.locator, outcome) for role, each in sample.inputs.items()},

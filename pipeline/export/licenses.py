@@ -1,28 +1,41 @@
-"""What a dataset's card says of the licences of the models that drew it."""
+"""What a dataset's card says of the licences of what its images were made with and of."""
 
 from __future__ import annotations
 
+from promptmill.pipeline.display import redact
 from promptmill.pipeline.export.markdown import code
-from promptmill.pipeline.models.catalog.licenses import license_called, strictest
+from promptmill.pipeline.models.catalog.licenses import License, license_called, strictest
+from promptmill.pipeline.planning.licensed import licensed_parts
 from promptmill.pipeline.planning.plan import Plan
 
 
+def license_of(plan: Plan) -> License:
+    """The strictest of all that hold for the images."""
+    return strictest(part.license for part in licensed_parts(plan.job, plan.models, plan.lineage))
+
+
 def license_fields(plan: Plan) -> dict[str, str]:
-    """The strictest of all that were drawn with, in the hub's words."""
-    own = strictest(model.license for model in plan.models)
+    """In the hub's words."""
+    own = license_of(plan)
     if own.training in ("free", "restricted"):
         return {"license": own.name}
     return {"license": "other", "license_name": own.name, **({"license_link": own.url} if own.url else {})}
 
 
 def license_lines(plan: Plan) -> list[str]:
-    own = strictest(model.license for model in plan.models)
-    if own.training == "unknown":
-        return [
-            "The licence of the images depends on those of the model and of the prompts, which Promptmill does not",
-            "know: set `license` above before publishing, or `model.license` in the job.",
+    parts = licensed_parts(plan.job, plan.models, plan.lineage)
+    known = [(part, license_called(part.license)) for part in parts]
+    lines = []
+    if any(each.training == "unknown" for _, each in known):
+        lines = [
+            "The licence of the images depends on those of all that they were made with and of, and Promptmill does",
+            "not know each: set `license` above before publishing, or the `license` of each part in the job.",
         ]
-    named = {model.path: license_called(model.license) for model in plan.models}
-    rows = [f"| {code(path)} | {code(each.name)} | {each.training}: {each.says} |" for path, each in named.items()]
-    head = ["", "| model | licence | training with its images |", "|---|---|---|", *rows, ""]
-    return ["Licences of prompts and input images come on top of those of the models.", *head]
+    if all(part.license is None for part in parts):
+        return lines
+    rows = [
+        f"| {part.kind} {code(redact(part.name))} | {code(each.name)} | {each.training}: {each.says} |"
+        for part, each in known
+    ]
+    head = ["", "| part | licence | training with the images |", "|---|---|---|", *rows, ""]
+    return [*lines, *([] if lines else ["The strictest licence of these holds for the images."]), *head]

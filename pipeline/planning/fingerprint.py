@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.prompts.source import Source
+from promptmill.schemas.additions import Adapter, ControlNet, IpAdapter
 from promptmill.schemas.generation import WHERE_IT_LIES, Generation, Model
 from promptmill.schemas.identity import canonical_json, digest
 from promptmill.schemas.job import SCHEMA_VERSION, Job
@@ -50,7 +51,7 @@ _NO_ROWS: Final[Mapping[str, bool | set[str]]] = {
     "curate": True,
     "generation": {"mode"},
     "output": {"url", "keep_inputs"},
-    "prompts": {"source"},
+    "prompts": {"source", "license"},
     "select": {"max_rounds"},
 }
 """Fields that change no row. The source is part of the fingerprint by the files it names."""
@@ -90,7 +91,7 @@ def fingerprint_fields(
 
 def _without_later_defaults(value: Any, dumped: Any) -> Any:
     """`dumped`, the JSON of `value`, without fields that came after the first version and have their default."""
-    if isinstance(value, Model):
+    if isinstance(value, Model | Adapter | ControlNet | IpAdapter):
         dumped = {name: item for name, item in dumped.items() if name not in WHERE_IT_LIES}
     if isinstance(value, BaseModel):
         kept = {name: item for name, item in dumped.items() if not _is_later_default(value, name)}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from promptmill.pipeline.display import redact
 from promptmill.pipeline.models.catalog.classifiers import license_notice
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.catalog.diffusers_source import rounds_steps_down
@@ -14,6 +15,7 @@ from promptmill.pipeline.models.catalog.licenses import license_called
 from promptmill.pipeline.models.catalog.schedulers import find_scheduler
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made, task_for
 from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.licensed import Part
 from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.pixels import ImageError, open_image
 from promptmill.pipeline.storage.urls import is_remote
@@ -70,13 +72,14 @@ def _from_noise(
     )
 
 
-def of_licenses(models: Sequence[ResolvedModel]) -> Iterator[str]:
-    """What the licence of a model says on training with its images, where that is not free."""
-    for path, name in sorted({(model.path, model.license) for model in models if model.license is not None}):
-        known = license_called(name)
+def of_licenses(parts: Sequence[Part]) -> Iterator[str]:
+    """What licences of models, of what is put onto them, and of the source say on training, where that is not free."""
+    for part in sorted({(part.kind, redact(part.name), part.license) for part in parts if part.license is not None}):
+        kind, name, license = part
+        known = license_called(license)
         if known.training not in ("free", "unknown"):
             said = f"is {known.training} for training with its images: {known.says}"
-            yield f"model {path}: its licence {known.name} {said}"
+            yield f"{kind} {name}: its licence {known.name} {said}"
 
 
 def of_classifiers(job: Job, clips: Sequence[ResolvedClip]) -> Iterator[str]:

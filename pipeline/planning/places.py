@@ -72,6 +72,7 @@ def relocated(plan: Plan, stored: Plan) -> Plan:
     files = {file.name: file for segment in plan.segments for file in segment.files}
     return replace(
         stored,
+        lineage=replace(stored.lineage, license=plan.lineage.license),
         models=tuple(_relocated_model(ours, theirs) for ours, theirs in models),
         clips=tuple(_relocated_clip(ours, theirs) for ours, theirs in clips),
         segments=tuple(_relocated_segment(segment, files) for segment in stored.segments),
@@ -116,6 +117,7 @@ def _relocated_model(ours: ResolvedModel, theirs: ResolvedModel) -> ResolvedMode
         offload=ours.offload,
         device_map=ours.device_map,
         mirror=ours.mirror,
+        license=ours.license,
         adapters=_called(ours.adapters, theirs.adapters),
         controlnets=_called(ours.controlnets, theirs.controlnets),
         ip_adapter=next(iter(_called(_listed(ours.ip_adapter), _listed(theirs.ip_adapter))), None),

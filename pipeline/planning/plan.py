@@ -20,6 +20,8 @@ from promptmill.pipeline.planning.checks import (
     wrong_values,
 )
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
+from promptmill.pipeline.planning.licensed import licensed_parts
+from promptmill.pipeline.planning.lineage import lineage_of
 from promptmill.pipeline.planning.notices import from_noise, of_classifiers, of_licenses, own_sizes
 from promptmill.pipeline.planning.rounds import images_of, places_of, places_per_shard, round_segment
 from promptmill.pipeline.prompts.expansion import Expansion
@@ -28,6 +30,7 @@ from promptmill.schemas.checked import MOST as MOST_IMAGES
 from promptmill.schemas.columns import Only
 from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
+from promptmill.schemas.origin import Lineage
 from promptmill.schemas.plan import (
     LEAST_DIGITS,
     PythonScore,
@@ -64,6 +67,9 @@ class Plan:
     """Whether seeds above 2^63 − 1 may come, so that their column is uint64 in every shard."""
     control_modes: bool = False
     """Whether records say which kind of maps a union ControlNet was given; those of older datasets do not."""
+    origins: bool = False
+    """Whether records say if their image was drawn over a real or a synthetic one; those of older datasets do not."""
+    lineage: Lineage = field(default=Lineage(), compare=False)
     wrong: tuple[Problem, ...] = field(default=(), compare=False)
     """Values of mapped columns that make no image: no dataset is begun with such rows.
 
@@ -114,6 +120,7 @@ class Plan:
             "syntax": bool(job.prompts.syntax),
             "labels": bool(self.words.classes),
             "references": any(model.ip_adapter for model in models),
+            "origins": self.origins,
         }
         return frozenset(only for only, is_there in there.items() if is_there)
 
@@ -241,12 +248,19 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
         _check_classes(job, source)
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + _most_images(job) - 1
-    larger = (*own_sizes(job, models, source.files), *of_licenses(models), *of_classifiers(job, clips))
+    lineage = lineage_of(job.prompts, source.files)
+    larger = (
+        *own_sizes(job, models, source.files),
+        *of_licenses(licensed_parts(job, models, lineage)),
+        *of_classifiers(job, clips),
+    )
     notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
         *(job, fingerprint(fields), fields, models, clips, source.schema, _segments(job, source, prompts), notices),
         wide_seeds=last > LARGEST_NARROW_SEED,
         control_modes=any(net.mode is not None for model in models for net in model.controlnets),
+        origins="image" in job.task.roles,
+        lineage=lineage,
         wrong=wrong_values(job, models, source),
         python_scores=own,
         words=words,

@@ -18,6 +18,7 @@ from promptmill.pipeline.planning.rounds import places_of
 from promptmill.schemas.checked import checked, count, text_map
 from promptmill.schemas.job import SCHEMA_VERSION, Job
 from promptmill.schemas.json_text import parse_object
+from promptmill.schemas.origin import Lineage, checked_lineage
 from promptmill.schemas.plan import (
     MOST_SHARDS,
     STAGED,
@@ -54,6 +55,8 @@ def to_json(plan: Plan) -> bytes:
             **({"wide_seeds": True} if plan.wide_seeds else {}),
             **({"words": asdict(plan.words)} if plan.words != NO_WORDS else {}),
             **({"control_modes": True} if plan.control_modes else {}),
+            **({"origins": True} if plan.origins else {}),
+            **({"lineage": asdict(plan.lineage)} if plan.lineage != Lineage() else {}),
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "python_scores": [asdict(score) for score in plan.python_scores],
@@ -85,6 +88,8 @@ def from_json(data: bytes) -> Plan:
         wide_seeds=inner.get("wide_seeds") is True,
         words=checked(Words, inner.get("words", {})),
         control_modes=inner.get("control_modes") is True,
+        origins=inner.get("origins") is True,
+        lineage=checked_lineage(inner.get("lineage", {})),
     )
     _check_fields(plan)
     plan = with_segments(plan, inner["segments"])

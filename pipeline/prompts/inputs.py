@@ -29,6 +29,7 @@ from promptmill.pipeline.storage.urls import absolute_url, is_remote
 from promptmill.schemas.errors import SampleError, StorageError
 from promptmill.schemas.generation import Fit, Generation
 from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, Input, Role
+from promptmill.schemas.origin import is_marked
 from promptmill.schemas.plan import STAGED, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 from promptmill.schemas.resolved import ResolvedModel
@@ -244,7 +245,8 @@ def prepare(sample: Sample, reader: InputReader, generation: Generation, model: 
         if role == leading:
             whole, size = made.size, size or drawn_size(made.size, generation, model)
         pixels = _fitted(role, made.pixels, Target(*(size or made.size), how), whole)
-        found[role] = replace(given, sha256=reader.hash_of(data), flags=made.flags, pixels=pixels)
+        known = replace(given, sha256=reader.hash_of(data), synthetic=is_marked(data))
+        found[role] = replace(known, flags=made.flags, pixels=pixels)
     return replace(sample, inputs={role: found[role] for role in sample.inputs})
 
 

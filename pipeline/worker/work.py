@@ -16,11 +16,12 @@ from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.row_settings import with_size, wrong_settings
-from promptmill.schemas.columns import Only, columns_only, with_modes
+from promptmill.schemas.columns import ORIGIN, Only, columns_only, with_modes
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import sample_id, sample_seed
 from promptmill.schemas.inputs import Task, TaskName
+from promptmill.schemas.origin import SYNTHETIC
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
 from promptmill.schemas.records import LARGEST_NARROW_SEED, input_fields
@@ -30,7 +31,16 @@ from promptmill.schemas.row_values import rows_of
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
 `compute.max_attempts` is: no row depends on how a job runs."""
-_MORE: Final[tuple[Only, ...]] = ("edits", "steering", "adapters", "controls", "syntax", "labels", "references")
+_MORE: Final[tuple[Only, ...]] = (
+    "edits",
+    "steering",
+    "adapters",
+    "controls",
+    "syntax",
+    "labels",
+    "references",
+    "origins",
+)
 """In the order of the objects, behind those of inputs."""
 
 
@@ -78,6 +88,8 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     task = plan.job.task
     constants = _constants(work.variant, task, plan.control_modes)
+    if plan.origins and plan.lineage.whole and plan.job.prompts.columns.image == "image":
+        constants[ORIGIN] = SYNTHETIC
     own = (constants, clip, _more_columns(plan), plan.wide_seeds, plan.words.class_names)
     work.writer = RecordWriter(plan.score_names, work.block.passthrough, *own)
     return work

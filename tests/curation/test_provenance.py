@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
+from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.export.card import write_card
+from promptmill.pipeline.export.licenses import license_of
+from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.models.catalog.licenses import license_called, license_of_folder, strictest
-from promptmill.pipeline.planning.plan import plan_job
+from promptmill.pipeline.models.catalog.shipped import shipped
+from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.plan import Counts
-from tests.curation.drawn import make_dataset, scenes
+from tests.curation.drawn import make_dataset, scenes, write_images
 from tests.heart.mill import MODEL, job, write_prompts
 
 
@@ -97,3 +103,104 @@ def test_the_strictest_of_several_counts() -> None:
 def test_a_card_that_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text)
     assert license_of_folder("here", tmp_path) is None
+
+
+def a_style(folder: Path, card: str = "", said: dict[str, str] | None = None) -> Path:
+    """A copy of the built-in adapter that draws hollow shapes, with a card beside it, or words in its header."""
+    folder.mkdir()
+    path = folder / "style.safetensors"
+    shutil.copyfile(shipped("adapters/hollow.safetensors"), path)
+    if said is not None:
+        save_file(load_file(path), path, metadata=said)
+    if card:
+        (folder / "README.md").write_text(f"---\n{card}\n---\n")
+    return path
+
+
+def styled(tmp_path: Path, path: Path, **own: str) -> Plan:
+    model = {"path": "builtin:shapes", "adapters": [{"name": "style", "path": str(path), **own}]}
+    wanted = {
+        **{"name": "x", "prompts": {"source": str(write_prompts(tmp_path / "a.parquet"))}},
+        **{"model": model, "output": {"url": "memory://x"}},
+    }
+    return plan_job(parse_job(json.dumps(wanted), "job.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("card", "said", "own", "expected"),
+    [
+        ("license: cc-by-nc-4.0", None, {}, "cc-by-nc-4.0"),
+        ("license: mit", {"modelspec.license": "cc-by-nc-4.0"}, {}, "cc-by-nc-4.0"),
+        ("license: mit", None, {"license": "cc-by-nc-4.0"}, "cc-by-nc-4.0"),
+        ("", None, {}, "unknown"),
+    ],
+)
+def test_the_licence_of_an_adapter_counts_too(
+    tmp_path: Path, card: str, said: dict[str, str] | None, own: dict[str, str], expected: str
+) -> None:
+    plan = styled(tmp_path, a_style(tmp_path / "style", card, said), **own)
+    assert license_of(plan).name == expected
+    told = [notice for notice in plan.notices if "licence" in notice]
+    assert told == (
+        []
+        if expected == "unknown"
+        else [
+            "adapter style: its licence cc-by-nc-4.0 is non-commercial for training with its images: no commercial use"
+        ]
+    )
+    store = Store(str(tmp_path / "out"))
+    write_card(plan, store, Counts(1, 1))
+    assert front(store.read("README.md").decode())["license"] == "other"
+    assert plan.models[0].adapters[0].sha in store.read("README.md").decode()
+    labels = [each["prov:label"] for each in json.loads(store.read("croissant.json"))["prov:wasDerivedFrom"]]
+    assert f"adapter style@{plan.models[0].adapters[0].sha}" in labels
+
+
+def test_a_licence_said_later_changes_no_fingerprint(tmp_path: Path) -> None:
+    path = a_style(tmp_path / "style")
+    plans = [styled(tmp_path, path, **own) for own in ({}, {"license": "mit"})]
+    assert plans[0].fingerprint == plans[1].fingerprint
+    assert len({json.dumps(plan.job.model.as_drawn.model_dump(mode="json")) for plan in plans}) == 1
+    assert [license_of(plan).name for plan in plans] == ["unknown", "mit"]
+
+
+def test_it_stands_in_the_card_of_the_dataset_that_is_there(tmp_path: Path, licensed: Path) -> None:
+    """The claim's own licence was written again and again."""
+    prompts, store = write_prompts(tmp_path / "a.parquet"), Store(str(tmp_path / "out"))
+    plans = [
+        plan_job(job(prompts, model={"path": str(licensed), "license": name}, prompts={"license": name}))
+        for name in ("cc-by-nc-4.0", "mit")
+    ]
+    joined = [claim_output(plan, store) for plan in plans]
+    assert [license_of(plan).name for plan in joined] == ["cc-by-nc-4.0", "mit"]
+
+
+@pytest.mark.parametrize(
+    ("card", "declared", "expected"), [("", None, "unknown"), ("cc-by-nc-4.0", None, "cc-by-nc-4.0")]
+)
+def test_the_licence_of_real_images(tmp_path: Path, card: str, declared: str | None, expected: str) -> None:
+    real = tmp_path / "real"
+    for name in ("ring", "star"):
+        write_images(real / name, scenes(1))
+    if card:
+        (real / "README.md").write_text(f"---\nlicense: {card}\n---\n")
+    over = {"source": str(real), "columns": {"image": "image"}, "templates": ["a star"]}
+
+    def planned(license: str | None) -> Plan:
+        wanted = job(real, prompts={**over, "license": license}, model={"license": "mit"})
+        return plan_job(wanted)
+
+    assert license_of(planned(declared)).name == expected
+    assert license_of(planned("cc-by-4.0")).name == "cc-by-4.0"
+    assert planned(None).fingerprint == planned("cc-by-4.0").fingerprint
+    store = Store(str(tmp_path / "out"))
+    write_card(planned(declared), store, Counts(1, 1))
+    assert f"| source `{real}` | `{expected}` |" in store.read("README.md").decode()
+
+
+def test_a_dataset_of_ours_hands_its_licence_on(tmp_path: Path) -> None:
+    plan = make_dataset(tmp_path / "first", scenes(2))
+    store = Store(str(tmp_path / "first" / "made"))
+    write_card(replace(plan, models=(replace(plan.models[0], license="cc-by-nc-4.0"),)), store, Counts(2, 2))
+    wanted = job(tmp_path, prompts={"source": f"{store.url}", "columns": {"image": "image"}}, model={"license": "mit"})
+    assert license_of(plan_job(wanted)).name == "cc-by-nc-4.0"

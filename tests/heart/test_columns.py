@@ -23,6 +23,7 @@ from promptmill.schemas.columns import (
     with_modes,
 )
 from promptmill.schemas.inputs import ROLES, Input
+from promptmill.schemas.origin import Lineage
 from promptmill.schemas.plan import Sample
 from promptmill.schemas.records import FAILURE, RECORD, REJECT, input_fields, with_scores
 
@@ -87,12 +88,14 @@ def test_a_number_of_the_source_that_is_called_like_one_of_ours_stays_the_source
 def test_the_catalogues_tell_the_meaning_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Plan:
         more_columns = frozenset({"inputs"})
-        models, fields, fingerprint = (), {}, "0"  # type: ignore[var-annotated]
+        models, fields, fingerprint, lineage = (), {}, "0", Lineage()  # type: ignore[var-annotated]
 
         class job:
             name = "x"
 
             class prompts:
+                source = "p"
+
                 class columns:
                     images = ("image",)
 

@@ -155,7 +155,7 @@ TRIED_ELSEWHERE = {
     "compute.max_cost": "it needs a price, and all of compute is left out",
     "model.revision": "of hub models, in tests/models",
     "model.mirror": "in tests/engine/test_mirror.py",
-    "model.license": "in tests/curation/test_provenance.py",
+    **dict.fromkeys(("model.license", "prompts.license"), "in tests/curation/test_provenance.py"),
     "model.device_map": "it needs two GPUs a worker, in tests/models/test_placing.py",
     "model.adapters": "they need a file, in tests/engine/test_adapters.py",
     "prompts.columns.adapter": "it needs adapters, in tests/engine/test_adapters.py",

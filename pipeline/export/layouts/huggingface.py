@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from promptmill.pipeline.dataset.records import FOOTER_KEY, to_parquet
 from promptmill.pipeline.export.card import exported_card
+from promptmill.pipeline.export.lineage import NO_ORIGINS, origins_of, part_of
 from promptmill.pipeline.export.training import Facts, Put
 
 NAMES = re.compile(r"README\.md|data/[a-zA-Z_]\w*-\d{5}\.parquet")
@@ -22,6 +23,7 @@ def write(tables: Iterator[tuple[str, pa.Table]], facts: Facts, put: Put) -> Non
     held: dict[str, int] = defaultdict(int)
     numbers: dict[str, int] = defaultdict(int)
     schema: pa.Schema | None = None
+    origins, images = Counter[str](), set[bytes]()
 
     def write_out(split: str) -> None:
         whole = pa.concat_tables(waiting.pop(split), promote_options="permissive")
@@ -31,6 +33,10 @@ def write(tables: Iterator[tuple[str, pa.Table]], facts: Facts, put: Put) -> Non
 
     for split, table in tables:
         table = _clean(table)
+        if facts.plan.origins:
+            its, seen = part_of(table)
+            origins += its
+            images |= seen
         schema = schema or table.schema
         waiting[split].append(table)
         held[split] += table.nbytes
@@ -38,7 +44,9 @@ def write(tables: Iterator[tuple[str, pa.Table]], facts: Facts, put: Put) -> Non
             write_out(split)
     for split in list(waiting):
         write_out(split)
-    put("README.md", exported_card(facts.plan, facts.splits, schema or pa.schema([])).encode("utf-8", "replace"))
+    found = origins_of(origins, images) if facts.plan.origins else NO_ORIGINS
+    card = exported_card(facts.plan, facts.splits, schema or pa.schema([]), found)
+    put("README.md", card.encode("utf-8", "replace"))
 
 
 def _clean(table: pa.Table) -> pa.Table:

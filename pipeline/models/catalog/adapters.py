@@ -17,6 +17,7 @@ from promptmill.pipeline.models.catalog.diffusers_source import has_loader
 from promptmill.pipeline.models.catalog.gguf import GGUF
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, cached_snapshot, download
+from promptmill.pipeline.models.catalog.licenses import license_of_file
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, list_folder, read_json
@@ -70,6 +71,7 @@ def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> Resolv
         trigger=adapter.trigger,
         revision=adapter.revision,
         mirror=base.mirror if adapter.revision is not None else None,
+        license=adapter.license or license_of_file(adapter.path, path),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from promptmill.pipeline.models.catalog.diffusers_source import call_parameters, init_annotations
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
+from promptmill.pipeline.models.catalog.licenses import license_of_folder
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.tasks import class_for
@@ -98,6 +99,7 @@ def resolve_control(net: ControlNet, base: ResolvedModel, task: TaskName, severa
         is_local=is_local,
         files=hashes,
         mirror=None if is_local else base.mirror,
+        license=net.license or license_of_folder(net.path, folder.root),
     )
 
 

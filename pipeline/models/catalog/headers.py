@@ -34,8 +34,28 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(_counts(entry.get("shape"))) for name, entry in _entries(path).items()}
 
 
+def metadata_of(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of itself, by name. Raises ValueError for a header that cannot be read."""
+    said = _header(path)[0].get("__metadata__")
+    return said if isinstance(said, dict) else {}
+
+
 def _entries(path: Path) -> dict[str, Any]:
     """The header's tensors, of a file that is whole."""
+    header, begin, size = _header(path)
+    try:
+        entries = {key: value for key, value in header.items() if key != "__metadata__"}
+        tensors = [_tensor(value) for value in entries.values()]
+    except ValueError as error:
+        raise ValueError(f"a broken safetensors header ({error})") from None
+    needed = begin + max((end for _, end in tensors), default=0)
+    if size != needed:
+        raise ValueError(f"{size:,} bytes where its header says {needed:,}")
+    return entries
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """With the byte behind it, and how many the file has."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -49,14 +69,9 @@ def _entries(path: Path) -> dict[str, Any]:
         file.seek(8)
         header = file.read(length)
     try:
-        entries = {key: value for key, value in parse_object(header).items() if key != "__metadata__"}
-        tensors = [_tensor(value) for value in entries.values()]
+        return parse_object(header), 8 + length, size
     except ValueError as error:
         raise ValueError(f"a broken safetensors header ({error})") from None
-    needed = 8 + length + max((end for _, end in tensors), default=0)
-    if size != needed:
-        raise ValueError(f"{size:,} bytes where its header says {needed:,}")
-    return entries
 
 
 def _tensor(entry: Any) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from promptmill.pipeline.models.catalog.licenses import CARD
 from promptmill.pipeline.models.catalog.mirror import Mirrored, Told, silent
 from promptmill.pipeline.models.catalog.weights import HASHED_SUFFIXES, ModelFolder, list_folder
 from promptmill.pipeline.storage.turns import one_at_a_time
@@ -127,7 +128,7 @@ def _fetch(hub_id: str, revision: str, where: str) -> ModelFolder:
 
     with asking(hub_id, where):
         info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
-        root = snapshot_download(hub_id, revision=revision, allow_patterns=["*.json"])
+        root = snapshot_download(hub_id, revision=revision, allow_patterns=["*.json", CARD])
     return ModelFolder(Path(root), {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
 

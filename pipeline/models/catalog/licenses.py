@@ -7,18 +7,20 @@ warning before a thousand GPU hours.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import yaml
 
+from promptmill.pipeline.models.catalog.headers import metadata_of
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.storage.local import read_regular_file
 
 UNKNOWN: Final = "unknown"
-_CARD_BYTES = 1 << 20
+CARD: Final = "README.md"
+CARD_BYTES: Final = 1 << 20
 
 Training = Literal["free", "restricted", "non-commercial", "forbidden", "unknown"]
 _ORDER: Final[tuple[Training, ...]] = ("free", "restricted", "unknown", "non-commercial", "forbidden")
@@ -111,18 +113,35 @@ def license_of_folder(path: str, folder: Path) -> str | None:
     """What the card of a model's folder says at its beginning; None where it says nothing."""
     if path.startswith(BUILTIN):
         return "apache-2.0"
-    front = _front_matter(folder / "README.md")
+    try:
+        return license_in(front_matter(read_regular_file(folder / CARD, CARD_BYTES)))
+    except (OSError, ValueError):
+        return None
+
+
+def license_of_file(path: str, file: Path) -> str | None:
+    """Of a safetensors file: as it says itself by Stability's ModelSpec, else the card beside it."""
+    try:
+        own = license_in({"license": metadata_of(file).get("modelspec.license")})
+    except (OSError, ValueError):
+        own = None
+    return own or license_of_folder(path, file.parent)
+
+
+def license_in(front: Mapping[str, object]) -> str | None:
+    """What the front matter of a card says, in one short printable line."""
     name = front.get("license")
     if name == "other":
         name = front.get("license_name", name)
     return name.strip()[:200] if isinstance(name, str) and name.strip() and name.isprintable() else None
 
 
-def _front_matter(card: Path) -> dict[str, object]:
+def front_matter(card: bytes) -> dict[str, object]:
+    """The YAML at the beginning of a card; empty where there is none that can be read."""
     try:
-        text = read_regular_file(card, _CARD_BYTES).decode("utf-8", "replace")
+        text = card.decode("utf-8", "replace")
         match = re.match(r"---\r?\n(.*?)\r?\n---\s", text, re.DOTALL)
         content = yaml.safe_load(match[1]) if match else {}
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+    except (ValueError, yaml.YAMLError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -20,6 +20,7 @@ from shutil import rmtree
 from typing import Final
 
 from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.models.catalog.licenses import CARD
 from promptmill.pipeline.models.catalog.weights import ModelFolder, read_json
 from promptmill.pipeline.storage.digests import read_blocks
 from promptmill.pipeline.storage.entry import Entry
@@ -67,7 +68,7 @@ class Mirrored:
     def look(self) -> ModelFolder:
         """All that the mirror has, with only settings here: JSON."""
         sums = self._sums()
-        self.fetch([name for name in sums if name.endswith(".json")])
+        self.fetch([name for name in sums if name.endswith(".json") or name == CARD])
         return ModelFolder(self.root, {name: each.size_bytes for name, each in sums.items()})
 
     def fetch(self, patterns: Iterable[str]) -> Path:

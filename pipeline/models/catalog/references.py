@@ -13,6 +13,7 @@ from promptmill.pipeline.models.catalog.diffusers_source import call_parameters,
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, download
+from promptmill.pipeline.models.catalog.licenses import license_of_folder
 from promptmill.pipeline.models.catalog.redux import (
     PROCESSOR,
     check_redux_base,
@@ -73,6 +74,7 @@ def resolve_ip_adapter(
         is_local=is_local,
         files=hashes,
         mirror=None if is_local else base.mirror,
+        license=given.license or license_of_folder(given.path, folder.root),
     )
 
 
