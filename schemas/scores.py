@@ -85,8 +85,9 @@ class Score(StrictModel):
     """`image`: `sharpness`, `contrast`, `colourfulness`, `near_black`. `verified`: whether the image shows what a
     caption of the shapes world says, and `verified_share`, the share of its claims that hold."""
     classifier: Text | None = None
-    """A folder that `AutoModelForImageClassification` of transformers loads from safetensors, and that names a class as
-    each of the job's: `agrees`, whether that of the image is the likeliest of all, and `label_probability`."""
+    """A folder that `AutoModelForImageClassification` of transformers loads from safetensors, or with the same
+    configuration and an ONNX file, and that names a class as each of the job's: `agrees`, whether that of the image is
+    the likeliest of all, and `label_probability`."""
     python: Text | None = None
     """A score of your own: the import path of its class, `package.module:Class`, or the name of an entry point in the
     group `promptmill.scores`. The class says what its scores are called."""

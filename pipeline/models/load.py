@@ -52,6 +52,13 @@ def load_image_encoder(model: Features, threads: int, device: str = "auto") -> I
 def load_classifier(model: ResolvedClip, threads: int, device: str = "auto") -> Classifier:
     """As `load_generator`, for a classifier's folder."""
     prepare_process(threads)
+    from promptmill.pipeline.models.catalog.classifiers import classifier_folder
+    from promptmill.pipeline.models.catalog.weights import list_folder, onnx_name
+
+    if onnx_name(list_folder(classifier_folder(model))) is not None:
+        from promptmill.pipeline.models.clip.onnx_classifier import OnnxClassifier
+
+        return OnnxClassifier(model, threads)
     from promptmill.pipeline.models.clip.classifier import ImageClassifier
 
     return ImageClassifier(model, device)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from promptmill.pipeline.models.catalog.classifiers import outputs_of
+from promptmill.pipeline.models.catalog.classifiers import outputs_of, resolve_classifier
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.interface import Embedder
 from promptmill.pipeline.models.load import load_classifier, load_embedder
 from promptmill.pipeline.planning.own_scores import describe_score
 from promptmill.pipeline.planning.plan import Plan
-from promptmill.pipeline.scores.agreement import Agreement
+from promptmill.pipeline.scores.agreement import Agreement, AgreementAfterwards
 from promptmill.pipeline.scores.clip import ClipScore
 from promptmill.pipeline.scores.diversity import Diversity
 from promptmill.pipeline.scores.interface import Scorer
@@ -22,7 +22,7 @@ from promptmill.pipeline.scores.relative import AmongClasses, Relative
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.rules import repeats
-from promptmill.schemas.scores import METRIC_SCORES
+from promptmill.schemas.scores import CLASSIFIER_SCORES, METRIC_SCORES
 
 
 def plain_scorer(word: str) -> Scorer:
@@ -55,10 +55,10 @@ WITH_CLIP: dict[str, Callable[[Embedder, Asked], Scorer]] = {
         embedder, asked.distractors or asked.wordings, asked.name or "relative", asked.version
     ),
 }
-OWN = "python"
+OWN, CLASSIFIER = "python", "classifier"
 EXPECTED = (
     f"{', '.join(METRIC_SCORES)}, "
-    "clip=MODEL, clip:name=MODEL, diversity=MODEL, relative=MODEL or python=PACKAGE.MODULE:CLASS"
+    "clip=MODEL, clip:name=MODEL, diversity=MODEL, relative=MODEL, classifier=FOLDER or python=PACKAGE.MODULE:CLASS"
 )
 
 
@@ -120,6 +120,9 @@ def choose_scorers(words: Sequence[str], distractors: Sequence[str] = (), thread
             return plain_scorer(kind)
         if kind == OWN:
             return OwnScore(describe_score(value, f"metric {word}"))
+        if kind == CLASSIFIER:
+            model = resolve_classifier(value, "metric classifier")
+            return AgreementAfterwards(load_classifier(model, threads), model.revision, "metric classifier")
         others = distractors if kind == "relative" else ()
         return WITH_CLIP[kind](embedder(value), Asked(clip(value), name or None, others))
 
@@ -136,7 +139,7 @@ def _columns(word: str) -> tuple[str, ...]:
     kind, name, value = _parts(word)
     if kind == OWN:
         return describe_score(value, f"metric {word}").names
-    return METRIC_SCORES.get(kind, (name or kind,))
+    return CLASSIFIER_SCORES if kind == CLASSIFIER else METRIC_SCORES.get(kind, (name or kind,))
 
 
 def _parts(word: str) -> tuple[str, str, str]:
@@ -153,6 +156,9 @@ def _problems(word: str, distractors: Sequence[str]) -> list[Problem | str]:
             return []
         if kind == OWN and value and not name:
             describe_score(value, f"metric {word}")
+            return []
+        if kind == CLASSIFIER and value and not name:
+            resolve_classifier(value, "metric classifier")
             return []
         if kind not in WITH_CLIP or not value or (name and not (kind == "clip" and name.isidentifier())):
             hint = f"Name a CLIP: `{kind}=builtin:shapes`" if kind in WITH_CLIP else ""

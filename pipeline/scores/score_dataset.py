@@ -86,7 +86,7 @@ def score_dataset(
         done_before += len(metrics) - len(todo)
         if todo:
             with contextlib.suppress(MissingObjectError):  # a shard that is to be made again has no scores yet
-                pictures, broken = read_pictures(store, unit)
+                pictures, broken = read_pictures(store, unit, None, [name for each in todo for name in each.needs])
                 images, left_out = images + len(pictures), left_out + broken
                 for metric in todo:
                     for name, column in _write(store, metric, unit, pictures).items():

@@ -1,36 +1,57 @@
-"""Classifiers of images that a job judges its own images with: a folder of transformers, looked up without torch."""
+"""Classifiers of images that a job judges its own images with: a folder of transformers, its weights as safetensors or
+as one ONNX file. Looked up without torch."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from promptmill.pipeline.models.catalog.clips import LOCAL, ResolvedClip, clip_files
-from promptmill.pipeline.models.catalog.features import SETTINGS, check_vision_folder
+from promptmill.pipeline.models.catalog.door import folder_problems
+from promptmill.pipeline.models.catalog.features import PREPROCESSOR, SETTINGS, check_vision_folder
 from promptmill.pipeline.models.catalog.licenses import license_of_folder
-from promptmill.pipeline.models.catalog.weights import BY_HASH, ModelFolder, identity_of, list_folder, read_json
+from promptmill.pipeline.models.catalog.weights import (
+    BY_HASH,
+    ONNX,
+    ModelFolder,
+    identity_of,
+    list_folder,
+    onnx_name,
+    read_json,
+)
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.schemas.errors import JobError, Problem
 
+MOST_ONNX_BYTES: Final = (2 << 30) - 1
+"""More the format itself holds only in further files, and those are not read."""
 _KIND = "ForImageClassification"
 
 
 def resolve_classifier(spec: str, where: str) -> ResolvedClip:
-    """A folder that `AutoModelForImageClassification` loads. Raises JobError with all problems."""
+    """A folder that `AutoModelForImageClassification` loads, or one as Optimum exports it to ONNX; the path of the ONNX
+    file names its folder. Raises JobError with all problems.
+    """
     root = at_home(spec.removeprefix(LOCAL)).absolute()
+    if root.suffix == ONNX and root.is_file():
+        root, spec = root.parent, str(Path(spec).parent)
     if not (root / SETTINGS).is_file():
         got = f"none at {root}" if root.is_dir() else f"nothing at {root}"
         raise JobError(Problem(where, f"a classifier's folder, with {SETTINGS}", got))
     folder = list_folder(root)
     check_classifier_folder(folder, where)
-    size = sum(folder.files[name] for name in folder.files if name.endswith(".safetensors") and "/" not in name)
+    size = sum(folder.files[name] for name in folder.files if name.endswith((".safetensors", ONNX)) and "/" not in name)
     whole, files = identity_of(root, clip_files(folder), where)
     return ResolvedClip(spec, f"{LOCAL}{root}", None, f"{BY_HASH}{whole}", size, files)
 
 
 def check_classifier_folder(folder: ModelFolder, where: str) -> None:
     """Asked when a job is planned, and again by whoever loads the folder. Raises JobError with all problems."""
+    if (name := onnx_name(folder)) is not None:
+        check_onnx_folder(folder, name, where)
+        return
     check_vision_folder(folder, where)
     path = folder.root / SETTINGS
     names = read_json(path).get("architectures")
@@ -38,6 +59,24 @@ def check_classifier_folder(folder: ModelFolder, where: str) -> None:
         raise JobError(Problem(where, f"a model `…{_KIND}` in `architectures` of {path}", repr(names)[:100]))
     if not classifier_labels(folder.root):
         raise JobError(Problem(where, f"`id2label`, the names of its classes from 0 on, in {path}", "none"))
+
+
+def check_onnx_folder(folder: ModelFolder, name: str, where: str) -> None:
+    """As `check_classifier_folder`. What onnxruntime makes of the file is known when it is loaded."""
+    problems = folder_problems(folder, (name for name in folder.files if "/" not in name), where)
+    if importlib.util.find_spec("onnxruntime") is None:
+        hint = "pip install 'promptmill[onnx]'"
+        problems.append(Problem(where, f"onnxruntime, which runs {name}", "it is not installed", hint))
+    if folder.files[name] > MOST_ONNX_BYTES:
+        problems.append(Problem(where, "an ONNX file below 2 GiB", f"{folder.files[name]:,} bytes"))
+    if PREPROCESSOR not in folder.files:
+        hint = "It says how images are resized: save it with `AutoImageProcessor`"
+        problems.append(Problem(where, f"{PREPROCESSOR} in {folder.root}", "no such file", hint))
+    if not classifier_labels(folder.root):
+        path = folder.root / SETTINGS
+        problems.append(Problem(where, f"`id2label`, the names of its classes from 0 on, in {path}", "none"))
+    if problems:
+        raise JobError(*problems)
 
 
 def classifier_folder(model: ResolvedClip) -> Path:

@@ -19,6 +19,7 @@ from promptmill.pipeline.models.catalog.weights import (
     ModelFolder,
     identity_of,
     list_folder,
+    onnx_name,
     read_json,
     small_files,
     weights_problem,
@@ -148,8 +149,9 @@ def _resolve_folder(spec: str, root: Path, where: str) -> ResolvedClip:
 
 
 def clip_files(folder: ModelFolder) -> list[str]:
-    """What scores depend on."""
-    return sorted({*small_files(folder), *_weights(folder)})
+    """What scores depend on: of a classifier as ONNX that file."""
+    onnx = onnx_name(folder)
+    return sorted({*small_files(folder), *_weights(folder), *(() if onnx is None else (onnx,))})
 
 
 def old_clip_files(folder: ModelFolder) -> list[str]:

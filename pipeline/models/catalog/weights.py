@@ -27,7 +27,8 @@ BY_HASH = "local-"
 
 HASHED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors")
 NEVER_LOADED = (".md", ".rst", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx")
+ONNX = ".onnx"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ONNX)
 
 _WEIGHTS_NAME = re.compile(
     r"^(?:diffusion_pytorch_model|model)"
@@ -92,6 +93,13 @@ def small_files(folder: ModelFolder, below: Iterable[str] | None = None) -> list
         and not name.rpartition("/")[2].startswith(".")
         and not name.lower().endswith((".safetensors", *PICKLES, *NEVER_LOADED))
     ]
+
+
+def onnx_name(folder: ModelFolder) -> str | None:
+    """The ONNX file of a folder without safetensors; None where there is none, or which one is unclear."""
+    names = [name for name in folder.files if "/" not in name]
+    found = [name for name in names if name.endswith(ONNX)]
+    return found[0] if len(found) == 1 and not any(name.endswith(".safetensors") for name in names) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
