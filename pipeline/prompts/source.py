@@ -105,7 +105,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     labels = labelled(store, files, prompts, classes)
     asked = {**pools_in_texts(prompts, attributes), **pools_in_rows(store, files, prompts)}
     words = Words(labels.classes, attributes, read_pools(prompts, asked, output))
-    again = repeated(expansion_rows(store, files, prompts, words), Expansion(prompts, words))
+    again = repeated(expansion_rows(store, files, prompts, words, schema), Expansion(prompts, words))
     source = Source(
         files,
         schema,

@@ -10,6 +10,7 @@ import pyarrow as pa
 from promptmill.pipeline.prompts.classes import CLASS
 from promptmill.pipeline.prompts.columns import Named
 from promptmill.pipeline.prompts.expansion import Expansion
+from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.kinds import as_kind
 from promptmill.pipeline.prompts.some_columns import column_tables
 from promptmill.pipeline.storage.store import Store
@@ -23,8 +24,8 @@ from promptmill.schemas.words import Attribute, ClassNumbers, LabelClass, Words
 
 COUNTED: Final = 10_000
 """Prompts whose texts are made to see how many repeat: half a second (measured), and each run does it."""
-Row = tuple[str, Mapping[str, str | None], str]
-"""Id of a row, the values that templates may ask for, and its own prompt."""
+Row = tuple[str, Mapping[str, str | None], str, str]
+"""Id of a row, the values that templates may ask for, its own prompt, and which images it is drawn from."""
 
 
 def names_in_texts(prompts: Prompts, attributes: Sequence[Attribute]) -> Named | None:
@@ -107,16 +108,19 @@ def _pools(texts: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def class_rows(classes: Sequence[LabelClass]) -> Iterator[Row]:
     for each in classes:
-        yield each.name, {CLASS: each.wording, "label": each.name, "prompt": each.wording}, each.wording
+        yield each.name, {CLASS: each.wording, "label": each.name, "prompt": each.wording}, each.wording, ""
 
 
-def expansion_rows(store: Store, files: Sequence[SourceFile], prompts: Prompts, words: Words) -> Iterator[Row]:
+def expansion_rows(
+    store: Store, files: Sequence[SourceFile], prompts: Prompts, words: Words, schema: pa.Schema
+) -> Iterator[Row]:
     """As many as are counted, with the columns that templates name."""
     numbers, columns = ClassNumbers(words.classes), prompts.columns
     expansion = Expansion(prompts, words)
     asked = [name for name in expansion.names if not (name == CLASS and words.classes)]
     own = [] if prompts.templates else [columns.prompt]
-    asked = list(dict.fromkeys([*asked, *own, *filter(None, (columns.id, columns.label))]))
+    paths = [name for name in columns.images.values() if name in schema.names and _is_text(schema.field(name).type)]
+    asked = list(dict.fromkeys([*asked, *own, *paths, *filter(None, (columns.id, columns.label))]))
     for file in files if expansion.acts and asked else ():
         first = 0
         for table in column_tables(store, file, prompts, asked):
@@ -127,8 +131,27 @@ def expansion_rows(store: Store, files: Sequence[SourceFile], prompts: Prompts, 
                 values[CLASS] = values.get(CLASS) if number is None else words.classes[number].wording
                 key = derived_prompt_id(file.name, file.first + first + i)
                 key = key if columns.id is None else values[columns.id] or key
-                yield key, values, (values[columns.prompt] or "") if own else ""
+                yield (
+                    key,
+                    values,
+                    (values[columns.prompt] or "") if own else "",
+                    _drawn_from(key, file, values, prompts),
+                )
             first += table.num_rows
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _drawn_from(key: str, file: SourceFile, values: Mapping[str, str | None], prompts: Prompts) -> str:
+    """Equal for rows with the same images; images that stand in the row itself are its own."""
+    columns = prompts.columns.images.values()
+    if not columns:
+        return ""
+    if is_image(file.name):
+        return file.name
+    return repr([file.name, *(values[name] for name in columns)]) if all(name in values for name in columns) else key
 
 
 def _text(cell: object) -> str | None:
@@ -138,16 +161,19 @@ def _text(cell: object) -> str | None:
 
 
 def repeated(rows: Iterator[Row], expansion: Expansion) -> tuple[str, ...]:
-    """How many of the first prompts are there twice. Raises InputError for more than can be counted exactly."""
+    """How many of the first prompts are there twice, with the same images where they are drawn from some.
+
+    Raises InputError for more than can be counted exactly.
+    """
     if not expansion.columns:
         return ()
     if expansion.each > MOST:
         hint = "Say how many prompts of each row are drawn in `prompts.draws`"
         raise InputError(Problem("prompts.attributes", f"at most 2^53 prompts ({MOST:,})", f"{expansion.each:,}", hint))
-    texts: list[str] = []
-    for key, values, prompt in rows:
-        left = COUNTED - len(texts)
-        texts += [expansion.at(key, index, values, prompt).text for index in range(min(expansion.each, left))]
+    texts: list[tuple[str, str]] = []
+    for key, values, prompt, image in rows:
+        left = range(min(expansion.each, COUNTED - len(texts)))
+        texts += [(expansion.at(key, index, values, prompt).text, image) for index in left]
         if len(texts) >= COUNTED:
             break
     count = len(texts) - len(set(texts))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from promptmill.jobs.options import loaded_job
 from promptmill.pipeline.dataset.claim import claim_output
@@ -320,3 +321,25 @@ def test_a_count_of_many_digits_is_one_number() -> None:
     """It was read as 100000 to 0 of them."""
     plan = planned(classes=["ring"], templates=["{1000000$$ and $$a|b}"], wildcards=True, draws=8)
     assert {*texts(plan)} == {"a and b", "b and a"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "paths", "bytes"])
+def test_prompts_of_other_images_are_no_repeats(tmp_path: Path, kind: str) -> None:
+    """A class of four images was told that three of its four prompts repeat."""
+    images = tmp_path / "images"
+    (images / "ring").mkdir(parents=True)
+    contents = []
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(images / "ring" / f"{i}.png")
+        contents.append((images / "ring" / f"{i}.png").read_bytes())
+    mapped = {"image": "image"}
+    if kind == "folder":
+        prompts: dict[str, Any] = {"source": str(images), "columns": {"image": "file_name"}}
+    else:
+        rows = contents if kind == "bytes" else [f"images/ring/{i}.png" for i in (0, 1, 1)]
+        path = mill.write_prompts(tmp_path / "a.parquet", ["x"] * 3, image=rows)
+        prompts = {"source": str(path), "columns": mapped}
+    prompts |= {"templates": ["a {colour} ring"], "attributes": {"colour": ["red"]}}
+    plan = plan_job(mill.job(tmp_path / "a.parquet", prompts=prompts))
+    told = [notice for notice in plan.notices if "repeated" in notice]
+    assert told == (["prompts: of 3 prompts 1 is repeated"] if kind == "paths" else [])
