@@ -6,18 +6,20 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
 from promptmill.jobs.trust import refuse_strangers
 from promptmill.pipeline.dataset.open import open_dataset
-from promptmill.pipeline.models.catalog.clips import resolve_clip
+from promptmill.pipeline.models.catalog.classifiers import classifier_folder
+from promptmill.pipeline.models.catalog.clips import clip_folder, resolve_clip
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.trust import remember, strangers
 from promptmill.pipeline.planning.places import relocated
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
-from promptmill.schemas.resolved import ResolvedAdapter
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel
 from tests.engine.conftest import Answer
 from tests.heart.conftest import home
 
@@ -92,6 +94,52 @@ def test_what_is_built_in_needs_no_trust_and_cannot_be_feigned() -> None:
         replace(clip, tag="openai"),
     ]
     assert [len(strangers([each])) for each in feigned] == [1] * len(feigned)
+
+
+LOOKS = ResolvedIpAdapter("org/looks", "org/looks", "a" * 40, "ip.safetensors", "image_encoder", "X", 1.0, 1, False)
+STYLE = ResolvedAdapter("a", "org/style", "/cache/style.safetensors", "0" * 32, 1.0, 1, revision="b" * 40)
+NET = ResolvedControl("n", "org/net", "org/net", "c" * 40, "ControlNetModel", 1.0, "none", 1, False)
+MIRROR = "s3://evil/models"
+
+
+def test_whatever_a_model_is_loaded_with_is_asked_about() -> None:
+    """An IP-Adapter was loaded, and of the hub downloaded, whoever named it."""
+    model = resolve_model(Model(path="builtin:shapes"), "model")
+    given: dict[str, Any] = {"adapters": (STYLE,), "controlnets": (NET,), "ip_adapter": LOOKS}
+    hints = get_type_hints(ResolvedModel)
+    assert given.keys() == {name for name, hint in hints.items() if "resolved.Resolved" in f"{hint}"}
+    for name, value in given.items():
+        named = replace(model, **{name: value})
+        assert len(strangers([named])) == 1, name
+        remember([named])
+        assert strangers([named]) == [], name
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(LOOKS, weights="other.safetensors"),
+        replace(LOOKS, encoder="other"),
+        replace(LOOKS, revision="d" * 40),
+        replace(LOOKS, mirror=MIRROR),
+        replace(LOOKS, is_local=True, location="/evil"),
+        replace(STYLE, path="evil/style"),
+        replace(STYLE, revision="d" * 40),
+        replace(STYLE, mirror=MIRROR),
+        replace(NET, mirror=MIRROR),
+    ],
+)
+def test_what_is_known_is_not_fetched_from_elsewhere(other: Any) -> None:
+    remember([LOOKS, STYLE, NET])
+    assert strangers([LOOKS, STYLE, NET]) == []
+    assert strangers([other]) == [other.path]
+
+
+def test_a_classifier_called_as_a_clip_that_is_built_in(tmp_path: Path) -> None:
+    """The name needs no trust, so what it names must be what is loaded, and no folder of the stranger's."""
+    feigned = replace(resolve_clip("builtin:shapes", "score"), location=f"local-dir:{tmp_path}")
+    assert strangers([feigned]) == []
+    assert classifier_folder(feigned) == clip_folder(feigned) != tmp_path
 
 
 def test_a_state_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from promptmill.pipeline.models.catalog.clips import LOCAL, ResolvedClip, clip_files
+from promptmill.pipeline.models.catalog.clips import LOCAL, ResolvedClip, clip_files, clip_folder
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.features import PREPROCESSOR, SETTINGS, check_vision_folder
 from promptmill.pipeline.models.catalog.licenses import license_of_folder
@@ -80,7 +80,8 @@ def check_onnx_folder(folder: ModelFolder, name: str, where: str) -> None:
 
 
 def classifier_folder(model: ResolvedClip) -> Path:
-    return Path(model.location.removeprefix(LOCAL))
+    """As of a CLIP: what is called as one that is built in is that one, wherever a plan says it lies."""
+    return clip_folder(model)
 
 
 def classifier_labels(root: Path) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Final
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Final
 
 from promptmill.pipeline.models.catalog.clips import BUILTIN_CLIPS, ResolvedClip
 from promptmill.pipeline.models.catalog.resolve import BUILTIN_MODELS
@@ -17,11 +17,11 @@ from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.storage.noted import is_noted, note
 from promptmill.schemas.identity import digest
 from promptmill.schemas.plan import PythonScore
-from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedModel
+from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
 _KIND: Final = "models"
 
-Named = ResolvedModel | ResolvedClip | ResolvedAdapter | ResolvedControl | PythonScore
+Named = ResolvedModel | ResolvedClip | ResolvedAdapter | ResolvedControl | ResolvedIpAdapter | PythonScore
 
 
 def remember(models: Iterable[Named]) -> str | None:
@@ -41,12 +41,19 @@ def _all(models: Iterable[Named]) -> Iterator[Named]:
     for model in models:
         yield model
         if isinstance(model, ResolvedModel):
-            yield from model.adapters
-            yield from model.controlnets
+            yield from _beside(model)
+
+
+def _beside(model: ResolvedModel) -> Iterator[Named]:
+    """Whatever is loaded onto it: a kind that is added to the model is asked about from its first day."""
+    for each in fields(model):
+        value = getattr(model, each.name)
+        parts: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+        yield from filter(is_dataclass, parts)
 
 
 def _is_builtin(model: Named) -> bool:
-    if isinstance(model, PythonScore):
+    if isinstance(model, PythonScore | ResolvedIpAdapter):
         return False
     if isinstance(model, ResolvedAdapter | ResolvedControl):
         shipped = re.fullmatch(f"{BUILTIN}[a-z0-9-]+", model.path) is not None
@@ -60,12 +67,14 @@ def _digest(model: Named) -> str:
     if isinstance(model, PythonScore):
         return digest(["score", model.path, model.version])
     if isinstance(model, ResolvedAdapter):
-        return digest(["adapter", model.sha])
+        # Of the hub its place too: what has another sum is refused only once it was fetched.
+        return digest(["adapter", model.sha, *([model.path, model.revision, model.mirror] if model.revision else [])])
     if model.is_local:
         return digest([type(model).__name__, model.revision, sorted(model.files.items())])
     if isinstance(model, ResolvedClip):
         return digest(["clip", model.location, model.tag, model.revision])
-    return digest([type(model).__name__, model.path, model.revision, *([model.mirror] if model.mirror else [])])
+    own = [model.weights, model.encoder] if isinstance(model, ResolvedIpAdapter) else []
+    return digest([type(model).__name__, model.path, model.revision, *own, *([model.mirror] if model.mirror else [])])
 
 
 def _as_older(model: Named) -> Named:
