@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,9 +15,11 @@ from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.targets import open_target
 from promptmill.pipeline.export.push import check_push, push_folder
 from promptmill.pipeline.export.registry import LAYOUTS, layout_of
+from promptmill.pipeline.export.signing import Sign, open_signer
 from promptmill.pipeline.export.splits import read_shares
 from promptmill.pipeline.export.suites import export_dataset
 from promptmill.pipeline.export.training import export_training
+from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, MissingObjectError, Problem
 from promptmill.schemas.results import ExportResult
@@ -35,20 +38,33 @@ def export(
     selection: str | None = None,
     split: str | None = None,
     push: str | None = None,
+    sign: bool = False,
+    certificate: str | None = None,
+    key: str | None = None,
 ) -> ExportResult:
     """`out` is a folder or URL, `split` such as `train=0.9,test=0.1`. Raises JobError where the dataset lacks what the
-    layout holds, for shares that are none, and for a push without a token."""
+    layout holds, for shares that are none, for a push without a token, and for a signature that cannot be made.
+
+    `certificate` and `key` are paths, else those of PROMPTMILL_CERTIFICATE and PROMPTMILL_KEY.
+    """
+    if not sign and (certificate or key):
+        raise JobError(Problem("--certificate, --key", "--sign beside them", "none"))
     shares = None if split is None else read_shares(split)
     target = open_target(out, "OUT")
     folder = target.local_path()
     if push is not None:
         check_push(push, folder is not None)
     for_training = hasattr(layout_of(layout), "write")
+    if sign and (not for_training or getattr(layout_of(layout), "TABLES", False)):
+        got = f"{layout}, whose {'tables say the hashes of their images' if for_training else 'images a scorer reads'}"
+        raise JobError(Problem("--sign", "a layout of image files for training", got, "Take imagefolder or another"))
     if not for_training and (split or push):
         option = "--split" if split else "--push"
         raise JobError(Problem(option, "a layout for training", f"{layout}, which the scorer of a suite reads"))
     try:
-        made = _made(url, layout, target, rejected, selection, shares, for_training)
+        made = _made(
+            url, layout, target, rejected, selection, shares, for_training, (certificate, key) if sign else None
+        )
     except MissingObjectError as error:
         expected = "a dataset of which nothing is removed meanwhile"
         hint = "`verify --repair` is at work: export again when it is done"
@@ -67,11 +83,19 @@ def _made(
     selection: str | None,
     shares: Mapping[str, float] | None,
     for_training: bool,
+    credentials: tuple[str | None, str | None] | None,
 ) -> ExportResult:
     plan, store = open_dataset(url)
+    sign = None if credentials is None else _signer(plan, *credentials)
     if for_training:
-        return export_training(plan, store, target, layout_of(layout), shares, rejected, selection)
+        return export_training(plan, store, target, layout_of(layout), shares, rejected, selection, sign)
     return export_dataset(plan, store, target, layout, rejected, selection)
+
+
+def _signer(plan: Plan, certificate: str | None, key: str | None) -> Sign:
+    """Of an image that was drawn anew in part the rest may be a photo."""
+    paths = certificate or os.environ.get("PROMPTMILL_CERTIFICATE"), key or os.environ.get("PROMPTMILL_KEY")
+    return open_signer(*paths, composite="mask" in plan.job.task.roles)
 
 
 def command(
@@ -86,7 +110,12 @@ def command(
     push: Annotated[
         str | None, typer.Option(metavar="hf://datasets/OWNER/NAME", help="Send it to the Hugging Face hub, private.")
     ] = None,
+    sign: Annotated[bool, typer.Option("--sign", help="Embed a signed C2PA manifest in each image.")] = False,
+    certificate: Annotated[
+        str | None, typer.Option(metavar="PEM", help="Chain to sign with, else $PROMPTMILL_CERTIFICATE.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="PEM", help="Its private key, else $PROMPTMILL_KEY.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the folders that a training, the hub or a suite's own scorer reads."""
-    show(export(url, layout, out, rejected, selection, split, push).as_json(), as_json)
+    show(export(url, layout, out, rejected, selection, split, push, sign, certificate, key).as_json(), as_json)

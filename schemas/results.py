@@ -258,7 +258,7 @@ class CurateResult(DatasetResult):
 class ExportResult(Result):
     """`folders` are those of the sweep's variants, the root alone without one. `without_image` are rejected samples
     whose image the dataset does not store. `splits` counts the images of each, empty for a suite's layout; `pushed` is
-    where the files were sent."""
+    where the files were sent, `signed` how many images got a C2PA manifest."""
 
     out: str
     images: int
@@ -268,6 +268,7 @@ class ExportResult(Result):
     splits: dict[str, int] = field(default_factory=dict)
     files: int | None = None
     pushed: str | None = None
+    signed: int | None = None
 
 
 RESULTS = {

@@ -15,6 +15,7 @@ from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples
 from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.export.names import distinct_names
+from promptmill.pipeline.export.signing import Sign
 from promptmill.pipeline.export.splits import WHOLE, assign
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
@@ -52,6 +53,7 @@ class Facts:
     splits: Mapping[str, int]
     folders: Mapping[str, str]
     classes: Sequence[str] = ()
+    sign: Sign | None = None
 
     @property
     def asked(self) -> bool:
@@ -73,10 +75,11 @@ def export_training(
     shares: Mapping[str, float] | None = None,
     rejected: bool = False,
     selection: str | None = None,
+    sign: Sign | None = None,
 ) -> ExportResult:
     """Kept images, and stored rejected ones where asked for, as one tree for all variants.
 
-    Raises JobError where the layout cannot be filled or `out` holds other files.
+    Images are signed by `sign`. Raises JobError where the layout cannot be filled or `out` holds other files.
     """
     plan, samples = read_selected(plan, store, selection, ("label", "label_name"))
     if samples.problems:
@@ -94,7 +97,7 @@ def export_training(
         places[objects[row]][numbers[row]] = split
     named = sorted({name for row in rows if (name := labels[row]) is not None})
     counts = {name: splits.count(name) for name in shares or WHOLE}
-    facts = Facts(plan, counts, distinct_names({name: name for name in named}, "class"), named)
+    facts = Facts(plan, counts, distinct_names({name: name for name in named}, "class"), named, sign)
     return _written(out, layout, facts, places, _tables(store, places), samples, rows)
 
 
@@ -126,7 +129,10 @@ def _written(
         raise StorageError(f"{without} images of {len(rows)} could not be read; `promptmill verify --deep` says which")
     prompts = samples.texts("prompt_id")
     return ExportResult(
-        *(out.url, images, len({prompts[row] for row in rows}), [""], without), splits=dict(seen), files=len(files)
+        *(out.url, images, len({prompts[row] for row in rows}), [""], without),
+        splits=dict(seen),
+        files=len(files),
+        signed=images if facts.sign else None,
     )
 
 
@@ -198,6 +204,7 @@ def _picture(split: str, row: Mapping[str, Any], facts: Facts) -> Picture:
     caption = row.get("caption") or row.get("prompt") or ""
     told = {each: row[each] for each in _TOLD if row.get(each) is not None}
     folder = "" if name is None else facts.folders[name]
+    data = facts.sign(data, suffix, f"{row['sample_id']}.{suffix}") if facts.sign else data
     return Picture(split, row["sample_id"], suffix, data, caption, number, name, folder, told)
 
 

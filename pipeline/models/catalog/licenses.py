@@ -1,7 +1,8 @@
-"""Licences of models, and what they say on training with what the models draw.
+"""Licences of models and images, and what they say on training with what is drawn with and of them.
 
-Written down in November 2026 without the texts at hand: `url` has the one that holds. No legal advice: a word of
-warning before a thousand GPU hours.
+Written down in November 2026: names are those of https://huggingface.co/docs/hub/repositories-licenses, `url` has the
+text that holds. Of FLUX.1 [dev] it is section 2 (d), "Outputs", of Stability's Community License section IV (b), of
+OpenRAIL attachment A, all as others quote them. No legal advice: a word of warning before a thousand GPU hours.
 """
 
 from __future__ import annotations
@@ -39,14 +40,30 @@ class License:
 
 _FREE = "outputs are free to use"
 _USES = "its use restrictions hold for outputs and go along with models that are trained on them"
+_COMMONS: Final[tuple[tuple[str, Training, str], ...]] = (
+    ("by", "restricted", "names its authors"),
+    ("by-sa", "restricted", "adapted images come under the same licence"),
+    ("by-nc", "non-commercial", "no commercial use"),
+    ("by-nc-sa", "non-commercial", "no commercial use, and adapted images come under the same licence"),
+    ("by-nd", "forbidden", "adapted images are not shared"),
+    ("by-nc-nd", "forbidden", "no commercial use, and adapted images are not shared"),
+)
 _KNOWN: Final = {
     each.name: each
     for each in (
+        *(
+            License(f"cc-{kind}-{number}", training, says, f"https://creativecommons.org/licenses/{kind}/{number}/")
+            for kind, training, says in _COMMONS
+            for number in ("2.0", "2.5", "3.0", "4.0")
+        ),
         License("apache-2.0", "free", _FREE, "https://www.apache.org/licenses/LICENSE-2.0"),
         License("mit", "free", _FREE, "https://opensource.org/licenses/MIT"),
+        License("bsd-2-clause", "free", _FREE, "https://opensource.org/licenses/BSD-2-Clause"),
         License("bsd-3-clause", "free", _FREE, "https://opensource.org/licenses/BSD-3-Clause"),
+        License("cdla-permissive-2.0", "free", _FREE, "https://cdla.dev/permissive-2-0/"),
+        License("pddl", "free", _FREE, "https://opendatacommons.org/licenses/pddl/1-0/"),
+        License("odc-by", "restricted", "names its authors", "https://opendatacommons.org/licenses/by/1-0/"),
         License("cc0-1.0", "free", _FREE, "https://creativecommons.org/publicdomain/zero/1.0/"),
-        License("cc-by-4.0", "restricted", "names its authors", "https://creativecommons.org/licenses/by/4.0/"),
         License(
             "creativeml-openrail-m",
             "restricted",
@@ -61,15 +78,6 @@ _KNOWN: Final = {
             "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
         ),
         License("bigscience-openrail-m", "restricted", _USES, "https://www.licenses.ai/"),
-        License(
-            "cc-by-nc-4.0", "non-commercial", "no commercial use", "https://creativecommons.org/licenses/by-nc/4.0/"
-        ),
-        License(
-            "cc-by-nc-sa-4.0",
-            "non-commercial",
-            "no commercial use",
-            "https://creativecommons.org/licenses/by-nc-sa/4.0/",
-        ),
         License(
             "sai-nc-community",
             "non-commercial",
