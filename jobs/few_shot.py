@@ -22,6 +22,7 @@ seed: 0
 prompts:
   classes: {folder}                     # a folder of images for each class, by its name
   columns: {{image: image}}             # each new image begins with one of them; leave it out to draw from words alone
+  # license: cc-by-4.0                  # of the real images; it stands in the dataset's card
   templates: ["a photo of {{class}}"]   # more wordings make the set more varied
 
 model:

@@ -12,7 +12,8 @@ from promptmill.schemas.inputs import ControlKind, control_kind
 @dataclass(frozen=True)
 class ResolvedAdapter:
     """A file that fits its base. `sha` is of the file, `modules` how many modules of the base a LoRA changes, or
-    how many vectors a textual inversion adds; `on_text` is whether prompts are read otherwise with it."""
+    how many vectors a textual inversion adds; `on_text` is whether prompts are read otherwise with it. `images` is the
+    hash of the set that `promptmill finetune` trained it on, None for what it did not train."""
 
     name: str
     path: str
@@ -26,6 +27,7 @@ class ResolvedAdapter:
     revision: str | None = None
     mirror: str | None = field(default=None, compare=False)
     license: str | None = field(default=None, compare=False)
+    images: str | None = field(default=None, compare=False)
 
     @property
     def word(self) -> str:

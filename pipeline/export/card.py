@@ -19,7 +19,7 @@ from promptmill.pipeline.export.licenses import license_fields, license_lines
 from promptmill.pipeline.export.lineage import NO_ORIGINS, Origins, generation_of, origin_lines, read_origins
 from promptmill.pipeline.export.markdown import code, markdown
 from promptmill.pipeline.models.catalog.versions import one_line
-from promptmill.pipeline.planning.licensed import added_parts
+from promptmill.pipeline.planning.licensed import Part, added_parts
 from promptmill.pipeline.planning.lineage import FRONT
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.variants import variant_name
@@ -188,7 +188,7 @@ def _about(plan: Plan, counts: Counts, origins: Origins) -> list[str]:
         "",
         *(f"- Model: {text}" for text in models),
         *(
-            f"- {markdown(each.kind.capitalize())} {code(each.name)}, {code(each.identity)}"
+            f"- With {each.kind} {code(each.name)}, {code(each.identity)}{_learnt(each)}"
             for each in added_parts(plan.models)
         ),
         *(_score(score) for score in plan.job.score if score.python is None),
@@ -196,6 +196,10 @@ def _about(plan: Plan, counts: Counts, origins: Origins) -> list[str]:
         f"- Prompts: {_prompts(plan)}",
         f"- Job fingerprint: `{plan.fingerprint}`; the whole job stands in `job.json`.",
     ]
+
+
+def _learnt(part: Part) -> str:
+    return f", trained on images with SHA-256 {code(part.images)}" if part.images else ""
 
 
 def _codes(names: Iterable[str]) -> str:

@@ -82,7 +82,9 @@ def _responsible(plan: Plan, origins: Origins) -> dict[str, Any]:
 def _provenance(plan: Plan, origins: Origins) -> dict[str, Any]:
     """Entities by a label with their hash: weights, images that were drawn over, datasets, and a curation's sets."""
     labels = [f"{part.name}@{part.identity}" for part in model_parts(plan.models)]
-    labels += [f"{part.kind} {part.name}@{part.identity}" for part in added_parts(plan.models)]
+    added = added_parts(plan.models)
+    labels += [f"{part.kind} {part.name}@{part.identity}" for part in added]
+    labels += [f"images that adapter {part.name} learnt, SHA-256 {part.images}" for part in added if part.images]
     if origins.sha256 is not None:
         labels.append(f"{origins.images} input images, SHA-256 {origins.sha256}")
     curated = plan.fields.get("curate", {})

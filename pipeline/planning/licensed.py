@@ -12,12 +12,14 @@ from promptmill.schemas.resolved import ResolvedModel
 
 @dataclass(frozen=True)
 class Part:
-    """`kind` is for people, `identity` says which weights they are; a source has none."""
+    """`kind` is for people, `identity` says which weights they are; a source has none. `images` is the hash of the set
+    that an adapter was trained on, where that is known."""
 
     kind: str
     name: str
     identity: str
     license: str | None
+    images: str | None = None
 
 
 def model_parts(models: Sequence[ResolvedModel]) -> list[Part]:
@@ -43,7 +45,7 @@ def licensed_parts(job: Job, models: Sequence[ResolvedModel], lineage: Lineage) 
 
 def _added(model: ResolvedModel) -> Iterator[Part]:
     for adapter in model.adapters:
-        yield Part("adapter", adapter.name, adapter.sha, adapter.license)
+        yield Part("adapter", adapter.name, adapter.sha, adapter.license, adapter.images)
     for net in model.controlnets:
         yield Part("ControlNet", net.name, net.revision, net.license)
     if model.ip_adapter is not None:

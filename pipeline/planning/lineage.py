@@ -53,7 +53,7 @@ def _of(file: SourceFile) -> Iterator[str]:
 
 def _said(folder: str, query: str) -> Lineage:
     """Of a dataset of ours its own generation; of others the licence alone."""
-    if folder.startswith(("http:", "https:")):
+    if folder.startswith(("http:", "https:")) or "::" in folder:  # no folders, or those of an archive
         return Lineage()
     try:
         store = Store(folder, _PATIENCE_S, on_wait=lambda message: None, query=query if is_remote(folder) else "")

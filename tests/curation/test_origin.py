@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlcroissant
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -88,6 +89,7 @@ def test_over_a_dataset_of_ours_they_are_of_the_next_generation(tmp_path: Path, 
     assert front(store)["promptmill"]["generation"] == 2
     entities = json.loads(store.read("croissant.json"))["prov:wasDerivedFrom"]
     assert any(first[0].fingerprint in entity["prov:label"] for entity in entities)
+    assert not mlcroissant.Dataset(jsonld=tmp_path / "second" / "croissant.json").metadata.ctx.issues.errors
     assert from_json(store.read("job.json")).lineage.datasets == (first[0].fingerprint,)
     _, third = draw(tmp_path / "third", tmp_path / "second" / "data", {"image": "image"})
     assert front(third)["promptmill"]["generation"] == 3

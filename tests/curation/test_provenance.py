@@ -17,6 +17,7 @@ from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.export.licenses import license_of
 from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.models.catalog.adapters import TUNED
 from promptmill.pipeline.models.catalog.licenses import license_called, license_of_folder, strictest
 from promptmill.pipeline.models.catalog.shipped import shipped
 from promptmill.pipeline.planning.plan import Plan, plan_job
@@ -204,3 +205,16 @@ def test_a_dataset_of_ours_hands_its_licence_on(tmp_path: Path) -> None:
     write_card(replace(plan, models=(replace(plan.models[0], license="cc-by-nc-4.0"),)), store, Counts(2, 2))
     wanted = job(tmp_path, prompts={"source": f"{store.url}", "columns": {"image": "image"}}, model={"license": "mit"})
     assert license_of(plan_job(wanted)).name == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize(
+    ("claim", "known"), [({"images": "ab" * 32}, True), ({"images": "a word"}, False), ([], False)]
+)
+def test_the_set_that_an_adapter_learnt(tmp_path: Path, claim: Any, known: bool) -> None:
+    path = a_style(tmp_path / "style")
+    (path.parent / TUNED).write_text(json.dumps(claim))
+    store = Store(str(tmp_path / "out"))
+    write_card(styled(tmp_path, path), store, Counts(1, 1))
+    assert (f"trained on images with SHA-256 `{'ab' * 32}`" in store.read("README.md").decode()) == known
+    labels = [each["prov:label"] for each in json.loads(store.read("croissant.json"))["prov:wasDerivedFrom"]]
+    assert (f"images that adapter style learnt, SHA-256 {'ab' * 32}" in labels) == known

@@ -6,6 +6,7 @@ neither. So each key is taken apart here and its module looked up in the base's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,17 @@ from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, list_folder, read_json
 from promptmill.pipeline.storage.homes import at_home
+from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.additions import Adapter
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.resolved import ResolvedAdapter, ResolvedModel
 
 _EMBEDDING_KEYS: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 _MOST_VECTORS: Final = 256
+TUNED: Final = "tuning.json"
+"""Beside what `promptmill finetune` trained, of what."""
+_CLAIM_BYTES: Final = 1 << 20
 _SHOWN: Final = 3
 
 Shape = tuple[int, ...]
@@ -72,7 +78,16 @@ def resolve_adapter(adapter: Adapter, base: ResolvedModel, where: str) -> Resolv
         revision=adapter.revision,
         mirror=base.mirror if adapter.revision is not None else None,
         license=adapter.license or license_of_file(adapter.path, path),
+        images=_trained_on(path.parent / TUNED),
     )
+
+
+def _trained_on(claim: Path) -> str | None:
+    try:
+        said = parse_object(read_regular_file(claim, _CLAIM_BYTES)).get("images")
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, str) and re.fullmatch(r"[0-9a-f]{64}", said) else None
 
 
 def adapter_file(adapter: ResolvedAdapter) -> Path:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from promptmill.pipeline.crashpoints import reached
-from promptmill.pipeline.models.catalog.adapters import resolve_adapter
+from promptmill.pipeline.models.catalog.adapters import TUNED, resolve_adapter
 from promptmill.pipeline.models.catalog.resolve import fetch_model
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
@@ -37,7 +37,7 @@ from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.tuned import TunedAdapter
 from promptmill.schemas.tuning import Tuning
 
-CLAIM: Final = "tuning.json"
+CLAIM: Final = TUNED
 _NOT_IN_WEIGHTS: Final = ("checkpoint_every", "command_timeout_s")
 _RATES: Final = {"prodigy": 1.0}
 _RATE, _HIGH_RATE = 1e-4, 1e-3
