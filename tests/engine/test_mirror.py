@@ -44,6 +44,7 @@ def mirror(s3_server: S3Server, s3_bucket: str, s3_env: dict[str, str], models: 
     """Filled as infra/README.md says, by `sha256sum`; a pickle lies beside the rest."""
     folder = Path(shutil.copytree(models / "sd", tmp_path / "repository"))
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     subprocess.run(
         "find . -type f | xargs sha256sum > ../sums && mv ../sums SHA256SUMS", shell=True, cwd=folder, check=True
     )
@@ -168,3 +169,14 @@ def test_the_mirror_of_a_strangers_dataset_is_not_one_that_was_named_here(mirror
     remember([named])
     assert not strangers([named])
     assert strangers([replace(named, mirror="s3://theirs/models")]) == ["org/tiny"]
+
+
+@pytest.mark.parametrize(("edited", "known"), [(False, "mit"), (True, None)])
+def test_the_licence_of_the_card_there(
+    mirror: str, s3_server: S3Server, s3_bucket: str, edited: bool, known: str | None
+) -> None:
+    """Of weights every sum must be right; a card that was edited since says nothing, and keeps no job from running."""
+    card = f"{s3_bucket}/{PLACE}/README.md"
+    if edited:
+        s3_server.filesystem().pipe_file(card, b"---\nlicense: cc0-1.0\n---\n")
+    assert resolve_model(Model(path="org/tiny", revision=COMMIT, mirror=mirror), "model").license == known

@@ -27,7 +27,7 @@ from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.turns import one_at_a_time
 from promptmill.pipeline.storage.urls import absolute_url
-from promptmill.schemas.errors import JobError, PlaceError, Problem
+from promptmill.schemas.errors import JobError, PlaceError, Problem, StorageError
 from promptmill.schemas.identity import digest
 
 SUMS: Final = "SHA256SUMS"
@@ -66,9 +66,11 @@ class Mirrored:
         self.root = cache / digest([mirror, hub_id, commit])[:32]
 
     def look(self) -> ModelFolder:
-        """All that the mirror has, with only settings here: JSON."""
+        """All that the mirror has, with only settings here: JSON; and its card, for the licence, if that is whole."""
         sums = self._sums()
-        self.fetch([name for name in sums if name.endswith(".json") or name == CARD])
+        self.fetch([name for name in sums if name.endswith(".json")])
+        with suppress(JobError, StorageError):
+            self.fetch([CARD])
         return ModelFolder(self.root, {name: each.size_bytes for name, each in sums.items()})
 
     def fetch(self, patterns: Iterable[str]) -> Path:
