@@ -93,6 +93,9 @@ def test_the_catalogues_tell_the_meaning_of_the_table(monkeypatch: pytest.Monkey
         class job:
             name = "x"
 
+            class task:
+                roles = ("image",)
+
             class prompts:
                 source = "p"
 
