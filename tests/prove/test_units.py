@@ -19,6 +19,7 @@ from promptmill.pipeline.evaluation.prove.learners import Kernel, Part, Task, pi
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
 from promptmill.pipeline.evaluation.prove.world import Rows
 from promptmill.schemas.proof import Proof
+from tests.proofs.sets import write_shapes
 from tests.prove.test_proofs import settings, write_set
 
 __all__ = ["settings"]
@@ -66,9 +67,16 @@ def test_other_weights_of_a_learner_train_anew(settings: ProofSettings, tmp_path
     assert counts == [counts[0], 2 * counts[0]]
 
 
-def test_an_open_clip_model_learns(settings: ProofSettings) -> None:
-    one, other = (prove(replace(settings, learner="builtin:shapes", draws=2, out=f"{settings.out}{i}")) for i in (1, 2))
+def test_an_open_clip_model_learns(settings: ProofSettings, tmp_path: Path) -> None:
+    """Six shapes, of which chance says 17 %, and twice the same. Moved copies differ in the features of places: by a
+    narrow kernel with a low ridge they were learnt by heart, and 72 % were right."""
+    write_shapes(tmp_path / "shapes", {"real": 5, "synthetic": 4, "test": 20, "validation": 20})
+    sets = {name: str(tmp_path / "shapes" / name) for name in ("real", "synthetic", "test", "validation")}
+    asked = replace(settings, **sets, learner="builtin:shapes", draws=2, size=24)
+    one, other = (prove(replace(asked, out=f"{settings.out}{i}")) for i in (1, 2))
     assert one.protocol.deterministic and numbers(one) == numbers(other)
+    right = {arm.name: arm.test for arm in one.arms}
+    assert right["real"] > 90 and right["real, standard augmentation"] > 80, right
 
 
 def test_each_file_is_read_once(settings: ProofSettings) -> None:

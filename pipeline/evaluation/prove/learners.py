@@ -64,9 +64,13 @@ class Learner(Protocol):
 
 
 class Cnn:
-    """Three convolutions of 16, 32 and 64 channels: 24,000 weights, eight milliseconds a step of 48 at 24×24."""
+    """Three convolutions of 16, 32 and 64 channels, 25,000 weights.
 
-    identity = "cnn 1"
+    Batch norm after the pooling, pixels before channels: a step of 48 at 24×24 takes half the time that group norm
+    before the pooling took, and of three shapes a class with synthetic ones 82 % come right in place of 47.
+    """
+
+    identity = "cnn 2"
     deterministic = False
     most_rows: int | None = None
 
@@ -77,7 +81,7 @@ class Cnn:
 
     def _fit(self, parts: Sequence[Part], task: Task, validation: Rows) -> tuple[State, float]:
         model = _build(task.classes)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=task.steps)
         draws = [_Draws(part, count) for part, count in zip(parts, _counts(parts, task.batch), strict=True) if count]
         best: tuple[State, float] | None = None
@@ -109,13 +113,14 @@ def _build(classes: int) -> nn.Sequential:
     before = 3
     for number, width in enumerate((16, 32, 64)):
         layers += [
-            (f"conv{number}", nn.Conv2d(before, width, 3, padding=1)),
-            (f"norm{number}", nn.GroupNorm(8, width)),
+            (f"conv{number}", nn.Conv2d(before, width, 3, padding=1, bias=False)),
+            *([(f"pool{number}", nn.MaxPool2d(2))] if number < 2 else []),
+            (f"norm{number}", nn.BatchNorm2d(width)),
             (f"act{number}", nn.ReLU()),
-            (f"pool{number}", nn.MaxPool2d(2) if number < 2 else nn.AdaptiveAvgPool2d(2)),
         ]
         before = width
-    return nn.Sequential(OrderedDict([*layers, ("flat", nn.Flatten()), ("head", nn.Linear(before * 4, classes))]))
+    layers += [("pool", nn.AdaptiveAvgPool2d(2)), ("flat", nn.Flatten()), ("head", nn.Linear(before * 4, classes))]
+    return nn.Sequential(OrderedDict(layers)).to(memory_format=torch.channels_last)
 
 
 def _answers(model: nn.Module, images: Tensor) -> npt.NDArray[np.int64]:
@@ -127,7 +132,7 @@ def _answers(model: nn.Module, images: Tensor) -> npt.NDArray[np.int64]:
 
 
 def _floats(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
+    return images.float().contiguous(memory_format=torch.channels_last) / 127.5 - 1
 
 
 def _counts(parts: Sequence[Part], batch: int) -> list[int]:
@@ -156,14 +161,16 @@ class Kernel:
     """Kernel ridge regression (Gaussian) with a weight for each side, of which there is one solution.
 
     Of a side at most 1,500 rows: the equations take the third power of their number. Twice the steps is twice the
-    copies.
+    copies. Validation chooses width and ridge: twenty moved copies of a shape differ in features of CLIP, which knows
+    places, and are learnt by heart without a wide kernel and a high ridge (72 % right in place of 90); digits by pixels
+    need a narrow one (86 % in place of 75).
     """
 
     deterministic = True
     most_rows: int | None = 1_500
 
     def __init__(self, features: Callable[[Tensor], Tensor], identity: str) -> None:
-        self._features, self.identity = features, f"kernel 2, {identity}"
+        self._features, self.identity = features, f"kernel 3, {identity}"
         self._seen = WeakTensorKeyDictionary()
 
     def fit(self, parts: Sequence[Part], task: Task, validation: Rows) -> tuple[State, float]:
@@ -173,9 +180,9 @@ class Kernel:
         apart, from_looked = torch.cdist(given, given) ** 2, torch.cdist(looked, given) ** 2
         width = float(apart.median()) or 1.0
         best: tuple[State, float] | None = None
-        for gamma in (0.5 / width, 2.0 / width):
+        for gamma in (0.06 / width, 0.5 / width, 2.0 / width):
             kernel, seen = torch.exp(-gamma * apart), torch.exp(-gamma * from_looked)
-            for ridge in (1e-3, 1e-1):
+            for ridge in (1e-3, 1e-1, 1.0):
                 lower = torch.linalg.cholesky(kernel + ridge * torch.diag(1 / weights))
                 alpha = torch.cholesky_solve(wanted, lower)
                 right = float(((seen @ alpha).argmax(1).numpy() == validation.labels).mean())
