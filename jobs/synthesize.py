@@ -92,6 +92,12 @@ def _decided(settings: SynthesisSettings, stages: Stages, shots: int) -> list[st
         found.append(f"{settings.model} lacks a word of the classes: they are called after what it knows")
     if settings.tuning_steps:
         found.append(f"an adapter for each draw, {settings.tuning_steps:,} steps on its images alone")
+    ways, learner = len(ways_of(settings)), settings.proof.learner
+    images = (ways + draws - 1) * stages.each * len(stages.wordings)
+    found.append(f"{ways} ways on the first draw, the best of them on the others: about {images:,} images to make")
+    if learner == "cnn":
+        trainings = draws * settings.proof.initialisations
+        found.append(f"{trainings} trainings of {settings.proof.steps:,} steps for each arm")
     return found
 
 

@@ -73,6 +73,7 @@ def test_killed_between_stages_it_comes_to_the_same_verdict(sets: Path, tmp_path
     assert [each.name for each in whole.candidates] == ["guidance-1", "strength-0.5"]
     assert whole.candidates[0].made == 6 and whole.proof.test_openings == 40
     assert any("validation chooses" in text for text in whole.decisions)
+    assert any("about 18 images to make" in text for text in whole.decisions)
     killed(settings_of(sets, tmp_path / "killed"), "synthesize parted:2")
     killed(settings_of(sets, tmp_path / "killed"), "synthesize curated:2")
     assert facts(synthesize(settings_of(sets, tmp_path / "killed"))) == facts(whole)
