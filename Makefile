@@ -50,7 +50,7 @@ format: $(READY)  ## Rewrite to the house format
 faults: $(READY)  ## Break everything that can break and count what was lost; SEED=n, LONG=1
 	$(BIN)/python -m tests.faults --seed $(SEED) $(if $(LONG),--long)
 
-engines: $(READY)  ## A night on a cluster of machines made of namespaces, and Slurm; needs root
+engines: $(READY)  ## A night on a cluster of machines made of namespaces, Ray's autoscaler, and Slurm; needs root
 	PROMPTMILL_ENGINES=1 $(BIN)/python -m pytest tests/engines -rs
 
 families: $(READY)  ## A tiny pipeline of each text-to-image class against every promise
