@@ -337,9 +337,9 @@ def test_prompts_of_other_images_are_no_repeats(tmp_path: Path, kind: str) -> No
         prompts: dict[str, Any] = {"source": str(images), "columns": {"image": "file_name"}}
     else:
         rows = contents if kind == "bytes" else [f"images/ring/{i}.png" for i in (0, 1, 1)]
-        path = mill.write_prompts(tmp_path / "a.parquet", ["x"] * 3, image=rows)
+        path = mill.write_prompts(tmp_path / "a.parquet", ["x"] * 3, image=rows, label=["ring"] * 3)
         prompts = {"source": str(path), "columns": mapped}
-    prompts |= {"templates": ["a {colour} ring"], "attributes": {"colour": ["red"]}}
+    prompts |= {"templates": ["a {colour} {label}"], "attributes": {"colour": ["red"]}}
     plan = plan_job(mill.job(tmp_path / "a.parquet", prompts=prompts))
     told = [notice for notice in plan.notices if "repeated" in notice]
     assert told == (["prompts: of 3 prompts 1 is repeated"] if kind == "paths" else [])
