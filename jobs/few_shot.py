@@ -20,34 +20,41 @@ name: {name}
 seed: 0
 
 prompts:
-  classes: {folder}                     # a folder of images for each class, by its name
-  columns: {{image: image}}             # each new image begins with one of them; leave it out to draw from words alone
-  # license: cc-by-4.0                  # of the real images; it stands in the dataset's card
-  templates: ["a photo of {{class}}"]   # more wordings make the set more varied
+  classes: {folder}  # a folder of images for each class, by its name
+  columns: {{image: image}}  # each new image begins with one of them; leave it out to draw from words alone
+  # license: cc-by-4.0  # of the real images; it stands in the dataset's card
+  templates: ["a photo of {{class}}"]  # more wordings make the set more varied
 
 model:
-  path: {model}                         # a hub id or folder of a model that knows your kind of images
+  path: {model}  # a hub id or folder of a model that knows your kind of images
 
 generation:
-  strength: 0.6                         # how much is drawn anew: 0.3 stays close, 0.9 hardly looks; sweep it
-  guidance_scale: 2.5                   # low: varied images train better than pretty ones
+  fit: cover  # brings each photo to the model's own size
+  strength: 0.6  # how much is drawn anew: 0.3 stays close, 0.9 hardly looks; sweep it
+  guidance_scale: 2.5  # low: varied images train better than pretty ones
   num_inference_steps: 20
   images_per_prompt: 2
 
 score:
-  - relative: {clip}                    # how surely a CLIP tells the class from the others
+  - relative: {clip}  # how surely a CLIP tells the class from the others
   # - classifier: models/my-classifier  # or a classifier of your own: agrees, label_probability
 
 select:
-  per_class: {per_class}                # what is lacking after a round is drawn in another one
+  per_class: {per_class}  # what is lacking after a round is drawn in another one
   by: relative
   where:
     - {{score: relative, at_least: 0.5}}
 
 output:
   url: {output}
-# Then, without copies of the real images and of those you test with:
-#   promptmill curate {output} --to {output}-clean --real {folder}
+
+curate:  # when all are made: the set without copies of each other and of the real images, which may cost a class a few
+  to: {output}-clean
+  model: {clip}  # sees what is alike
+  real: [{folder}]
+  # test: [held-out/]  # images that you will test with: none may be a copy of those
+
+# Then, for training code: promptmill export {output}-clean OUT --layout webdataset --split train=0.8,val=0.1,test=0.1
 """
 PER_CLASS: Final = 20
 

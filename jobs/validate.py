@@ -37,4 +37,14 @@ def command(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = 
     for notice in plan.notices:
         say(f"note: {notice}")
     say_suite(plan)
-    say(f"{job}: ok. {plan.prompts:,} prompts × {plan.variant_count:,} variants = {plan.samples:,} images")
+    say(f"{job}: ok. {_count(plan)}")
+
+
+def _count(plan: Plan) -> str:
+    """Of a job with `select.per_class` its first round: how many more there are is known when it is made."""
+    per_class, classes = plan.job.per_class, len(plan.words.classes)
+    if per_class is None:
+        return f"{plan.prompts:,} prompts × {plan.variant_count:,} variants = {plan.samples:,} images"
+    places = f"{classes:,} classes × {per_class:,} × {plan.variant_count:,} variants"
+    tries = plan.samples // max(1, classes * per_class * plan.variant_count)
+    return f"{places}, {tries:,} tries for each = {plan.samples:,} images in the first round"

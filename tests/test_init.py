@@ -44,7 +44,7 @@ def test_every_field_is_there_with_its_description(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 120
     plain = " ".join(text.replace("#", " ").split())
     for field in describe_fields():
-        if not field.name.startswith(("sweep.", "prompts.shapes.", "model.ip_adapter.")):
+        if not field.name.startswith(("sweep.", "prompts.shapes.", "model.ip_adapter.", "curate.")):
             assert f" {field.name.rsplit('.')[-1]}: " in plain
             assert " ".join(field.description.split()) in plain
     assert "that a crash can cost. Default: 256. images_per_shard: 64" in plain
@@ -120,7 +120,7 @@ def real_images(folder: Path) -> Path:
     for kind in ("ring: #1", "cross"):
         (folder / kind).mkdir(parents=True)
         for number in range(2):
-            Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / kind / f"{number}.png")
+            Image.new("RGB", (640, 480), (number, 0, 0)).save(folder / kind / f"{number}.png")
     return folder
 
 
@@ -132,6 +132,9 @@ def test_a_folder_of_real_images_by_class_makes_a_job(tmp_path: Path, monkeypatc
     assert job.prompts.classes == "my {photos}" and job.select is not None and job.select.per_class == 20
     plan = plan_job(job)
     assert plan.words.class_names == ("cross", "ring: #1") and plan.tasks == ("image-to-image",)
+    assert job.curate is not None
+    assert (job.curate.to, job.curate.real) == ("out/my-photos-clean", ("my {photos}",))
+    assert not plan.wrong and not any("own size" in notice for notice in plan.notices)
     with pytest.raises(JobError, match="a new file"):
         init_classes(Path("set"), real)
 

@@ -34,6 +34,7 @@ from promptmill.pipeline.models.catalog.tasks import (
     task_for,
 )
 from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.notices import too_large
 from promptmill.pipeline.planning.own_scores import python_scores
 from promptmill.pipeline.planning.variants import VARIANTS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.prompts.source import Source
@@ -212,6 +213,7 @@ def wrong_values(job: Job, models: Sequence[ResolvedModel], source: Source) -> t
         *_unknown_adapters(job, source),
         *_cannot_weigh(models, source),
         *_too_weak(job, models, source.least.get("strength")),
+        *too_large(job, models, source.files),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 from PIL import Image
 
-from promptmill.pipeline.planning.notices import from_noise, own_sizes
+from promptmill.pipeline.planning.notices import from_noise, own_sizes, too_large
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.resolved import ResolvedModel
@@ -89,4 +90,23 @@ def test_a_folder_of_photos_in_their_own_size_is_told(tmp_path: Path) -> None:
     Image.new("RGB", (120, 100)).save(tmp_path / "a.jpg")
     assert not said()
     (tmp_path / "a.jpg").write_bytes(b"no image")
+    assert not said()
+
+
+def test_a_folder_of_photos_that_are_all_too_large_is_refused(tmp_path: Path) -> None:
+    """240 of 240 images failed with that, after the model was loaded: found by a newcomer's trial."""
+    files = []
+    for number in range(12):
+        Image.new("RGB", (160, 150)).save(tmp_path / f"{number:02d}.png")
+        files.append(SourceFile(f"{number:02d}.png", str(tmp_path / f"{number:02d}.png"), 1, 1))
+    own = replace(model("StableDiffusion", "DDIMScheduler"), max_size=128)
+
+    def said(**generation: Any) -> list[str]:
+        return [str(each) for each in too_large(Job.model_validate({**JOB, "generation": generation}), [own], files)]
+
+    (refused,) = said()
+    assert "generation.fit: expected cover, contain or stretch" in refused
+    assert "00.png is 160×150, and 7 more" in refused
+    assert not said(fit="contain") and not said(height=64)
+    Image.new("RGB", (128, 64)).save(tmp_path / "00.png")  # one can be drawn: the others fail by themselves
     assert not said()
