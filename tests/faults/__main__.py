@@ -67,7 +67,8 @@ def scenarios(bench: Bench, folder: Path, seed: int, more: int, storms: int) -> 
             points = [f"*:{n}" for n in range(start, start + 20, max(1, 3 // more))]
             yield lambda place=place, points=points: deaths.crash_at(bench, place, points)
         points = [f"*:{n}" for n in range(first, 60, max(1, 12 // more))]
-        yield lambda place=place, points=points: deaths.crash_at(bench, place, points, from_images=True)
+        yield lambda place=place, points=points: deaths.crash_at(bench, place, points, kind="from images")
+        yield lambda place=place, points=points: deaths.crash_at(bench, place, points, kind="with conditions")
         for part in range(2):
             yield lambda place=place, part=part: deaths.kill_at_random(bench, place, 9 * more, chance(f"{place}{part}"))
         for part in range(more):

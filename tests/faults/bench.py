@@ -135,6 +135,17 @@ class Bench:
         prompts = {"columns": {"image": "file_name"}, "templates": ["a red circle", "a blue square"]}
         return self.job(folder, prompts=prompts, generation={"num_inference_steps": 2, "strength": 0.5})
 
+    def judged_job(self) -> Path:
+        """The built-in model: images that show their class fill it, in rounds. At two steps about half do."""
+        select = {"keep": 1, "by": "relative", "per_class": 4, "where": [{"score": "verified", "at_least": 1}]}
+        return self.job(
+            prompts={"source": None, "classes": {"ring": "a red ring", "cross": "a blue cross"}},
+            model={"path": "builtin:shapes"},
+            generation={"num_inference_steps": 2, "images_per_prompt": 1},
+            score=[{"metric": "verified"}, {"relative": "builtin:shapes"}],
+            select=select,
+        )
+
     def start(self, job: Path, output: Output, *options: str, **env: str) -> Fork:
         arguments = ("run", str(job), "--set", f"output.url={output.url}", "--json")
         options = options or ("--in-process",)

@@ -18,10 +18,10 @@ WORKER_POINTS = ("before-side-objects", "after-rejects", "after-failures", "befo
 DISK_POINTS = ("temporary-written", "linked")
 
 
-def crash_at(bench: Bench, place: str, points: Iterable[str], from_images: bool = False) -> Row:
+def crash_at(bench: Bench, place: str, points: Iterable[str], kind: str = "") -> Row:
     """Each point is `name:n`, the n-th pass of it; `*:n` is the n-th pass of any."""
-    row = Row(f"crash point{', from images' if from_images else ''}, {place}")
-    job = bench.image_job() if from_images else bench.job()
+    row = Row(f"crash point{f', {kind}' if kind else ''}, {place}")
+    job = {"": bench.job, "from images": bench.image_job, "with conditions": bench.judged_job}[kind]()
     for point in points:
         output = bench.output(place)
         ended = bench.run(job, output, PROMPTMILL_TEST_CRASH=point)

@@ -39,7 +39,13 @@ def test_crash_anywhere(bench: Bench, place: str) -> None:
 
 
 def test_crash_in_a_job_from_images(bench: Bench) -> None:
-    assert_good(deaths.crash_at(bench, "disk", ["before-data:2", "*:30"], from_images=True))
+    assert_good(deaths.crash_at(bench, "disk", ["before-data:2", "*:30"], kind="from images"))
+
+
+def test_crash_where_the_images_that_meet_conditions_fill_classes(bench: Bench) -> None:
+    """In the first round and in a later one, by the built-in model."""
+    points = ["before-data:1", "driver-after-segment:1", "before-data:3"]
+    assert_good(deaths.crash_at(bench, "disk", points, kind="with conditions"))
 
 
 def test_killed_at_random(bench: Bench, place: str) -> None:
