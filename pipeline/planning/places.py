@@ -72,7 +72,7 @@ def relocated(plan: Plan, stored: Plan) -> Plan:
     files = {file.name: file for segment in plan.segments for file in segment.files}
     return replace(
         stored,
-        lineage=replace(stored.lineage, license=plan.lineage.license),
+        lineage=replace(stored.lineage, license=plan.lineage.license or stored.lineage.license),
         models=tuple(_relocated_model(ours, theirs) for ours, theirs in models),
         clips=tuple(_relocated_clip(ours, theirs) for ours, theirs in clips),
         segments=tuple(_relocated_segment(segment, files) for segment in stored.segments),

@@ -174,6 +174,8 @@ def test_it_stands_in_the_card_of_the_dataset_that_is_there(tmp_path: Path, lice
     ]
     joined = [claim_output(plan, store) for plan in plans]
     assert [license_of(plan).name for plan in joined] == ["cc-by-nc-4.0", "mit"]
+    unsaid = claim_output(plan_job(job(prompts, model={"path": str(licensed)})), store)  # as where the prompts are gone
+    assert unsaid.lineage.license == "cc-by-nc-4.0"
 
 
 @pytest.mark.parametrize(
