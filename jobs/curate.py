@@ -9,6 +9,7 @@ import typer
 
 from promptmill.jobs.console import say_json, say_on_stderr
 from promptmill.jobs.curating import Words, curate_dataset, options_of, say_result
+from promptmill.jobs.exit_codes import SOME_FAILED
 from promptmill.jobs.options import Address, AsJson, InProcess, Url
 from promptmill.pipeline.curation.curate import Progress
 from promptmill.pipeline.curation.settings import Settings
@@ -41,6 +42,9 @@ def command(
         list[str] | None,
         typer.Option(metavar="SCORE=P", help="First leave out the worst P of 100 of each class; repeat for more."),
     ] = None,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", metavar="N", help="Keep at most so many of each class, the first ones.")
+    ] = None,
     address: Address = None,
     in_process: InProcess = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Tasks of Ray at once; else what fits.")] = None,
@@ -49,15 +53,16 @@ def command(
     """Leave out copies, near copies, and copies of real and test images: the rest as a dataset of its own."""
     asked = options_of(
         **{"model": model, "real": real or (), "test": test or (), "threshold": threshold, "quantile": quantile},
-        **{"label": label, "percentiles": _percentiles(percentile or ())},
+        **{"label": label, "percentiles": _percentiles(percentile or ()), "per_class": per_class},
     )
     settings = Settings.of(asked, "--model")
     words = Progress(Words(say_on_stderr).tell)
     made = curate_dataset(url, to, settings, address=address, in_process=in_process, workers=workers, progress=words)
     if as_json:
         say_json(made.as_json())
-        return
-    say_result(made)
+    else:
+        say_result(made)
+    raise typer.Exit(SOME_FAILED if made.short else 0)
 
 
 def _percentiles(texts: Sequence[str]) -> dict[str, float]:

@@ -22,10 +22,12 @@ from promptmill.pipeline.curation.claim import claim_curation, refuse_overlap
 from promptmill.pipeline.curation.curate import Progress, Spread, curate, here
 from promptmill.pipeline.curation.decisions import KEY, bounds_said
 from promptmill.pipeline.curation.known import KnownPart, parts_of
+from promptmill.pipeline.curation.per_class import short_classes
 from promptmill.pipeline.curation.settings import Settings, Task
 from promptmill.pipeline.dataset.open import open_dataset, open_output
 from promptmill.pipeline.dataset.state import dataset_counts, missing_shards, read_counts
 from promptmill.pipeline.dataset.targets import refuse_inside
+from promptmill.pipeline.display import shown
 from promptmill.pipeline.export.card import data_schema, write_card
 from promptmill.pipeline.jobfile.fields import node_at, words
 from promptmill.pipeline.planning.plan import Plan
@@ -38,7 +40,7 @@ from promptmill.schemas.results import Calibration, CurateResult
 from promptmill.schemas.scores import reason_kind
 
 _TELL_EVERY_S: Final = 30.0
-_OPTIONS: Final = {"percentiles": "percentile"}
+_OPTIONS: Final = {"percentiles": "percentile", "per_class": "per-class"}
 """Fields of the job that the command calls otherwise."""
 
 
@@ -66,7 +68,9 @@ def named_as_in_a_job() -> Iterator[None]:
         yield
     except JobError as error:
         told = [
-            each if isinstance(each, str) else replace(each, where=re.sub(r"^--(\w+)( ?)", _field(fields), each.where))
+            each
+            if isinstance(each, str)
+            else replace(each, where=re.sub(r"^--([\w-]+)( ?)", _field(fields), each.where))
             for each in error.problems
         ]
         raise type(error)(*told) from None
@@ -102,7 +106,8 @@ def curate_dataset(
         curate(own, task, known, spread, progress or Progress())
     if not (is_whole and target.entry("README.md") is not None and is_current(target)):
         _tell(own, target)
-    return _result(own, plan, target, to, time.monotonic() - began)
+    short = short_classes(target, settings)
+    return replace(_result(own, plan, target, to, time.monotonic() - began), short=short)
 
 
 def known_parts(settings: Curation) -> Sequence[KnownPart]:
@@ -196,4 +201,6 @@ def say_result(made: CurateResult) -> None:
         )
     else:
         say(f"Copies look less different than {made.difference:.4f}, or have a cosine above {made.cosine:.5f}.")
-    say(f"Each reject names its twin. Load {made.output.rstrip('/')}/data/*.parquet")
+    for name, kept in made.short.items():
+        say(f"Class {shown(name)}: {kept:,} stay, fewer than were asked for. Make more of it, or look for the reason")
+    say(f"Each copy names its twin. Load {made.output.rstrip('/')}/data/*.parquet")

@@ -40,7 +40,7 @@ score:
   # - classifier: models/my-classifier  # or a classifier of your own: agrees, label_probability
 
 select:
-  per_class: {per_class}  # what is lacking after a round is drawn in another one
+  per_class: {spare}  # a few more than stay in the end; what is lacking after a round is drawn in another one
   by: relative
   where:
     - {{score: relative, at_least: 0.5}}
@@ -48,8 +48,9 @@ select:
 output:
   url: {output}
 
-curate:  # when all are made: the set without copies of each other and of the real images, which may cost a class a few
+curate:  # when all are made: the set without copies of each other and of the real images
   to: {output}-clean
+  per_class: {per_class}  # so many of each class stay, exactly
   model: {clip}  # sees what is alike
   real: [{folder}]
   # test: [held-out/]  # images that you will test with: none may be a copy of those
@@ -57,6 +58,7 @@ curate:  # when all are made: the set without copies of each other and of the re
 # Then, for training code: promptmill export {output}-clean OUT --layout webdataset --split train=0.8,val=0.1,test=0.1
 """
 PER_CLASS: Final = 20
+SPARE: Final = 4
 
 
 def few_shot_job(name: str, folder: Path, schema: str) -> str:
@@ -73,4 +75,5 @@ def few_shot_job(name: str, folder: Path, schema: str) -> str:
         model="builtin:shapes",
         clip="builtin:shapes",
         per_class=PER_CLASS,
+        spare=PER_CLASS + SPARE,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Final
 
 import typer
 
 from promptmill.jobs.console import say, say_json
 from promptmill.jobs.curating import say_result
+from promptmill.jobs.exit_codes import SOME_FAILED
 from promptmill.jobs.plan import say_suite
 from promptmill.jobs.signals import INTERRUPTED
 from promptmill.pipeline.display import shown
@@ -16,8 +16,6 @@ from promptmill.pipeline.execution.run import RunSummary
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.results import MadeCounts, RunResult
-
-SOME_FAILED: Final = 3
 
 
 def exit_code(summary: RunSummary) -> int:
@@ -27,7 +25,8 @@ def exit_code(summary: RunSummary) -> int:
         return JobError.exit_code
     if summary.elsewhere is not None:
         return 0
-    return SOME_FAILED if summary.counts.failed or summary.short else 0
+    lacking = summary.short or (summary.curated is not None and summary.curated.short)
+    return SOME_FAILED if summary.counts.failed or lacking else 0
 
 
 def result(plan: Plan, summary: RunSummary) -> RunResult:

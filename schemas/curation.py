@@ -28,6 +28,9 @@ class Curation(StrictModel):
     """Column of the classes inside which copies are looked for; null for `label_name` or `label` where there is one."""
     percentiles: dict[Text, Annotated[float, Field(gt=0, lt=100)]] = Field(default_factory=dict)
     """Scores with the share, of 100, of each class that goes for it before: `{clip: 30}`."""
+    per_class: Annotated[int, Field(ge=1)] | None = None
+    """At most so many images of each class (and variant) stay, the first ones, so that classes are of one size again. A
+    class that has fewer ends the command with exit code 3."""
 
     @model_validator(mode="after")
     def _sees(self) -> Self:

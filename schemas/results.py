@@ -243,7 +243,8 @@ class Calibration:
 class CurateResult(DatasetResult):
     """`input_fingerprint` is that of the dataset that was curated. `reasons` count what was rejected now, by kind.
 
-    Copies have a cosine above `cosine`, null where none decides, or looks less different than `difference`.
+    Copies have a cosine above `cosine`, null where none decides, or looks less different than `difference`. `short` are
+    classes with fewer images than `per_class`, and how many.
     """
 
     input_fingerprint: str
@@ -252,6 +253,7 @@ class CurateResult(DatasetResult):
     difference: float | None
     calibration: Calibration | None
     seconds: float
+    short: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

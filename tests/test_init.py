@@ -129,10 +129,11 @@ def test_a_folder_of_real_images_by_class_makes_a_job(tmp_path: Path, monkeypatc
     real = real_images(tmp_path / "my {photos}")
     assert init_classes(Path("set"), real) == [Path("set/job.yaml")]
     job = load_job("set/job.yaml")
-    assert job.prompts.classes == "my {photos}" and job.select is not None and job.select.per_class == 20
+    assert job.prompts.classes == "my {photos}" and job.select is not None and job.select.per_class == 24
     plan = plan_job(job)
     assert plan.words.class_names == ("cross", "ring: #1") and plan.tasks == ("image-to-image",)
     assert job.curate is not None
+    assert job.curate.per_class == 20
     assert (job.curate.to, job.curate.real) == ("out/my-photos-clean", ("my {photos}",))
     assert not plan.wrong and not any("own size" in notice for notice in plan.notices)
     with pytest.raises(JobError, match="a new file"):

@@ -90,7 +90,7 @@ def _decide(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, 
     for space in SPACES if bounds.cosine != NEVER else SPACES[:1]:
         cells += _find_twins(space, task, parts, images + sum(each.images for each in theirs), bounds, spread, progress)
     broken = [place for each in own for place in each.broken]
-    decide(task.output, cells, broken, bounds, worst_places(task.output))
+    decide(task, cells, broken, bounds, worst_places(task.output))
 
 
 def _refuse_sets_without_images(known: Sequence[KnownPart], theirs: Sequence[Numbers]) -> None:

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.curation.bounds import NEVER, Bounds
 from promptmill.pipeline.curation.embed import SAYS
-from promptmill.pipeline.curation.settings import FOLDER
+from promptmill.pipeline.curation.per_class import surplus
+from promptmill.pipeline.curation.settings import FOLDER, Task
 from promptmill.pipeline.curation.twins import read_verdicts
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.plan import Shard
-from promptmill.schemas.scores import EXACT, LEAK, MEMORISED, NEAR, UNREADABLE
+from promptmill.schemas.scores import EXACT, LEAK, MEMORISED, NEAR, OVER, UNREADABLE
 
 KEY: Final = f"{FOLDER}/decisions.parquet"
 _RANK: Final = {reason: rank for rank, reason in enumerate((UNREADABLE, LEAK, MEMORISED, EXACT, NEAR))}
@@ -41,11 +42,12 @@ class _Verdict:
         return _RANK[self.reason], -self.similarity
 
 
-def decide(store: Store, cells: Sequence[str], broken: Iterable[int], bounds: Bounds, gone: Mapping[int, str]) -> None:
+def decide(task: Task, cells: Sequence[str], broken: Iterable[int], bounds: Bounds, gone: Mapping[int, str]) -> None:
     """Everything is sorted, so that neither the order of cells nor who worked on them changes a byte.
 
     `gone` are the images that were in no cell, with the reason.
     """
+    store = task.output
     found = {place: _Verdict(UNREADABLE, "", -1, 1.0) for place in broken}
     found |= {place: _Verdict(reason, "", -1, 0.0) for place, reason in gone.items()}
     across: list[tuple[int, _Verdict]] = []
@@ -59,7 +61,9 @@ def decide(store: Store, cells: Sequence[str], broken: Iterable[int], bounds: Bo
     for place, own in sorted(across, key=lambda each: (each[0], each[1].twin_place)):
         if place not in found and own.twin_place not in found:
             found[place] = own
-    rows = [_row(place, _last(found[place], found)) for place in sorted(found)]
+    last = {place: _last(own, found) for place, own in found.items()}
+    last |= {place: _Verdict(OVER, "", -1, 0.0) for place in surplus(task, found)}
+    rows = [_row(place, last[place]) for place in sorted(last)]
     table = pa.Table.from_pylist(rows, _DECISIONS).replace_schema_metadata({SAYS: _said(bounds)})
     store.create(KEY, to_parquet(table))
     reached("curate-after-decisions")

@@ -40,7 +40,7 @@ def find_worst(plan: Plan, task: Task) -> None:
     samples = read_samples(task.input)  # `plan` is that of the output, and no object of the input is of it
     _refuse_unknown(samples, list(wanted))
     rows = np.flatnonzero(np.array(samples.texts("status")) == KEPT)
-    groups = _groups(samples, label, rows)
+    groups = groups_of(samples, label, rows)
     lowest_is_best = plan.lowest_is_best | samples.lowest_is_best
     reasons: dict[int, str] = {}
     for name, share in wanted.items():
@@ -49,7 +49,7 @@ def find_worst(plan: Plan, task: Task) -> None:
             _refuse_small(name, group, values[members])
             for place, reason in worst_of(values[members], name, share).items():
                 reasons.setdefault(int(rows[members[place]]), reason)
-    places = _places(samples, sorted(reasons))
+    places = places_of(samples, sorted(reasons))
     table = pa.table([places, [reasons[row] for row in sorted(reasons)]], schema=_SCHEMA)
     task.output.create(KEY, to_parquet(table.sort_by("place")))
     reached("curate-after-percentiles")
@@ -79,7 +79,7 @@ def worst_places(store: Store, shard: int | None = None) -> Mapping[int, str]:
     return dict(zip(places, table.column("reason").to_pylist(), strict=True))
 
 
-def _groups(
+def groups_of(
     samples: Samples, label: str | None, rows: npt.NDArray[np.intp]
 ) -> dict[tuple[str, str], npt.NDArray[np.intp]]:
     """Places in `rows` by class and variant, in the order of the dataset."""
@@ -96,7 +96,7 @@ def _groups(
     return {group: np.array(members, np.intp) for group, members in found.items()}
 
 
-def _places(samples: Samples, rows: Sequence[int]) -> list[int]:
+def places_of(samples: Samples, rows: Sequence[int]) -> list[int]:
     objects = samples.table.column("object").cast(pa.string()).to_pylist()
     numbers = samples.table.column("row").to_pylist()
     return [((shard_number(objects[row]) or 0) << 32) + numbers[row] for row in rows]

@@ -40,6 +40,7 @@ class Settings(Curation):
         """For the fingerprint: with the `contents` of the sets in place of where they lie."""
         own = {name: getattr(self, name) for name in ("threshold", "quantile", "label", "cell_rows")}
         own |= {"percentiles": self.percentiles} if self.percentiles else {}
+        own |= {} if self.per_class is None else {"per_class": self.per_class}
         model = None if self.features is None else f"{self.features.path}@{self.features.revision}"
         return {**own, "model": model, **contents}
 

@@ -341,3 +341,24 @@ def test_another_call_that_decides_meanwhile_does_this_one_no_harm(tmp_path: Pat
     found = bytes_in(curated(tmp_path, wanted(), "disturbed", meanwhile))
     found["job.json"] = found["job.json"].replace(b"/disturbed", b"/undisturbed")
     assert found == expected
+
+
+def test_so_many_of_each_class_stay_and_a_class_that_lacks_some_is_told(
+    tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    own = scenes(9)
+    make_dataset(tmp_path, [*own, own[0]], per_shard=4, label_name=["cat"] * 5 + ["dog"] * 4 + ["cat"])
+    ended = cli("curate", tmp_path / "made", "--to", tmp_path / "four", "--per-class", 4, "--in-process", "--json")
+    assert (ended.code, ended.json["reasons"]) == (0, {"over_per_class": 1, "exact_copy": 1})
+    assert numbers(tmp_path / "four") == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert reasons(tmp_path / "four")[4] == "over_per_class"
+    ended = cli("curate", tmp_path / "made", "--to", tmp_path / "five", "--per-class", 5, "--in-process", "--json")
+    assert (ended.code, ended.json["short"]) == (3, {"dog": 4})
+    assert Counter(row["label_name"] for row in rows(tmp_path / "five", "data")) == {"cat": 5, "dog": 4}
+    assert cli("verify", tmp_path / "five", "--deep").code == 0
+
+
+def test_a_later_option_changes_no_older_curation() -> None:
+    assert wanted().fields({}) == {
+        **{"threshold": None, "quantile": 0.9998, "label": None, "cell_rows": CELL_ROWS, "model": None}
+    }

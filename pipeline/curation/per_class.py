@@ -1,0 +1,46 @@
+"""After everything else: so many of each class stay, so that copies which went leave no class smaller than another."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import numpy as np
+
+from promptmill.pipeline.curation.percentiles import groups_of, places_of
+from promptmill.pipeline.curation.settings import Settings, Task
+from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, read_samples
+from promptmill.pipeline.storage.store import Store
+
+
+def surplus(task: Task, gone: Container[int]) -> list[int]:
+    """Places of the images that are more than their class and variant are to have, without those that are `gone`."""
+    most = task.settings.per_class
+    if most is None:
+        return []
+    samples = read_samples(task.input)
+    found: list[int] = []
+    for members in _kept_groups(samples, task.settings.label).values():
+        found += [place for place in places_of(samples, members) if place not in gone][most:]
+    return found
+
+
+def short_classes(store: Store, settings: Settings) -> dict[str, int]:
+    """Classes (and variants) of a curated dataset with fewer images than each is to have, and how many."""
+    if settings.per_class is None:
+        return {}
+    samples = read_samples(store)
+    status = samples.texts("status")
+    groups = _kept_groups(samples, settings.label, KEPT, REJECTED)
+    counts = {group: sum(status[row] == KEPT for row in members) for group, members in groups.items()}
+    return {_named(group): kept for group, kept in counts.items() if kept < settings.per_class}
+
+
+def _named(group: tuple[str, str]) -> str:
+    label, variant = group
+    return (label or "all") + (f" in {variant}" if variant not in ("", "{}") else "")
+
+
+def _kept_groups(samples: Samples, label: str | None, *status: str) -> dict[tuple[str, str], list[int]]:
+    """Rows by class and variant, in the order of the dataset; of `status`, else the kept ones."""
+    rows = np.flatnonzero(np.isin(np.array(samples.texts("status")), status or (KEPT,)))
+    return {group: [int(rows[i]) for i in members] for group, members in groups_of(samples, label, rows).items()}
