@@ -132,6 +132,20 @@ def test_classes_attributes_and_wildcards_travel_too(here: Path, monkeypatch: py
         assert (there.fingerprint, there.prompts, there.words) == (own.fingerprint, own.prompts, own.words)
 
 
+def test_images_that_are_known_to_a_curation_travel(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("real/ring/a.png", "real/cross/b.png", "held/c.png"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(here / name)
+    text = job_text(curate={"to": "s3://bucket/curated", "real": ["real/", "s3://bucket/more"], "test": ["held"]})
+    parcel = bundle(parse_job(text, "job.yaml"), text)
+    far = here.parent / f"{here.name}-far-curate"
+    zipfile.ZipFile(io.BytesIO(parcel.content)).extractall(far)
+    monkeypatch.chdir(far)
+    there = parse_job((far / "job.yaml").read_text(), "job.yaml", parcel.overrides).curate
+    assert there is not None and there.real == ("curate/real-0", "s3://bucket/more")
+    assert (far / "curate/real-0/ring/a.png").exists() and (far / there.test[0] / "c.png").exists()
+
+
 @pytest.mark.parametrize("place", ["file://{0}/given", "{0}/given"])
 def test_an_absolute_place_may_be_a_url(here: Path, place: str) -> None:
     """`file:///shared/out` was refused as a relative path, and `file:///only/there` as one that is not here."""
@@ -153,6 +167,7 @@ def test_what_lies_elsewhere_stays_there(here: Path) -> None:
     ("sections", "words"),
     [
         ({"output": {"url": "out/here"}}, "output.url: expected a place that the cluster's nodes share, got out/here"),
+        ({"curate": {"to": "out/here"}}, "curate.to: expected a place that the cluster's nodes share, got out/here"),
         ({"model": {"path": "given"}}, "model.path: given: expected what every node has, got a path of this machine"),
         ({"score": [{"clip": "local-dir:given/deep"}]}, "score.0.clip: local-dir:given/deep: expected what every"),
         ({"prompts": {"source": "absent"}}, "nothing there"),

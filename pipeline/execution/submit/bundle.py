@@ -26,7 +26,7 @@ JOB_NAME: Final = "job.yaml"
 CHECK_NAME: Final = "same_version.py"
 MOST_BYTES: Final = 200 << 20
 """The head keeps it in memory, and every node gets a copy; Ray itself refuses more than 500 MiB."""
-_NO_PATHS: Final = frozenset({"name", "negative_prompt", "distractors", "prompts", "url"})
+_NO_PATHS: Final = frozenset({"name", "negative_prompt", "distractors", "prompts", "url", "real", "test", "to"})
 Find = Callable[[str], tuple[Store, list[Entry]]]
 _SHARED: Final = "Give a URL, a hub id, or an absolute path that every node of the cluster sees"
 
@@ -91,6 +91,9 @@ def _places(job: Job) -> Iterator[tuple[str, str, str, Find]]:
     if prompts.wildcards:
         named = "" if prompts.wildcards is True else "prompts.wildcards"
         yield named, files_place(prompts).rstrip("/"), "wildcards", find_objects
+    for kind, sets in (("real", job.curate.real), ("test", job.curate.test)) if job.curate is not None else ():
+        for number, place in enumerate(sets):
+            yield f"curate.{kind}[{number}]", place, f"curate/{kind}-{number}", find_objects
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,11 @@ def _begins_here(path: Path) -> bool:
 def _refuse_own_places(job: Job) -> None:
     """Raises JobError for relative paths but those of prompts: on the cluster they would mean another place."""
     problems: list[Problem | str] = []
-    output = job.output.url
-    if not is_remote(output) and not local_path(output).is_absolute():
-        hint = "Give object storage, or an absolute path that every node sees"
-        problems.append(Problem("output.url", "a place that the cluster's nodes share", output, hint))
+    written = {"output.url": job.output.url, **({} if job.curate is None else {"curate.to": job.curate.to})}
+    for field, output in written.items():
+        if not is_remote(output) and not local_path(output).is_absolute():
+            hint = "Give object storage, or an absolute path that every node sees"
+            problems.append(Problem(field, "a place that the cluster's nodes share", output, hint))
     for place, text in _texts(job.model_dump(mode="json")):
         plain = text.removeprefix("local-dir:")
         if (
