@@ -44,6 +44,8 @@ _HASHES_KEPT = 100_000
 
 def locator(value: object, file: SourceFile, column: str, row: int) -> str | None:
     """Where the bytes of a cell are: a path relative to the folder of the file it stands in, a URL, or the cell."""
+    if value == "":
+        return None  # beside the file lies its folder
     if isinstance(value, str):
         if value.startswith((EMBEDDED, PACKED)):  # of a row that failed, and is tried again
             return value

@@ -173,6 +173,8 @@ class _Texts:
     lines: Lines | None
     read: frozenset[str] = frozenset()
     prompts: list[pa.ChunkedArray] = field(default_factory=list)
+    places: list[pa.ChunkedArray | None] = field(default_factory=list)
+    """Where the images of the prompts are; None for images that lie in the source."""
     broken: int = 0
     without_image: dict[str, int] = field(default_factory=dict)
     sought: dict[str, int] = field(default_factory=dict)
@@ -204,6 +206,7 @@ class _Texts:
         there = {name: table.column(name) for name in table.column_names}
         if columns.prompt in there:
             self.prompts.append(there[columns.prompt])
+            self.places.append(self._places(there, table.num_rows))
             if self.lines is not None:
                 self.lines.look(there[columns.prompt], f"{file} row", first)
         for role in _LONG_TEXTS:
@@ -218,6 +221,23 @@ class _Texts:
                 empty = pc.equal(as_kind(there[name], pa.large_string()).fill_null(""), "")
                 self.without_image[role] = self.without_image.get(role, 0) + (pc.sum(empty).as_py() or 0)
 
+    def _places(self, there: Mapping[str, pa.ChunkedArray], rows: int) -> pa.ChunkedArray | None:
+        names = list(self.columns.images.values())
+        if not all(name in there for name in names):
+            return None
+        texts = [as_kind(there[name], pa.large_string()).combine_chunks().fill_null("") for name in names]
+        none = pa.repeat(pa.scalar("", pa.large_string()), rows)
+        return pa.chunked_array([pc.binary_join_element_wise(none, *texts, pa.scalar("\n", pa.large_string()))])
+
+    def _repeated(self, trimmed: pa.ChunkedArray) -> int:
+        """Prompts that came before with the same images; 0 where the images themselves would have to be read."""
+        known = [chunk for chunked in self.places if chunked is not None for chunk in chunked.chunks]
+        if sum(map(len, known)) < len(trimmed):
+            return 0
+        rows = pa.table({"prompt": trimmed, "places": pa.chunked_array(known, pa.large_string())})
+        drawn = rows.filter(pc.not_equal(rows["prompt"], ""))
+        return int(drawn.num_rows - drawn.group_by(["prompt", "places"]).aggregate([]).num_rows)
+
     def notices(self) -> list[str]:
         if not self.prompts:
             return []
@@ -225,14 +245,13 @@ class _Texts:
         whole = pa.chunked_array(chunks, pa.large_string())
         trimmed = pc.utf8_trim_whitespace(whole.fill_null(""))
         blank = pc.sum(pc.equal(trimmed, "")).as_py() or 0
-        repeated = len(trimmed) - blank - pc.count_distinct(trimmed.filter(pc.not_equal(trimmed, ""))).as_py()
         said = {
             "blank: not drawn": blank,
             f"over {MAX_TEXT_BYTES:,} bytes: not drawn": int(pc.sum(_long(whole)).as_py() or 0),
             "no valid Unicode: not drawn": self.broken,
             **{f"without {role}: not drawn": count for role, count in self.without_image.items()},
             **{f"with {role} at a place where no file is": len(gone) for role, gone in self.missing.items()},
-            "repeated": repeated,
+            "repeated": self._repeated(trimmed),
             **{
                 f"written for another tool: {name}, read as plain words{_HINTS.get(name, '')}": _rows_with(
                     trimmed, NOTATION[name]

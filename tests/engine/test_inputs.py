@@ -25,11 +25,13 @@ from promptmill.pipeline.prompts import inputs
 from promptmill.pipeline.prompts.decoding import decode, fit
 from promptmill.pipeline.prompts.inputs import InputReader, drawn_size
 from promptmill.pipeline.prompts.pixels import MAX_PIXELS
+from promptmill.pipeline.prompts.source import open_source
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input
 from promptmill.schemas.plan import Sample
+from promptmill.schemas.prompts import Columns, Prompts
 from promptmill.schemas.resolved import ResolvedModel
 from tests.engine.conftest import Answer, records
 
@@ -149,14 +151,14 @@ def write(photos: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def test_images_from_images_and_a_bad_one_costs_itself(cli: Cli, job: Job, photos: Path, tmp_path: Path) -> None:
-    names = ["images/0.png", "images/1.png", "images/2.png", "images/none.png", "images/empty.png", None]
+    names = ["images/0.png", "images/1.png", "images/2.png", "images/none.png", "images/empty.png", None, ""]
     rows = [{"prompt": "a red circle", "photo": name, "tag": i} for i, name in enumerate(names)]
     source = write(photos, rows)
     given = {"source": source, "columns": {"image": "photo"}}
     path = job(prompts=given, generation={"strength": 0.5, "images_per_prompt": 2, "num_inference_steps": 4})
     answer = cli("run", path, "--in-process", "--json")
     assert answer.code == 3, answer.err
-    assert (answer.json["kept"], answer.json["failed"]) == (6, 6)
+    assert (answer.json["kept"], answer.json["failed"]) == (6, 8)
     kept = records(tmp_path / "out")
     assert {(row["width"], row["height"]) for row in kept} == {(64, 64), (80, 48)}
     assert {row["task"] for row in kept} == {"image-to-image"}
@@ -341,6 +343,18 @@ def test_an_address_is_not_cut_inside_of_its_query() -> None:
         assert InputReader(Store(f"memory://{uuid4().hex}")).read(place) == b"pixels"
         server.shutdown()
     assert set(asked) == {"/images/b.png?path=/a/c.png&sig=x/y="}
+
+
+@pytest.mark.parametrize("lies", ["beside the source", "in the source"])
+def test_one_prompt_over_several_images_is_no_repeat(lies: str, tmp_path: Path) -> None:
+    places = [str(tmp_path / f"{number}.png") for number in (0, 1, 0, 2)]
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    images = places if lies == "beside the source" else [Path(place).read_bytes() for place in places]
+    pq.write_table(pa.table({"prompt": ["a red circle"] * 4, "image": images}), tmp_path / "a.parquet")
+    notices = open_source(Prompts(source=str(tmp_path / "a.parquet"), columns=Columns(image="image"))).notices
+    told = [notice for notice in notices if "repeated" in notice]
+    assert told == (["prompts.source: of 4 prompts 1 is repeated"] if lies == "beside the source" else [])
 
 
 def test_only_who_knows_the_image_gets_the_one_that_was_kept(tmp_path: Path, models: Path) -> None:
