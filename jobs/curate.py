@@ -18,6 +18,15 @@ from promptmill.schemas.curation import QUANTILE
 from promptmill.schemas.errors import JobError, Problem
 
 
+Percentile = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SCORE=P", help="First leave out the worst P of 100 of each class; repeat for more."),
+]
+PerClass = Annotated[
+    int | None, typer.Option("--per-class", metavar="N", help="Keep at most so many of each class, the first ones.")
+]
+
+
 def command(
     url: Url,
     to: Annotated[str, typer.Option("--to", metavar="URL", help="Where the result lies.", callback=dated_place)],
@@ -38,13 +47,8 @@ def command(
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Of the classes inside which copies are looked for.")
     ] = None,
-    percentile: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SCORE=P", help="First leave out the worst P of 100 of each class; repeat for more."),
-    ] = None,
-    per_class: Annotated[
-        int | None, typer.Option("--per-class", metavar="N", help="Keep at most so many of each class, the first ones.")
-    ] = None,
+    percentile: Percentile = None,
+    per_class: PerClass = None,
     address: Address = None,
     in_process: InProcess = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Tasks of Ray at once; else what fits.")] = None,

@@ -64,10 +64,7 @@ def run(
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
-    if job.curate is not None:
-        from promptmill.jobs.curate_after import check_section
-
-        check_section(job.curate, planned, as_asked(planned, extend))
+    _check_curate(job, planned, extend)
     own_places = places_of(planned.segments[0].files)
     if is_whole(planned, extend):
         pass  # a nightly run without new prompts starts nothing
@@ -92,11 +89,24 @@ def run(
             summary = run_plan(
                 planned, store, progress, address=address, in_process=in_process, other=turn.other, telling=telling
             )
-            if job.curate is not None:
-                from promptmill.jobs.curate_after import curate_after
+            return planned, _curated(job, planned, summary, progress, address=address, in_process=in_process)
 
-                summary = curate_after(job.curate, planned, summary, progress, address=address, in_process=in_process)
-            return planned, summary
+
+def _check_curate(job: Job, planned: Plan, extend: bool) -> None:
+    if job.curate is not None:
+        from promptmill.jobs.curate_after import check_section
+
+        check_section(job.curate, planned, as_asked(planned, extend))
+
+
+def _curated(
+    job: Job, planned: Plan, summary: RunSummary, progress: RunListener, *, address: str | None, in_process: bool
+) -> RunSummary:
+    if job.curate is None:
+        return summary
+    from promptmill.jobs.curate_after import curate_after
+
+    return curate_after(job.curate, planned, summary, progress, address=address, in_process=in_process)
 
 
 def _note(planned: Plan, own_places: Sequence[str], progress: RunListener) -> None:

@@ -21,9 +21,11 @@ from promptmill.pipeline.evaluation.reference import as_written, compare_with_re
 from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.pipeline.models.catalog.clips import ResolvedClip, resolve_clip
 from promptmill.pipeline.models.load import load_embedder
+from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.scores.registry import choose_scorers
 from promptmill.pipeline.scores.score_dataset import score_dataset
 from promptmill.pipeline.storage.local import read_regular_file
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.reports import ScoreResult
 
@@ -60,10 +62,7 @@ def score(
     if metrics:
         shown |= asdict(score_dataset(store, metrics, again, on_unit))
     if clip and reference:
-        columns = [] if plan is None else [each.name for each in plan.words.attributes]
-        against = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection, columns)
-        pairs = [replace(each, made=None, real=None) for each in against.closest]
-        shown |= {**as_written(against), "cells": against.cells, "groups": against.groups, "closest": pairs}
+        shown |= _against(store, reference, clip, threads, selection, plan)
     if from_file:
         shown |= asdict(bring_scores(store, from_file, again))
     if plan is not None:
@@ -72,6 +71,16 @@ def score(
         build_report(plan, store, reach=reach_of(store, trusted=False, job=None))
     store.tidy()
     return ScoreResult(**shown)
+
+
+def _against(
+    store: Store, reference: str, clip: ResolvedClip, threads: int, selection: str | None, plan: Plan | None
+) -> dict[str, Any]:
+    """What the reference says, without pictures."""
+    columns = [] if plan is None else [each.name for each in plan.words.attributes]
+    found = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection, columns)
+    pairs = [replace(each, made=None, real=None) for each in found.closest]
+    return {**as_written(found), "cells": found.cells, "groups": found.groups, "closest": pairs}
 
 
 def _features(reference: str | None, features: str | None) -> ResolvedClip | None:
@@ -131,6 +140,10 @@ def command(
     if as_json:
         say_json(shown.as_json())
         return
+    _say(shown)
+
+
+def _say(shown: ScoreResult) -> None:
     table({name: value for name, value in shown.as_json().items() if name not in ("cells", "groups", "closest")})
     for each in shown.cells or []:
         values = {"fid": each.fid, "kid": each.kid, "precision": each.precision, "recall": each.recall}

@@ -50,9 +50,8 @@ from promptmill.schemas.reports import MetricSummary, ReportResult, Summary
 
 SUMMARY_KEY = "report/summary.json"
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
-SINGLE_FILE = "single-file.html"
 PIECES = ("data", "thumbs", "assets")
-PIECES_KEPT_S = 3600.0
+SINGLE_FILE, PIECES_KEPT_S = "single-file.html", 3600.0
 _SCRIPTS = ("core", "answer", "compared", "plots", "grid", "gallery", "detail", "copies", "address", "start")
 APP = tuple(f"app/{name}.js" for name in _SCRIPTS)
 
