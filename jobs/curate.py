@@ -17,7 +17,6 @@ from promptmill.pipeline.jobfile.dates import dated_place
 from promptmill.schemas.curation import QUANTILE
 from promptmill.schemas.errors import JobError, Problem
 
-
 Percentile = Annotated[
     list[str] | None,
     typer.Option(metavar="SCORE=P", help="First leave out the worst P of 100 of each class; repeat for more."),
