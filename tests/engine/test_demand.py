@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,25 @@ def test_a_priority_is_taken_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "RAY_worker_niceness=7" in str(_take_priority(7))
 
 
+SEEN = """\
+import os, time
+from pathlib import Path
+
+END = time.monotonic() + 120
+
+class Seen:
+    scores, version = ("seen",), "1"
+
+    def score(self, pictures):
+        folder = Path(os.environ["SEEN"])
+        (folder / str(os.getpid())).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
+        while len(list(folder.iterdir())) < int(os.environ["SEEN_OF"]) and time.monotonic() < END:
+            time.sleep(0.1)
+        return {"seen": [1.0] * len(pictures)}
+"""
+"""A score that waits for the other workers, so that none makes all shards before they are up."""
+
+
 class TestARealCluster:
     """GPUs are only said to be there: Ray counts them, and the model runs on the CPU."""
 
@@ -107,3 +127,41 @@ class TestARealCluster:
         short = {"workers": 1, "gpus_per_worker": 1, "gpu_type": "A100", "wait_for_workers_s": 1}
         refused = cli("run", job(compute=short, output={"url": str(tmp_path / "b")}), "--address", cluster.address)
         assert refused.code == 5 and "1 GPU of type A100" in refused.err and "(H100)" in refused.err
+
+    @pytest.mark.parametrize(
+        ("shown", "gpus", "part", "expected"),
+        [
+            (None, 1, 0.25, {"0": 4}),
+            ("MIG-aaaa,MIG-bbbb", 2, 1, {"MIG-aaaa": 1, "MIG-bbbb": 1}),
+        ],
+        ids=["a quarter of one", "slices (MIG)"],
+    )
+    def test_processes_on_each_device(
+        self,
+        cli: Cli,
+        job: MakeJob,
+        cluster: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        shown: str | None,
+        gpus: int,
+        part: float,
+        expected: dict[str, int],
+    ) -> None:
+        """Each worker writes down its process and the devices that CUDA would show it."""
+        (tmp_path / "seen.py").write_text(SEEN)
+        (tmp_path / "seen").mkdir()
+        monkeypatch.syspath_prepend(tmp_path)
+        workers = sum(expected.values())
+        environment = {"PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen"), "SEEN_OF": str(workers)}
+        environment |= {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}
+        small = {"num_cpus": workers, "object_store_memory": 80 << 20, "num_gpus": gpus}
+        resources = {"accelerator_type:L4": 1}
+        cluster.add_node(**small, resources=resources, env_vars=environment)
+        compute = {"workers": workers, "gpus_per_worker": part, "gpu_type": "L4"}
+        many = {"guidance_scale": [1.0, 2.0, 3.0, 4.0]}  # a worker takes two shards at a time
+        made = job(compute=compute, sweep=many, output={"images_per_shard": 2}, score=[{"python": "seen:Seen"}])
+        answer = cli("run", made, "--address", cluster.address, "--json")
+        assert answer.code == 0, answer.err
+        seen = [path.read_text() for path in (tmp_path / "seen").iterdir()]
+        assert dict(Counter(seen)) == expected, answer.err
