@@ -55,12 +55,7 @@ def export(
     if push is not None:
         check_push(push, folder is not None)
     for_training = hasattr(layout_of(layout), "write")
-    if sign and (not for_training or getattr(layout_of(layout), "TABLES", False)):
-        got = f"{layout}, whose {'tables say the hashes of their images' if for_training else 'images a scorer reads'}"
-        raise JobError(Problem("--sign", "a layout of image files for training", got, "Take imagefolder or another"))
-    if not for_training and (split or push):
-        option = "--split" if split else "--push"
-        raise JobError(Problem(option, "a layout for training", f"{layout}, which the scorer of a suite reads"))
+    _check_layout(layout, for_training, sign, "--split" if split else "--push" if push else None)
     try:
         made = _made(
             url, layout, target, rejected, selection, shares, for_training, (certificate, key) if sign else None
@@ -73,6 +68,14 @@ def export(
     if push is not None and folder is not None:
         made = replace(made, pushed=push_folder(folder, push))
     return replace(made, out=out)
+
+
+def _check_layout(layout: str, for_training: bool, sign: bool, option: str | None) -> None:
+    if sign and (not for_training or getattr(layout_of(layout), "TABLES", False)):
+        got = f"{layout}, whose {'tables say the hashes of their images' if for_training else 'images a scorer reads'}"
+        raise JobError(Problem("--sign", "a layout of image files for training", got, "Take imagefolder or another"))
+    if not for_training and option is not None:
+        raise JobError(Problem(option, "a layout for training", f"{layout}, which the scorer of a suite reads"))
 
 
 def _made(

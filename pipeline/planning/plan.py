@@ -13,12 +13,7 @@ from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.catalog.diffusers_source import call_parameters
 from promptmill.pipeline.models.catalog.tasks import task_for
 from promptmill.pipeline.planning import variants
-from promptmill.pipeline.planning.checks import (
-    and_those_of,
-    check_classifiers,
-    check_job,
-    wrong_values,
-)
+from promptmill.pipeline.planning.checks import and_those_of, check_classifiers, check_job, wrong_values
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
 from promptmill.pipeline.planning.licensed import licensed_parts
 from promptmill.pipeline.planning.lineage import lineage_of
@@ -31,13 +26,7 @@ from promptmill.schemas.columns import Only
 from promptmill.schemas.errors import JobError, NoFilesError, Problem
 from promptmill.schemas.job import Job
 from promptmill.schemas.origin import Lineage
-from promptmill.schemas.plan import (
-    LEAST_DIGITS,
-    PythonScore,
-    Segment,
-    Shard,
-    Variant,
-)
+from promptmill.schemas.plan import LEAST_DIGITS, PythonScore, Segment, Shard, Variant
 from promptmill.schemas.records import LARGEST_NARROW_SEED
 from promptmill.schemas.resolved import ResolvedModel
 from promptmill.schemas.scores import LOWER_IS_BETTER
@@ -249,12 +238,11 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + _most_images(job) - 1
     lineage = lineage_of(job.prompts, source.files)
-    larger = (
-        *own_sizes(job, models, source.files),
-        *of_licenses(licensed_parts(job, models, lineage)),
+    notices = (
+        *(*source.notices, *from_noise(job, models, source.largest.get("strength"))),
+        *(*own_sizes(job, models, source.files), *of_licenses(licensed_parts(job, models, lineage))),
         *of_classifiers(job, clips),
     )
-    notices = (*source.notices, *from_noise(job, models, source.largest.get("strength")), *larger)
     return Plan(
         *(job, fingerprint(fields), fields, models, clips, source.schema, _segments(job, source, prompts), notices),
         wide_seeds=last > LARGEST_NARROW_SEED,

@@ -44,16 +44,14 @@ _HASHES_KEPT = 100_000
 
 def locator(value: object, file: SourceFile, column: str, row: int) -> str | None:
     """Where the bytes of a cell are: a path relative to the folder of the file it stands in, a URL, or the cell."""
-    if value == "":
-        return None  # beside the file lies its folder
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         if value.startswith((EMBEDDED, PACKED)):  # of a row that failed, and is tried again
             return value
         folder = file.folder or file.path.rpartition("/")[0]
         if member_of(value) is not None:
             return f"{PACKED}{folder}/{file.name.rpartition('/')[2]}#{value}"
         return beside(value, folder)
-    return None if value is None else f"{EMBEDDED}{file.path}#{column}:{row}"
+    return None if value is None or value == "" else f"{EMBEDDED}{file.path}#{column}:{row}"
 
 
 def beside(path: str, folder: str) -> str:
