@@ -31,11 +31,12 @@ exec 3>&2 # for `say`: standard error itself is closed while bash would write of
 
 # say LEVEL TEXT: a line without control characters, or with --log-format json an object with the fields of promptmill's own.
 say() {
-  local LC_ALL=C level=$1 text=${2//[^ -~]/?}
+  local level=$1 text
   if [[ $log_format != json ]]; then
     printf 'entrypoint: %s\n' "${2//[[:cntrl:]]/?}" >&3
     return
   fi
+  text=$(printf %s "$2" | LC_ALL=C tr -c ' -~' '?')
   text=${text//\\/\\\\}
   TZ=UTC printf '{"time": "%(%Y-%m-%dT%H:%M:%SZ)T", "level": "%s", "event": "message", "run": "entrypoint-%s", "process": %s, "message": "%s"}\n' \
     -1 "$level" "$$" "$$" "${text//\"/\\\"}" >&3

@@ -32,6 +32,7 @@ MIMES: Final = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 CERTIFICATE, KEY = "--certificate", "--key"
 _CURVES: Final = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _LEAST_RSA_BITS: Final = 2048
+_KEYS: Final = "a key on P-256, P-384 or P-521, of Ed25519, or of RSA with 2,048 bits and more"
 _MOST_BYTES: Final = 1 << 20
 # With a thumbnail an image of 12 KB becomes one of 289 KB; without 3 KB are added.
 _SETTINGS: Final[dict[str, Any]] = {
@@ -42,7 +43,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """`chain` is PEM, the signer's certificate first; `key` is PEM too, and in no message."""
+    """`chain` is PEM, the signer's certificate first; `key` is PEM too (PKCS#8), and in no message."""
 
     algorithm: str
     chain: bytes
@@ -60,7 +61,11 @@ def open_signer(certificate: str | None, key: str | None, composite: bool = Fals
     sign = _signer(_credentials(_read(certificate, CERTIFICATE), _read(key, KEY)), composite)
     sink = io.BytesIO()
     Image.new("RGB", (8, 8)).save(sink, "PNG")
-    sign(sink.getvalue(), "png", "a trial")
+    try:
+        sign(sink.getvalue(), "png", "a trial")
+    except JobError as error:
+        hint = "It needs a certificate of its own profile: C2PA 2.x, 14.5"
+        raise JobError(f"{error}. {hint}") from None
     return sign
 
 
@@ -81,8 +86,7 @@ def _signer(own: Credentials, composite: bool) -> Sign:
                 builder.set_intent(c2pa.C2paBuilderIntent.CREATE, kind)
                 builder.sign(signer, MIMES[suffix], io.BytesIO(data), sink)
         except c2pa.C2paError as error:
-            hint = "It needs a certificate of its own profile: C2PA 2.x, 14.5"
-            raise JobError(Problem("--sign", f"{title} with a C2PA manifest", first_line(error), hint)) from None
+            raise JobError(Problem("--sign", f"{title} with a C2PA manifest", first_line(error))) from None
         return sink.getvalue()
 
     return sign
@@ -100,7 +104,8 @@ def _read(path: str | None, where: str) -> bytes:
 
 
 def _credentials(chain: bytes, key: bytes) -> Credentials:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization as pem
     from cryptography.x509 import load_pem_x509_certificates
 
     try:
@@ -108,19 +113,26 @@ def _credentials(chain: bytes, key: bytes) -> Credentials:
     except ValueError as error:
         raise JobError(Problem(CERTIFICATE, "certificates in PEM, the signer's first", first_line(error))) from None
     try:
-        private: Any = load_pem_private_key(key, None)
+        private: Any = pem.load_pem_private_key(key, None)
     except TypeError:
         hint = "`openssl pkey -in KEY` writes it without one"
         raise JobError(Problem(KEY, "a private key without a password", "one with a password", hint)) from None
+    except UnsupportedAlgorithm as error:
+        raise JobError(Problem(KEY, _KEYS, first_line(error))) from None
     except ValueError:
         raise JobError(Problem(KEY, "a private key in PEM", "none")) from None
     algorithm = _algorithm(private)
-    if certificates[0].public_key() != private.public_key():
-        others = [each for each in certificates[1:] if each.public_key() == private.public_key()]
-        hint = "The signer's certificate comes first in the file" if others else ""
+    try:
+        public = [each.public_key() for each in certificates]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise JobError(Problem(CERTIFICATE, f"certificates of {_KEYS}", first_line(error))) from None
+    if public[0] != private.public_key():
+        hint = "The signer's certificate comes first in the file" if private.public_key() in public[1:] else ""
         raise JobError(Problem(KEY, f"the key of {CERTIFICATE}'s first certificate", "that of another", hint))
     _check_chain(certificates, datetime.now(UTC))
-    return Credentials(algorithm, chain, key)
+    # C2PA's own reader takes no other form, as OpenSSL before 3 wrote it.
+    plain = private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
+    return Credentials(algorithm, chain, plain)
 
 
 def _algorithm(key: Any) -> str:
@@ -133,8 +145,7 @@ def _algorithm(key: Any) -> str:
         return "ed25519"
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= _LEAST_RSA_BITS:
         return "ps256"
-    expected = "a key on P-256, P-384 or P-521, of Ed25519, or of RSA with 2,048 bits and more"
-    raise JobError(Problem(KEY, expected, type(key).__name__))
+    raise JobError(Problem(KEY, _KEYS, type(key).__name__))
 
 
 def _check_chain(certificates: Sequence[Certificate], now: datetime) -> None:

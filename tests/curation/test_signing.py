@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -221,6 +223,24 @@ def test_a_chain_with_a_gap(made: Path, tmp_path: Path, authority: Authority) ->
     first = Path(own["certificate"]).read_text().split("-----END CERTIFICATE-----\n")[0]
     Path(own["certificate"]).write_text(f"{first}-----END CERTIFICATE-----\n{strange}")
     assert "each certificate issued by the next" in refused(made, tmp_path / "o", **own)
+
+
+@pytest.mark.parametrize("kind", [ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)])
+def test_keys_as_older_programs_write_them(made: Path, tmp_path: Path, authority: Authority, kind: Any) -> None:
+    own = authority.files(kind)
+    Path(own["key"]).write_bytes(kind.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    export(str(made), "imagefolder", str(tmp_path / "o"), sign=True, **own)
+    for name, data in images_below(tmp_path / "o").items():
+        assert authority.read(data, Path(name).suffix).get_validation_state() == "Trusted"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl, which alone makes such keys")
+def test_curves_that_nobody_knows(made: Path, tmp_path: Path, authority: Authority) -> None:
+    """SM2: `cryptography` raises an error that is no ValueError."""
+    own = authority.files()
+    command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:sm2", "-out", own["key"]]
+    subprocess.run(command, check=True)
+    assert "P-256" in refused(made, tmp_path / "o", **own)
 
 
 def test_a_key_with_a_password(made: Path, tmp_path: Path, authority: Authority) -> None:
