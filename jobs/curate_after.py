@@ -20,7 +20,8 @@ from promptmill.schemas.job import Job
 
 
 def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> None:
-    """Raises JobError with all that is wrong with it. `there` is the plan of the dataset that is there already."""
+    """Raises JobError with all that is wrong with it. `there` is the plan of the job's dataset where there is one:
+    what was curated of it before may lie in the section's place, and nothing else."""
     url = plan.job.output.url
     checks: list[Callable[[], object]] = [
         lambda: refuse_overlap(url, asked.to, "the job's output"),
@@ -41,9 +42,8 @@ def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> None:
                 problems += error.problems
         if problems:
             raise JobError(*dict.fromkeys(problems))
-        if there is not None:
-            own = (open_output(url), open_output(asked.to), Settings.of(asked, "--model"))
-            refuse_other_curation(there, *own, known_parts(asked))
+        own = (open_output(url), open_output(asked.to), Settings.of(asked, "--model"))
+        refuse_other_curation(there or plan, *own, known_parts(asked))
 
 
 def _refuse_overlaps(asked: Curate) -> None:
@@ -66,11 +66,13 @@ def _check_scores(job: Job, asked: Curate) -> None:
 def curate_after(
     asked: Curate, plan: Plan, summary: RunSummary, listener: Listener, *, address: str | None, in_process: bool
 ) -> RunSummary:
-    """The summary with what came of it; of a run that did not come to its end nothing is curated."""
+    """The summary with what came of it. Nothing is curated of a run that did not come to its end, or with classes that
+    are short: another round would come too late for the place that is taken."""
     unfinished = summary.interrupted or summary.over_budget is not None or summary.shards_done < summary.shards
-    if unfinished:
+    if unfinished or summary.short:
         return summary
     words = Progress(Words(listener.notice).tell)
+    workers = plan.job.compute.workers
     with named_as_in_a_job():
         made = curate_dataset(
             plan.job.output.url,
@@ -78,6 +80,7 @@ def curate_after(
             Settings.of(asked, "--model"),
             address=address,
             in_process=in_process,
+            workers=None if workers == "auto" else workers,
             progress=words,
         )
     return replace(summary, curated=made)

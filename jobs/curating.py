@@ -62,13 +62,13 @@ def _problem(details: Any) -> Problem:
 
 @contextlib.contextmanager
 def named_as_in_a_job() -> Iterator[None]:
-    """What is called `--real` on the command line is `curate.real` in a job."""
+    """What is called `--real` on the command line is `curate.real` in a job, `--to` in a hint `curate.to`."""
     fields = {option: field for field, option in _OPTIONS.items()}
     try:
         yield
     except JobError as error:
         told = [
-            each
+            each.replace(" --to", " curate.to")
             if isinstance(each, str)
             else replace(each, where=re.sub(r"^--([\w-]+)( ?)", _field(fields), each.where))
             for each in error.problems
@@ -106,7 +106,7 @@ def curate_dataset(
         curate(own, task, known, spread, progress or Progress())
     if not (is_whole and target.entry("README.md") is not None and is_current(target)):
         _tell(own, target)
-    short = short_classes(target, settings)
+    short = short_classes(own, target, settings)
     return replace(_result(own, plan, target, to, time.monotonic() - began), short=short)
 
 

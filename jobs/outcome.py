@@ -52,6 +52,16 @@ def result(plan: Plan, summary: RunSummary) -> RunResult:
     )
 
 
+def _say_short(planned: Plan, summary: RunSummary) -> None:
+    for each in summary.short:
+        why = f"; most of the others: {each.reason}" if each.reason else ""
+        say(f"Class {shown(each.name)}: {each.kept:,} of {each.asked:,} kept, of {each.made:,} made{why}")
+    if summary.short:
+        say("Raise select.max_rounds and run again, or mend what rejects them.")
+        if planned.job.curate is not None:
+            say("It is curated when no class is short; `promptmill curate` takes it as it is.")
+
+
 def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: bool = False) -> None:
     if as_json:
         say_json(result(planned, summary).as_json())
@@ -77,11 +87,7 @@ def finish(planned: Plan, summary: RunSummary, as_json: bool, rows_at_fault: boo
             again = f"`promptmill retry {url}` makes them again"
             mend = "the source's own rows are at fault: put mended ones into a new file"
             say(f"Failures are in {url}/failures/; {mend if rows_at_fault else again}.")
-        for each in summary.short:
-            why = f"; most of the others: {each.reason}" if each.reason else ""
-            say(f"Class {shown(each.name)}: {each.kept:,} of {each.asked:,} kept, of {each.made:,} made{why}")
-        if summary.short:
-            say("Raise select.max_rounds and run again, or mend what rejects them.")
+        _say_short(planned, summary)
         if summary.spent is not None and summary.over_budget is None:
             say(f"It cost {summary.spent:,.2f} so far, by compute.price_per_hour.")
         for place in summary.left_out:

@@ -39,13 +39,23 @@ def plan(job: Job, allow_large_sweep: bool, extend: bool = False) -> tuple[Plan,
     if stored is None:
         if planned.wrong:
             raise InputError(*planned.wrong)
+        check_curate(planned, None)
         return planned, describe(planned, 0, 0)
     if extend:
         planned, stored = as_if_extended(planned, stored, store)
     planned = join(planned, stored, store.url)
+    check_curate(planned, planned)
     done = read_counts(planned, store)
     bytes_done = sum(entry.size_bytes for entry in store.list("data") if shard_number(entry.name) in done)
     return planned, describe(planned, len(done), bytes_done)
+
+
+def check_curate(planned: Plan, there: Plan | None) -> None:
+    """Raises JobError as `check_section`."""
+    if planned.job.curate is not None:
+        from promptmill.jobs.curate_after import check_section
+
+        check_section(planned.job.curate, planned, there)
 
 
 def plan_of(job: Job, allow_large_sweep: bool, extend: bool) -> Plan:

@@ -14,7 +14,7 @@ from promptmill.jobs.afterwards import tell_what_is_there
 from promptmill.jobs.console import err, is_terminal
 from promptmill.jobs.options import Address, AsJson, Extend, InProcess, JobFile, Set, WhileRunning, Yes, loaded_job
 from promptmill.jobs.outcome import finish
-from promptmill.jobs.plan import as_asked, is_whole, plan_of
+from promptmill.jobs.plan import as_asked, check_curate, is_whole, plan_of
 from promptmill.jobs.ray_there import ray_is_there
 from promptmill.jobs.signals import answering, finish_first
 from promptmill.jobs.telling import QUIET, LogFormat, MetricsFile, MetricsPort, Telling, begin_telling, metered
@@ -64,7 +64,8 @@ def run(
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
-    _check_curate(job, planned, extend)
+    if job.curate is not None:
+        check_curate(planned, as_asked(planned, extend))
     own_places = places_of(planned.segments[0].files)
     if is_whole(planned, extend):
         pass  # a nightly run without new prompts starts nothing
@@ -90,13 +91,6 @@ def run(
                 planned, store, progress, address=address, in_process=in_process, other=turn.other, telling=telling
             )
             return planned, _curated(job, planned, summary, progress, address=address, in_process=in_process)
-
-
-def _check_curate(job: Job, planned: Plan, extend: bool) -> None:
-    if job.curate is not None:
-        from promptmill.jobs.curate_after import check_section
-
-        check_section(job.curate, planned, as_asked(planned, extend))
 
 
 def _curated(

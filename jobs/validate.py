@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from promptmill.jobs.console import say, say_json
 from promptmill.jobs.options import AsJson, JobFile, Set, Yes, loaded_job
-from promptmill.jobs.plan import say_suite
+from promptmill.jobs.plan import as_asked, check_curate, say_suite
 from promptmill.pipeline.dataset.open import open_output, read_plan
 from promptmill.pipeline.planning.plan import Plan, plan_job
-from promptmill.schemas.errors import InputError
+from promptmill.schemas.errors import InputError, JobError
 from promptmill.schemas.job import Job
 from promptmill.schemas.results import ValidateResult
 
@@ -15,16 +17,22 @@ from promptmill.schemas.results import ValidateResult
 def validate(job: Job, allow_large_sweep: bool) -> Plan:
     """Job, models, scorers and prompts hold. Raises JobError with all problems.
 
-    The output is looked at only where rows are wrong: they end no dataset that an earlier version began.
+    The output is looked at only where rows are wrong, since they end no dataset that an earlier version began, and for
+    what was curated of it.
     """
     plan = plan_job(job, allow_large_sweep)
     if plan.wrong and read_plan(open_output(job.output.url, "output.url")) is None:
         raise InputError(*plan.wrong)
     if job.curate is not None:
-        from promptmill.jobs.curate_after import check_section
-
-        check_section(job.curate, plan)
+        check_curate(plan, _there(plan))
     return plan
+
+
+def _there(plan: Plan) -> Plan | None:
+    """The job's dataset as `run --extend` would have it; None where there is none, or that of another job."""
+    with contextlib.suppress(JobError):
+        return as_asked(plan, extend=True)
+    return None
 
 
 def command(job: JobFile, set_: Set = None, yes: Yes = False, as_json: AsJson = False) -> None:

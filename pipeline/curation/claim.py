@@ -18,6 +18,7 @@ from promptmill.pipeline.dataset.claim import refuse_other_job
 from promptmill.pipeline.dataset.keys import JOB_KEY
 from promptmill.pipeline.dataset.open import read_plan
 from promptmill.pipeline.dataset.records import UNREADABLE
+from promptmill.pipeline.dataset.rounds import awaits_round
 from promptmill.pipeline.dataset.state import read_footers
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.display import first_line, redact
@@ -57,11 +58,12 @@ def refuse_other_curation(
 ) -> None:
     """Raises as `claim_curation` for an output that is another's, as far as that is known before the input is whole."""
     stored = read_plan(target)
-    if stored is not None:
-        content = stored.fields.get(FIELD, {}).get(_CONTENT)
-        _refuse_other(
-            _plan_of(plan, source, target, {**_said(plan, settings, known), _CONTENT: content}), stored, target
-        )
+    if stored is None:
+        return
+    said = {**_said(plan, settings, known), _CONTENT: curation_of(stored).get(_CONTENT)}
+    _refuse_other(_plan_of(plan, source, target, said), stored, target)
+    if awaits_round(plan, source):
+        raise _of_before(target)
 
 
 def _said(plan: Plan, settings: Settings, known: Sequence[KnownPart]) -> dict[str, Any]:
@@ -80,14 +82,24 @@ def _refuse_other(own: Plan, stored: Plan, target: Store) -> None:
     names = [name for name, _, _ in differing_fields(own.fields, stored.fields)]
     same = all(name == f"{FIELD}.{_CONTENT}" or name.startswith("prompts.source.") for name in names)
     if same and (names or own.shards > stored.shards):  # of one job, so its source grew, or a retry came
-        got, hint = "one of what was there before", "Choose another place; `{date}` in it makes one each day"
-        where = f"--to {redact(target.url)}"
-        raise OutputMismatchError(Problem(where, "a curation of all samples of the input", got, hint))
-    refuse_other_job(own, stored, target.url)
+        raise _of_before(target)
+    refuse_other_job(own, stored, target.url, "--to")
+
+
+def _of_before(target: Store) -> OutputMismatchError:
+    got, hint = "one of what was there before", "Choose another place; `{date}` in it makes one each day"
+    where = f"--to {redact(target.url)}"
+    return OutputMismatchError(Problem(where, "a curation of all samples of the input", got, hint))
 
 
 def _kinds(known: Sequence[KnownPart]) -> list[str]:
     return sorted({part.option for part in known})
+
+
+def curation_of(plan: Plan) -> Mapping[str, Any]:
+    """How it was curated; empty of a dataset that a run made, and where `job.json` says what is none of ours."""
+    said = plan.fields.get(FIELD)
+    return said if isinstance(said, Mapping) else {}
 
 
 def is_curated(plan: Plan) -> bool:

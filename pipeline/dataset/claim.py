@@ -129,8 +129,8 @@ def _extend(plan: Plan, stored: Plan, store: Store) -> tuple[Plan, Plan]:
     return growth.plan, stored
 
 
-def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
-    """Raises OutputMismatchError that names every field in which the two differ."""
+def refuse_other_job(plan: Plan, stored: Plan, url: str, place: str = "output.url") -> None:
+    """Raises OutputMismatchError that names every field in which the two differ. `place` is who named the URL."""
     different = differences(plan, stored)
     if not different:
         return
@@ -152,7 +152,7 @@ def refuse_other_job(plan: Plan, stored: Plan, url: str) -> None:
                 "Files grew or were archived: `promptmill run --extend` adds what is new, and misses none that is gone"
             )
     else:
-        hint = "This output belongs to another job. Choose another output.url, or change these fields back"
+        hint = f"This output belongs to another job. Choose another {place}, or change these fields back"
     raise OutputMismatchError(*problems, hint)
 
 

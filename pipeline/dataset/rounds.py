@@ -41,12 +41,8 @@ class Short:
 def next_round(plan: Plan, store: Store) -> Plan | None:
     """The plan with a round for what its classes lack; None where nothing is lacking, or shards are, or no round is
     left."""
-    select = plan.job.select
-    if select is None or select.per_class is None or missing_shards(plan, store):
-        return None
-    number = 1 + max(segment.round for segment in plan.segments)
-    lacking = lacking_by_variant(plan, read_footers(plan, store))
-    if not lacking or number > select.max_rounds:
+    number, lacking = _due(plan, store)
+    if not lacking:
         return None
     segments: list[Segment] = []
     first = plan.shards
@@ -55,6 +51,20 @@ def next_round(plan: Plan, store: Store) -> Plan | None:
         first += segments[-1].shards
     add_segments(plan, store, segments, {})
     return newest_plan(plan, store)
+
+
+def awaits_round(plan: Plan, store: Store) -> bool:
+    """Whether a run would add one to what is there."""
+    return bool(_due(plan, store)[1])
+
+
+def _due(plan: Plan, store: Store) -> tuple[int, dict[int, dict[int, int]]]:
+    """The number of the next round, and what it is to fill by variant: nothing where `next_round` is None."""
+    select = plan.job.select
+    if select is None or select.per_class is None or missing_shards(plan, store):
+        return 0, {}
+    number = 1 + max(segment.round for segment in plan.segments)
+    return number, lacking_by_variant(plan, read_footers(plan, store)) if number <= select.max_rounds else {}
 
 
 def lacking_by_variant(plan: Plan, footers: Mapping[int, CommitRecord]) -> dict[int, dict[int, int]]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from promptmill.pipeline.curation.claim import curation_of
+from promptmill.pipeline.curation.settings import LABELS
 from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.coverage import ClassSummary, ValueSummary
@@ -23,9 +25,17 @@ def class_summaries(plan: Plan, samples: Samples) -> list[ClassSummary]:
     """In the order of the job, and none in a dataset without labels."""
     if not plan.words.classes or "label_name" not in samples.source_columns:
         return []
-    asked = None if plan.job.per_class is None else plan.job.per_class * plan.variant_count
+    each = _asked(plan)
+    asked = None if each is None else each * plan.variant_count
     labels, facts = _texts(samples, "label_name"), _Facts(samples)
     return [ClassSummary(name=name, asked=asked, **facts.of(labels == name)) for name in plan.words.class_names]
+
+
+def _asked(plan: Plan) -> int | None:
+    """Images of a class and variant: as many as the curation was to leave, else as the run was to make."""
+    said = curation_of(plan)
+    left = said.get("per_class") if said.get("label") in (None, *LABELS) else None
+    return left if isinstance(left, int) else plan.job.per_class
 
 
 def attribute_summaries(plan: Plan, samples: Samples) -> list[ValueSummary]:

@@ -358,6 +358,16 @@ def test_so_many_of_each_class_stay_and_a_class_that_lacks_some_is_told(
     assert cli("verify", tmp_path / "five", "--deep").code == 0
 
 
+@pytest.mark.parametrize(("label", "none"), [(None, "dog"), ("label_name", "dog"), ("label", "1")])
+def test_a_class_of_which_every_sample_failed_is_short(
+    tmp_path: Path, cli: Callable[..., Any], label: str | None, none: str
+) -> None:
+    make_dataset(tmp_path, [*scenes(2), None], mapped={"label": "animal"}, animal=["cat", "cat", "dog"])
+    asked = ("--per-class", 2, *(("--label", label) if label else ()))
+    ended = cli("curate", tmp_path / "made", "--to", tmp_path / "two", *asked, "--in-process", "--json")
+    assert (ended.code, ended.json["short"]) == (3, {none: 0})
+
+
 def test_a_later_option_changes_no_older_curation() -> None:
     assert wanted().fields({}) == {
         **{"threshold": None, "quantile": 0.9998, "label": None, "cell_rows": CELL_ROWS, "model": None}

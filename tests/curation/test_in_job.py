@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from promptmill.pipeline import crashpoints
 from promptmill.schemas.scores import reason_kind
 from tests.curation.test_curate import bytes_in
+from tests.engine.test_balance import job_of_classes
 
 Cli = Callable[..., Any]
 Write = Callable[..., Path]
@@ -147,3 +149,45 @@ def test_what_cannot_be_curated_is_refused_with_its_line(
     assert f"curate.{field}" in problem["where"]
     assert "job.yaml" in problem["where"]
     assert said in answer.json["message"]
+
+
+def test_a_place_that_is_another_jobs_is_refused_before_anything_is_made(tmp_path: Path, job: Write, cli: Cli) -> None:
+    to = tmp_path / "curated"
+    assert cli("run", job(curate={"to": str(to)}), "--in-process").code == 0
+    assert cli("validate", job()).code == 0
+    other = job(curate={"to": str(to)}, output={"url": str(tmp_path / "other")}, seed=7)
+    for command in (("validate",), ("plan",), ("run", "--in-process")):
+        refused = cli(*command, other, "--json")
+        assert refused.code == 2
+        assert "Choose another curate.to" in refused.json["message"]
+    assert not (tmp_path / "other").exists()
+    claim = json.loads((to / "job.json").read_text())
+    claim["fields"]["curate"] = []
+    (to / "job.json").write_text(json.dumps(claim))
+    assert "curate" in cli("validate", job(curate={"to": str(to)}), "--json").json["message"]
+
+
+def test_classes_that_are_short_are_not_curated_until_they_are_full(tmp_path: Path, cli: Cli) -> None:
+    to = tmp_path / "curated"
+    wanted = job_of_classes(tmp_path, tmp_path / "out", curate={"to": str(to)})
+    one_round = ("--set", "select.max_rounds=1", "--in-process")
+    ran = cli("run", wanted, *one_round)
+    assert ran.code == 3
+    assert "It is curated when no class is short" in ran.out
+    assert not to.exists()
+    assert cli("curate", tmp_path / "out", "--to", to, "--in-process").code == 0
+    assert cli("run", wanted, *one_round).code == 3
+    shards = list((tmp_path / "out" / "data").iterdir())
+    refused = cli("run", wanted, "--in-process", "--json")
+    assert refused.code == 2
+    assert "curate.to" in refused.json["message"]
+    assert list((tmp_path / "out" / "data").iterdir()) == shards
+
+
+def test_the_report_says_of_a_class_how_many_the_curation_was_to_leave(tmp_path: Path, cli: Cli) -> None:
+    classes = {"prompts": {"classes": {"circle": "a red circle"}}}
+    wanted = job_of_classes(tmp_path, tmp_path / "out", curate={"to": str(tmp_path / "two"), "per_class": 2}, **classes)
+    assert cli("run", wanted, "--in-process").code == 0
+    for name, asked in (("out", 3), ("two", 2)):
+        (told,) = json.loads((tmp_path / name / "report" / "summary.json").read_text())["classes"]
+        assert (told["asked"], told["kept"]) == (asked, asked)
