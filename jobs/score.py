@@ -13,6 +13,7 @@ from promptmill.jobs.console import say, say_json, table
 from promptmill.jobs.options import AsJson
 from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_output, read_plan
+from promptmill.pipeline.dataset.passed import attribute_columns
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.display import shown as on_a_line
 from promptmill.pipeline.evaluation.brought import bring_scores
@@ -77,8 +78,9 @@ def _against(
     store: Store, reference: str, clip: ResolvedClip, threads: int, selection: str | None, plan: Plan | None
 ) -> dict[str, Any]:
     """What the reference says, without pictures."""
-    columns = [] if plan is None else [each.name for each in plan.words.attributes]
-    found = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection, columns)
+    columns = {} if plan is None else attribute_columns(plan, store)
+    classes = () if plan is None else plan.words.class_names
+    found = compare_with_reference(store, reference, clip, load_embedder(clip, threads), selection, columns, classes)
     pairs = [replace(each, made=None, real=None) for each in found.closest]
     return {**as_written(found), "cells": found.cells, "groups": found.groups, "closest": pairs}
 
@@ -144,7 +146,8 @@ def command(
 
 
 def _say(shown: ScoreResult) -> None:
-    table({name: value for name, value in shown.as_json().items() if name not in ("cells", "groups", "closest")})
+    below = ("cells", "groups", "groups_left_out", "closest")
+    table({name: value for name, value in shown.as_json().items() if name not in below})
     for each in shown.cells or []:
         values = {"fid": each.fid, "kid": each.kid, "precision": each.precision, "recall": each.recall}
         numbers = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
@@ -155,3 +158,5 @@ def _say(shown: ScoreResult) -> None:
         who = f"{on_a_line(group.column)} {on_a_line(group.value)}"
         against = f"{group.images} images against {group.reference_images}"
         say(f"{who}: {against}, " + (", ".join(numbers) or "too few to compare"))
+    for name, count in (shown.groups_left_out or {}).items():
+        say(f"{on_a_line(name)}: {count} values with fewer images are left out")

@@ -59,7 +59,8 @@ class GroupCoverage:
     """As `ReferenceVariant`, of the kept images that have `value` in `column`.
 
     `label_name` is the class: where the reference has images of it (by folder, or by a column `label_name`), it is held
-    against those, else against all. `reference_images` is how many that were.
+    against those, else against all. `reference_images` is how many that were. A class without `images` is one that was
+    asked for, or that the reference has.
     """
 
     column: str
@@ -92,8 +93,9 @@ class NearestPair:
 class ReferenceTable:
     """What `score --reference` found. `few` is a number of images that is not above the number of features.
 
-    `groups` are by class and by attribute of the templates, over all variants; `closest` the images nearest to one of
-    the reference, the nearest first.
+    `groups` are by class and by attribute of the templates, over all variants, `groups_left_out` how many values of
+    an attribute have no group, since it has so many; `closest` the images nearest to one of the reference, the nearest
+    first.
     """
 
     reference: str
@@ -107,4 +109,5 @@ class ReferenceTable:
     few: int | None
     cells: list[ReferenceVariant]
     groups: list[GroupCoverage] = field(default_factory=list)
+    groups_left_out: dict[str, int] = field(default_factory=dict)
     closest: list[NearestPair] = field(default_factory=list)

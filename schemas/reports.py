@@ -136,6 +136,7 @@ class ScoreResult(Result):
     dimensions: int | None = None
     cells: list[ReferenceVariant] | None = None
     groups: list[GroupCoverage] | None = None
+    groups_left_out: dict[str, int] | None = None
     closest: list[NearestPair] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -194,6 +195,7 @@ class ReportResult(Summary):
     references: list[ReferenceTable]
     classes: list[ClassSummary] = field(default_factory=list)
     attributes: list[ValueSummary] = field(default_factory=list)
+    attributes_left_out: dict[str, int] = field(default_factory=dict)
     proofs: list[Proof] = field(default_factory=list)
 
 

@@ -22,6 +22,7 @@ _MAX_SUBSET = 1_000
 _ROWS = 1_024
 
 Features = npt.NDArray[np.float32]
+Radii = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,46 +46,50 @@ class Distances:
     nearest: list[float] | None = None
 
 
-def distances(reference: Features, made: Features) -> Distances:
-    """Of float32 [images, features]; the two may differ in the number of images."""
+def distances(reference: Features, made: Features, radii: Radii | None = None) -> Distances:
+    """Of float32 [images, features]; the two may differ in the number of images. `radii` are `radii_of(reference)`,
+    here as below: whoever compares it more than once finds them once, for they take longer than all the rest."""
     least = min(len(reference), len(made))
     if least < MIN_IMAGES:
         return Distances(len(made))
     # A subset as large as the set would be the same one each time.
     subset = min(_MAX_SUBSET, least // 2)
     fid, kid, kid_std = fid_and_kid(reference, made, subset)
-    precision, recall = precision_recall(reference, made)
-    more = coverage(reference, made), effective_number(made), nearest_distances(reference, made)
+    radii = radii_of(reference) if radii is None else radii
+    precision, recall = precision_recall(reference, made, radii=radii)
+    more = coverage(reference, made, radii=radii), effective_number(made), nearest_distances(reference, made)
     return Distances(len(made), fid, kid, kid_std, subset, precision, recall, *more)
 
 
-def precision_recall(reference: Features, made: Features, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(
+    reference: Features, made: Features, neighbours: int = NEIGHBOURS, radii: Radii | None = None
+) -> tuple[float, float]:
     """Share of made images inside the reference's manifold, and of reference images inside the made ones'.
 
     Kynkäänniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, equations 1 and 2:
     the manifold is the union of balls, each as far as the `neighbours`-th nearest of the same set.
     """
-    return _share_inside(made, reference, neighbours), _share_inside(reference, made, neighbours)
+    there = radii_of(reference, neighbours) if radii is None else radii
+    return _share_inside(made, reference, there), _share_inside(reference, made, radii_of(made, neighbours))
 
 
-def coverage(reference: Features, made: Features, neighbours: int = NEIGHBOURS) -> float:
+def coverage(reference: Features, made: Features, neighbours: int = NEIGHBOURS, radii: Radii | None = None) -> float:
     """Share of the reference's images whose ball, to the `neighbours`-th nearest of their own set, holds a made one.
 
     Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative Models, equation 5. Unlike recall it is
     not raised by a few made images far from everything.
     """
-    radii = _radii(reference, neighbours)
+    radii = radii_of(reference, neighbours) if radii is None else radii
     least = np.concatenate([rows.min(axis=1) for rows in _squares(reference, made)])
     return float((least <= radii).mean())
 
 
-def _share_inside(queries: Features, centres: Features, neighbours: int) -> float:
-    radii = _radii(centres, neighbours)
+def _share_inside(queries: Features, centres: Features, radii: Radii) -> float:
     return float(np.concatenate([(rows <= radii).any(axis=1) for rows in _squares(queries, centres)]).mean())
 
 
-def _radii(centres: Features, neighbours: int) -> npt.NDArray[Any]:
-    """Of a point's distances within its own set the least is that to itself."""
+def radii_of(centres: Features, neighbours: int = NEIGHBOURS) -> Radii:
+    """Squared distances, float64 [images], of each to its `neighbours`-th nearest in the set, itself not counted."""
     return np.concatenate([np.partition(rows, neighbours)[:, neighbours] for rows in _squares(centres, centres)])
 
 

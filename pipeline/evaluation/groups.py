@@ -3,36 +3,79 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, coverage, precision_recall
+from promptmill.pipeline.display import printable
+from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, Radii, coverage, precision_recall, radii_of
 from promptmill.pipeline.evaluation.looked import LABEL, Image, Looked
 from promptmill.pipeline.evaluation.variety import effective_number, nearest_distances, nearest_of
 from promptmill.pipeline.prompts.thumbs import small_picture
 from promptmill.schemas.coverage import GroupCoverage, NearestPair
 
 MOST_VALUES: Final = 100
-"""Of a column, those with most images; each is held against the whole reference."""
+"""Of an attribute, those with most images; each is held against the whole reference. Classes are all there."""
 PAIRS: Final = 8
 _SIDE: Final = 96
 
 
-def group_coverage(reference: Looked, made: Looked, columns: Sequence[str] = ()) -> list[GroupCoverage]:
-    """By class, then by each of `columns`, the values in the order of their names."""
-    theirs = {_plain(name): places for name, places in reference.by_value(LABEL).items()}
-    found = []
-    for column in (LABEL, *columns):
+@dataclass(frozen=True)
+class _Reference:
+    rows: Features
+
+    @cached_property
+    def radii(self) -> Radii:
+        return radii_of(self.rows)
+
+
+def group_coverage(
+    reference: Looked, made: Looked, columns: Mapping[str, str] = MappingProxyType({}), classes: Sequence[str] = ()
+) -> list[GroupCoverage]:
+    """By class, then by attribute, the values in the order of their names. `columns` are those of the record by
+    attribute; `classes` those that were asked for, which are there without images too."""
+    whole = _Reference(reference.rows)
+    found = _by_class(reference, whole, made, classes)
+    for attribute, column in columns.items():
         groups = made.by_value(column)
         most = sorted(groups, key=lambda value: -len(groups[value]))[:MOST_VALUES]
-        for value in sorted(most):
-            own = theirs.get(_plain(value)) if column == LABEL else None
-            there = reference.rows if own is None else reference.rows[own]
-            found.append(_coverage(column, value, there, made.rows[groups[value]]))
+        found += [_coverage(attribute, value, whole, made.rows[groups[value]]) for value in sorted(most)]
+    return found
+
+
+def values_left_out(made: Looked, columns: Mapping[str, str]) -> dict[str, int]:
+    """How many values of an attribute are in no group, where there are such."""
+    more = {attribute: len(made.by_value(column)) - MOST_VALUES for attribute, column in columns.items()}
+    return {attribute: count for attribute, count in more.items() if count > 0}
+
+
+def _by_class(reference: Looked, whole: _Reference, made: Looked, classes: Sequence[str]) -> list[GroupCoverage]:
+    """Those of the reference that nobody asked for are there too, where it has classes of the dataset's at all."""
+    own, theirs = _classes(made), _classes(reference)
+    names = {_plain(name): name for name in classes}
+    names = {**{key: name for key, (name, _) in own.items()}, **names}
+    if names.keys() & theirs.keys():
+        names = {**{key: name for key, (name, _) in theirs.items()}, **names}
+    found = []
+    for key, name in sorted(names.items(), key=lambda each: each[1]):
+        there = _Reference(reference.rows[theirs[key][1]]) if key in theirs else whole
+        rows = made.rows[own[key][1]] if key in own else made.rows[:0]
+        found.append(_coverage(LABEL, name, there, rows))
+    return found
+
+
+def _classes(looked: Looked) -> dict[str, tuple[str, npt.NDArray[np.intp]]]:
+    """Names and places of the images, by the plain name: of those that are one class, under the first name."""
+    found: dict[str, tuple[str, npt.NDArray[np.intp]]] = {}
+    for name, places in looked.by_value(LABEL).items():
+        first, before = found.get(_plain(name), (name, places[:0]))
+        found[_plain(name)] = first, np.concatenate([before, places])
     return found
 
 
@@ -41,19 +84,20 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-def _coverage(column: str, value: str, reference: Features, made: Features) -> GroupCoverage:
-    few = min(len(reference), len(made)) < MIN_IMAGES
-    precision, recall = (None, None) if few else precision_recall(reference, made)
+def _coverage(column: str, value: str, reference: _Reference, made: Features) -> GroupCoverage:
+    rows = reference.rows
+    few = min(len(rows), len(made)) < MIN_IMAGES
+    precision, recall = (None, None) if few else precision_recall(rows, made, radii=reference.radii)
     return GroupCoverage(
         column=column,
-        value=value,
+        value=printable(value),
         images=len(made),
-        reference_images=len(reference),
+        reference_images=len(rows),
         precision=precision,
         recall=recall,
-        coverage=None if few else coverage(reference, made),
-        effective=effective_number(made),
-        nearest=nearest_distances(reference, made),
+        coverage=None if few else coverage(rows, made, radii=reference.radii),
+        effective=effective_number(made) if len(made) else None,
+        nearest=nearest_distances(rows, made) if len(made) else None,
     )
 
 
@@ -65,8 +109,8 @@ def closest_pairs(reference: Looked, made: Looked) -> list[NearestPair]:
 
 
 def _pair(own: Image, real: Image, distance: float) -> NearestPair:
-    label = str(own.fields.get(LABEL) or "")
-    return NearestPair(own.name, label, distance, real.name[-300:], *(_small(each) for each in (own, real)))
+    name, label, there = (printable(each) for each in (own.name, str(own.fields.get(LABEL) or ""), real.name))
+    return NearestPair(name, label, distance, there[-300:], *(_small(each) for each in (own, real)))
 
 
 def _small(image: Image) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -15,8 +16,8 @@ from promptmill.pipeline.dataset.samples import plain
 from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.display import cut, redact
-from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances
-from promptmill.pipeline.evaluation.groups import closest_pairs, group_coverage
+from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances, radii_of
+from promptmill.pipeline.evaluation.groups import closest_pairs, group_coverage, values_left_out
 from promptmill.pipeline.evaluation.looked import dataset_images, look, reference_images
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder
@@ -36,20 +37,25 @@ def compare_with_reference(
     clip: ResolvedClip,
     encoder: Embedder,
     selection: str | None = None,
-    columns: Sequence[str] = (),
+    columns: Mapping[str, str] = MappingProxyType({}),
+    classes: Sequence[str] = (),
 ) -> ReferenceTable:
     """FID, KID, precision and recall of the kept images of each variant, written and returned; with the name of a
-    `selection`, of those that it keeps. `columns` are those by whose values it is told too: attributes.
+    `selection`, of those that it keeps. `columns` are those by whose values it is told too, by attribute; `classes` are
+    those that were asked for.
 
     Raises JobError where the reference or all variants have fewer than 8 images that decode.
     """
     there = look(reference_images(reference), encoder)
     _check_size(redact(reference), len(there.rows), there.left_out)
-    made = look(dataset_images(store, selection, columns), encoder)
+    made = look(dataset_images(store, selection, tuple(columns.values())), encoder)
     by_variant = {variant: made.rows[rows] for variant, rows in made.by_variant.items()}
     _check_size(store.url, max(map(len, by_variant.values()), default=0), made.left_out)
+    radii = radii_of(there.rows)
     compared = [
-        ReferenceVariant(name=variant_name(json.loads(variant)), variant=variant, **plain(distances(there.rows, rows)))
+        ReferenceVariant(
+            name=variant_name(json.loads(variant)), variant=variant, **plain(distances(there.rows, rows, radii))
+        )
         for variant, rows in by_variant.items()
     ]
     result = ReferenceTable(
@@ -63,7 +69,8 @@ def compare_with_reference(
         selection=selection,
         few=_few(len(there.rows), compared, there.rows.shape[1]),
         cells=compared,
-        groups=group_coverage(there, made, columns),
+        groups=group_coverage(there, made, columns, classes),
+        groups_left_out=values_left_out(made, columns),
         closest=closest_pairs(there, made),
     )
     what = [result.reference, clip.path, *([] if selection is None else [selection])]
@@ -114,6 +121,7 @@ class _Reference:
     features_revision: str = ""
     selection: str | None = None
     groups: list[GroupCoverage] = field(default_factory=list)
+    groups_left_out: dict[str, int] = field(default_factory=dict)
     closest: list[NearestPair] = field(default_factory=list)
 
 

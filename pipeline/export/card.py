@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from promptmill.pipeline.dataset.passed import more_fields
 from promptmill.pipeline.dataset.records import FOOTER_KEY
 from promptmill.pipeline.dataset.selections import selections
 from promptmill.pipeline.display import redact
@@ -27,7 +28,7 @@ from promptmill.pipeline.prompts.reader import prompt_reader
 from promptmill.pipeline.storage.entry import same_write
 from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import columns_only, own_columns
+from promptmill.schemas.columns import own_columns
 from promptmill.schemas.errors import MissingObjectError
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, passthrough_names, with_scores
@@ -115,9 +116,9 @@ def data_schema(plan: Plan, store: Store) -> pa.Schema:
     schema = with_scores(RECORD, plan.score_names)
     reader = prompt_reader((), store, plan.source_schema, plan.job.prompts, plan.words)
     passed = reader.passthrough_schema
-    labels = columns_only("labels") if plan.words.classes else []
-    schema = pa.schema([*schema, *labels])
-    for field, name in zip(passed, passthrough_names(passed.names, [each.name for each in labels]), strict=True):
+    more = more_fields(plan)
+    schema = pa.schema([*schema, *more])
+    for field, name in zip(passed, passthrough_names(passed.names, [each.name for each in more]), strict=True):
         schema = schema.append(field.with_name(name))
     return schema
 

@@ -108,6 +108,11 @@ class PromptReader:
         return pa.table(columns, schema=self.passthrough_schema)
 
     @property
+    def choices(self) -> dict[str, str]:
+        """Columns of `passthrough_schema` that say what the templates chose, by the attribute."""
+        return {} if self._expansion is None else dict(zip(self._expansion.columns, self._choices, strict=True))
+
+    @property
     def each(self) -> int:
         """Prompts that a row of the source is."""
         return self._each

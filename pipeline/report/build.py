@@ -15,6 +15,7 @@ import jinja2
 from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import readable_images
+from promptmill.pipeline.dataset.passed import attribute_columns
 from promptmill.pipeline.dataset.samples import Samples, plain
 from promptmill.pipeline.dataset.selections import read_selected, selection_facts
 from promptmill.pipeline.dataset.side_json import fitting
@@ -109,6 +110,7 @@ def _result(
     """`run` is its time and its price."""
     references, unread = read_references(store)
     proofs, unfit = read_proofs(store)
+    attributes, left_out = attribute_summaries(samples, attribute_columns(plan, store))
     found = {
         **vars(summarize(plan, samples, store.url, *run)),
         "cells": variant_summaries(plan, samples),
@@ -116,7 +118,8 @@ def _result(
         "correlations": analysis.correlations,
         "references": references,
         "classes": class_summaries(plan, samples),
-        "attributes": attribute_summaries(plan, samples),
+        "attributes": attributes,
+        "attributes_left_out": left_out,
         "proofs": proofs,
         "selection": None if selection is None else selection_facts(store, selection),
     }

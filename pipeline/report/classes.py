@@ -4,7 +4,7 @@ it looks."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,21 @@ def _asked(plan: Plan) -> int | None:
     return left if isinstance(left, int) else plan.job.per_class
 
 
-def attribute_summaries(plan: Plan, samples: Samples) -> list[ValueSummary]:
-    """Of the attributes of the templates, the values in the order of their names."""
+def attribute_summaries(samples: Samples, columns: Mapping[str, str]) -> tuple[list[ValueSummary], dict[str, int]]:
+    """Of the attributes of the templates, whose columns are given, the values in the order of their names; and how many
+    values of an attribute are left out, where there are such."""
     facts = _Facts(samples)
-    found = []
-    for name in (each.name for each in plan.words.attributes if each.name in samples.source_columns):
-        values = _texts(samples, name)
-        most = [value for value, _ in Counter(values.tolist()).most_common() if value][:MOST_VALUES]
-        found += [ValueSummary(column=name, value=value, **facts.of(values == value)) for value in sorted(most)]
-    return found
+    found, left_out = [], {}
+    for name, column in columns.items():
+        if column not in samples.source_columns:
+            continue
+        values = _texts(samples, column)
+        ordered = [value for value, _ in Counter(values.tolist()).most_common() if value]
+        most = sorted(ordered[:MOST_VALUES])
+        found += [ValueSummary(column=name, value=value, **facts.of(values == value)) for value in most]
+        if len(ordered) > MOST_VALUES:
+            left_out[name] = len(ordered) - MOST_VALUES
+    return found, left_out
 
 
 def _texts(samples: Samples, column: str) -> npt.NDArray[Any]:

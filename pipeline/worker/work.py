@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-import pyarrow as pa
-
+from promptmill.pipeline.dataset.passed import more_fields
 from promptmill.pipeline.dataset.records import Outcome, RecordWriter
 from promptmill.pipeline.models.catalog.diffusers_source import call_defaults
 from promptmill.pipeline.models.catalog.tasks import STRENGTH, class_for, steps_made, task_for
@@ -16,7 +15,7 @@ from promptmill.pipeline.planning.variants import variant_text
 from promptmill.pipeline.prompts.prompt import Block, Prompt
 from promptmill.pipeline.worker.context import WorkerContext
 from promptmill.pipeline.worker.row_settings import with_size, wrong_settings
-from promptmill.schemas.columns import ORIGIN, Only, columns_only, with_modes
+from promptmill.schemas.columns import ORIGIN
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.identity import sample_id, sample_seed
@@ -24,24 +23,13 @@ from promptmill.schemas.inputs import Task, TaskName
 from promptmill.schemas.origin import SYNTHETIC
 from promptmill.schemas.plan import Sample, Shard, Variant
 from promptmill.schemas.prompts import LARGEST_SEED
-from promptmill.schemas.records import LARGEST_NARROW_SEED, input_fields
+from promptmill.schemas.records import LARGEST_NARROW_SEED
 from promptmill.schemas.resolved import with_triggers
 from promptmill.schemas.row_values import rows_of
 
 TRIES_ALONE = 3
 """So often a sample breaks its worker, alone, before it is given up (`fleet/bisect.py`); its row says so, whatever
 `compute.max_attempts` is: no row depends on how a job runs."""
-_MORE: Final[tuple[Only, ...]] = (
-    "edits",
-    "steering",
-    "adapters",
-    "controls",
-    "syntax",
-    "labels",
-    "references",
-    "origins",
-)
-"""In the order of the objects, behind those of inputs."""
 
 
 @dataclass
@@ -90,18 +78,9 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     constants = _constants(work.variant, task, plan.control_modes)
     if plan.origins and plan.lineage.whole and plan.job.prompts.columns.image == "image":
         constants[ORIGIN] = SYNTHETIC
-    own = (constants, clip, _more_columns(plan), plan.wide_seeds, plan.words.class_names)
+    own = (constants, clip, more_fields(plan), plan.wide_seeds, plan.words.class_names)
     work.writer = RecordWriter(plan.score_names, work.block.passthrough, *own)
     return work
-
-
-def _more_columns(plan: Plan) -> list[pa.Field]:
-    """What the records of this job have beside those of every job."""
-    own = {only: columns_only(only) for only in _MORE if only in plan.more_columns}
-    if plan.control_modes and "controls" in own:
-        own["controls"] = [with_modes(field) for field in own["controls"]]
-    roles = plan.job.task.roles
-    return [*(input_fields(roles) if roles else ()), *(field for fields in own.values() for field in fields)]
 
 
 def _samples(plan: Plan, variant: Variant, row: int, prompt: Prompt) -> Iterator[Sample]:

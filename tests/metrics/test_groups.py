@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from PIL import Image as Pillow
 from promptmill.jobs.report import report
 from promptmill.jobs.score import score
 from promptmill.pipeline.dataset.claim import claim_output
+from promptmill.pipeline.dataset.passed import attribute_columns
 from promptmill.pipeline.dataset.samples import read_samples
-from promptmill.pipeline.evaluation.groups import group_coverage
-from promptmill.pipeline.evaluation.looked import Image, Looked
+from promptmill.pipeline.evaluation import distances, groups
+from promptmill.pipeline.evaluation.distances import NEIGHBOURS, radii_of
+from promptmill.pipeline.evaluation.groups import MOST_VALUES, group_coverage, values_left_out
+from promptmill.pipeline.evaluation.looked import Image, Looked, dataset_images
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import plan_job
 from promptmill.pipeline.report.classes import attribute_summaries
@@ -46,7 +50,7 @@ def test_a_class_is_held_against_its_own_images_and_an_attribute_against_all() -
         label_name=["red cat"] * 10 + ["dog"] * 10,
         place=["left", ""] * 10,
     )
-    found = {(each.column, each.value): each for each in group_coverage(reference, made, ["place"])}
+    found = {(each.column, each.value): each for each in group_coverage(reference, made, {"place": "place"})}
     cat, dog, left = found["label_name", "red cat"], found["label_name", "dog"], found["place", "left"]
     assert (cat.images, cat.reference_images, cat.coverage) == (10, 10, 1.0)
     assert (dog.images, dog.reference_images, dog.precision, dog.coverage) == (10, 10, 0.0, 0.0)
@@ -62,6 +66,68 @@ def test_a_class_that_the_reference_lacks_and_one_of_few_images() -> None:
     bird, cat = group_coverage(reference, made)
     assert (bird.reference_images, bird.coverage) == (9, None)
     assert (cat.reference_images, cat.coverage, cat.nearest) == (9, None, [0.0, 0.0, 0.0])
+
+
+def test_all_classes_are_there_and_the_most_frequent_values_of_an_attribute() -> None:
+    names = [f"c{number:03}" for number in range(MOST_VALUES + 5) for _ in range(2)]
+    rows = np.random.default_rng(0).normal(size=(len(names) + 1, 3))
+    made = looked(rows.tolist(), label_name=[*names, "tiny"], place=[*names, "tiny"])
+    reference = looked(rows[:9].tolist(), label_name=[""] * 9)
+    found = group_coverage(reference, made, {"place": "place"})
+    values = {column: {each.value for each in found if each.column == column} for column in ("label_name", "place")}
+    assert values["label_name"] == {*names, "tiny"}
+    assert len(values["place"]) == MOST_VALUES and "tiny" not in values["place"]
+    assert values_left_out(made, {"place": "place"}) == {"place": 6}
+
+
+def test_a_class_without_images_is_told_whoever_has_it() -> None:
+    rows = np.eye(9).tolist()
+    made = looked(rows, label_name=["cat"] * 9)
+    reference = looked(rows, label_name=["cat"] * 6 + ["dog"] * 3)
+    found = {each.value: each for each in group_coverage(reference, made, classes=["Cat", "bird"])}
+    assert {name: (each.images, each.reference_images) for name, each in found.items()} == {
+        "Cat": (9, 6),
+        "bird": (0, 9),
+        "dog": (0, 3),
+    }
+    assert (found["dog"].coverage, found["dog"].effective, found["dog"].nearest) == (None, None, None)
+    folders = looked(rows, label_name=["train"] * 9)  # no classes of this dataset
+    assert [each.value for each in group_coverage(folders, made)] == ["cat"]
+
+
+def test_folders_that_are_one_class_are_held_together() -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 3)).tolist()
+    reference = looked(rows, label_name=["Red_Circle"] * 9 + ["square"] + ["red circle"] * 10)
+    circle, square = group_coverage(reference, looked(rows[:10], label_name=["red circle"] * 9 + ["square"]))
+    assert (circle.value, circle.reference_images, square.reference_images) == ("red circle", 19, 1)
+    assert circle.precision == 1.0
+
+
+def test_the_radii_of_the_whole_reference_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(rows: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
+        sizes.append(len(rows))
+        return radii_of(rows, neighbours)
+
+    for room in (distances, groups):
+        monkeypatch.setattr(room, "radii_of", counted)
+    rows = np.random.default_rng(0).normal(size=(41, 3)).tolist()
+    made = looked(rows[:40], place=["left", "right", "top", "bottom"] * 10)
+    found = group_coverage(looked(rows), made, {"place": "place"})
+    assert len(found) == 4 and sizes.count(41) == 1
+    assert [each.precision for each in found] == [1.0] * 4
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its disks refuse such names")
+def test_a_name_that_is_no_text_leaves_the_table_readable(dataset: Path) -> None:
+    real = dataset / "real"
+    (real / "dog" / "planted.png").rename(real / "dog" / "\udcff\x1b[2J.png")  # the byte 0xff
+    (real / "cat").rename(real / "\udcff")
+    score(str(dataset / "made"), [], reference=str(dataset / "real"), features=BUILTIN)
+    (kept,) = report(str(dataset / "made")).references
+    assert kept.closest[0].reference == "dog/\\udcff\\x1b[2J.png"
+    assert {each.value: each.images for each in kept.groups} == {"\\udcff": 0, "cat": 8, "dog": 8}
 
 
 @pytest.fixture
@@ -102,21 +168,27 @@ def test_what_is_no_small_picture_is_left_out(dataset: Path, picture: str) -> No
     assert tables == [] and "no small picture" in unread[0]
 
 
-def test_what_came_of_each_attribute() -> None:
+@pytest.mark.parametrize("name", ["place", "model", "seed", "label_name"])
+def test_what_came_of_each_attribute(name: str) -> None:
     prompts: dict[str, Any] = {
         "source": None,
         "classes": ["cat", "dog"],
-        "templates": ["a {class} {place}", "a {class}"],
-        "attributes": {"place": ["left", "right"]},
+        "templates": [f"a {{class}} {{{name}}}", "a {class}"],
+        "attributes": {name: ["left", "right"]},
     }
     wanted = mill.job(Path("unused"), prompts=prompts, select={"keep": 1, "by": "clip"})
     store = mill.memory()
     plan = claim_output(plan_job(wanted), store)
     mill.make_missing(plan, store, ())
     rows = mill.rows(store)
-    found = {each.value: each for each in attribute_summaries(plan, read_samples(store))}
-    assert found.keys() == {"left", "right"}
+    columns = attribute_columns(plan, store)
+    assert columns == {name: name if name == "place" else f"input_{name}"}
+    summaries, left_out = attribute_summaries(read_samples(store), columns)
+    found = {each.value: each for each in summaries}
+    assert found.keys() == {"left", "right"} and left_out == {}
     for value, each in found.items():
-        assert each.column == "place"
-        assert each.kept == sum(row["place"] == value for row in rows) > 0
+        assert each.column == name
+        assert each.kept == sum(row[columns[name]] == value for row in rows) > 0
         assert each.made > each.kept and each.reason == "not_selected"
+    made = [image.fields for image in dataset_images(store, None, tuple(columns.values()))]
+    assert sorted(each.get(columns[name], "") for each in made) == sorted(row[columns[name]] or "" for row in rows)
