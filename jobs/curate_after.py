@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from promptmill.jobs.curating import Words, check_label, curate_dataset, known_parts, named_as_in_a_job
 from promptmill.pipeline.curation.claim import refuse_other_curation, refuse_overlap
 from promptmill.pipeline.curation.curate import Progress
-from promptmill.pipeline.curation.settings import Settings
+from promptmill.pipeline.curation.percentiles import LEAST_IMAGES
+from promptmill.pipeline.curation.settings import LABELS, Settings
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.dataset.targets import refuse_inside
 from promptmill.pipeline.execution.events import Listener
@@ -19,7 +20,7 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
 
 
-def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> None:
+def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> Mapping[str, str] | None:
     """Raises JobError with all that is wrong with it. `there` is the plan of the job's dataset where there is one:
     what was curated of it before may lie in the section's place, and nothing else."""
     url = plan.job.output.url
@@ -43,7 +44,7 @@ def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> None:
         if problems:
             raise JobError(*dict.fromkeys(problems))
         own = (open_output(url), open_output(asked.to), Settings.of(asked, "--model"))
-        refuse_other_curation(there or plan, *own, known_parts(asked))
+        return refuse_other_curation(there or plan, *own, known_parts(asked))
 
 
 def _refuse_overlaps(asked: Curate) -> None:
@@ -54,6 +55,10 @@ def _refuse_overlaps(asked: Curate) -> None:
 
 def _check_scores(job: Job, asked: Curate) -> None:
     """Of scores of the user's own their class knows the names."""
+    classes = asked.label in (None, *LABELS) and job.per_class
+    if asked.percentiles and classes and classes < LEAST_IMAGES:
+        expected = f"at least {LEAST_IMAGES} images of each class, by select.per_class"
+        raise JobError(Problem("--percentile", expected, f"{classes}"))
     if any(score.python for score in job.score):
         return
     names = job.score_names
@@ -64,7 +69,14 @@ def _check_scores(job: Job, asked: Curate) -> None:
 
 
 def curate_after(
-    asked: Curate, plan: Plan, summary: RunSummary, listener: Listener, *, address: str | None, in_process: bool
+    asked: Curate,
+    plan: Plan,
+    summary: RunSummary,
+    listener: Listener,
+    *,
+    address: str | None,
+    in_process: bool,
+    contents: Mapping[str, str] | None = None,
 ) -> RunSummary:
     """The summary with what came of it. Nothing is curated of a run that did not come to its end, or with classes that
     are short: another round would come too late for the place that is taken."""
@@ -82,5 +94,6 @@ def curate_after(
             in_process=in_process,
             workers=None if workers == "auto" else workers,
             progress=words,
+            contents=contents if summary.found_whole else None,
         )
     return replace(summary, curated=made)

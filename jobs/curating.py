@@ -7,7 +7,7 @@ import difflib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -89,8 +89,12 @@ def curate_dataset(
     in_process: bool = True,
     workers: int | None = None,
     progress: Progress | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> CurateResult:
-    """Exactly once, and on where it was stopped. Raises JobError for settings, an input or sets that do not do."""
+    """Exactly once, and on where it was stopped. Raises JobError for settings, an input or sets that do not do.
+
+    `contents` are those of the known sets, where they have been read.
+    """
     began = time.monotonic()
     refuse_overlap(url, to)
     plan, source = open_dataset(url)
@@ -98,7 +102,7 @@ def curate_dataset(
     refuse_inside(to, "--to")
     known = known_parts(settings)
     check_label(plan, source, settings.label)
-    own = claim_curation(plan, source, target, settings, known)
+    own = claim_curation(plan, source, target, settings, known, contents)
     target.warn_of_weakness()
     task = Task(absolute_url(url), absolute_url(to), settings, own.fingerprint)
     is_whole = target.entry(KEY) is not None and not missing_shards(own, target)

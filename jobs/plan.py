@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -50,12 +51,13 @@ def plan(job: Job, allow_large_sweep: bool, extend: bool = False) -> tuple[Plan,
     return planned, describe(planned, len(done), bytes_done)
 
 
-def check_curate(planned: Plan, there: Plan | None) -> None:
-    """Raises JobError as `check_section`."""
-    if planned.job.curate is not None:
-        from promptmill.jobs.curate_after import check_section
+def check_curate(planned: Plan, there: Plan | None) -> Mapping[str, str] | None:
+    """As `check_section`."""
+    if planned.job.curate is None:
+        return None
+    from promptmill.jobs.curate_after import check_section
 
-        check_section(planned.job.curate, planned, there)
+    return check_section(planned.job.curate, planned, there)
 
 
 def plan_of(job: Job, allow_large_sweep: bool, extend: bool) -> Plan:

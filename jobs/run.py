@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, Self
 
@@ -64,8 +64,7 @@ def run(
 ) -> tuple[Plan, RunSummary]:
     """Raises JobError before anything is started or written, StorageError and ClusterError later."""
     planned = plan_of(job, allow_large_sweep, extend)
-    if job.curate is not None:
-        check_curate(planned, as_asked(planned, extend))
+    known = None if job.curate is None else check_curate(planned, as_asked(planned, extend))
     own_places = places_of(planned.segments[0].files)
     if is_whole(planned, extend):
         pass  # a nightly run without new prompts starts nothing
@@ -90,17 +89,24 @@ def run(
             summary = run_plan(
                 planned, store, progress, address=address, in_process=in_process, other=turn.other, telling=telling
             )
-            return planned, _curated(job, planned, summary, progress, address=address, in_process=in_process)
+            return planned, _curated(job, planned, summary, progress, known, address=address, in_process=in_process)
 
 
 def _curated(
-    job: Job, planned: Plan, summary: RunSummary, progress: RunListener, *, address: str | None, in_process: bool
+    job: Job,
+    planned: Plan,
+    summary: RunSummary,
+    progress: RunListener,
+    known: Mapping[str, str] | None,
+    *,
+    address: str | None,
+    in_process: bool,
 ) -> RunSummary:
     if job.curate is None:
         return summary
     from promptmill.jobs.curate_after import curate_after
 
-    return curate_after(job.curate, planned, summary, progress, address=address, in_process=in_process)
+    return curate_after(job.curate, planned, summary, progress, contents=known, address=address, in_process=in_process)
 
 
 def _note(planned: Plan, own_places: Sequence[str], progress: RunListener) -> None:

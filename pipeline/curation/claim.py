@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.crashpoints import reached
-from promptmill.pipeline.curation.known import KnownPart, content_of
+from promptmill.pipeline.curation.decisions import KEY
+from promptmill.pipeline.curation.known import KnownPart, contents_of, refuse_sets_without_images
+from promptmill.pipeline.curation.percentiles import refuse_percentiles
 from promptmill.pipeline.curation.settings import Settings
 from promptmill.pipeline.dataset.claim import refuse_other_job
 from promptmill.pipeline.dataset.keys import JOB_KEY
@@ -35,14 +37,26 @@ FIELD = "curate"
 _CONTENT = "content"
 
 
-def claim_curation(plan: Plan, source: Store, target: Store, settings: Settings, known: Sequence[KnownPart]) -> Plan:
-    """The plan of the output, written there if nothing was.
+def claim_curation(
+    plan: Plan,
+    source: Store,
+    target: Store,
+    settings: Settings,
+    known: Sequence[KnownPart],
+    contents: Mapping[str, str] | None = None,
+) -> Plan:
+    """The plan of the output, written there if nothing was. `contents` are those of the known sets, if read.
 
-    Raises JobError for an input that is not whole, OutputMismatchError for an output that belongs to another job.
+    Raises JobError for an input that is not whole, or cannot be curated so, OutputMismatchError for an output that
+    belongs to another job.
     """
     _refuse_unfinished(plan, source)
-    own = _plan_of(plan, source, target, {**_said(plan, settings, known), _CONTENT: _content(plan, source)})
+    said = {"input": plan.fingerprint, **settings.fields(contents or contents_of(known))}
+    own = _plan_of(plan, source, target, {**said, _CONTENT: _content(plan, source)})
     stored = read_plan(target)
+    if stored is None or target.entry(KEY) is None:  # a refusal leaves no claim, which would refuse the right call too
+        refuse_percentiles(source, settings)
+        refuse_sets_without_images(known)
     if stored is None:
         target.create(JOB_KEY, to_json(own))
         reached("curate-after-claim")
@@ -55,20 +69,20 @@ def claim_curation(plan: Plan, source: Store, target: Store, settings: Settings,
 
 def refuse_other_curation(
     plan: Plan, source: Store, target: Store, settings: Settings, known: Sequence[KnownPart]
-) -> None:
-    """Raises as `claim_curation` for an output that is another's, as far as that is known before the input is whole."""
+) -> Mapping[str, str] | None:
+    """Raises as `claim_curation` for an output that is another's, as far as that is known before the input is whole.
+
+    What the known sets hold, where that had to be read.
+    """
     stored = read_plan(target)
     if stored is None:
-        return
-    said = {**_said(plan, settings, known), _CONTENT: curation_of(stored).get(_CONTENT)}
+        return None
+    contents = contents_of(known)
+    said = {"input": plan.fingerprint, **settings.fields(contents), _CONTENT: curation_of(stored).get(_CONTENT)}
     _refuse_other(_plan_of(plan, source, target, said), stored, target)
     if awaits_round(plan, source):
         raise _of_before(target)
-
-
-def _said(plan: Plan, settings: Settings, known: Sequence[KnownPart]) -> dict[str, Any]:
-    sets = {kind: content_of([part for part in known if part.option == kind]) for kind in _kinds(known)}
-    return {"input": plan.fingerprint, **settings.fields(sets)}
+    return contents
 
 
 def _plan_of(plan: Plan, source: Store, target: Store, said: Mapping[str, Any]) -> Plan:
@@ -90,10 +104,6 @@ def _of_before(target: Store) -> OutputMismatchError:
     got, hint = "one of what was there before", "Choose another place; `{date}` in it makes one each day"
     where = f"--to {redact(target.url)}"
     return OutputMismatchError(Problem(where, "a curation of all samples of the input", got, hint))
-
-
-def _kinds(known: Sequence[KnownPart]) -> list[str]:
-    return sorted({part.option for part in known})
 
 
 def curation_of(plan: Plan) -> Mapping[str, Any]:

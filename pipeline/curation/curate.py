@@ -27,10 +27,8 @@ from promptmill.pipeline.curation.settings import FOLDER, Task
 from promptmill.pipeline.curation.twins import Cell, judge_cell
 from promptmill.pipeline.curation.vectors import LOOK_UNIT, SCALE
 from promptmill.pipeline.dataset.state import missing_shards
-from promptmill.pipeline.display import redact
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.plan import Shard
 
 S = TypeVar("S")
@@ -82,7 +80,6 @@ def _decide(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, 
     shards = list(plan.all_shards())
     own = progress.each("embed", spread(partial(embed_shard, task), shards, model=True), len(shards))
     theirs = progress.each("embed known", spread(partial(embed_known, task), known, model=True), len(known))
-    _refuse_sets_without_images(known, theirs)
     parts = _keys(shards, own, known, theirs)
     images = sum(each.images for each in own)
     bounds = find_bounds(task.output, task.settings, [f"{PARTS}/{part.key}.parquet" for part in known], images)
@@ -91,17 +88,6 @@ def _decide(plan: Plan, task: Task, known: Sequence[KnownPart], spread: Spread, 
         cells += _find_twins(space, task, parts, images + sum(each.images for each in theirs), bounds, spread, progress)
     broken = [place for each in own for place in each.broken]
     decide(task, cells, broken, bounds, worst_places(task.output))
-
-
-def _refuse_sets_without_images(known: Sequence[KnownPart], theirs: Sequence[Numbers]) -> None:
-    """Raises InputError where a set has none that decodes: nothing could be a copy of it, and nobody would know."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
-    for part, each in zip(known, theirs, strict=True):
-        images, broken = found.get((part.option, part.source), (0, 0))
-        found[part.option, part.source] = images + each.images, broken + len(each.broken)
-    for (option, source), (images, broken) in found.items():
-        if not images:
-            raise InputError(Problem(f"--{option} {redact(source)}", "images", f"{broken} that do not decode"))
 
 
 def _keys(

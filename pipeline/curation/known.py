@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 from promptmill.pipeline.dataset.image_sets import images_at
 from promptmill.pipeline.dataset.images import holds_images, read_images
 from promptmill.pipeline.display import cut, redact
+from promptmill.pipeline.prompts.decoding import decode
 from promptmill.pipeline.prompts.image_files import IMAGE_FORMATS
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError, Problem
+from promptmill.schemas.errors import InputError, Problem, SampleError
 
 PART_IMAGES = 256
 _AT_ONCE = 64
@@ -93,10 +94,37 @@ def known_images(part: KnownPart) -> Iterator[tuple[str, bytes]]:
         yield from zip(names, store.map(store.read, names), strict=True)
 
 
+def refuse_sets_without_images(parts: Sequence[KnownPart]) -> None:
+    """Raises InputError where a set has none that decodes: nothing could be a copy of it, and nobody would know."""
+    for option, source in dict.fromkeys((part.option, part.source) for part in parts):
+        own = (part for part in parts if (part.option, part.source) == (option, source))
+        looked: list[bool] = []
+        for _, data in (image for part in own for image in known_images(part)):
+            looked.append(_decodes(data))
+            if looked[-1]:
+                break
+        if not any(looked):
+            raise InputError(Problem(f"--{option} {redact(source)}", "images", f"{len(looked)} that do not decode"))
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        decode(data, "image")
+    except SampleError:
+        return False
+    return True
+
+
 @lru_cache(8)
 def _store_of(source: str) -> Store:
     """Found once: a set of a million images is not listed anew for each of its parts."""
     return find_objects(source)[0]
+
+
+def contents_of(parts: Sequence[KnownPart]) -> dict[str, str]:
+    """By kind of set, as `content_of`."""
+    kinds = sorted({part.option for part in parts})
+    return {kind: content_of([part for part in parts if part.option == kind]) for kind in kinds}
 
 
 def content_of(parts: Sequence[KnownPart]) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from promptmill.pipeline.crashpoints import reached
-from promptmill.pipeline.curation.settings import FOLDER, LABELS, Task
+from promptmill.pipeline.curation.settings import FOLDER, LABELS, Settings, Task
 from promptmill.pipeline.dataset.keys import shard_number
 from promptmill.pipeline.dataset.records import to_parquet
 from promptmill.pipeline.dataset.samples import KEPT, SOURCE_PREFIX, Samples, read_samples
@@ -32,27 +32,43 @@ _SCHEMA = pa.schema([("place", pa.int64()), ("reason", pa.string())])
 
 
 def find_worst(plan: Plan, task: Task) -> None:
-    """Writes which images go, if that is not there. Raises JobError for an unknown score, and a class of too few."""
+    """Writes which images go, if that is not there. Raises as `refuse_percentiles`."""
     wanted = task.settings.percentiles
     if not wanted or task.output.entry(KEY) is not None:
         return
-    label = task.settings.label
     samples = read_samples(task.input)  # `plan` is that of the output, and no object of the input is of it
-    _refuse_unknown(samples, list(wanted))
-    rows = np.flatnonzero(np.array(samples.texts("status")) == KEPT)
-    groups = groups_of(samples, label, rows)
+    rows, groups = _kept(samples, task.settings)
     lowest_is_best = plan.lowest_is_best | samples.lowest_is_best
     reasons: dict[int, str] = {}
     for name, share in wanted.items():
         values = samples.score(name)[rows] * (-1 if name in lowest_is_best else 1)
-        for group, members in groups.items():
-            _refuse_small(name, group, values[members])
+        for members in groups.values():
             for place, reason in worst_of(values[members], name, share).items():
                 reasons.setdefault(int(rows[members[place]]), reason)
     places = places_of(samples, sorted(reasons))
     table = pa.table([places, [reasons[row] for row in sorted(reasons)]], schema=_SCHEMA)
     task.output.create(KEY, to_parquet(table.sort_by("place")))
     reached("curate-after-percentiles")
+
+
+def refuse_percentiles(source: Store, settings: Settings) -> None:
+    """Raises JobError for an unknown score, and a class of too few."""
+    if settings.percentiles:
+        _kept(read_samples(source), settings)
+
+
+def _kept(
+    samples: Samples, settings: Settings
+) -> tuple[npt.NDArray[np.intp], dict[tuple[str, str], npt.NDArray[np.intp]]]:
+    """Rows of the images that were kept, and the places among those by class and variant."""
+    _refuse_unknown(samples, list(settings.percentiles))
+    rows = np.flatnonzero(np.array(samples.texts("status")) == KEPT)
+    groups = groups_of(samples, settings.label, rows)
+    for name in settings.percentiles:
+        values = samples.score(name)[rows]
+        for group, members in groups.items():
+            _refuse_small(name, group, values[members])
+    return rows, groups
 
 
 def worst_of(values: npt.NDArray[np.float64], name: str, share: float) -> dict[int, str]:

@@ -372,3 +372,25 @@ def test_a_later_option_changes_no_older_curation() -> None:
     assert wanted().fields({}) == {
         **{"threshold": None, "quantile": 0.9998, "label": None, "cell_rows": CELL_ROWS, "model": None}
     }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--percentile", "nope=20"), "a score of the dataset"),
+        (("--percentile", "clip=20"), "10 images with clip in each class, got 3"),
+        (("--test", "broken.png"), "1 that do not decode"),
+    ],
+)
+def test_a_refused_curation_takes_no_place(
+    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path, scenes(3))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    call = ("curate", "made", "--to", "out", "--in-process", "--json")
+    refused = cli(*call, *wrong)
+    assert refused.code == 2
+    assert said in refused.json["message"]
+    assert not (tmp_path / "out").exists()
+    assert cli(*call).code == 0

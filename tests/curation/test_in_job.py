@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from promptmill.pipeline import crashpoints
+from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.scores import reason_kind
 from tests.curation.test_curate import bytes_in
 from tests.engine.test_balance import job_of_classes
@@ -191,3 +192,21 @@ def test_the_report_says_of_a_class_how_many_the_curation_was_to_leave(tmp_path:
     for name, asked in (("out", 3), ("two", 2)):
         (told,) = json.loads((tmp_path / name / "report" / "summary.json").read_text())["classes"]
         assert (told["asked"], told["kept"]) == (asked, asked)
+
+
+def test_a_percentile_of_classes_that_are_too_small_is_refused_before_they_are_made(tmp_path: Path, cli: Cli) -> None:
+    asked = {"to": str(tmp_path / "curated"), "percentiles": {"verified": 30}}
+    refused = cli("validate", job_of_classes(tmp_path, tmp_path / "out", curate=asked), "--json")
+    assert "expected at least 10 images of each class, by select.per_class, got 3" in refused.json["message"]
+
+
+def test_known_images_are_read_once_where_nothing_is_to_be_done(
+    tmp_path: Path, job: Write, cli: Cli, leaked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = job(curate={"to": str(tmp_path / "curated"), "test": [str(leaked)]})
+    assert cli("run", wanted, "--in-process").code == 0
+    reads: list[str] = []
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda store, key, *given: (reads.append(key), read(store, key, *given))[1])
+    assert cli("run", wanted, "--in-process").code == 0
+    assert reads.count("planted.bmp") == 1
