@@ -27,7 +27,7 @@ for word in "$@"; do
 done
 readonly log_format
 
-exec 3>&2 # for `say`: standard error itself is closed while bash would write of a child that was killed
+exec 3>&2 # for `say` and promptmill: standard error is closed before bash would write of a child that was killed
 
 # say LEVEL TEXT: a line without control characters, or with --log-format json an object with the fields of promptmill's own.
 say() {
@@ -76,13 +76,14 @@ fi
 
 # Job control gives promptmill a process group of its own: a terminal's Ctrl-C then reaches it once, through `stop`, and
 # not twice, which would mean "at once". It also spares it the ignored SIGINT of background processes.
+exec 2>/dev/null
 set -m
-promptmill run "$@" 3>&- &
+promptmill run "$@" 2>&3 3>&- &
 child=$!
 set +m
 # `wait` returns early when a signal comes; after the end it gives the real status again.
-while kill -0 "$child"; do wait "$child"; done 2>/dev/null
-wait "$child" 2>/dev/null
+while kill -0 "$child"; do wait "$child"; done
+wait "$child"
 code=$?
 
 case $code in

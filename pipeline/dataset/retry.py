@@ -32,7 +32,7 @@ from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.prompts.retried import quota_column
 from promptmill.pipeline.prompts.staging import stage_table
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.columns import HASHES, input_column, named, of_kind
+from promptmill.schemas.columns import HASHES, ORIGIN, input_column, named, of_kind
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.inputs import ROLES, STEERING, Role
@@ -197,6 +197,7 @@ def _with_room(rows: pa.Table, plan: Plan, store: Store, objects: Iterable[DataO
     dropped |= {"image_guidance_scale"} if plan.keeps_to_images else frozenset()
     dropped |= {"controls"} if any(model.controlnets for model in plan.models) else frozenset()
     dropped |= {"ip_adapter"} if any(model.ip_adapter for model in plan.models) else frozenset()
+    dropped |= {ORIGIN} if plan.origins else frozenset()
     dropped |= {"label_name"} if plan.words.classes else frozenset()
     rows_say = plan.job.prompts.mapped.steering
     dropped |= {*STEERING} - {*rows_say} if rows_say else frozenset()
