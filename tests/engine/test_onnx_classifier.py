@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from transformers import ViTImageProcessor
 from promptmill.jobs.score import score
 from promptmill.pipeline.jobfile.reader import load_job
 from promptmill.pipeline.models.catalog.classifiers import resolve_classifier
+from promptmill.pipeline.models.catalog.clips import clip_files
+from promptmill.pipeline.models.catalog.onnx_files import HOLDS, is_whole
+from promptmill.pipeline.models.catalog.weights import BY_HASH, identity_of, list_folder
 from promptmill.pipeline.models.load import load_classifier
 from promptmill.pipeline.planning.plan import plan_job
 from promptmill.schemas.errors import JobError, ModelLoadError
@@ -136,12 +140,91 @@ def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path, monkeypa
     [
         ({"inputs": 2}, "expected one input, float32 images"),
         ({"labels": ["Cross", "Red_Ring"]}, r"expected outputs \[batch, 2\]"),
-        ({"external": "/etc/hostname"}, "does not load"),
-        ({"external": "../secret"}, "does not load"),
     ],
 )
 def test_a_file_that_is_no_such_classifier(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
-    (tmp_path / "secret").write_bytes(bytes(4096))
     model = resolve_classifier(str(write_onnx(tmp_path / "onnx", **wrong)), "score")
     with pytest.raises(ModelLoadError, match=said):
         load_classifier(model, 1)
+
+
+@pytest.mark.parametrize("elsewhere", ["/etc/hostname", "../secret", "secret", ""])
+def test_weights_in_another_file_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str) -> None:
+    """onnxruntime, given bytes, looks for a bare name in the folder that the process works in."""
+    (tmp_path / "secret").write_bytes(bytes(36))
+    monkeypatch.chdir(tmp_path)
+    folder = write_onnx(tmp_path / "onnx")
+    model = resolve_classifier(str(folder), "score")
+    write_onnx(folder, external=elsewhere)
+    with pytest.raises(JobError, match=r"an ONNX file with all its weights in .*, got weights in another file"):
+        resolve_classifier(str(folder), "score")
+    found, files = identity_of(folder, clip_files(list_folder(folder)), "score")
+    planned = replace(model, revision=f"{BY_HASH}{found}", files=files)  # as an older version did
+    with pytest.raises(ModelLoadError, match="weights in another file"):
+        load_classifier(planned, 1)
+
+
+def test_every_place_of_a_tensor_is_looked_at() -> None:
+    from onnx import ModelProto, TensorProto
+
+    reached = {ModelProto.DESCRIPTOR.name: ModelProto.DESCRIPTOR}
+    left = [ModelProto.DESCRIPTOR]
+    while left:
+        for field in left.pop().fields:
+            if field.message_type is not None and field.message_type.name not in reached:
+                reached[field.message_type.name] = field.message_type
+                left.append(field.message_type)
+    leading = {"TensorProto"}
+    while (
+        more := {
+            name
+            for name, kind in reached.items()
+            if any(field.message_type is not None and field.message_type.name in leading for field in kind.fields)
+        }
+        - leading
+    ):
+        leading |= more
+    assert leading == HOLDS.keys()
+    for name in leading - {"TensorProto"}:
+        fields = reached[name].fields
+        assert HOLDS[name] == {
+            field.number: field.message_type.name
+            for field in fields
+            if field.message_type is not None and field.message_type.name in leading
+        }
+    assert TensorProto.DESCRIPTOR.fields_by_name["data_location"].number == 14
+
+
+@pytest.mark.parametrize("place", ["initializer", "constant", "inner graph", "sparse", "function", "training"])
+def test_wherever_a_tensor_lies(place: str) -> None:
+    from onnx import AttributeProto, ModelProto, TensorProto
+
+    def model(location: int | None) -> bytes:
+        made = ModelProto()
+        tensor = TensorProto(name="w", data_type=1, dims=[2], raw_data=bytes(8), data_location=location)
+        attribute = AttributeProto(name="value", t=tensor)
+        match place:
+            case "initializer":
+                made.graph.initializer.append(tensor)
+            case "constant":
+                made.graph.node.add(op_type="Constant").attribute.append(attribute)
+            case "inner graph":
+                made.graph.node.add(op_type="If").attribute.add(name="then_branch").g.initializer.append(tensor)
+            case "sparse":
+                made.graph.sparse_initializer.add().values.CopyFrom(tensor)
+            case "function":
+                made.functions.add().node.add().attribute.append(attribute)
+            case "training":
+                made.training_info.add().algorithm.initializer.append(tensor)
+        return made.SerializeToString()
+
+    assert is_whole(model(TensorProto.DEFAULT)) and is_whole(model(None))
+    assert not is_whole(model(TensorProto.EXTERNAL))
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x3a\xff\x01", b"\x3b", b"\x80", b"\xba\x80\x80\x80\x10\x00", b"no ONNX file at all"]
+)
+def test_what_is_no_onnx_file(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"a broken number|a field"):
+        is_whole(data)

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from promptmill.pipeline.display import first_line
 from promptmill.pipeline.models.catalog.clips import LOCAL, ResolvedClip, clip_files, clip_folder
 from promptmill.pipeline.models.catalog.door import folder_problems
 from promptmill.pipeline.models.catalog.features import PREPROCESSOR, SETTINGS, check_vision_folder
 from promptmill.pipeline.models.catalog.licenses import license_of_folder
+from promptmill.pipeline.models.catalog.onnx_files import is_whole
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
     ONNX,
@@ -23,6 +25,7 @@ from promptmill.pipeline.models.catalog.weights import (
     read_json,
 )
 from promptmill.pipeline.storage.homes import at_home
+from promptmill.pipeline.storage.local import read_regular_file
 from promptmill.schemas.errors import JobError, Problem
 
 MOST_ONNX_BYTES: Final = (2 << 30) - 1
@@ -69,6 +72,8 @@ def check_onnx_folder(folder: ModelFolder, name: str, where: str) -> None:
         problems.append(Problem(where, f"onnxruntime, which runs {name}", "it is not installed", hint))
     if folder.files[name] > MOST_ONNX_BYTES:
         problems.append(Problem(where, "an ONNX file below 2 GiB", f"{folder.files[name]:,} bytes"))
+    elif not problems:
+        problems += _elsewhere(folder.root / name, where)
     if PREPROCESSOR not in folder.files:
         hint = "It says how images are resized: save it with `AutoImageProcessor`"
         problems.append(Problem(where, f"{PREPROCESSOR} in {folder.root}", "no such file", hint))
@@ -77,6 +82,16 @@ def check_onnx_folder(folder: ModelFolder, name: str, where: str) -> None:
         problems.append(Problem(where, f"`id2label`, the names of its classes from 0 on, in {path}", "none"))
     if problems:
         raise JobError(*problems)
+
+
+def _elsewhere(path: Path, where: str) -> Iterator[Problem]:
+    expected = f"an ONNX file with all its weights in {path}"
+    try:
+        if not is_whole(read_regular_file(path, MOST_ONNX_BYTES)):
+            hint = "Save it as one file: `onnx.save(onnx.load(path), path)` takes them in"
+            yield Problem(where, expected, "weights in another file", hint)
+    except (OSError, ValueError) as error:
+        yield Problem(where, expected, first_line(error))
 
 
 def classifier_folder(model: ResolvedClip) -> Path:

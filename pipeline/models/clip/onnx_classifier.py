@@ -17,6 +17,7 @@ from promptmill.pipeline.models.catalog.classifiers import (
 )
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.catalog.held import held
+from promptmill.pipeline.models.catalog.onnx_files import is_whole
 from promptmill.pipeline.models.catalog.weights import list_folder, onnx_name
 from promptmill.pipeline.models.diffusion.closed import closed
 from promptmill.pipeline.models.diffusion.errors import guarded, loading
@@ -48,8 +49,9 @@ class OnnxClassifier:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.use_deterministic_compute = True
         options.log_severity_level = 3
-        # From bytes: a file that names others for its weights could name any file of this machine.
         data = read_regular_file(folder.root / name, MOST_ONNX_BYTES)
+        if not is_whole(data):  # looked at anew: these bytes and no others are run
+            raise ValueError(f"{name} has weights in another file")
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.labels = classifier_labels(folder.root)
         self._input = _only_input(self._session)
