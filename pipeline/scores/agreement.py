@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,6 +47,9 @@ class AgreementAfterwards:
 
     def prepare(self, captions: Sequence[str]) -> None:
         """Captions are not read."""
+
+    def check_classes(self, names: Iterable[str]) -> None:
+        outputs_of(self._classifier.labels, sorted(names), self._where)
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         """As `Agreement.score`. Raises JobError for a class that the classifier does not know."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, overload, runtime_checkable
 
@@ -85,6 +85,14 @@ class Scorer(Protocol):
 
     def score(self, pictures: Sequence[Picture]) -> Scores:
         """Of one image or of many, with the same result for each; of scope `group` of all images of a shard at once."""
+
+
+@runtime_checkable
+class KnowsSome(Protocol):
+    """A scorer that knows some classes: those of images that are there are looked at before the first is scored."""
+
+    def check_classes(self, names: Iterable[str]) -> None:
+        """Raises JobError where it does not know one. `names` are what the column `needs[0]` says."""
 
 
 @runtime_checkable

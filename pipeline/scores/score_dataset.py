@@ -25,7 +25,7 @@ from promptmill.pipeline.dataset.state import read_data_objects
 from promptmill.pipeline.dataset.whole import whole_object
 from promptmill.pipeline.prompts.bombs import check_strangers
 from promptmill.pipeline.prompts.pixels import ImageError, decode_image
-from promptmill.pipeline.scores.interface import Picture, Scorer
+from promptmill.pipeline.scores.interface import KnowsSome, Picture, Scorer
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
@@ -72,13 +72,17 @@ def score_dataset(
 ) -> ScoreSummary:
     """Works on our datasets and on any folder of Parquet files with `image` and, where asked for, `caption`.
 
-    Raises JobError where there are no images, or a column is missing that a metric needs.
+    Raises JobError where there are no images, a column is missing that a metric needs, or it does not know a class.
     """
     units = find_units(store)
     check_columns(store, units, metrics)
     there = {entry.name: entry for entry in store.list(FOLDER)}
     if not again:
         _check_made_by(store, there, [(metric, unit) for metric in metrics for unit in units])
+    for metric in metrics:
+        if isinstance(metric, KnowsSome):
+            unscored = [unit for unit in units if again or _key(metric, unit) not in there]
+            metric.check_classes(_values(store, unscored, metric.needs[0]))
     values: dict[str, list[Floats]] = defaultdict(list)
     images = left_out = done_before = 0
     for number, unit in enumerate(units):
@@ -211,6 +215,20 @@ def _rows(store: Store, key: str, columns: Sequence[str]) -> Iterator[dict[str, 
         names = [name for name in dict.fromkeys((*_COLUMNS, *columns, "image")) if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, columns=names):
             yield from batch.to_pylist()
+
+
+def _values(store: Store, units: Sequence[Unit], column: str) -> set[str]:
+    """What a column says; no other is read."""
+
+    def of(key: str) -> set[str]:
+        with contextlib.suppress(MissingObjectError), whole_object(store, key) as file:
+            parquet = pq.ParquetFile(file)
+            if column in parquet.schema_arrow.names:
+                batches = parquet.iter_batches(columns=[column])
+                return {str(each) for batch in batches for each in batch.column(0).to_pylist() if each is not None}
+        return set()
+
+    return set[str]().union(*store.map(of, [key for unit in units for key in unit.keys]))
 
 
 def _image_bytes(value: Any) -> bytes | None:

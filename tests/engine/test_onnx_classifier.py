@@ -109,10 +109,12 @@ def test_a_dataset_that_is_there_is_judged_by_the_names_of_its_classes(tmp_path:
 
 
 def test_a_class_that_it_does_not_know(tmp_path: Path) -> None:
-    make_dataset(tmp_path, [np.zeros((8, 8, 3), np.uint8)], label_name=["disc"])
+    pictures = [np.zeros((8, 8, 3), np.uint8)] * 3
+    make_dataset(tmp_path, pictures, per_shard=1, label_name=["cross", "nothing", "disc"])
     folder = write_onnx(tmp_path / "onnx")
     with pytest.raises(JobError, match="metric classifier: expected a classifier that knows 'disc'"):
         score(str(tmp_path / "made"), [f"classifier={folder}"])
+    assert not (tmp_path / "made" / "scores").exists()  # told before the first object is scored
 
 
 def test_the_file_names_its_folder_and_other_weights_are_another_dataset(tmp_path: Path) -> None:
