@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation
 from promptmill.schemas.inputs import Input, Role
+from promptmill.schemas.origin import Lineage
 from promptmill.schemas.resolved import ResolvedModel
 
 STAGED = "staged:"
@@ -81,7 +82,7 @@ class Segment:
     A row of a `retry` segment is one sample of the fixed `variant`; otherwise a row is a prompt, for all variants.
     A `round` has places instead of files (`planning/rounds.py`): `lacking` says how many images each class still needs,
     by its number. `ends` are the rows at which the shards of a retry end: between two prompts, since of each prompt's
-    samples the best are kept.
+    samples the best are kept. `lineage` is that of its own files, None where it is that of the source.
     """
 
     kind: Literal["source", "extend", "retry", "round"]
@@ -93,6 +94,7 @@ class Segment:
     ends: tuple[int, ...] = ()
     round: int = 0
     lacking: tuple[tuple[int, int], ...] = ()
+    lineage: Lineage | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

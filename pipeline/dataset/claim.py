@@ -122,7 +122,7 @@ def _extend(plan: Plan, stored: Plan, store: Store) -> tuple[Plan, Plan]:
     while (growth := find_growth(plan, stored, store)).files:
         refuse_other_job(growth.known, stored, store.url)
         files = stage(growth.files, plan.job.prompts, store, stored.source_schema)
-        grown = add_segments(stored, store, [new_segment(plan, stored, files)], growth.source)
+        grown = add_segments(stored, store, [new_segment(plan, stored, files, growth.lineage)], growth.source)
         if grown.shards == stored.shards:
             raise StorageError(f"{store.url}/segments/ does not show what was written there. Does something delete?")
         stored = grown

@@ -20,6 +20,7 @@ from promptmill.pipeline.dataset.keys import ROWS_FOLDERS, SOURCE_FIELD
 from promptmill.pipeline.dataset.records import UNREADABLE
 from promptmill.pipeline.dataset.state import missing_shards
 from promptmill.pipeline.planning import variants
+from promptmill.pipeline.planning.lineage import lineage_of
 from promptmill.pipeline.planning.plan import Plan, blocks
 from promptmill.pipeline.prompts.folders import add_folder_columns
 from promptmill.pipeline.prompts.formats import as_schema
@@ -29,6 +30,7 @@ from promptmill.pipeline.prompts.tables import IS_DELTA
 from promptmill.pipeline.prompts.unpacking import UNPACK
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import InputError, JobError, MissingObjectError, OutputMismatchError, Problem
+from promptmill.schemas.origin import Lineage
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import LARGEST_NARROW_SEED
 from promptmill.schemas.resolved import with_triggers
@@ -49,6 +51,10 @@ class Growth:
     source: dict[str, Any]
     plan: Plan
     known: Plan
+
+    @property
+    def lineage(self) -> Lineage:
+        return lineage_of(self.plan.job.prompts, self.files)
 
 
 def find_growth(plan: Plan, stored: Plan, store: Store) -> Growth:
@@ -119,10 +125,12 @@ def may_extend(plan: Plan, stored: Plan) -> set[str]:
     return grown | (ours.keys() ^ theirs.keys())
 
 
-def new_segment(plan: Plan, stored: Plan, files: Sequence[SourceFile]) -> Segment:
+def new_segment(plan: Plan, stored: Plan, files: Sequence[SourceFile], lineage: Lineage) -> Segment:
+    """`lineage` is that of the originals of these files, which copies do not show."""
     prompts = sum(file.rows for file in files) * plan.texts_per_row
     shards = variants.count(plan.job) * blocks(prompts, plan.rows_per_shard)
-    return Segment("extend", tuple(files), prompts, stored.shards, shards)
+    own = None if lineage == stored.source_lineage else lineage
+    return Segment("extend", tuple(files), prompts, stored.shards, shards, lineage=own)
 
 
 def as_if_extended(plan: Plan, stored: Plan, store: Store) -> tuple[Plan, Plan]:
@@ -131,7 +139,7 @@ def as_if_extended(plan: Plan, stored: Plan, store: Store) -> tuple[Plan, Plan]:
     if not growth.files:
         return growth.plan, stored
     source = {**_source(stored), **growth.source}
-    segments = (*stored.segments, new_segment(plan, stored, growth.files))
+    segments = (*stored.segments, new_segment(plan, stored, growth.files, growth.lineage))
     return growth.plan, replace(_with_source(stored, source), segments=segments)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import BinaryIO
@@ -36,6 +36,7 @@ from promptmill.schemas.columns import HASHES, ORIGIN, input_column, named, of_k
 from promptmill.schemas.errors import INPUT_FAILURES, JobError, MissingObjectError, Problem
 from promptmill.schemas.identity import digest
 from promptmill.schemas.inputs import ROLES, STEERING, Role
+from promptmill.schemas.origin import Lineage
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.records import FAILURE
 
@@ -95,25 +96,33 @@ def _segments(plan: Plan, store: Store, reach: Reach | None = None) -> list[Segm
         key=lambda item: item.footer.shard.number if item.footer else 0,
     )
     failures = _latest_failures(plan, store, objects)
-    if failures is None or not failures.num_rows:
-        return []
-    refuse_far_rows(failures, plan, store, reach)
+    for rows in failures.values():
+        refuse_far_rows(rows, plan, store, reach)
     numbers = {variant_text(plan.variant(i).values): i for i in range(plan.variant_count)}
     segments: list[Segment] = []
     first = plan.shards
-    for text in sorted(set(failures.column("variant").to_pylist())):
-        rows = _by_prompt(failures.filter(pc.equal(failures.column("variant"), text)))
+    for lineage, text, rows in _by_variant(failures):
         rows = _with_room(rows, plan, store, objects)
         name = f"retry-{digest([first, rows.column('sample_id').to_pylist()])[:16]}"
         file = stage_table(rows, SourceFile(name, name, rows.nbytes, rows.num_rows), name, store)
         ends = _shard_ends(rows.column("prompt_id").to_pylist(), plan.job.output.images_per_shard)
-        segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), numbers[text], ends))
+        variant = numbers[text]
+        segments.append(Segment("retry", (file,), rows.num_rows, first, len(ends), variant, ends, lineage=lineage))
         first += len(ends)
     return segments
 
 
-def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> pa.Table | None:
-    """Failure rows that no later retry has answered; a sample's last row counts. Raises JobError where one is gone."""
+def _by_variant(failures: Mapping[Lineage | None, pa.Table]) -> Iterator[tuple[Lineage | None, str, pa.Table]]:
+    for lineage, table in failures.items():
+        for text in sorted(set(table.column("variant").to_pylist())):
+            yield lineage, text, _by_prompt(table.filter(pc.equal(table.column("variant"), text)))
+
+
+def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) -> dict[Lineage | None, pa.Table]:
+    """Failure rows that no later retry has answered, by the lineage of their segment; a sample's last row counts.
+
+    Raises JobError where one is gone.
+    """
     there = side_objects(store) | {item.entry.name for item in objects}
     tables: dict[int, pa.Table] = {}
     rows: dict[str, tuple[int, int]] = {}
@@ -133,12 +142,14 @@ def _latest_failures(plan: Plan, store: Store, objects: Sequence[DataObject]) ->
             else:
                 for sample in _column(store, key, "sample_id"):
                     rows.pop(sample, None)
-    if not rows:
-        return None
     wanted: dict[int, list[int]] = {}
     for number, position in rows.values():
         wanted.setdefault(number, []).append(position)
-    return pa.concat_tables([tables[number].take(positions) for number, positions in sorted(wanted.items())])
+    found: dict[Lineage | None, list[pa.Table]] = {}
+    for number, positions in sorted(wanted.items()):
+        lineage = plan.segments[plan.shard(number).segment].lineage
+        found.setdefault(lineage, []).append(tables[number].take(positions))
+    return {lineage: pa.concat_tables(parts) for lineage, parts in found.items()}
 
 
 _TEXTS = named("sample_id", "error_kind", "variant", "prompt_id")

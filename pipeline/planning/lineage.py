@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from promptmill.pipeline.models.catalog.licenses import CARD, CARD_BYTES, front_matter, license_in
+from promptmill.pipeline.models.catalog.licenses import CARD, CARD_BYTES, front_matter, license_in, strictest
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import is_remote
 from promptmill.schemas.checked import NO_OBJECT
-from promptmill.schemas.errors import PromptmillError
+from promptmill.schemas.errors import StorageError
 from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.origin import MOST_GENERATIONS, Lineage
 from promptmill.schemas.plan import SourceFile
@@ -20,27 +20,45 @@ FRONT = "promptmill"
 _BELOW = ("data", "rejects", "selections")
 _CLAIM, _CLAIM_BYTES = "job.json", 64 << 20
 _MOST_FOLDERS = 16
-_PATIENCE_S = 5.0
+"""Beyond these a folder counts as one without a card: each is a request to the store."""
+_NONE_THERE = (PermissionError, IsADirectoryError)
+"""S3 answers 403 and not 404 for an object that is not there, where the key may not list."""
 
 
 def lineage_of(prompts: Prompts, files: Sequence[SourceFile]) -> Lineage:
-    """Of a job of these files. Whatever cannot be read says nothing: it changes no image."""
+    """Of a job of these files. What is not there, or is no card, says nothing. Raises StorageError."""
     _, query = split_query(prompts.source or "")
-    said = {folder: _said(folder, query) for folder in _folders(files)}
-    license = prompts.license or next((each.license for each in said.values() if each.license), None)
-    if "image" not in prompts.columns.images.values():
+    folders = dict.fromkeys(folder for file in files if "/" in file.path for folder in _of(file))
+    said = {folder: _said(folder, query) for folder in list(folders)[:_MOST_FOLDERS]}
+    parts = {tuple(said[folder] for folder in _of(file) if folder in said) for file in files}
+    license = prompts.license or _strictest(
+        [_strictest([each.license for each in part if each.license]) for part in parts]
+    )
+    if prompts.columns.image != "image":
         return Lineage(license=license)
-    ours = {folder: each for folder, each in said.items() if each.datasets}
-    generation = max((each.generation + 1 for each in ours.values()), default=1)
-    datasets = tuple(sorted({dataset for each in ours.values() for dataset in each.datasets}))
-    whole = all(any(folder in ours for folder in _of(file)) for file in files)
+    ours = [each for each in said.values() if each.datasets]
+    generation = max((each.generation + 1 for each in ours), default=1)
+    datasets = tuple(sorted({dataset for each in ours for dataset in each.datasets}))
+    whole = all(any(each.datasets for each in part) for part in parts)
     return Lineage(min(generation, MOST_GENERATIONS), datasets, license, whole)
 
 
-def _folders(files: Sequence[SourceFile]) -> list[str]:
-    """Where a card may lie: the folder that is the source, and above `data/` of a dataset."""
-    found = dict.fromkeys(folder for file in files if "/" in file.path for folder in _of(file))
-    return list(found)[:_MOST_FOLDERS]
+def merged(parts: Sequence[Lineage]) -> Lineage:
+    """Of a dataset whose images come from several sources."""
+    return Lineage(
+        max(part.generation for part in parts),
+        tuple(sorted({dataset for part in parts for dataset in part.datasets})),
+        _strictest([part.license for part in parts]),
+        all(part.whole for part in parts),
+    )
+
+
+def _strictest(licenses: Sequence[str | None]) -> str | None:
+    """Of several that all hold; where one of them is not said it counts as unknown, and None where none is."""
+    different = set(licenses)
+    if len(different) <= 1:
+        return next(iter(different), None)
+    return strictest(different).name
 
 
 def _of(file: SourceFile) -> Iterator[str]:
@@ -52,16 +70,20 @@ def _of(file: SourceFile) -> Iterator[str]:
 
 
 def _said(folder: str, query: str) -> Lineage:
-    """Of a dataset of ours its own generation; of others the licence alone."""
+    """Of a dataset of ours its own generation; of others the licence alone. Raises StorageError."""
     if folder.startswith(("http:", "https:")) or "::" in folder:  # no folders, or those of an archive
         return Lineage()
     try:
-        store = Store(folder, _PATIENCE_S, on_wait=lambda message: None, query=query if is_remote(folder) else "")
+        store = Store(folder, query=query if is_remote(folder) else "")
         front = front_matter(store.read_if_exists(CARD, CARD_BYTES) or b"")
         claim = None if FRONT in front else store.read_if_exists(_CLAIM, _CLAIM_BYTES)
         told = front.get(FRONT) if claim is None else _of_claim(claim)
-    except (PromptmillError, OSError, *NO_OBJECT):
+    except NO_OBJECT:
         return Lineage()
+    except StorageError as error:
+        if isinstance(error.__context__, _NONE_THERE):
+            return Lineage()
+        raise
     return _checked(told, license_in(front))
 
 

@@ -25,6 +25,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.held import is_planned
 from promptmill.pipeline.storage.homes import at_home
 from promptmill.pipeline.storage.urls import is_remote, local_path
+from promptmill.schemas.origin import Lineage
 from promptmill.schemas.plan import STAGED, Segment, SourceFile
 from promptmill.schemas.resolved import ResolvedAdapter, ResolvedControl, ResolvedIpAdapter, ResolvedModel
 
@@ -72,10 +73,10 @@ def relocated(plan: Plan, stored: Plan) -> Plan:
     files = {file.name: file for segment in plan.segments for file in segment.files}
     return replace(
         stored,
-        lineage=replace(stored.lineage, license=plan.lineage.license or stored.lineage.license),
+        source_lineage=_licensed(stored.source_lineage, plan.source_lineage.license),
         models=tuple(_relocated_model(ours, theirs) for ours, theirs in models),
         clips=tuple(_relocated_clip(ours, theirs) for ours, theirs in clips),
-        segments=tuple(_relocated_segment(segment, files) for segment in stored.segments),
+        segments=tuple(_relocated_segment(segment, files, plan.job.prompts.license) for segment in stored.segments),
     )
 
 
@@ -151,7 +152,13 @@ def _relocated_clip(ours: ResolvedClip, theirs: ResolvedClip) -> ResolvedClip:
     return replace(ours, revision=theirs.revision if COMMIT.fullmatch(theirs.revision) else ours.revision)
 
 
-def _relocated_segment(segment: Segment, now: dict[str, SourceFile]) -> Segment:
+def _licensed(lineage: Lineage, license: str | None) -> Lineage:
+    return replace(lineage, license=license or lineage.license)
+
+
+def _relocated_segment(segment: Segment, now: dict[str, SourceFile], license: str | None) -> Segment:
+    if segment.lineage is not None:
+        segment = replace(segment, lineage=_licensed(segment.lineage, license))
     files = (_relocated_file(file, now[file.name]) if file.name in now else file for file in segment.files)
     return segment if segment.kind == "retry" else replace(segment, files=tuple(files))
 

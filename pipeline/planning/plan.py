@@ -16,7 +16,7 @@ from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.checks import and_those_of, check_classifiers, check_job, wrong_values
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
 from promptmill.pipeline.planning.licensed import licensed_parts
-from promptmill.pipeline.planning.lineage import lineage_of
+from promptmill.pipeline.planning.lineage import lineage_of, merged
 from promptmill.pipeline.planning.notices import from_noise, of_classifiers, of_licenses, own_sizes
 from promptmill.pipeline.planning.rounds import images_of, places_of, places_per_shard, round_segment
 from promptmill.pipeline.prompts.expansion import Expansion
@@ -58,7 +58,8 @@ class Plan:
     """Whether records say which kind of maps a union ControlNet was given; those of older datasets do not."""
     origins: bool = False
     """Whether records say if their image was drawn over a real or a synthetic one; those of older datasets do not."""
-    lineage: Lineage = field(default=Lineage(), compare=False)
+    source_lineage: Lineage = field(default=Lineage(), compare=False)
+    """Of what the job began with; what came later has its own (`lineage_at`)."""
     wrong: tuple[Problem, ...] = field(default=(), compare=False)
     """Values of mapped columns that make no image: no dataset is begun with such rows.
 
@@ -76,6 +77,15 @@ class Plan:
     def lowest_is_best(self) -> frozenset[str]:
         """Names of scores of which the lowest is the best, whoever makes them."""
         return LOWER_IS_BETTER.union(*(own.lower_is_better for own in self.python_scores))
+
+    @property
+    def lineage(self) -> Lineage:
+        """Of the whole dataset."""
+        return merged([self.source_lineage, *(each.lineage for each in self.segments if each.lineage is not None)])
+
+    def lineage_at(self, position: int) -> Lineage:
+        """Of one segment."""
+        return self.segments[position].lineage or self.source_lineage
 
     @property
     def variant_count(self) -> int:
@@ -248,7 +258,7 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
         wide_seeds=last > LARGEST_NARROW_SEED,
         control_modes=any(net.mode is not None for model in models for net in model.controlnets),
         origins="image" in job.task.roles,
-        lineage=lineage,
+        source_lineage=lineage,
         wrong=wrong_values(job, models, source),
         python_scores=own,
         words=words,

@@ -56,7 +56,7 @@ def to_json(plan: Plan) -> bytes:
             **({"words": asdict(plan.words)} if plan.words != NO_WORDS else {}),
             **({"control_modes": True} if plan.control_modes else {}),
             **({"origins": True} if plan.origins else {}),
-            **({"lineage": asdict(plan.lineage)} if plan.lineage != Lineage() else {}),
+            **({"lineage": asdict(plan.source_lineage)} if plan.source_lineage != Lineage() else {}),
             "models": [asdict(model) for model in plan.models],
             "clips": [asdict(clip) for clip in plan.clips],
             "python_scores": [asdict(score) for score in plan.python_scores],
@@ -89,7 +89,7 @@ def from_json(data: bytes) -> Plan:
         words=checked(Words, inner.get("words", {})),
         control_modes=inner.get("control_modes") is True,
         origins=inner.get("origins") is True,
-        lineage=checked_lineage(inner.get("lineage", {})),
+        source_lineage=checked_lineage(inner.get("lineage", {})),
     )
     _check_fields(plan)
     plan = with_segments(plan, inner["segments"])
@@ -158,14 +158,18 @@ def _model(content: Mapping[str, Any]) -> ResolvedModel:
 
 
 def segment_json(segment: Segment) -> dict[str, Any]:
-    """Without the fields of rounds where it is none: as versions wrote it that knew none."""
+    """Without the fields of rounds where it is none, nor a lineage it has not: as versions wrote it that knew none."""
     content = asdict(segment)
-    return content if segment.kind == "round" else {n: v for n, v in content.items() if n not in ("round", "lacking")}
+    left_out = {"lineage"} if segment.lineage is None else set()
+    left_out |= set() if segment.kind == "round" else {"round", "lacking"}
+    return {name: value for name, value in content.items() if name not in left_out}
 
 
 def segment_from_json(content: object) -> Segment:
     """Raises ValueError."""
     segment = checked(Segment, content)
+    if segment.lineage is not None:
+        checked_lineage(asdict(segment.lineage))
     for file in segment.files:
         count(file.rows, "rows")
         count(file.size_bytes, "size_bytes")
