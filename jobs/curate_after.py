@@ -12,12 +12,15 @@ from promptmill.pipeline.curation.percentiles import LEAST_IMAGES
 from promptmill.pipeline.curation.settings import LABELS, Settings
 from promptmill.pipeline.dataset.open import open_output
 from promptmill.pipeline.dataset.targets import refuse_inside
+from promptmill.pipeline.display import redact
 from promptmill.pipeline.execution.events import Listener
 from promptmill.pipeline.execution.run import RunSummary
 from promptmill.pipeline.planning.plan import Plan
+from promptmill.pipeline.storage.listing import would_name
 from promptmill.schemas.curation import Curate
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.job import Job
+from promptmill.schemas.prompts import Prompts
 
 
 def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> Mapping[str, str] | None:
@@ -27,6 +30,7 @@ def check_section(asked: Curate, plan: Plan, there: Plan | None = None) -> Mappi
     checks: list[Callable[[], object]] = [
         lambda: refuse_overlap(url, asked.to, "the job's output"),
         lambda: _refuse_overlaps(asked),
+        lambda: _refuse_among_prompts(plan.job.prompts, asked.to),
         lambda: open_output(asked.to, "--to"),
         lambda: refuse_inside(asked.to, "--to"),
         lambda: Settings.of(asked, "--model"),
@@ -51,6 +55,13 @@ def _refuse_overlaps(asked: Curate) -> None:
     for kind, sets in (("real", asked.real), ("test", asked.test)):
         for each in sets:
             refuse_overlap(each, asked.to, f"the {kind} images")
+
+
+def _refuse_among_prompts(prompts: Prompts, to: str) -> None:
+    for field, place in (("prompts.classes", prompts.classes), ("prompts.source", prompts.source)):
+        if isinstance(place, str) and would_name(place, to):
+            got = f"{redact(to)}, which the next run would read as part of it"
+            raise JobError(Problem("--to", f"a place outside {field}", got, "Choose another"))
 
 
 def _check_scores(job: Job, asked: Curate) -> None:

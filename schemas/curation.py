@@ -30,7 +30,8 @@ class Curation(StrictModel):
     """Scores with the share, of 100, of each class that goes for it before: `{clip: 30}`."""
     per_class: Annotated[int, Field(ge=1)] | None = None
     """At most so many images of each class (and variant) stay, the first ones, so that classes are of one size again. A
-    class that has fewer ends the command with exit code 3."""
+    class that has fewer ends the command with exit code 3. A copy may name a twin that goes for this, as
+    `over_per_class`."""
 
     @model_validator(mode="after")
     def _sees(self) -> Self:

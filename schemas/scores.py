@@ -151,7 +151,7 @@ MEMORISED: Final = "memorised"
 LEAK: Final = "leak"
 UNREADABLE: Final = "unreadable"
 OVER: Final = "over_per_class"
-"""Of `curate`: an image that is right, and more than its class is to have."""
+"""Of `curate`: an image that is right, and more than its class is to have. It may be the twin that a copy names."""
 NAMES_A_TWIN: Final = (EXACT, NEAR, MEMORISED, LEAK)
 """Reasons of `curate` that go on with a colon and the name of what the image is a copy of."""
 

@@ -28,7 +28,7 @@ from promptmill.pipeline.planning.fingerprint import differing_fields, fingerpri
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.plan_json import to_json
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import absolute_url, is_remote
+from promptmill.pipeline.storage.urls import real_place
 from promptmill.schemas.errors import JobError, OutputMismatchError, Problem, StorageError
 from promptmill.schemas.plan import CommitRecord
 
@@ -125,15 +125,10 @@ def refuse_curated(plan: Plan, url: str, command: str) -> None:
 
 def refuse_overlap(source: str, target: str, what: str = "the input") -> None:
     """Raises JobError where one lies inside the other."""
-    one, other = (_place(url) for url in (source, target))
+    one, other = (real_place(url) for url in (source, target))
     if one == other or other.startswith(f"{one}/") or one.startswith(f"{other}/"):
         got = f"{redact(target)}, which {'is' if one == other else 'lies in' if other > one else 'holds'} {what}"
         raise JobError(Problem("--to", f"a place outside {what}, which does not hold it", got, "Choose another"))
-
-
-def _place(url: str) -> str:
-    place = absolute_url(url)
-    return (place if is_remote(url) else os.path.realpath(place)).rstrip("/")
 
 
 def _folder(plan: Plan, source: Store, target: Store) -> str | None:

@@ -12,14 +12,14 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from promptmill.pipeline.display import shown
+from promptmill.pipeline.display import redact, shown
 from promptmill.pipeline.prompts.formats import file_suffix
 from promptmill.pipeline.prompts.image_files import image_label, is_image
 from promptmill.pipeline.prompts.kinds import as_kind, is_text
 from promptmill.pipeline.prompts.some_columns import column_tables
 from promptmill.pipeline.prompts.suites import SuiteFile
 from promptmill.pipeline.prompts.texts import read_text
-from promptmill.pipeline.storage.listing import find_objects
+from promptmill.pipeline.storage.listing import find_objects, would_name
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import check_url
 from promptmill.schemas.errors import InputError, Problem
@@ -47,12 +47,18 @@ class Classes:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def find_classes(prompts: Prompts) -> Classes:
-    """Those that the job names, itself or by a table or a folder of images. Raises InputError."""
+def find_classes(prompts: Prompts, output: str | None = None) -> Classes:
+    """Those that the job names, itself or by a table or a folder of images, in which `output` may not lie.
+
+    Raises InputError.
+    """
     given = prompts.classes
     if given is None:
         return Classes(())
     if isinstance(given, str):
+        if output is not None and would_name(given, output):
+            got = f"{redact(output)}, which the next run would take for a class"
+            raise InputError(Problem("output.url", "a place outside prompts.classes", got, "Choose another"))
         return _from_place(given)
     pairs = given.items() if isinstance(given, dict) else ((name, _worded(name)) for name in given)
     return Classes(_checked("prompts.classes", pairs))

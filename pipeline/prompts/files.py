@@ -14,7 +14,7 @@ from promptmill.pipeline.prompts.tars import is_tar
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.listing import find_objects
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import absolute_url, check_url, is_remote
+from promptmill.pipeline.storage.urls import check_url, real_place
 from promptmill.schemas.errors import InputError, NoFilesError, Problem
 from promptmill.schemas.urls import split_query
 
@@ -119,10 +119,6 @@ def kept_of_dataset(entries: list[Entry]) -> list[Entry]:
 
 
 def _without_own(store: Store, entries: Sequence[Entry], output: str) -> list[Entry]:
-    own = f"{_place(output)}/"
-    places = [(entry, f"{_place(store.url)}/{entry.name}") for entry in entries]
+    own = f"{real_place(output)}/"
+    places = [(entry, f"{real_place(store.url)}/{entry.name}") for entry in entries]
     return [entry for entry, key in places if not (key.startswith(own) and _OWN_OBJECT.match(key, len(own)))]
-
-
-def _place(url: str) -> str:
-    return (absolute_url(url) if is_remote(url) else os.path.realpath(absolute_url(url))).rstrip("/")

@@ -88,7 +88,7 @@ def open_source(prompts: Prompts, output: str | None = None) -> Source:
     """
     if prompts.suite is not None:
         return _open_suite(prompts, output)
-    classes = find_classes(prompts)
+    classes = find_classes(prompts, output)
     if prompts.source is None:
         return _open_classes(prompts, classes, output)
     store, entries, notices, beside = find_prompt_files(prompts.source, output)
@@ -172,7 +172,7 @@ def _open_classes(prompts: Prompts, classes: Classes, output: str | None) -> Sou
 def made_files(prompts: Prompts, output: str | None) -> tuple[SuiteFile, ...]:
     """Those that are no files of the user's: of a suite, and of a job of classes alone."""
     if prompts.suite is None:
-        return (class_file(find_classes(prompts).classes, prompts),)
+        return (class_file(find_classes(prompts, output).classes, prompts),)
     return find_suite(prompts, output).files
 
 

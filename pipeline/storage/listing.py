@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote
 
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
-from promptmill.pipeline.storage.urls import SFTP, absolute_url, is_remote, misread_part
+from promptmill.pipeline.storage.urls import SFTP, absolute_url, below, is_remote, misread_part
 from promptmill.schemas.errors import InputError, Problem
 from promptmill.schemas.urls import scheme_of, split_query
 
@@ -49,6 +50,29 @@ def find_objects(source: str) -> tuple[Store, list[Entry]]:
     tries = (found, _with_literal_folders(found), _with_literal_brackets(found))
     entries = next((entries for each in dict.fromkeys(tries) if (entries := store.find(each))), [])
     return store, _readable(store, _without(entries, () if says_dot else (".",)))
+
+
+def would_name(source: str, folder: str) -> bool:
+    """Whether it would name files of a dataset that is to come in `folder`."""
+    source = _without_escapes(source)
+    wild = re.search(r"[*?\[]", source)
+    if source.startswith(("http://", "https://")):
+        return False
+    if wild is None or _exists(source):
+        inner = below(folder, source)
+        return inner is not None and not any(part.startswith((".", "_")) for part in inner.split("/"))
+    base = source[: wild.start()].rpartition("/")[0]
+    inner = below(folder, base or ("/" if source.startswith("/") else "."))
+    parts = source[len(base) :].lstrip("/").split("/")
+    to_come = ("data/part-000000.parquet", "job.json")
+    return inner is not None and any(_matches(f"{inner}/{key}".lstrip("/").split("/"), parts) for key in to_come)
+
+
+def _matches(names: list[str], parts: list[str]) -> bool:
+    if "**" not in parts:
+        return len(names) == len(parts) and all(map(fnmatchcase, names, parts))
+    last = "*" if parts[-1] == "**" else parts[-1]
+    return all(map(fnmatchcase, names, parts[: parts.index("**")])) and fnmatchcase(names[-1], last)
 
 
 def _one_object(source: str, size_bytes: int) -> tuple[Store, list[Entry]]:

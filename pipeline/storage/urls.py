@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -111,6 +112,18 @@ def is_remote(url: str) -> bool:
 def local_path(url: str) -> Path:
     """Of a path, or a URL of this machine."""
     return at_home(_LOCAL.sub("", url))
+
+
+def real_place(url: str) -> str:
+    """An absolute URL or path, with links resolved and no slash at its end."""
+    place = absolute_url(url)
+    return (place if is_remote(url) else os.path.realpath(place)).rstrip("/")
+
+
+def below(url: str, folder: str) -> str | None:
+    """The path of a place inside a folder, empty for the folder itself; None where it lies elsewhere."""
+    place, base = real_place(url), real_place(folder)
+    return place[len(base) + 1 :] if f"{place}/".startswith(f"{base}/") else None
 
 
 def absolute_url(url: str) -> str:

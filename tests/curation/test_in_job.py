@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 from promptmill.pipeline import crashpoints
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.scores import reason_kind
+from tests.curation.drawn import scenes, write_images
 from tests.curation.test_curate import bytes_in
 from tests.engine.test_balance import job_of_classes
 
@@ -210,3 +212,41 @@ def test_known_images_are_read_once_where_nothing_is_to_be_done(
     monkeypatch.setattr(Store, "read", lambda store, key, *given: (reads.append(key), read(store, key, *given))[1])
     assert cli("run", wanted, "--in-process").code == 0
     assert reads.count("planted.bmp") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "is_read"),
+    [
+        ("prompts", "prompts/clean", True),
+        ("prompts", "prompts", True),
+        ("prompts", "prompts/_clean", False),
+        ("prompts", "prompts-clean", False),
+        ("prompts/*.parquet", "prompts/clean", False),
+        ("prompts/**/*.parquet", "prompts/clean", True),
+        ("prompts*/data/*.parquet", "prompts-clean", True),
+        ("prompts/one.parquet", "clean", False),
+    ],
+)
+def test_a_place_that_the_next_run_would_read_prompts_from_is_refused(
+    tmp_path: Path, job: Write, cli: Cli, source: str, to: str, is_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts" / "data").mkdir(parents=True)
+    for name in ("one", "data/two"):
+        pq.write_table(pa.table({"prompt": [name]}), tmp_path / "prompts" / f"{name}.parquet")
+    file = job(prompts={"source": source}, curate={"to": to}, output={"url": "prompts/out"})
+    answer = cli("validate", file, "--json")
+    assert answer.code == (2 if is_read else 0)
+    assert ("curate.to: expected a place outside prompts.source" in answer.json.get("message", "")) is is_read
+
+
+@pytest.mark.parametrize(("url", "to", "wrong"), [("out", "real/clean", "curate.to"), ("real/out", "x", "output.url")])
+def test_nothing_is_written_into_the_folder_of_the_classes(
+    tmp_path: Path, job: Write, cli: Cli, url: str, to: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "real" / name, scenes(1))
+    prompts = {"source": None, "classes": "real", "templates": ["a {class}"]}
+    refused = cli("validate", job(prompts=prompts, curate={"to": to}, output={"url": url}), "--json")
+    assert f"{wrong}: expected a place outside prompts.classes" in refused.json["message"]
