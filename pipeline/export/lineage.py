@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +18,10 @@ from promptmill.pipeline.export.markdown import code
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.checked import NO_OBJECT
 from promptmill.schemas.columns import HASHES, ORIGIN
 from promptmill.schemas.errors import MissingObjectError
-from promptmill.schemas.origin import SYNTHETIC
+from promptmill.schemas.origin import SYNTHETIC, Origin
 
 _Part = tuple[Counter[str], frozenset[bytes]]
 
@@ -35,6 +37,7 @@ class Origins:
 
 
 NO_ORIGINS: Final = Origins()
+_ORIGINS: Final = get_args(Origin)
 
 
 def read_origins(plan: Plan, store: Store) -> Origins:
@@ -59,15 +62,22 @@ def _part(store: Store, entry: Entry) -> _Part:
     """Nothing of what is damaged or gone, which `verify` says."""
     try:
         with store.open(entry.name) as file:
-            table = pq.ParquetFile(file).read(columns=[ORIGIN, HASHES])
-    except (*UNREADABLE, MissingObjectError):
+            return part_of(pq.ParquetFile(file).read(columns=[ORIGIN, HASHES]))
+    except (*UNREADABLE, MissingObjectError, *NO_OBJECT):
         return Counter(), frozenset()
-    return part_of(table)
 
 
 def part_of(table: pa.Table) -> _Part:
-    hashes = (row.get("image") for row in table.column(HASHES).to_pylist() if row)
-    return Counter(table.column(ORIGIN).drop_null().to_pylist()), frozenset(map(bytes.fromhex, filter(None, hashes)))
+    """Nothing of a column that is not there, nor of values that Promptmill does not write."""
+    origins = (value for value in _values(table, ORIGIN) if value in _ORIGINS)
+    hashes = (row.get("image") for row in _values(table, HASHES) if isinstance(row, dict))
+    known = (value for value in hashes if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value))
+    return Counter(origins), frozenset(map(bytes.fromhex, known))
+
+
+def _values(table: pa.Table, name: str) -> list[Any]:
+    found: list[Any] = table.column(name).to_pylist() if table.column_names.count(name) == 1 else []
+    return found
 
 
 def generation_of(plan: Plan, origins: Origins) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from promptmill.pipeline.models.catalog.licenses import CARD, CARD_BYTES, front_matter, license_in, strictest
@@ -99,5 +100,7 @@ def _checked(told: object, license: str | None) -> Lineage:
     dataset, generation = told.get("fingerprint"), told.get("generation", 1)
     if not (isinstance(dataset, str) and dataset.isalnum() and len(dataset) <= 100):
         return Lineage(license=license)
+    if isinstance(generation, str):  # as cards have it
+        generation = int(generation) if re.fullmatch(r"[0-9]{1,4}", generation) else None
     known = isinstance(generation, int) and 1 <= generation <= MOST_GENERATIONS
     return Lineage(generation if known else 1, (dataset,), license)

@@ -22,6 +22,7 @@ from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.dataset.state import missing_shards
 from promptmill.pipeline.dataset.verify import verify_dataset
 from promptmill.pipeline.export.card import write_card
+from promptmill.pipeline.export.lineage import read_origins
 from promptmill.pipeline.export.registry import layout_of
 from promptmill.pipeline.export.training import export_training
 from promptmill.pipeline.planning.lineage import lineage_of
@@ -284,3 +285,25 @@ def test_a_card_that_cannot_be_read_now_stops_the_plan(tmp_path: Path) -> None:
     os.mkfifo(card)
     with pytest.raises(StorageError, match=r"README\.md"):
         _lineage(tmp_path, {"image": "image"})
+
+
+@pytest.mark.parametrize("strange", ["zz", "a" * 63, "\u0661" * 64])
+def test_strange_values_of_a_dataset_are_not_told(tmp_path: Path, first: Grid, strange: str) -> None:
+    plan, store = first
+    path = tmp_path / "first" / "data" / "part-000000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("input_image_sha256")
+    hashes = pa.array([{"image": strange}] * 3, table.schema.field(place).type)
+    strangers = table.set_column(place, table.schema.field(place), hashes)
+    origins = strangers.schema.get_field_index("origin")
+    pq.write_table(strangers.set_column(origins, "origin", pa.array(["`<b>"] * 3)), path)
+    found = read_origins(plan, store)
+    assert (found.counts, found.images) == ({}, 0)
+
+
+def test_a_data_object_without_the_column_is_exported(tmp_path: Path, first: Grid) -> None:
+    path = tmp_path / "first" / "data" / "part-000000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["origin"]), path)
+    out = Store(str(tmp_path / "out"))
+    export_training(*first, out, layout_of("huggingface"))
+    assert front(out)["promptmill"]["generation"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,11 +18,14 @@ from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.export.licenses import license_of
 from promptmill.pipeline.jobfile.reader import parse_job
-from promptmill.pipeline.models.catalog.adapters import TUNED
+from promptmill.pipeline.models.catalog.adapters import TUNED, resolve_adapter
 from promptmill.pipeline.models.catalog.licenses import license_called, license_of_folder, strictest
+from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.shipped import shipped
 from promptmill.pipeline.planning.plan import Plan, plan_job
 from promptmill.pipeline.storage.store import Store
+from promptmill.schemas.additions import Adapter
+from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import Counts
 from tests.curation.drawn import make_dataset, scenes, write_images
 from tests.heart.mill import MODEL, job, write_prompts
@@ -99,11 +103,44 @@ def test_the_strictest_of_several_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "---\nlicense: [a]\n---\n", "---\n{{{\n---\n", '---\nlicense: "a\\x1b[31m"\n---\n']
+    "text",
+    [
+        *("", "---\nlicense: [a]\n---\n", "---\n{{{\n---\n", '---\nlicense: "a\\x1b[31m"\n---\n'),
+        *("---\nlicense: null\n---\n", f"---\nlicense: mit\nx: {'a' * 70_000}\n---\n"),
+        "---\na: &a {k: v}\nb: {<<: [*a, *a]}\nlicense: mit\n---\n",
+    ],
 )
 def test_a_card_that_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text)
     assert license_of_folder("here", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "value", ['!!bool "z"', '!!int ""', '!!timestamp "x"', "2024-13-01", "!!python/object:os.x {}"]
+)
+def test_values_of_a_card_are_texts_whatever_their_tags_say(tmp_path: Path, value: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\nx: {value}\n---\n")
+    assert license_of_folder("here", tmp_path) == "mit"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_from_a_mirror_comes_with_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """A card that cannot be fetched stops nothing."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    commit = "a" * 40
+    folder = tmp_path / "mirror" / "org" / "lora" / commit
+    folder.mkdir(parents=True)
+    shutil.copy(next(shipped("adapters").glob("*.safetensors")), folder / "a.safetensors")
+    (folder / "README.md").write_text("---\nlicense: flux-1-dev\n---\n")
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    if not whole:
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    base = replace(resolve_model(Model(path="builtin:shapes"), "model"), mirror=str(tmp_path / "mirror"))
+    found = resolve_adapter(Adapter(name="x", path="org/lora", revision=commit), base, "adapters.0")
+    assert found.license == ("flux-1-dev" if whole else None)
 
 
 def a_style(folder: Path, card: str = "", said: dict[str, str] | None = None) -> Path:

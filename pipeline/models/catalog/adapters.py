@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from promptmill.pipeline.models.catalog.diffusers_source import has_loader
 from promptmill.pipeline.models.catalog.gguf import GGUF
 from promptmill.pipeline.models.catalog.headers import tensor_shapes
 from promptmill.pipeline.models.catalog.hub import COMMIT, HUB_ID, asking, cached_snapshot, download
-from promptmill.pipeline.models.catalog.licenses import license_of_file
+from promptmill.pipeline.models.catalog.licenses import CARD, license_of_file
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
 from promptmill.pipeline.models.catalog.weights import hash_files, identity_of, list_folder, read_json
@@ -161,6 +162,8 @@ def _from_hub(hub_id: str, name: str | None, revision: str | None, mirror: str |
     if root is None or not any(root.glob(name or "*.safetensors")):
         with asking(hub_id, where):
             root = download(hub_id, revision, [name or "*.safetensors"], mirror)
+        with suppress(JobError), asking(hub_id, where):  # for its licence, which nothing else waits for
+            download(hub_id, revision, [CARD], mirror)
     return root / name if name else root
 
 

@@ -11,17 +11,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import yaml
 
 from promptmill.pipeline.models.catalog.headers import metadata_of
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
 from promptmill.pipeline.storage.local import read_regular_file
+from promptmill.schemas.checked import NO_OBJECT
 
 UNKNOWN: Final = "unknown"
 CARD: Final = "README.md"
 CARD_BYTES: Final = 1 << 20
+_FRONT_CHARS: Final = 64 << 10
+_NULLS: Final = ("", "~", "null", "Null", "NULL")
 
 Training = Literal["free", "restricted", "non-commercial", "forbidden", "unknown"]
 _ORDER: Final[tuple[Training, ...]] = ("free", "restricted", "unknown", "non-commercial", "forbidden")
@@ -123,7 +126,7 @@ def license_of_folder(path: str, folder: Path) -> str | None:
         return "apache-2.0"
     try:
         return license_in(front_matter(read_regular_file(folder / CARD, CARD_BYTES)))
-    except (OSError, ValueError):
+    except (OSError, *NO_OBJECT):
         return None
 
 
@@ -141,15 +144,28 @@ def license_in(front: Mapping[str, object]) -> str | None:
     name = front.get("license")
     if name == "other":
         name = front.get("license_name", name)
-    return name.strip()[:200] if isinstance(name, str) and name.strip() and name.isprintable() else None
+    if not isinstance(name, str) or name.strip() in _NULLS or not name.isprintable():
+        return None
+    return name.strip()[:200]
+
+
+class _Texts(yaml.BaseLoader):
+    """Lists and mappings of texts, whatever tags say. No aliases: 500 bytes of merged ones take gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def front_matter(card: bytes) -> dict[str, object]:
-    """The YAML at the beginning of a card; empty where there is none that can be read."""
+    """The YAML at the beginning of a card, each value as text; empty where there is none that can be read."""
     try:
         text = card.decode("utf-8", "replace")
         match = re.match(r"---\r?\n(.*?)\r?\n---\s", text, re.DOTALL)
-        content = yaml.safe_load(match[1]) if match else {}
-    except (ValueError, yaml.YAMLError, RecursionError):
+        if match is None or len(match[1]) > _FRONT_CHARS:
+            return {}
+        content = yaml.load(match[1], _Texts)  # noqa: S506 - it makes nothing but texts
+    except (yaml.YAMLError, RecursionError, *NO_OBJECT):
         return {}
     return content if isinstance(content, dict) else {}
