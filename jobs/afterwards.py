@@ -25,9 +25,13 @@ def tell_what_is_there(
 
     Whether the report says it.
     """
-    if not summary.made.samples and not summary.lost and store.entry("README.md") is not None and is_current(store):
+    from promptmill.pipeline.export.card import says_license
+
+    told = not summary.made.samples and not summary.lost and store.entry("README.md") is not None and is_current(store)
+    if not told or not says_license(plan, store):
+        _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
+    if told:
         return True
-    _succeeds(lambda: _write_card(plan, store, summary), "dataset card", "The same command", progress)
     again = f"`promptmill report {store.url}`"
     return _succeeds(lambda: _write_report(plan, store, summary, progress, reach), "report", again, progress)
 

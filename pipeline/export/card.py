@@ -15,7 +15,7 @@ from promptmill.pipeline.dataset.passed import more_fields
 from promptmill.pipeline.dataset.records import FOOTER_KEY
 from promptmill.pipeline.dataset.selections import selections
 from promptmill.pipeline.display import redact
-from promptmill.pipeline.export.croissant import croissant_metadata
+from promptmill.pipeline.export.croissant import croissant_metadata, license_told
 from promptmill.pipeline.export.licenses import license_fields, license_lines
 from promptmill.pipeline.export.lineage import NO_ORIGINS, Origins, generation_of, origin_lines, read_origins
 from promptmill.pipeline.export.markdown import code, markdown
@@ -30,12 +30,14 @@ from promptmill.pipeline.storage.footers import parquet_metadata
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.columns import own_columns
 from promptmill.schemas.errors import MissingObjectError
+from promptmill.schemas.json_text import parse_object
 from promptmill.schemas.plan import Counts
 from promptmill.schemas.records import RECORD, passthrough_names, with_scores
 from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import Score
 
 CARD_KEY, CROISSANT_KEY = "README.md", "croissant.json"
+_CROISSANT_BYTES = 16 << 20
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _VARIANTS_SHOWN = 20
 
@@ -48,6 +50,18 @@ def write_card(plan: Plan, store: Store, counts: Counts, versions: Sequence[Mapp
     store.put(CARD_KEY, text.encode("utf-8", "replace"))
     croissant = json.dumps(croissant_metadata(plan, schema, origins), indent=2, ensure_ascii=False)
     store.put(CROISSANT_KEY, croissant.encode("utf-8", "replace"))
+
+
+def says_license(plan: Plan, store: Store) -> bool:
+    """Whether the card that is there was written under the licence that holds by now.
+
+    By what lies beside it: the card's own licence may be one that a person set.
+    """
+    try:
+        beside = store.read_if_exists(CROISSANT_KEY, _CROISSANT_BYTES)
+        return beside is None or parse_object(beside).get("license") == license_told(plan)
+    except ValueError:
+        return True
 
 
 def tell_selections(store: Store) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from promptmill.jobs.afterwards import tell_what_is_there
 from promptmill.pipeline.dataset.claim import claim_output
 from promptmill.pipeline.export.card import write_card
 from promptmill.pipeline.export.licenses import license_of
@@ -29,6 +30,7 @@ from promptmill.schemas.generation import Model
 from promptmill.schemas.plan import Counts
 from tests.curation.drawn import make_dataset, scenes, write_images
 from tests.heart.mill import MODEL, job, write_prompts
+from tests.heart.test_run import Notes, run
 
 
 @pytest.fixture
@@ -213,6 +215,21 @@ def test_it_stands_in_the_card_of_the_dataset_that_is_there(tmp_path: Path, lice
     assert [license_of(plan).name for plan in joined] == ["cc-by-nc-4.0", "mit"]
     unsaid = claim_output(plan_job(job(prompts, model={"path": str(licensed)})), store)  # as where the prompts are gone
     assert unsaid.lineage.license == "cc-by-nc-4.0"
+
+
+def test_a_run_without_work_writes_it_and_leaves_what_a_person_set(tmp_path: Path) -> None:
+    prompts, store = write_prompts(tmp_path / "a.parquet", ["a star"]), Store(str(tmp_path / "out"))
+
+    def told(name: str) -> str:
+        plan, notes = claim_output(plan_job(job(prompts, model={"license": name})), store), Notes()
+        assert tell_what_is_there(plan, store, run(plan, store), notes, None)
+        assert not [each for each in notes.heard if "no dataset card" in str(each)]
+        return store.read("README.md").decode()
+
+    assert front(told("cc-by-4.0"))["license"] == "cc-by-4.0"
+    assert front(told("mit"))["license"] == "mit"
+    store.put("README.md", b"---\nlicense: openrail\n---\nown words\n")
+    assert "own words" in told("mit")
 
 
 @pytest.mark.parametrize(
