@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
+from promptmill.jobs.console import first_of
 from promptmill.pipeline.dataset.open import newest_plan
 from promptmill.pipeline.dataset.state import dataset_counts, read_counts
 from promptmill.pipeline.execution.events import Listener
@@ -14,8 +14,6 @@ from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.report.current import is_current
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import PromptmillError
-
-_SHOWN: Final = 20
 
 
 def tell_what_is_there(
@@ -51,10 +49,8 @@ def _write_report(plan: Plan, store: Store, summary: RunSummary, listener: Liste
 
     price = plan.job.compute.price_per_hour
     problems = build_report(plan, store, summary.seconds, price, reach=reach).problems
-    for problem in problems[:_SHOWN]:
+    for problem in first_of(problems, f"`promptmill report {store.url} --json`"):
         listener.notice(problem)
-    if len(problems) > _SHOWN:
-        listener.notice(f"{len(problems) - _SHOWN:,} more problems, which `promptmill report {store.url} --json` names")
 
 
 def _succeeds(write: Callable[[], None], what: str, again: str, listener: Listener) -> bool:

@@ -16,9 +16,8 @@ from promptmill.pipeline.display import letters, redact, shown
 from promptmill.schemas.errors import JobError, Problem, PromptmillError
 from promptmill.schemas.results import ErrorResult, ToldProblem
 
-out = Console(soft_wrap=True, highlight=False, markup=False)
 _SHOWN: Final = 20
-
+out = Console(soft_wrap=True, highlight=False, markup=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -32,12 +31,10 @@ def say_on_stderr(*texts: str) -> None:
         err.print(Text(shown(text)))
 
 
-def say_first(prefix: str, entries: Sequence[str]) -> None:
-    """A line each, and one that counts those beyond the first twenty."""
-    for entry in entries[:_SHOWN]:
-        say(f"{prefix}: {entry}")
-    if len(entries) > _SHOWN:
-        say(f"{prefix}: {len(entries) - _SHOWN:,} more, which --json names")
+def first_of(entries: Sequence[str], namer: str = "--json") -> list[str]:
+    """The first twenty, and how many more `namer` names."""
+    more = len(entries) - _SHOWN
+    return [*entries[:_SHOWN], *([f"{more:,} more, which {namer} names"] if more > 0 else [])]
 
 
 def say_json(content: Mapping[str, Any]) -> None:

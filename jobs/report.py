@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from promptmill.jobs.console import say, say_first, say_json
+from promptmill.jobs.console import first_of, say, say_json
 from promptmill.jobs.options import AsJson, PricePerHour, Selection, Url, amount
 from promptmill.jobs.trust import reach_of
 from promptmill.pipeline.dataset.open import open_dataset
@@ -41,5 +41,6 @@ def command(
     if as_json:
         say_json(shown.as_json())
         return
-    say_first("problem", shown.problems)
+    for problem in first_of(shown.problems):
+        say(f"problem: {problem}")
     say(f"wrote {url.rstrip('/')}/report/{'single-file.html, ' if single_file else ''}index.html and summary.json")

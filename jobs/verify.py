@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from promptmill.jobs.console import say, say_first, say_json
+from promptmill.jobs.console import first_of, say, say_json
 from promptmill.jobs.options import AsJson, Url
 from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.repair import GRACE_S, Repair
@@ -66,7 +66,8 @@ def command(
         )
         words = {"problems": "problem", "orphans": "orphan", "removed": "removed", "strangers": "not Promptmill's"}
         for name, word in {**words, "spared": f"left, since it may be younger than {grace:.0f} s"}.items():
-            say_first(word, shown[name])
+            for entry in first_of(shown[name]):
+                say(f"{word}: {entry}")
         if deep:
             say(f"{shown['images_checked']:,} images decoded and held against their hashes")
         missing = shown["missing_shards"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ _MORE: Final[tuple[Only, ...]] = (
     "origins",
 )
 """In the order of the objects, behind those of inputs."""
+MOST_VALUES: Final = 100
+"""Of an attribute: a page with a row for each of 10,000 says nothing."""
 
 
 def more_fields(plan: Plan) -> list[pa.Field]:
@@ -44,3 +47,9 @@ def attribute_columns(plan: Plan, store: Store) -> dict[str, str]:
     written = dict(zip(passed, passthrough_names(passed, [field.name for field in more_fields(plan)]), strict=True))
     choices = reader.choices
     return {each.name: written[choices[each.name]] for each in plan.words.attributes if each.name in choices}
+
+
+def values_told(images: Mapping[str, int]) -> tuple[list[str], int]:
+    """Of an attribute's values those with most images, in the order of their names, and how many others there are."""
+    most = sorted(images, key=lambda value: -images[value])[:MOST_VALUES]
+    return sorted(most), len(images) - len(most)

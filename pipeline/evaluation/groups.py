@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
+from promptmill.pipeline.dataset.passed import values_told
 from promptmill.pipeline.display import printable
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, Features, Radii, coverage, precision_recall, radii_of
 from promptmill.pipeline.evaluation.looked import LABEL, Image, Looked
 from promptmill.pipeline.evaluation.variety import effective_number, nearest_distances, nearest_of
+from promptmill.pipeline.models.catalog.classifiers import plain_name
 from promptmill.pipeline.prompts.thumbs import small_picture
 from promptmill.schemas.coverage import GroupCoverage, NearestPair
 
-MOST_VALUES: Final = 100
-"""Of an attribute, those with most images; each is held against the whole reference. Classes are all there."""
 PAIRS: Final = 8
 _SIDE: Final = 96
 
@@ -37,28 +36,25 @@ class _Reference:
 
 def group_coverage(
     reference: Looked, made: Looked, columns: Mapping[str, str] = MappingProxyType({}), classes: Sequence[str] = ()
-) -> list[GroupCoverage]:
-    """By class, then by attribute, the values in the order of their names. `columns` are those of the record by
-    attribute; `classes` those that were asked for, which are there without images too."""
+) -> tuple[list[GroupCoverage], dict[str, int]]:
+    """By class, then by attribute, the values in the order of their names; and of how many values of an attribute
+    nothing is told, where there are such. Classes are all there, those of `classes`, which were asked for, without
+    images too. `columns` are those of the record by attribute."""
     whole = _Reference(reference.rows)
     found = _by_class(reference, whole, made, classes)
+    left_out: dict[str, int] = {}
     for attribute, column in columns.items():
         groups = made.by_value(column)
-        most = sorted(groups, key=lambda value: -len(groups[value]))[:MOST_VALUES]
-        found += [_coverage(attribute, value, whole, made.rows[groups[value]]) for value in sorted(most)]
-    return found
-
-
-def values_left_out(made: Looked, columns: Mapping[str, str]) -> dict[str, int]:
-    """How many values of an attribute are in no group, where there are such."""
-    more = {attribute: len(made.by_value(column)) - MOST_VALUES for attribute, column in columns.items()}
-    return {attribute: count for attribute, count in more.items() if count > 0}
+        values, more = values_told({value: len(places) for value, places in groups.items()})
+        found += [_coverage(attribute, value, whole, made.rows[groups[value]]) for value in values]
+        left_out |= {attribute: more} if more else {}
+    return found, left_out
 
 
 def _by_class(reference: Looked, whole: _Reference, made: Looked, classes: Sequence[str]) -> list[GroupCoverage]:
     """Those of the reference that nobody asked for are there too, where it has classes of the dataset's at all."""
     own, theirs = _classes(made), _classes(reference)
-    names = {_plain(name): name for name in classes}
+    names = {plain_name(name): name for name in classes}
     names = {**{key: name for key, (name, _) in own.items()}, **names}
     if names.keys() & theirs.keys():
         names = {**{key: name for key, (name, _) in theirs.items()}, **names}
@@ -74,14 +70,9 @@ def _classes(looked: Looked) -> dict[str, tuple[str, npt.NDArray[np.intp]]]:
     """Names and places of the images, by the plain name: of those that are one class, under the first name."""
     found: dict[str, tuple[str, npt.NDArray[np.intp]]] = {}
     for name, places in looked.by_value(LABEL).items():
-        first, before = found.get(_plain(name), (name, places[:0]))
-        found[_plain(name)] = first, np.concatenate([before, places])
+        first, before = found.get(plain_name(name), (name, places[:0]))
+        found[plain_name(name)] = first, np.concatenate([before, places])
     return found
-
-
-def _plain(name: str) -> str:
-    """Folders and classes are one name where case, `_` and `-` aside they are."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _coverage(column: str, value: str, reference: _Reference, made: Features) -> GroupCoverage:

@@ -17,7 +17,7 @@ from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.dataset.side_scores import FOLDER
 from promptmill.pipeline.display import cut, redact
 from promptmill.pipeline.evaluation.distances import MIN_IMAGES, distances, radii_of
-from promptmill.pipeline.evaluation.groups import closest_pairs, group_coverage, values_left_out
+from promptmill.pipeline.evaluation.groups import closest_pairs, group_coverage
 from promptmill.pipeline.evaluation.looked import dataset_images, look, reference_images
 from promptmill.pipeline.models.catalog.clips import ResolvedClip
 from promptmill.pipeline.models.interface import Embedder
@@ -52,6 +52,7 @@ def compare_with_reference(
     by_variant = {variant: made.rows[rows] for variant, rows in made.by_variant.items()}
     _check_size(store.url, max(map(len, by_variant.values()), default=0), made.left_out)
     radii = radii_of(there.rows)
+    groups, left_out = group_coverage(there, made, columns, classes)
     compared = [
         ReferenceVariant(
             name=variant_name(json.loads(variant)), variant=variant, **plain(distances(there.rows, rows, radii))
@@ -69,8 +70,8 @@ def compare_with_reference(
         selection=selection,
         few=_few(len(there.rows), compared, there.rows.shape[1]),
         cells=compared,
-        groups=group_coverage(there, made, columns, classes),
-        groups_left_out=values_left_out(made, columns),
+        groups=groups,
+        groups_left_out=left_out,
         closest=closest_pairs(there, made),
     )
     what = [result.reference, clip.path, *([] if selection is None else [selection])]

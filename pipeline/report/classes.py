@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from promptmill.pipeline.curation.claim import curation_of
 from promptmill.pipeline.curation.settings import LABELS
+from promptmill.pipeline.dataset.passed import values_told
 from promptmill.pipeline.dataset.samples import KEPT, REJECTED, Samples, as_texts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.schemas.coverage import ClassSummary, ValueSummary
 from promptmill.schemas.scores import JUDGES, reason_kind
-
-MOST_VALUES = 100
-"""Of an attribute, those with most samples."""
 
 
 def class_summaries(plan: Plan, samples: Samples) -> list[ClassSummary]:
@@ -42,16 +40,15 @@ def attribute_summaries(samples: Samples, columns: Mapping[str, str]) -> tuple[l
     """Of the attributes of the templates, whose columns are given, the values in the order of their names; and how many
     values of an attribute are left out, where there are such."""
     facts = _Facts(samples)
-    found, left_out = [], {}
+    found: list[ValueSummary] = []
+    left_out: dict[str, int] = {}
     for name, column in columns.items():
         if column not in samples.source_columns:
             continue
         values = _texts(samples, column)
-        ordered = [value for value, _ in Counter(values.tolist()).most_common() if value]
-        most = sorted(ordered[:MOST_VALUES])
-        found += [ValueSummary(column=name, value=value, **facts.of(values == value)) for value in most]
-        if len(ordered) > MOST_VALUES:
-            left_out[name] = len(ordered) - MOST_VALUES
+        told, more = values_told(Counter(filter(None, values.tolist())))
+        found += [ValueSummary(column=name, value=value, **facts.of(values == value)) for value in told]
+        left_out |= {name: more} if more else {}
     return found, left_out
 
 

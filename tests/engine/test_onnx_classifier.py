@@ -19,7 +19,7 @@ from promptmill.jobs.score import score
 from promptmill.pipeline.jobfile.reader import load_job
 from promptmill.pipeline.models.catalog.classifiers import resolve_classifier
 from promptmill.pipeline.models.catalog.clips import clip_files
-from promptmill.pipeline.models.catalog.onnx_files import HOLDS, is_whole
+from promptmill.pipeline.models.catalog.onnx_files import is_whole
 from promptmill.pipeline.models.catalog.weights import BY_HASH, identity_of, list_folder
 from promptmill.pipeline.models.load import load_classifier
 from promptmill.pipeline.planning.plan import plan_job
@@ -133,7 +133,9 @@ def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path, monkeypa
     with pytest.raises(JobError) as refused:
         resolve_classifier(str(folder), "score[0].classifier")
     told = str(refused.value)
-    assert "onnxruntime, which runs model.onnx, got it is not installed. pip install 'promptmill[onnx]'" in told
+    assert (
+        "onnxruntime, without which model.onnx does not run, got not installed. pip install 'promptmill[onnx]'" in told
+    )
     assert "preprocessor_config.json" in told
 
 
@@ -164,37 +166,6 @@ def test_weights_in_another_file_are_not_read(tmp_path: Path, monkeypatch: pytes
     planned = replace(model, revision=f"{BY_HASH}{found}", files=files)  # as an older version did
     with pytest.raises(ModelLoadError, match="weights in another file"):
         load_classifier(planned, 1)
-
-
-def test_every_place_of_a_tensor_is_looked_at() -> None:
-    from onnx import ModelProto, TensorProto
-
-    reached = {ModelProto.DESCRIPTOR.name: ModelProto.DESCRIPTOR}
-    left = [ModelProto.DESCRIPTOR]
-    while left:
-        for field in left.pop().fields:
-            if field.message_type is not None and field.message_type.name not in reached:
-                reached[field.message_type.name] = field.message_type
-                left.append(field.message_type)
-    leading = {"TensorProto"}
-    while (
-        more := {
-            name
-            for name, kind in reached.items()
-            if any(field.message_type is not None and field.message_type.name in leading for field in kind.fields)
-        }
-        - leading
-    ):
-        leading |= more
-    assert leading == HOLDS.keys()
-    for name in leading - {"TensorProto"}:
-        fields = reached[name].fields
-        assert HOLDS[name] == {
-            field.number: field.message_type.name
-            for field in fields
-            if field.message_type is not None and field.message_type.name in leading
-        }
-    assert TensorProto.DESCRIPTOR.fields_by_name["data_location"].number == 14
 
 
 @pytest.mark.parametrize("place", ["initializer", "constant", "inner graph", "sparse", "function", "training"])
@@ -228,5 +199,5 @@ def test_wherever_a_tensor_lies(place: str) -> None:
     "data", [b"\x3a\xff\x01", b"\x3b", b"\x80", b"\xba\x80\x80\x80\x10\x00", b"no ONNX file at all"]
 )
 def test_what_is_no_onnx_file(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"a broken number|a field"):
+    with pytest.raises(ValueError, match="no ONNX file"):
         is_whole(data)

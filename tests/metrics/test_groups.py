@@ -17,11 +17,11 @@ from PIL import Image as Pillow
 from promptmill.jobs.report import report
 from promptmill.jobs.score import score
 from promptmill.pipeline.dataset.claim import claim_output
-from promptmill.pipeline.dataset.passed import attribute_columns
+from promptmill.pipeline.dataset.passed import MOST_VALUES, attribute_columns
 from promptmill.pipeline.dataset.samples import read_samples
 from promptmill.pipeline.evaluation import distances, groups
 from promptmill.pipeline.evaluation.distances import NEIGHBOURS, radii_of
-from promptmill.pipeline.evaluation.groups import MOST_VALUES, group_coverage, values_left_out
+from promptmill.pipeline.evaluation.groups import group_coverage
 from promptmill.pipeline.evaluation.looked import Image, Looked, dataset_images
 from promptmill.pipeline.evaluation.reference import read_references
 from promptmill.pipeline.planning.plan import plan_job
@@ -50,7 +50,7 @@ def test_a_class_is_held_against_its_own_images_and_an_attribute_against_all() -
         label_name=["red cat"] * 10 + ["dog"] * 10,
         place=["left", ""] * 10,
     )
-    found = {(each.column, each.value): each for each in group_coverage(reference, made, {"place": "place"})}
+    found = {(each.column, each.value): each for each in group_coverage(reference, made, {"place": "place"})[0]}
     cat, dog, left = found["label_name", "red cat"], found["label_name", "dog"], found["place", "left"]
     assert (cat.images, cat.reference_images, cat.coverage) == (10, 10, 1.0)
     assert (dog.images, dog.reference_images, dog.precision, dog.coverage) == (10, 10, 0.0, 0.0)
@@ -63,7 +63,7 @@ def test_a_class_is_held_against_its_own_images_and_an_attribute_against_all() -
 def test_a_class_that_the_reference_lacks_and_one_of_few_images() -> None:
     reference = looked(np.eye(9).tolist(), label_name=["cat"] * 9)
     made = looked(np.eye(9).tolist(), label_name=["bird"] * 5 + ["cat"] * 4)
-    bird, cat = group_coverage(reference, made)
+    (bird, cat), _ = group_coverage(reference, made)
     assert (bird.reference_images, bird.coverage) == (9, None)
     assert (cat.reference_images, cat.coverage, cat.nearest) == (9, None, [0.0, 0.0, 0.0])
 
@@ -73,18 +73,18 @@ def test_all_classes_are_there_and_the_most_frequent_values_of_an_attribute() ->
     rows = np.random.default_rng(0).normal(size=(len(names) + 1, 3))
     made = looked(rows.tolist(), label_name=[*names, "tiny"], place=[*names, "tiny"])
     reference = looked(rows[:9].tolist(), label_name=[""] * 9)
-    found = group_coverage(reference, made, {"place": "place"})
+    found, left_out = group_coverage(reference, made, {"place": "place"})
     values = {column: {each.value for each in found if each.column == column} for column in ("label_name", "place")}
     assert values["label_name"] == {*names, "tiny"}
     assert len(values["place"]) == MOST_VALUES and "tiny" not in values["place"]
-    assert values_left_out(made, {"place": "place"}) == {"place": 6}
+    assert left_out == {"place": 6}
 
 
 def test_a_class_without_images_is_told_whoever_has_it() -> None:
     rows = np.eye(9).tolist()
     made = looked(rows, label_name=["cat"] * 9)
     reference = looked(rows, label_name=["cat"] * 6 + ["dog"] * 3)
-    found = {each.value: each for each in group_coverage(reference, made, classes=["Cat", "bird"])}
+    found = {each.value: each for each in group_coverage(reference, made, classes=["Cat", "bird"])[0]}
     assert {name: (each.images, each.reference_images) for name, each in found.items()} == {
         "Cat": (9, 6),
         "bird": (0, 9),
@@ -92,13 +92,13 @@ def test_a_class_without_images_is_told_whoever_has_it() -> None:
     }
     assert (found["dog"].coverage, found["dog"].effective, found["dog"].nearest) == (None, None, None)
     folders = looked(rows, label_name=["train"] * 9)  # no classes of this dataset
-    assert [each.value for each in group_coverage(folders, made)] == ["cat"]
+    assert [each.value for each in group_coverage(folders, made)[0]] == ["cat"]
 
 
 def test_folders_that_are_one_class_are_held_together() -> None:
     rows = np.random.default_rng(0).normal(size=(20, 3)).tolist()
     reference = looked(rows, label_name=["Red_Circle"] * 9 + ["square"] + ["red circle"] * 10)
-    circle, square = group_coverage(reference, looked(rows[:10], label_name=["red circle"] * 9 + ["square"]))
+    (circle, square), _ = group_coverage(reference, looked(rows[:10], label_name=["red circle"] * 9 + ["square"]))
     assert (circle.value, circle.reference_images, square.reference_images) == ("red circle", 19, 1)
     assert circle.precision == 1.0
 
@@ -114,7 +114,7 @@ def test_the_radii_of_the_whole_reference_are_found_once(monkeypatch: pytest.Mon
         monkeypatch.setattr(room, "radii_of", counted)
     rows = np.random.default_rng(0).normal(size=(41, 3)).tolist()
     made = looked(rows[:40], place=["left", "right", "top", "bottom"] * 10)
-    found = group_coverage(looked(rows), made, {"place": "place"})
+    found, _ = group_coverage(looked(rows), made, {"place": "place"})
     assert len(found) == 4 and sizes.count(41) == 1
     assert [each.precision for each in found] == [1.0] * 4
 

@@ -67,9 +67,10 @@ def check_classifier_folder(folder: ModelFolder, where: str) -> None:
 def check_onnx_folder(folder: ModelFolder, name: str, where: str) -> None:
     """As `check_classifier_folder`. What onnxruntime makes of the file is known when it is loaded."""
     problems = folder_problems(folder, (name for name in folder.files if "/" not in name), where)
-    if importlib.util.find_spec("onnxruntime") is None:
-        hint = "pip install 'promptmill[onnx]'"
-        problems.append(Problem(where, f"onnxruntime, which runs {name}", "it is not installed", hint))
+    lacking = [package for package in ("onnx", "onnxruntime") if importlib.util.find_spec(package) is None]
+    if lacking:
+        expected = f"{' and '.join(lacking)}, without which {name} does not run"
+        problems.append(Problem(where, expected, "not installed", "pip install 'promptmill[onnx]'"))
     if folder.files[name] > MOST_ONNX_BYTES:
         problems.append(Problem(where, "an ONNX file below 2 GiB", f"{folder.files[name]:,} bytes"))
     elif not problems:
@@ -109,20 +110,21 @@ def classifier_labels(root: Path) -> list[str]:
 
 
 def outputs_of(labels: Sequence[str], classes: Sequence[str], where: str) -> list[int]:
-    """Which output of a classifier each class is, by name; case, `_` and `-` do not count.
+    """Which output of a classifier each class is, by its `plain_name`.
 
     Raises JobError where it does not know one.
     """
-    numbers = {_plain(label): number for number, label in enumerate(labels)}
-    unknown = [name for name in classes if _plain(name) not in numbers]
+    numbers = {plain_name(label): number for number, label in enumerate(labels)}
+    unknown = [name for name in classes if plain_name(name) not in numbers]
     if unknown:
         known = ", ".join(labels[:10]) + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
         hint = "Name the classes as it does, with their wording: `classes: {its_name: a wording}`"
         raise JobError(Problem(where, f"a classifier that knows {unknown[0]!r}", f"one of {known}", hint))
-    return [numbers[_plain(name)] for name in classes]
+    return [numbers[plain_name(name)] for name in classes]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Equal for the names of one class: case, blanks, `_` and `-` do not count."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
