@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from promptmill.jobs.curating import Words, check_label, curate_dataset, known_parts, named_as_in_a_job
+from promptmill.jobs.curating import StepLines, check_label, curate_dataset, known_parts, named_as_in_a_job
 from promptmill.pipeline.curation.claim import refuse_other_curation, refuse_overlap
 from promptmill.pipeline.curation.curate import Progress
 from promptmill.pipeline.curation.percentiles import LEAST_IMAGES
@@ -94,7 +94,7 @@ def curate_after(
     unfinished = summary.interrupted or summary.over_budget is not None or summary.shards_done < summary.shards
     if unfinished or summary.short:
         return summary
-    words = Progress(Words(listener.notice).tell)
+    words = Progress(StepLines(listener.notice).tell)
     workers = plan.job.compute.workers
     with named_as_in_a_job():
         made = curate_dataset(

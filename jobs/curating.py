@@ -178,8 +178,8 @@ def _reasons(target: Store) -> dict[str, int]:
     return dict(Counter(map(reason_kind, reasons)).most_common())
 
 
-class Words:
-    """A line now and then."""
+class StepLines:
+    """How far a step is, in a line each half minute."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write

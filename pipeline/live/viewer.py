@@ -19,7 +19,7 @@ from promptmill.pipeline.execution.heartbeat import LastSign, read_heartbeat
 from promptmill.pipeline.execution.json_log import node_of_worker
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.thumbs import thumbnail
-from promptmill.pipeline.report.build import SUMMARY_KEY, run_before
+from promptmill.pipeline.report.before import SUMMARY_KEY, run_before
 from promptmill.pipeline.report.cost import run_facts
 from promptmill.pipeline.storage.entry import Entry
 from promptmill.pipeline.storage.store import Store

@@ -34,8 +34,8 @@ from promptmill.pipeline.models.catalog.tasks import (
     task_for,
 )
 from promptmill.pipeline.planning import variants
-from promptmill.pipeline.planning.notices import too_large
 from promptmill.pipeline.planning.own_scores import python_scores
+from promptmill.pipeline.planning.photo_sizes import too_large
 from promptmill.pipeline.planning.variants import VARIANTS_WITHOUT_ASKING, describe_axes
 from promptmill.pipeline.prompts.source import Source
 from promptmill.pipeline.storage.urls import check_place

@@ -15,9 +15,8 @@ from promptmill.pipeline.models.catalog.tasks import task_for
 from promptmill.pipeline.planning import variants
 from promptmill.pipeline.planning.checks import and_those_of, check_classifiers, check_job, wrong_values
 from promptmill.pipeline.planning.fingerprint import fingerprint, fingerprint_fields
-from promptmill.pipeline.planning.licensed import licensed_parts
 from promptmill.pipeline.planning.lineage import lineage_of, merged
-from promptmill.pipeline.planning.notices import from_noise, of_classifiers, of_licenses, own_sizes
+from promptmill.pipeline.planning.notices import notices_of
 from promptmill.pipeline.planning.rounds import images_of, places_of, places_per_shard, round_segment
 from promptmill.pipeline.prompts.expansion import Expansion
 from promptmill.pipeline.prompts.source import Source, open_source
@@ -248,13 +247,9 @@ def plan_job(job: Job, allow_large_sweep: bool = False, archived: Plan | None = 
     fields = fingerprint_fields(job, models, clips, source, own)
     last = int(source.largest.get("seed", 0)) + _most_images(job) - 1
     lineage = lineage_of(job.prompts, source.files)
-    notices = (
-        *(*source.notices, *from_noise(job, models, source.largest.get("strength"))),
-        *(*own_sizes(job, models, source.files), *of_licenses(licensed_parts(job, models, lineage))),
-        *of_classifiers(job, clips),
-    )
     return Plan(
-        *(job, fingerprint(fields), fields, models, clips, source.schema, _segments(job, source, prompts), notices),
+        *(job, fingerprint(fields), fields, models, clips, source.schema, _segments(job, source, prompts)),
+        notices=tuple(notices_of(job, models, clips, source, lineage)),
         wide_seeds=last > LARGEST_NARROW_SEED,
         control_modes=any(net.mode is not None for model in models for net in model.controlnets),
         origins="image" in job.task.roles,

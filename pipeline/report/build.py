@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import jinja2
-from pydantic import TypeAdapter
 
 from promptmill.pipeline.dataset.images import readable_images
 from promptmill.pipeline.dataset.passed import attribute_columns
 from promptmill.pipeline.dataset.samples import Samples, plain
 from promptmill.pipeline.dataset.selections import read_selected, selection_facts
-from promptmill.pipeline.dataset.side_json import fitting
 from promptmill.pipeline.display import format_duration, redact
 from promptmill.pipeline.evaluation.proofs import read_proofs
 from promptmill.pipeline.evaluation.reference import read_references
@@ -26,6 +23,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.inputs import InputReader
 from promptmill.pipeline.prompts.reach import Reach
 from promptmill.pipeline.report.analysis import ALL_BASELINES, Analysis, analyse
+from promptmill.pipeline.report.before import run_before
 from promptmill.pipeline.report.classes import attribute_summaries, class_summaries
 from promptmill.pipeline.report.frame import Frame, make_frame
 from promptmill.pipeline.report.inputs import input_hashes, input_pictures
@@ -49,10 +47,10 @@ from promptmill.schemas.columns import HASHES, input_column
 from promptmill.schemas.inputs import Role
 from promptmill.schemas.reports import MetricSummary, ReportResult, Summary
 
-SUMMARY_KEY = "report/summary.json"
 VENDORED = ("vendor/d3.min.js", "vendor/plot.min.js")
 PIECES = ("data", "thumbs", "assets")
-SINGLE_FILE, PIECES_KEPT_S = "single-file.html", 3600.0
+SINGLE_FILE = "single-file.html"
+PIECES_KEPT_S = 3600.0
 _SCRIPTS = ("core", "answer", "compared", "plots", "grid", "gallery", "detail", "copies", "address", "start")
 APP = tuple(f"app/{name}.js" for name in _SCRIPTS)
 
@@ -184,34 +182,6 @@ def summarized(analysis: Analysis) -> dict[str, MetricSummary]:
         rows = [every.differences[str(place)] for place in range(baselines)]
         found[name] = MetricSummary(every.means, rows, result.main_effects)
     return found
-
-
-@dataclass(frozen=True)
-class RunBefore:
-    """What a report that is built again could not know: it was said to the one before."""
-
-    wall_seconds: float | None = None
-    price_per_hour: float | None = None
-
-
-@dataclass(frozen=True)
-class _SummaryBefore:
-    fingerprint: str
-    run: RunBefore
-
-
-_BEFORE = TypeAdapter(_SummaryBefore)
-
-
-def run_before(plan: Plan, store: Store) -> RunBefore:
-    """Nothing where there was no report, or one that is damaged or of another job."""
-    try:
-        before = fitting(_BEFORE, store.read_if_exists(SUMMARY_KEY))
-    except ValueError:
-        return RunBefore()
-    known = [value for value in (before.run.wall_seconds, before.run.price_per_hour) if value is not None]
-    sound = before.fingerprint == plan.fingerprint and all(math.isfinite(value) and value >= 0 for value in known)
-    return before.run if sound else RunBefore()
 
 
 def write_page(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote
+
+from fsspec.utils import glob_translate
 
 from promptmill.pipeline.display import redact
 from promptmill.pipeline.storage.entry import Entry
@@ -63,16 +64,12 @@ def would_name(source: str, folder: str) -> bool:
         return inner is not None and not any(part.startswith((".", "_")) for part in inner.split("/"))
     base = source[: wild.start()].rpartition("/")[0]
     inner = below(folder, base or ("/" if source.startswith("/") else "."))
-    parts = source[len(base) :].lstrip("/").split("/")
+    try:
+        pattern = re.compile(glob_translate(source[len(base) :].lstrip("/")))
+    except ValueError:  # `a**`, which names nothing
+        return False
     to_come = ("data/part-000000.parquet", "job.json")
-    return inner is not None and any(_matches(f"{inner}/{key}".lstrip("/").split("/"), parts) for key in to_come)
-
-
-def _matches(names: list[str], parts: list[str]) -> bool:
-    if "**" not in parts:
-        return len(names) == len(parts) and all(map(fnmatchcase, names, parts))
-    last = "*" if parts[-1] == "**" else parts[-1]
-    return all(map(fnmatchcase, names, parts[: parts.index("**")])) and fnmatchcase(names[-1], last)
+    return inner is not None and any(pattern.match(f"{inner}/{key}".lstrip("/")) for key in to_come)
 
 
 def _one_object(source: str, size_bytes: int) -> tuple[Store, list[Entry]]:

@@ -76,7 +76,7 @@ def read_work(shard: Shard, context: WorkerContext, quarantined: Mapping[str, Sa
     clip = next((name for score in plan.job.score if score.clip for name in score.names), None)
     task = plan.job.task
     constants = _constants(work.variant, task, plan.control_modes)
-    if plan.origins and plan.lineage_at(shard.segment).whole and plan.job.prompts.columns.image == "image":
+    if plan.origins and plan.lineage_at(shard.segment).whole:
         constants[ORIGIN] = SYNTHETIC
     own = (constants, clip, more_fields(plan), plan.wide_seeds, plan.words.class_names)
     work.writer = RecordWriter(plan.score_names, work.block.passthrough, *own)

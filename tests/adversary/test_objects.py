@@ -24,7 +24,8 @@ from promptmill.pipeline.dataset.open import open_dataset
 from promptmill.pipeline.dataset.selections import read_selected
 from promptmill.pipeline.execution.heartbeat import KEY
 from promptmill.pipeline.prompts.reader import PromptReader
-from promptmill.pipeline.report.build import build_report, run_before
+from promptmill.pipeline.report.before import run_before
+from promptmill.pipeline.report.build import build_report
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import JobError, PromptmillError
 from promptmill.schemas.plan import STAGED

@@ -11,7 +11,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 from PIL import Image
 
-from promptmill.pipeline.planning.notices import from_noise, own_sizes, too_large
+from promptmill.pipeline.planning.notices import from_noise
+from promptmill.pipeline.planning.photo_sizes import own_sizes, too_large
 from promptmill.schemas.job import Job
 from promptmill.schemas.plan import SourceFile
 from promptmill.schemas.resolved import ResolvedModel

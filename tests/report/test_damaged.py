@@ -20,7 +20,8 @@ from promptmill.jobs.report import report
 from promptmill.pipeline.dataset.samples import plain, read_samples
 from promptmill.pipeline.dataset.state import read_receipts
 from promptmill.pipeline.evaluation.reference import read_references
-from promptmill.pipeline.report.build import build_report, run_before
+from promptmill.pipeline.report.before import run_before
+from promptmill.pipeline.report.build import build_report
 from promptmill.pipeline.report.cost import run_facts, seconds_per_image
 from promptmill.pipeline.storage.store import Store
 from tests.report.conftest import Dataset, paint
