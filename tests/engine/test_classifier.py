@@ -62,15 +62,18 @@ def job_of(folder: Path, classifier: Path, classes: Any, **sections: Any) -> Pat
 CLASSES = {"red ring": "a red ring", "cross": "a cross"}
 
 
+def rings_alone_are_kept(made: Answer, out: Path) -> None:
+    assert made.code == 3 and "Class cross: 0 of 3 kept" in made.out and "agrees below 1" in made.out
+    kept = pq.read_table(out / "data").to_pylist()
+    assert Counter(row["label_name"] for row in kept) == {"red ring": 3}
+    assert all(row["scores"]["label_probability"] == pytest.approx(0.98, abs=0.01) for row in kept)
+
+
 def test_what_the_classifier_does_not_see_is_rejected(cli: Callable[..., Answer], tmp_path: Path) -> None:
     file = job_of(tmp_path, write_classifier(tmp_path / "vit", "Red_Ring"), CLASSES)
     said = cli("validate", file)
     assert said.code == 0 and "its licence is mit" in said.out
-    made = cli("run", file, "--in-process")
-    assert made.code == 3 and "Class cross: 0 of 3 kept" in made.out and "agrees below 1" in made.out
-    kept = pq.read_table(tmp_path / "out" / "data").to_pylist()
-    assert Counter(row["label_name"] for row in kept) == {"red ring": 3}
-    assert all(row["scores"]["label_probability"] == pytest.approx(0.98, abs=0.01) for row in kept)
+    rings_alone_are_kept(cli("run", file, "--in-process"), tmp_path / "out")
     rejects = pq.read_table(tmp_path / "out" / "rejects").to_pylist()
     assert {(row["label_name"], row["reason"]) for row in rejects} == {("cross", "agrees below 1")}
     assert all(row["scores"]["label_probability"] == pytest.approx(0.01, abs=0.005) for row in rejects)
