@@ -21,7 +21,7 @@ from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.prompts.thumbs import thumbnail
 from promptmill.pipeline.report.before import SUMMARY_KEY, run_before
 from promptmill.pipeline.report.cost import run_facts
-from promptmill.pipeline.storage.entry import Entry
+from promptmill.pipeline.storage.entry import Entry, same_write
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import PromptmillError, StorageError
 from promptmill.schemas.live import LiveFailure, LiveNode, LivePicture, LivePictures, LiveView
@@ -102,10 +102,12 @@ class Viewer:
 
     def _reported_price(self) -> float | None:
         """Of a report with many groups the numbers are megabytes: they are read when they have changed."""
+        before, price = self._report
         entry = self._store.entry(SUMMARY_KEY)
-        if entry != self._report[0]:
-            self._report = (entry, run_before(self._plan, self._store).price_per_hour)
-        return self._report[1]
+        if entry is None or before is None or not same_write(before, entry):
+            price = None if entry is None else run_before(self._plan, self._store).price_per_hour
+        self._report = (entry, price)
+        return price
 
     def _show(self, new: Sequence[CommitRecord]) -> None:
         """Of the newest objects among them a few samples each."""

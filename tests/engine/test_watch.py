@@ -158,6 +158,10 @@ def test_the_report_is_read_when_it_has_changed(tmp_path: Path, monkeypatch: pyt
         assert len(set(seen)) == 1 and reads.count("report/summary.json") == 1
         costs.append(seen[0] or 0.0)
     assert costs[1] == pytest.approx(15 * costs[0]) and costs[0] > 0
+    told = store.read("report/summary.json")
+    assert told.count(b'"price_per_hour": 30.0') == 1
+    store.put("report/summary.json", told.replace(b'"price_per_hour": 30.0', b'"price_per_hour": 60.0'))
+    assert viewer.look().cost == pytest.approx(30 * costs[0]), "a report of the same length is another one"
 
 
 def test_a_dataset_that_is_broken_while_it_is_watched(tmp_path: Path) -> None:
