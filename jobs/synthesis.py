@@ -8,7 +8,6 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,22 @@ def worded(settings: SynthesisSettings, classes: Sequence[str]) -> dict[str, str
     words = {name: name.replace("_", " ").lower().split() for name in classes}
     if not settings.model.startswith(BUILTIN) or known.issuperset(word for each in words.values() for word in each):
         return {name: _by_name(name) for name in classes}
-    phrases = [f"a {colour} {shape}" for colour, shape in product(COLOURS, SHAPES)]
+    phrases = _phrases()
     if len(classes) > len(phrases):
         got, hint = f"{len(classes)}", "Give --model: the built-in one knows few words."
         raise JobError(Problem("REAL", f"at most {len(phrases)} classes", got, hint))
     return dict(zip(classes, phrases, strict=False))
+
+
+def _phrases() -> list[str]:
+    """Every colour with every shape. Neighbours share no word: classes whose words are alike are drawn alike."""
+    colours, shapes = len(COLOURS), len(SHAPES)
+    before_a_repeat = math.lcm(colours, shapes)
+    pairs = [
+        ([*COLOURS][number % colours], SHAPES[(number + number // before_a_repeat) % shapes])
+        for number in range(colours * shapes)
+    ]
+    return [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}" for colour, shape in pairs]
 
 
 def _by_name(name: str) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from promptmill.jobs.prove import prove
 from promptmill.pipeline.evaluation.prove.learners import Kernel, Part, Task, pixels
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
+from promptmill.pipeline.evaluation.prove.verdict import simplest
 from promptmill.pipeline.evaluation.prove.world import Rows
 from promptmill.schemas.proof import Proof
 from tests.proofs.sets import write_shapes
@@ -77,6 +78,13 @@ def test_an_open_clip_model_learns(settings: ProofSettings, tmp_path: Path) -> N
     assert one.protocol.deterministic and numbers(one) == numbers(other)
     right = {arm.name: arm.test for arm in one.arms}
     assert right["real"] > 90 and right["real, standard augmentation"] > 80, right
+
+
+def test_of_arms_within_chance_the_simplest_is_taken() -> None:
+    assert simplest([[20.1, 19.0, 21.2], [17.0, 18.0, 18.0], [20.5, 20.2, 20.6]]) == 0
+    assert simplest([[78.0, 77.0, 78.5], [82.0, 81.5, 82.2], [82.1, 81.4, 82.3]]) == 1
+    assert simplest([[20.1], [20.2]]) == 1, "of one draw nobody knows the error"
+    assert simplest([[20.0, 20.0], [20.0, 20.0]]) == 0
 
 
 def test_each_file_is_read_once(settings: ProofSettings) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,10 @@ def test_classes_are_called_what_the_model_knows(sets: Path, tmp_path: Path) -> 
     assert worded(settings, ["circle", "red_ring"]) == {"circle": "a circle", "red_ring": "a red ring"}
     foreign = worded(settings, ["0", "circle"])
     assert len(set(foreign.values())) == 2 and "0" not in foreign["0"]
+    phrases = [*worded(settings, [str(number) for number in range(48)]).values()]
+    assert len(set(phrases)) == 48
+    for one, other in pairwise(phrases):
+        assert not set(one.split()[1:]) & set(other.split()[1:])
     assert worded(replace(settings, model="some/folder"), ["0"]) == {"0": "a 0"}
 
 

@@ -22,6 +22,15 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     return Difference(mean, mean - half, mean + half, [float(each) for each in by_draw])
 
 
+def simplest(values: Sequence[Sequence[float]]) -> int:
+    """The first of several, so put the simplest first, that is within one standard error of the best, by paired draws:
+    the one-standard-error rule (Breiman et al. 1984, section 3.4.3). Of one draw there is no error: the best."""
+    best = values[int(np.argmax([np.mean(each) for each in values]))]
+    lost = [np.subtract(best, each) for each in values]
+    errors = [each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else 0.0 for each in lost]
+    return next(place for place, each in enumerate(lost) if each.mean() <= errors[place])
+
+
 def verdict(found: Difference) -> Verdict:
     if found.low > 0:
         return "helps"
