@@ -128,6 +128,11 @@ class Stages:
         """With `{draw}`."""
         return str(self.settings.out / "sets" / way.name / "{draw}")
 
+    def count(self, way: Way, draw: int) -> int:
+        """Of the images to make: over real ones each gets as many, so there may be more than asked."""
+        prompts = len(self.wordings) if way.strength is None else len(self.draws[draw])
+        return prompts * self._images_per_prompt(way, draw)
+
     def made(self, way: Way, draw: int) -> tuple[int, int]:
         """The images of a draw, made and curated; how many there were and are."""
         adapters = self._adapters(draw)
@@ -168,7 +173,6 @@ class Stages:
         return made.for_a_job()
 
     def _job(self, way: Way, draw: int, url: str, adapters: list[dict[str, Any]]) -> dict[str, Any]:
-        images = self.each
         prompts: dict[str, Any] = {"classes": self.wordings}
         generation: dict[str, Any] = {"guidance_scale": way.guidance}
         if way.strength is not None:
@@ -177,7 +181,6 @@ class Stages:
                 "columns": {"image": "file_name", "label": "label", "prompt": "text"},
             }
             generation["strength"] = way.strength
-            images = math.ceil(self.each / max(1, len(self.draws[draw]) // len(self.wordings)))
         return {
             "name": f"{way.name}-{draw}".replace(".", "_"),
             "seed": self.settings.proof.seed + draw,
@@ -185,11 +188,16 @@ class Stages:
             "model": {**self.settings.model_fields, **({"adapters": adapters} if adapters else {})},
             "generation": {
                 "num_inference_steps": self.settings.sampling_steps,
-                "images_per_prompt": images,
+                "images_per_prompt": self._images_per_prompt(way, draw),
                 **generation,
             },
             "output": {"url": url},
         }
+
+    def _images_per_prompt(self, way: Way, draw: int) -> int:
+        if way.strength is None:
+            return self.each
+        return math.ceil(self.each / max(1, len(self.draws[draw]) // len(self.wordings)))
 
     def _real(self, draw: int) -> str:
         return self._written(f"draws/{draw}", self.draws[draw])

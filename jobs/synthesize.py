@@ -92,9 +92,10 @@ def _decided(settings: SynthesisSettings, stages: Stages, shots: int) -> list[st
         found.append(f"{settings.model} lacks a word of the classes: they are called after what it knows")
     if settings.tuning_steps:
         found.append(f"an adapter for each draw, {settings.tuning_steps:,} steps on its images alone")
-    ways, learner = len(ways_of(settings)), settings.proof.learner
-    images = (ways + draws - 1) * stages.each * len(stages.wordings)
-    found.append(f"{ways} ways on the first draw, the best of them on the others: about {images:,} images to make")
+    ways, learner = ways_of(settings), settings.proof.learner
+    others = [max(stages.count(way, draw) for way in ways) for draw in range(1, draws)]
+    images = sum(stages.count(way, 0) for way in ways) + sum(others)
+    found.append(f"{len(ways)} ways on the first draw, the best of them on the others: {images:,} images at most")
     if learner == "cnn":
         trainings = draws * settings.proof.initialisations
         found.append(f"{trainings} trainings of {settings.proof.steps:,} steps for each arm")

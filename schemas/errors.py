@@ -106,6 +106,10 @@ class SampleError(WorkerError):
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
 
+    def bare(self) -> SampleError:
+        """Without traceback and cause, for who keeps it: their frames hold photos and latents for as long."""
+        return SampleError(self.kind, self.message)
+
 
 class DeviceMemoryError(WorkerError):
     pass

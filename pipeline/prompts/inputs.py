@@ -276,7 +276,7 @@ def prepare_all(
             try:
                 known[places] = prepare(sample, reader, sample.drawn_with(generation), model)
             except SampleError as error:
-                known[places] = replace(sample, error=error)
+                known[places] = replace(sample, error=error.bare())
         out.append(replace(sample, inputs=known[places].inputs, error=known[places].error))
     return out
 

@@ -84,7 +84,7 @@ class VariantGenerator:
             return self._attempt(batch)
         except SampleError as error:
             if len(batch) == 1:
-                return [Generated(None, error=error)]
+                return [Generated(None, error=error.bare())]
         except (DeviceLostError, ModelLoadError):  # an adapter that a row chose is gone, or another: no sample's fault
             raise
         except WorkerError as error:
@@ -99,7 +99,7 @@ class VariantGenerator:
         except DeviceMemoryError as error:
             return Generated(None, error=SampleError("memory", f"in full precision, after not finite values: {error}"))
         except SampleError as error:
-            return Generated(None, error=error)
+            return Generated(None, error=error.bare())
         except (DeviceLostError, ModelLoadError):
             raise
         except WorkerError as error:

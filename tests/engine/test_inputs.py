@@ -368,3 +368,13 @@ def test_only_who_knows_the_image_gets_the_one_that_was_kept(tmp_path: Path, mod
     asked = replace(mate, sample_id="s1", inputs={"image": Input(str(tmp_path / "a.png"), sha256=sha256)})
     found = inputs.prepare_all([mate, asked], InputReader(out), Generation(), model)
     assert found[1].inputs["image"].sha256 == sha256 != found[0].inputs["image"].sha256
+
+
+def test_a_failure_that_is_kept_holds_no_photo(tmp_path: Path, models: Path) -> None:
+    """Its traceback's frames did: 32 photos of 12 megapixels that were too large took 1.2 GB until the shard's end."""
+    (tmp_path / "a.png").write_bytes(encoded(picture(1, (640, 64))))
+    model = replace(resolve_model(Model(path=str(models / "sd")), "model"), max_size=128)
+    asked = Sample("s0", "p", 0, 0, 0, "a", "", "a", inputs={"image": Input(str(tmp_path / "a.png"))})
+    (found,) = inputs.prepare_all([asked], InputReader(Store(str(tmp_path / "out"))), Generation(), model)
+    assert found.error is not None and "draws at most 128" in str(found.error)
+    assert (found.error.__traceback__, found.error.__cause__, found.error.__context__) == (None, None, None)

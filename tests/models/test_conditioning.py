@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from promptmill.pipeline.models.diffusion import conditioners as folder
 from promptmill.pipeline.models.diffusion.conditioning import Batch, call_arguments
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
 from promptmill.pipeline.models.diffusion.registry import Parts, conditioners
-from promptmill.pipeline.worker.recovery import batch_size_key
-from promptmill.schemas.errors import JobError, WorkerError
+from promptmill.pipeline.models.interface import Generator
+from promptmill.pipeline.prompts.inputs import InputReader
+from promptmill.pipeline.storage.store import Store
+from promptmill.pipeline.worker.recovery import VariantGenerator, batch_size_key
+from promptmill.schemas.errors import JobError, SampleError, WorkerError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input, task_of
 from promptmill.schemas.plan import Sample, Variant
@@ -90,3 +94,20 @@ def test_a_conditioner_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         made_by._pipe, made_by._device, made_by._texts, made_by._guidance, made_by._controls, made_by._references
     )
     assert conditioners(parts) == ["StableDiffusionPipeline"]
+
+
+class Refuses:
+    def generate(self, *_: Any, **__: Any) -> list[Any]:
+        try:
+            raise RuntimeError("the mask is black")
+        except RuntimeError as error:
+            raise SampleError("input", "the mask is black") from error
+
+
+def test_a_failure_that_is_kept_holds_no_latents(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    model = resolve_model(Model(path=str(folder("sd15"))), "model")
+    reader = InputReader(Store(str(tmp_path)))
+    work = VariantGenerator(cast(Generator, Refuses()), Variant(0, {}, model, SETTINGS), {}, lambda: None, reader)
+    for made in (*work.generate([SAMPLE]), work._again_in_full_precision(SAMPLE)):
+        assert made.error is not None and made.error.message == "the mask is black"
+        assert (made.error.__traceback__, made.error.__cause__, made.error.__context__) == (None, None, None)

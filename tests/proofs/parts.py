@@ -110,7 +110,6 @@ def _synthesized(folder: Path, write: Callable[[Path, Mapping[str, int]], None])
         folder,
         proof={"validation": str(sets / "validation"), "learner": "pixels", "shots": 10, "initialisations": 1},
         each=20,
-        tuning_steps=350,
         in_process=True,
         on_notice=_tell,
     )

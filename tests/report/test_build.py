@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from PIL import Image
 
 from promptmill.jobs.report import report
 from promptmill.jobs.schema import results_schema
 from promptmill.pipeline.export.card import write_card
+from promptmill.pipeline.prompts.thumbs import thumbnail
 from promptmill.pipeline.report.build import build_report, number
 from promptmill.pipeline.report.cost import run_facts
 from promptmill.schemas.errors import JobError
@@ -130,3 +134,12 @@ def test_card_loads_and_says_what_it_is(painted: Dataset) -> None:
     croissant = json.loads((painted.folder / "croissant.json").read_text())
     names = {field["name"] for field in croissant["recordSet"][0]["field"]}
     assert {"sample_id", "image", "prompt", "category"} <= names
+
+
+def test_a_photo_that_lay_on_its_side_is_shown_upright() -> None:
+    turned, sink = Image.Exif(), io.BytesIO()
+    turned[0x0112] = 6
+    Image.new("RGB", (1200, 900), "red").save(sink, "JPEG", exif=turned)
+    shown = thumbnail(sink.getvalue())
+    assert shown is not None
+    assert Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))).size == (144, 192)

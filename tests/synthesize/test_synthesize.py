@@ -7,15 +7,16 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from promptmill.jobs.synthesis import SynthesisSettings, worded
+from promptmill.jobs.synthesis import Stages, SynthesisSettings, Way, worded
 from promptmill.jobs.synthesize import synthesize
 from promptmill.pipeline.crashpoints import EXIT_CODE
+from promptmill.pipeline.dataset.labelled import read_labelled
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
 from promptmill.schemas.errors import JobError, OutputMismatchError
 from promptmill.schemas.synthesized import SynthesisResult
@@ -74,7 +75,7 @@ def test_killed_between_stages_it_comes_to_the_same_verdict(sets: Path, tmp_path
     assert [each.name for each in whole.candidates] == ["guidance-1", "strength-0.5"]
     assert whole.candidates[0].made == 6 and whole.proof.test_openings == 40
     assert any("validation chooses" in text for text in whole.decisions)
-    assert any("about 18 images to make" in text for text in whole.decisions)
+    assert any("18 images at most" in text for text in whole.decisions)
     killed(settings_of(sets, tmp_path / "killed"), "synthesize parted:2")
     killed(settings_of(sets, tmp_path / "killed"), "synthesize curated:2")
     assert facts(synthesize(settings_of(sets, tmp_path / "killed"))) == facts(whole)
@@ -104,6 +105,14 @@ def test_one_image_in_a_class(sets: Path, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="three images a class, of which one validates, got 1 of across"):
         synthesize(settings_of(sets, tmp_path / "out", real=str(tmp_path / "real")))
     assert not (tmp_path / "out").exists()
+
+
+def test_more_is_made_over_images_than_they_divide(sets: Path, tmp_path: Path) -> None:
+    """Four of each class over three real ones are two of each, so six."""
+    real = read_labelled(str(sets / "real"), "REAL")
+    draw = [image for _, own in groupby(real, lambda image: image.label) for image in [*own][:3]]
+    stages = Stages(settings_of(sets, tmp_path, each=4), [draw], [], {"across": "a", "down": "b"}, print)
+    assert (stages.count(Way(2.0), 0), stages.count(Way(2.0, 0.5), 0)) == (8, 12)
 
 
 def test_classes_are_called_what_the_model_knows(sets: Path, tmp_path: Path) -> None:

@@ -62,9 +62,7 @@ FIRST: Final = (
 """They say which augmentation the others have."""
 
 
-def further(
-    augmentation: Augmentation, best: Augmentation, shares: tuple[float, ...], with_more: bool
-) -> list[Arm]:
+def further(augmentation: Augmentation, best: Augmentation, shares: tuple[float, ...], with_more: bool) -> list[Arm]:
     """`best` is that of the best of `FIRST`, `augmentation` what arms with more images have."""
     arms = [
         Arm("the best of these, twice the steps", best, steps=2),

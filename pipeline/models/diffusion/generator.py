@@ -157,7 +157,7 @@ class DiffusersGenerator:
                 self._texts.prompt(sample.prompt)
                 self._texts.negative(sample.negative_prompt)
             except SampleError as error:
-                refusals[sample.sample_id] = Generated(None, error=error)
+                refusals[sample.sample_id] = Generated(None, error=error.bare())
         return refusals
 
     def _answer(self, sample: Sample, generation: Generation, image: Drawn, widened: bool) -> Generated:
