@@ -71,9 +71,9 @@ def export(
 
 
 def _check_layout(layout: str, for_training: bool, sign: bool, option: str | None) -> None:
-    if sign and (not for_training or getattr(layout_of(layout), "TABLES", False)):
-        got = f"{layout}, whose {'tables say the hashes of their images' if for_training else 'images a scorer reads'}"
-        raise JobError(Problem("--sign", "a layout of image files for training", got, "Take imagefolder or another"))
+    if sign and not for_training:
+        got = f"{layout}, whose images a scorer reads"
+        raise JobError(Problem("--sign", "a layout for training", got, "Take imagefolder or another"))
     if not for_training and option is not None:
         raise JobError(Problem(option, "a layout for training", f"{layout}, which the scorer of a suite reads"))
 
@@ -89,16 +89,17 @@ def _made(
     credentials: tuple[str | None, str | None] | None,
 ) -> ExportResult:
     plan, store = open_dataset(url)
-    sign = None if credentials is None else _signer(plan, *credentials)
     if for_training:
-        return export_training(plan, store, target, layout_of(layout), shares, rejected, selection, sign)
+        form = layout_of(layout)
+        sign = None if credentials is None else _signer(plan, getattr(form, "TABLES", False), *credentials)
+        return export_training(plan, store, target, form, shares, rejected, selection, sign)
     return export_dataset(plan, store, target, layout, rejected, selection)
 
 
-def _signer(plan: Plan, certificate: str | None, key: str | None) -> Sign:
+def _signer(plan: Plan, apart: bool, certificate: str | None, key: str | None) -> Sign:
     """Of an image that was drawn anew in part the rest may be a photo."""
     paths = certificate or os.environ.get("PROMPTMILL_CERTIFICATE"), key or os.environ.get("PROMPTMILL_KEY")
-    return open_signer(*paths, composite="mask" in plan.job.task.roles)
+    return open_signer(*paths, composite="mask" in plan.job.task.roles, apart=apart)
 
 
 def command(
@@ -113,7 +114,9 @@ def command(
     push: Annotated[
         str | None, typer.Option(metavar="hf://datasets/OWNER/NAME", help="Send it to the Hugging Face hub, private.")
     ] = None,
-    sign: Annotated[bool, typer.Option("--sign", help="Embed a signed C2PA manifest in each image.")] = False,
+    sign: Annotated[
+        bool, typer.Option("--sign", help="A signed C2PA manifest in each image; huggingface: a column.")
+    ] = False,
     certificate: Annotated[
         str | None, typer.Option(metavar="PEM", help="Chain to sign with, else $PROMPTMILL_CERTIFICATE.")
     ] = None,

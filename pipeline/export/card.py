@@ -37,6 +37,9 @@ from promptmill.schemas.reports import SelectionFacts
 from promptmill.schemas.scores import Score
 
 CARD_KEY, CROISSANT_KEY = "README.md", "croissant.json"
+MANIFEST = "c2pa_manifest"
+"""A column of signed exports, and of no dataset."""
+_OF_MANIFEST = "signed C2PA manifest of the bytes of `image`, which does not stand in them"
 _CROISSANT_BYTES = 16 << 20
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _VARIANTS_SHOWN = 20
@@ -137,10 +140,13 @@ def data_schema(plan: Plan, store: Store) -> pa.Schema:
     return schema
 
 
-def exported_card(plan: Plan, splits: Mapping[str, int], schema: pa.Schema, origins: Origins) -> str:
+def exported_card(
+    plan: Plan, splits: Mapping[str, int], schema: pa.Schema, origins: Origins, signed: bool = False
+) -> str:
     """Of an export in the hub's own layout: a file of a split is called `data/<split>-00000.parquet`."""
     images = sum(splits.values())
-    return card_text(plan, Counts(images, images), schema, splits=splits, origins=origins)
+    more = {MANIFEST: _OF_MANIFEST} if signed else {}
+    return card_text(plan, Counts(images, images), schema, splits=splits, origins=origins, more=more)
 
 
 def card_text(
@@ -150,7 +156,9 @@ def card_text(
     versions: Sequence[Mapping[str, str]] = (),
     splits: Mapping[str, int] | None = None,
     origins: Origins = NO_ORIGINS,
+    more: Mapping[str, str] | None = None,
 ) -> str:
+    """`more` are meanings of columns that no record has."""
     files: Any = "data/*.parquet"
     if splits is not None:
         files = [{"split": name, "path": f"data/{name}-*.parquet"} for name, images in splits.items() if images]
@@ -171,7 +179,7 @@ def card_text(
             *_about(plan, counts, origins),
             *(f"- Versions that acted: {code(one_line(each))}" for each in versions),
             *_settings(plan),
-            *_columns(plan, schema),
+            *_columns(plan, schema, more or {}),
             *(_loading(plan) if splits is None else _splits(splits)),
             "",
         ]
@@ -260,8 +268,8 @@ def _settings(plan: Plan) -> list[str]:
     return lines
 
 
-def _columns(plan: Plan, schema: pa.Schema) -> list[str]:
-    ours = {name: column.meaning for name, column in own_columns(schema, plan.more_columns).items()}
+def _columns(plan: Plan, schema: pa.Schema, more: Mapping[str, str]) -> list[str]:
+    ours = {name: column.meaning for name, column in own_columns(schema, plan.more_columns).items()} | dict(more)
     rows = [
         f"| {code(field.name)} | {code(str(field.type))} | {ours.get(field.name, 'from the prompts')} |"
         for field in schema

@@ -1,4 +1,4 @@
-"""Signed origin of exported images: a C2PA manifest in each, by c2pa-python and a certificate of the user's.
+"""Signed origin of exported images: a C2PA manifest in each or beside it, by c2pa-python and a certificate of the user's.
 
 A signature has salts, so that signing twice gives other bytes: the dataset's own images carry none, whoever signs.
 Nothing asks the network: no time stamp, no OCSP.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 Sign = Callable[[bytes, str, str], bytes]
-"""(encoded image, its suffix, its title) → the image with a manifest."""
+"""(encoded image, its suffix, its title) → the image with a manifest, or the manifest alone."""
 
 MIMES: Final = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 CERTIFICATE, KEY = "--certificate", "--key"
@@ -50,15 +50,16 @@ class Credentials:
     key: bytes
 
 
-def open_signer(certificate: str | None, key: str | None, composite: bool = False) -> Sign:
-    """What signs, tried once. `composite` is for images of which a part is no model's, as of inpainting.
+def open_signer(certificate: str | None, key: str | None, composite: bool = False, apart: bool = False) -> Sign:
+    """What signs, tried once. `composite` is for images of which a part is no model's, as of inpainting; `apart` gives
+    the manifest of an image whose bytes stay as they are, where it does not go into them.
 
     Raises JobError for a package that is missing, a certificate that has expired or whose key it is not, and for what
     C2PA does not take.
     """
     if find_spec("c2pa") is None:
         raise JobError(Problem("--sign", "the package c2pa-python", "none installed", "pip install 'promptmill[c2pa]'"))
-    sign = _signer(_credentials(_read(certificate, CERTIFICATE), _read(key, KEY)), composite)
+    sign = _signer(_credentials(_read(certificate, CERTIFICATE), _read(key, KEY)), composite, apart)
     sink = io.BytesIO()
     Image.new("RGB", (8, 8)).save(sink, "PNG")
     try:
@@ -69,7 +70,7 @@ def open_signer(certificate: str | None, key: str | None, composite: bool = Fals
     return sign
 
 
-def _signer(own: Credentials, composite: bool) -> Sign:
+def _signer(own: Credentials, composite: bool, apart: bool) -> Sign:
     import c2pa
 
     kinds = c2pa.C2paDigitalSourceType
@@ -84,10 +85,12 @@ def _signer(own: Credentials, composite: bool) -> Sign:
             with c2pa.Signer.from_info(info) as signer:
                 builder = c2pa.Builder({"claim_generator_info": maker, "title": title}, context=context)
                 builder.set_intent(c2pa.C2paBuilderIntent.CREATE, kind)
-                builder.sign(signer, MIMES[suffix], io.BytesIO(data), sink)
+                if apart:
+                    builder.set_no_embed()
+                manifest: bytes = builder.sign(signer, MIMES[suffix], io.BytesIO(data), sink)
         except c2pa.C2paError as error:
             raise JobError(Problem("--sign", f"{title} with a C2PA manifest", first_line(error))) from None
-        return sink.getvalue()
+        return manifest if apart else sink.getvalue()
 
     return sign
 

@@ -79,7 +79,7 @@ def export_training(
 ) -> ExportResult:
     """Kept images, and stored rejected ones where asked for, as one tree for all variants.
 
-    Images are signed by `sign`. Raises JobError where the layout cannot be filled or `out` holds other files.
+    Images are signed by `sign`, which in a layout of tables gives the manifest alone. Raises JobError where the layout cannot be filled or `out` holds other files.
     """
     plan, samples = read_selected(plan, store, selection, ("label", "label_name"))
     if samples.problems:
@@ -195,7 +195,7 @@ _TOLD = named("sample_id", "prompt_id", "prompt", "seed", "model", "model_revisi
 
 def _picture(split: str, row: Mapping[str, Any], facts: Facts) -> Picture:
     data: bytes = row["image"]["bytes"]
-    suffix = next((own for magic, own in _SUFFIXES.items() if data.startswith(magic)), "png")
+    suffix = suffix_of(data)
     label, name = row.get("label"), row.get("label_name", row.get("label"))
     name = None if name is None else str(name)
     number = label if isinstance(label, int) else None
@@ -206,6 +206,10 @@ def _picture(split: str, row: Mapping[str, Any], facts: Facts) -> Picture:
     folder = "" if name is None else facts.folders[name]
     data = facts.sign(data, suffix, f"{row['sample_id']}.{suffix}") if facts.sign else data
     return Picture(split, row["sample_id"], suffix, data, caption, number, name, folder, told)
+
+
+def suffix_of(data: bytes) -> str:
+    return next((own for magic, own in _SUFFIXES.items() if data.startswith(magic)), "png")
 
 
 def need_labels(facts: Facts, layout: str) -> None:

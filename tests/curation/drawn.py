@@ -61,6 +61,7 @@ def make_dataset(
     per_shard: int = 64,
     select: Any = None,
     mapped: dict[str, str] | None = None,
+    image_format: str = "png",
     **columns: Sequence[Any],
 ) -> Plan:
     """At `folder`/made: an image a prompt, `image 0` and so on; None is one that fails.
@@ -73,7 +74,7 @@ def make_dataset(
     wanted = job(
         prompts,
         generation={"images_per_prompt": 1},
-        output={"url": url, "images_per_shard": per_shard, "image_format": "png"},
+        output={"url": url, "images_per_shard": per_shard, "image_format": image_format},
         select=select,
         prompts={"source": str(prompts), "columns": mapped or {}},
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 import c2pa
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from datasets import load_dataset
 from PIL import Image
 
 from promptmill.jobs.export import export
@@ -83,11 +85,11 @@ class Authority:
             built = built.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         return built.sign(by, hashes.SHA256())
 
-    def read(self, data: bytes, suffix: str, trusted: bool = True) -> Any:
+    def read(self, data: bytes, suffix: str, trusted: bool = True, manifest: bytes | None = None) -> Any:
         root = self.root.public_bytes(Encoding.PEM).decode()
         trust = {"trust_anchors": root, "trust_config": f"{ExtendedKeyUsageOID.EMAIL_PROTECTION.dotted_string}\n"}
         settings = {"verify": {"verify_trust": True}, **({"trust": trust} if trusted else {})}
-        return c2pa.Reader(MIMES[suffix], io.BytesIO(data), context=c2pa.Context.from_dict(settings))
+        return c2pa.Reader(MIMES[suffix], io.BytesIO(data), manifest, context=c2pa.Context.from_dict(settings))
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,59 @@ def test_the_reader_trusts_each_image_until_a_byte_changes(
         place = data.index(b"IDAT") + 20
         broken = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         assert authority.read(broken, Path(name).suffix).get_validation_state() == "Invalid"
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp", "jpeg"])
+def test_in_parquet_the_manifest_is_a_column(tmp_path: Path, authority: Authority, image_format: str) -> None:
+    make_dataset(tmp_path, scenes(3), image_format=image_format)
+    made, suffix = tmp_path / "made", {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}[image_format]
+    before = hashes_below(made)
+    export(str(made), "huggingface", str(tmp_path / "plain"), split="train=0.7,test=0.3")
+    answer = export(
+        str(made), "huggingface", str(tmp_path / "signed"), split="train=0.7,test=0.3", sign=True, **authority.files()
+    )
+    assert answer.signed == answer.images == 3
+    assert hashes_below(made) == before
+    for path in (tmp_path / "signed" / "data").iterdir():
+        signed, plain = pq.read_table(path), pq.read_table(tmp_path / "plain" / "data" / path.name)
+        assert signed.drop_columns(["c2pa_manifest"]).equals(plain)
+        for row in signed.to_pylist():
+            data, manifest = row["image"]["bytes"], row["c2pa_manifest"]
+            assert hashlib.sha256(data).hexdigest() == row["image_sha256"]
+            assert authority.read(data, suffix, manifest=manifest).get_validation_state() == "Trusted"
+            assert authority.read(data, suffix, False, manifest).get_validation_state() == "Valid"
+            middle = len(data) // 2
+            broken = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+            assert authority.read(broken, suffix, manifest=manifest).get_validation_state() == "Invalid"
+            assert is_refused(authority, data, suffix, manifest)
+    card = (tmp_path / "signed" / "README.md").read_text()
+    assert "| `c2pa_manifest` | `binary` | signed C2PA manifest" in card
+    rows = load_dataset(str(tmp_path / "signed"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert all(isinstance(row["c2pa_manifest"], bytes) and row["image"].size == (64, 64) for row in rows)
+
+
+def is_refused(authority: Authority, data: bytes, suffix: str, manifest: bytes) -> bool:
+    """Whether the manifest no longer holds once a byte of its claim, of an assertion or of its signature is another."""
+    states = []
+    for place in (manifest.index(b"promptmill") + 2, manifest.index(b"AlgorithmicMedia") + 2, len(manifest) // 2):
+        broken = manifest[:place] + bytes([manifest[place] ^ 1]) + manifest[place + 1 :]
+        try:
+            states.append(authority.read(data, suffix, manifest=broken).get_validation_state())
+        except c2pa.C2paError:  # no longer a manifest
+            states.append("Invalid")
+    return states == ["Invalid"] * 3
+
+
+def test_a_column_of_that_name_is_kept_under_another(tmp_path: Path, authority: Authority) -> None:
+    """As of a dataset whose source was such an export."""
+    make_dataset(tmp_path, scenes(2), c2pa_manifest=["old"] * 2)
+    export(str(tmp_path / "made"), "huggingface", str(tmp_path / "out"), sign=True, **authority.files())
+    rows = pq.read_table(tmp_path / "out" / "data" / "train-00000.parquet").to_pylist()
+    assert {row["input_c2pa_manifest"] for row in rows} == {"old"}
+    assert all(
+        authority.read(row["image"]["bytes"], ".png", manifest=row["c2pa_manifest"]).get_validation_state() == "Trusted"
+        for row in rows
+    )
 
 
 def test_the_manifest_says_that_a_model_made_it(made: Path, tmp_path: Path, authority: Authority) -> None:
@@ -278,9 +333,9 @@ def test_what_is_not_given_or_not_there(
     assert "--sign beside them" in refused(made, tmp_path / "o", **own, sign=False)
 
 
-@pytest.mark.parametrize("layout", ["huggingface", "geneval"])
+@pytest.mark.parametrize("layout", ["dpg", "geneval"])
 def test_layouts_that_cannot_be_signed(made: Path, tmp_path: Path, authority: Authority, layout: str) -> None:
-    assert "image files for training" in refused(made, tmp_path / "o", layout, **authority.files())
+    assert "a layout for training" in refused(made, tmp_path / "o", layout, **authority.files())
 
 
 def test_without_the_extra(made: Path, tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""A folder as the Hugging Face hub shows it: `data/<split>-00000.parquet` with all columns, and README.md."""
+"""A folder as the Hugging Face hub shows it: `data/<split>-00000.parquet` with all columns, and README.md.
+
+Signed images keep their bytes, which `image_sha256` is of: their manifest is a column beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from promptmill.pipeline.dataset.records import FOOTER_KEY, to_parquet
-from promptmill.pipeline.export.card import exported_card
+from promptmill.pipeline.export.card import MANIFEST, exported_card
 from promptmill.pipeline.export.lineage import NO_ORIGINS, origins_of, part_of
-from promptmill.pipeline.export.training import Facts, Put
+from promptmill.pipeline.export.signing import Sign
+from promptmill.pipeline.export.training import Facts, Put, suffix_of
+from promptmill.schemas.records import passthrough_names
 
 NAMES = re.compile(r"README\.md|data/[a-zA-Z_]\w*-\d{5}\.parquet")
 TABLES = True
@@ -33,6 +38,8 @@ def write(tables: Iterator[tuple[str, pa.Table]], facts: Facts, put: Put) -> Non
 
     for split, table in tables:
         table = _clean(table)
+        if facts.sign is not None:
+            table = _with_manifests(table, facts.sign)
         if facts.plan.origins:
             its, seen = part_of(table)
             origins += its
@@ -45,7 +52,7 @@ def write(tables: Iterator[tuple[str, pa.Table]], facts: Facts, put: Put) -> Non
     for split in list(waiting):
         write_out(split)
     found = origins_of(origins, images) if facts.plan.origins else NO_ORIGINS
-    card = exported_card(facts.plan, facts.splits, schema or pa.schema([]), found)
+    card = exported_card(facts.plan, facts.splits, schema or pa.schema([]), found, facts.sign is not None)
     put("README.md", card.encode("utf-8", "replace"))
 
 
@@ -55,3 +62,14 @@ def _clean(table: pa.Table) -> pa.Table:
     if "reason" in table.column_names:  # of a reject: why it was not kept is no column of the others
         table = table.drop_columns(["reason"])
     return table.replace_schema_metadata(metadata or None)
+
+
+def _with_manifests(table: pa.Table, sign: Sign) -> pa.Table:
+    """With a column of them. One of that name, of images that this dataset was made of, is called `input_…` then."""
+    names = passthrough_names(table.column_names, [MANIFEST])
+    renamed = [new if old.lower() == MANIFEST else old for old, new in zip(table.column_names, names, strict=True)]
+    images = table.column("image").combine_chunks().field("bytes").to_pylist()
+    named = zip(images, table.column("sample_id").to_pylist(), strict=True)
+    manifests = [sign(data, suffix := suffix_of(data), f"{name}.{suffix}") for data, name in named]
+    signed = table.rename_columns(renamed).append_column(MANIFEST, pa.array(manifests, pa.binary()))
+    return signed.replace_schema_metadata(table.schema.metadata)  # which a renaming leaves out
