@@ -1,4 +1,5 @@
-"""Signed origin of exported images: a C2PA manifest in each or beside it, by c2pa-python and a certificate of the user's.
+"""Signed origin of exported images: a C2PA manifest in each or beside it, by c2pa-python and a
+certificate of the user's.
 
 A signature has salts, so that signing twice gives other bytes: the dataset's own images carry none, whoever signs.
 Nothing asks the network: no time stamp, no OCSP.

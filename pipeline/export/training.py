@@ -79,7 +79,8 @@ def export_training(
 ) -> ExportResult:
     """Kept images, and stored rejected ones where asked for, as one tree for all variants.
 
-    Images are signed by `sign`, which in a layout of tables gives the manifest alone. Raises JobError where the layout cannot be filled or `out` holds other files.
+    Images are signed by `sign`, which in a layout of tables gives the manifest alone. Raises JobError where the layout
+    cannot be filled or `out` holds other files.
     """
     plan, samples = read_selected(plan, store, selection, ("label", "label_name"))
     if samples.problems:
