@@ -35,9 +35,12 @@ def logs_as_json(words: Sequence[str], environment: Mapping[str, str]) -> bool:
     """`--log-format` before options are read: what is said until then, and of a wrong option, is an object too."""
     if words[:1] not in (["run"], ["retry"]):
         return False
-    given = [after for word, after in pairwise([*words, ""]) if word == "--log-format"]
-    given += [word.partition("=")[2] for word in words if word.startswith("--log-format=")]
-    return (given or [environment.get("PROMPTMILL_LOG_FORMAT", "")])[-1] == "json"
+    given = environment.get("PROMPTMILL_LOG_FORMAT", "")
+    for word, after in pairwise([*words, ""]):
+        name, has_value, value = word.partition("=")
+        if name == "--log-format":
+            given = value if has_value else after
+    return given == "json"
 
 
 def _told(code: int) -> int:

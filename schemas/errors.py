@@ -16,6 +16,7 @@ PromptmillError                 1   something unexpected
     ├── DeviceLostError             the device is broken: the process must end
     ├── PlaceError              5   the node is not fit for this run
     └── ModelLoadError          2   the model or a scorer does not load
+        └── NoDeviceError       5   the GPU that a worker was given cannot be used
 """
 
 from __future__ import annotations
@@ -125,6 +126,10 @@ class PlaceError(WorkerError):
 
 class ModelLoadError(WorkerError):
     exit_code = 2
+
+
+class NoDeviceError(ModelLoadError):
+    exit_code = 5
 
 
 FAILURE_KINDS = (

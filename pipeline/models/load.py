@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from promptmill.schemas.errors import NoDeviceError
+
 if TYPE_CHECKING:
     from promptmill.pipeline.models.catalog.clips import ResolvedClip
     from promptmill.pipeline.models.catalog.features import Features
@@ -62,6 +64,17 @@ def load_classifier(model: ResolvedClip, threads: int, device: str = "auto") -> 
     from promptmill.pipeline.models.clip.classifier import ImageClassifier
 
     return ImageClassifier(model, device)
+
+
+def require_gpu(threads: int) -> None:
+    """For a worker that was given one: where its driver is broken torch quietly takes the CPU, which is far slower and
+    draws other bytes. Raises NoDeviceError."""
+    prepare_process(threads)
+    from promptmill.pipeline.models.diffusion.device import why_no_gpu
+
+    if (reason := why_no_gpu()) is not None:
+        way = "Look at `nvidia-smi` there; compute.gpus_per_worker: 0 draws on the CPU"
+        raise NoDeviceError(f"Ray gives this worker a GPU, and torch cannot use it: {reason}. {way}")
 
 
 def acting_device(device: str) -> dict[str, str]:

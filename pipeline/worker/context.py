@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from promptmill.pipeline.models.catalog.resolve import device_bytes, fetch_model
 from promptmill.pipeline.models.catalog.versions import library_versions
 from promptmill.pipeline.models.interface import Generator
-from promptmill.pipeline.models.load import acting_device, load_generator
+from promptmill.pipeline.models.load import acting_device, load_generator, require_gpu
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.planning.rounds import places
 from promptmill.pipeline.prompts.inputs import InputReader
@@ -99,6 +99,8 @@ class WorkerContext:
     pulse: Pulse = field(default_factory=Pulse)
     reach: Reach | None = None
     """What input images may be read from, of a dataset that somebody else may have made; None for all."""
+    on_gpu: bool = False
+    """Whether the worker was given one, and must not draw on anything else."""
 
     def __post_init__(self) -> None:
         self.scorers_beside = scorers_beside(self.plan)
@@ -179,9 +181,12 @@ class WorkerContext:
         return VariantGenerator(self._loaded[1], variant, self.limits, self.pulse.step, self.inputs)
 
     def _load(self, model: ResolvedModel) -> Generator:
+        threads = self.plan.job.compute.threads_per_worker
+        if self.on_gpu:
+            require_gpu(threads)
         fetch_model(model, self.store.on_wait)
         try:
-            return load_generator(model, self.plan.job.compute.threads_per_worker)
+            return load_generator(model, threads)
         except DeviceMemoryError as error:
             needed = device_bytes(model, self.plan.pixels(model)) / 2**30
             less = device_bytes(replace(model, offload="model"), self.plan.pixels(model)) / 2**30

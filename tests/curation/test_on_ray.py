@@ -11,7 +11,7 @@ from promptmill.schemas.errors import JobError
 from tests.curation.drawn import as_jpeg, make_dataset, scenes, write_images
 from tests.curation.test_curate import bytes_in, reasons, wanted
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 @pytest.fixture(scope="module")

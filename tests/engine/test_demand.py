@@ -14,6 +14,7 @@ import pytest
 from promptmill.pipeline.execution.fleet.actor import _take_priority
 from promptmill.pipeline.execution.fleet.cluster import Demand, _as_ray_names_it, _fitting
 from tests.engine.conftest import Answer
+from tests.pretended import pretending
 
 Cli = Callable[..., Answer]
 MakeJob = Callable[..., Path]
@@ -96,12 +97,10 @@ class Seen:
 
 
 class TestARealCluster:
-    """GPUs are only said to be there: Ray counts them, and the model runs on the CPU."""
-
     pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # noqa: RUF012
 
     @pytest.fixture
-    def cluster(self) -> Iterator[Any]:
+    def cluster(self, tmp_path: Path) -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         small = {"num_cpus": 2, "object_store_memory": 80 << 20}
@@ -110,7 +109,7 @@ class TestARealCluster:
         )
         try:
             resources = {"accelerator_type:H100": 1}
-            cluster.add_node(**small, num_gpus=1, resources=resources)
+            cluster.add_node(**small, num_gpus=1, resources=resources, env_vars=pretending(tmp_path))
             yield cluster
         finally:
             cluster.shutdown()
@@ -153,7 +152,7 @@ class TestARealCluster:
         (tmp_path / "seen").mkdir()
         monkeypatch.syspath_prepend(tmp_path)
         workers = sum(expected.values())
-        environment = {"PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen"), "SEEN_OF": str(workers)}
+        environment = {**pretending(tmp_path), "SEEN": str(tmp_path / "seen"), "SEEN_OF": str(workers)}
         environment |= {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}
         small = {"num_cpus": workers, "object_store_memory": 80 << 20, "num_gpus": gpus}
         resources = {"accelerator_type:L4": 1}

@@ -73,6 +73,7 @@ def downloads(proxy: FaultProxy) -> Counter[str]:
     )
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_run_from_a_mirror_is_the_same_job(
     mirror: str, cli: Callable[..., Answer], job: Callable[..., Path], tmp_path: Path, models: Path, cache: Path
 ) -> None:

@@ -50,7 +50,10 @@ def test_a_signal_during_the_imports(number: signal.Signals, module: str) -> Non
     assert (answer["error"], answer["exit_code"], answer["message"]) == ("Interrupted", 130, ended.stderr.strip())
 
 
-@pytest.mark.parametrize("given", [["--log-format", "json"], ["--log-format=json"], []])
+MIXED = ["--log-format=text", "--log-format", "json"], ["--log-format", "text", "--log-format=json"]
+
+
+@pytest.mark.parametrize("given", [["--log-format", "json"], ["--log-format=json"], [], *MIXED])
 @pytest.mark.parametrize("module", ["typer", "promptmill.pipeline.planning.plan"])
 def test_a_signal_is_told_as_an_object_in_a_log_of_objects(given: list[str], module: str) -> None:
     """It was the one line of text in it, and what a wrong option says was another."""
@@ -62,6 +65,16 @@ def test_a_signal_is_told_as_an_object_in_a_log_of_objects(given: list[str], mod
     wrong = [sys.executable, "-m", "promptmill.jobs.cli", "run", "job.yaml", *given, "--no-such-option"]
     ended = subprocess.run(wrong, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 2 and "--no-such-option" in json.loads(ended.stderr.splitlines()[0])["message"]
+
+
+@pytest.mark.parametrize(
+    "given", [("--log-format=json", "--log-format", "text"), ("--log-format", "json", "--log-format=text")]
+)
+def test_of_two_formats_the_last_one_holds(given: tuple[str, ...]) -> None:
+    """The run took the last one, and what is said before it begins the last of those with `=`."""
+    command = [sys.executable, "-m", "promptmill.jobs.cli", "run", "job.yaml", *given, "--no-such-option"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: "), ended.stderr
 
 
 def test_a_signal_while_a_live_display_draws() -> None:

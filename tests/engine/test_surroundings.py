@@ -36,6 +36,7 @@ def test_the_hook_of_uv_run_is_off_before_ray_is_there() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.skipif(UV is None, reason="needs uv")
 def test_uv_run_in_a_project_with_names_like_ours_and_a_temporary_folder_too_long_for_sockets(
     job: Callable[..., Path], tmp_path: Path
@@ -55,11 +56,13 @@ def test_uv_run_in_a_project_with_names_like_ours_and_a_temporary_folder_too_lon
     long.mkdir()
     made = job(prompts={"limit": 1}, compute={"workers": 1})
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"TMPDIR": str(long), "UV_PROJECT_ENVIRONMENT": sys.prefix, "UV_OFFLINE": "1"}
+    env |= {"HOME": str(tmp_path), "TMPDIR": str(long), "UV_PROJECT_ENVIRONMENT": sys.prefix, "UV_OFFLINE": "1"}
     command = [str(UV), "run", "--no-sync", "promptmill", "run", str(made), "--json"]
     ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["kept"] == 2
+    assert "Token authentication" not in ended.stderr, "Ray's word on each local run"
+    assert (tmp_path / ".ray" / "auth_token").read_text().strip(), "which asks for a token all the same"
 
 
 def test_a_temporary_folder_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

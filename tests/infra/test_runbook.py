@@ -88,6 +88,7 @@ def lines_to_try() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_each_line_does_what_it_says(
     s3_server: S3Server, s3_env: dict[str, str], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:

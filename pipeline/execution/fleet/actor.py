@@ -80,8 +80,12 @@ class ShardActor:
     def _context(self) -> WorkerContext:
         if self._opened is None:
             store = Store(self._url, on_wait=self._notices.append)
-            self._opened = WorkerContext(from_json(self._plan), store, self._name)
+            self._opened = WorkerContext(from_json(self._plan), store, self._name, on_gpu=bool(self._gpus))
         return self._opened
+
+    @property
+    def _gpus(self) -> tuple[str, ...]:
+        return tuple(ray.get_runtime_context().get_accelerator_ids().get("GPU", ()))
 
     @ray.method(concurrency_group="vitals")
     def ready(self, beacon: Beacon, expected: Mapping[str, str]) -> Device:
@@ -90,8 +94,7 @@ class ShardActor:
         if (problem := _take_priority(self._context.plan.job.compute.niceness)) is not None:
             self._notices.append(problem)
         prove_sight(beacon, self._context.store, self._name.replace(":", "-"))
-        context = ray.get_runtime_context()
-        return Device(str(context.get_node_id()), tuple(context.get_accelerator_ids().get("GPU", ())))
+        return Device(str(ray.get_runtime_context().get_node_id()), self._gpus)
 
     @ray.method(concurrency_group="vitals")
     def vitals(self) -> Vitals:

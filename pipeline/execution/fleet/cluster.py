@@ -23,6 +23,8 @@ from promptmill.schemas.errors import ClusterError
 
 _OBJECT_STORE_BYTES = 128 << 20  # counts and plans travel through it, never pixels
 _TYPE = "accelerator_type:"
+_TOKENS = "ray._private.authentication"
+"""Warns in each local run that it is closed to strangers, as it is meant to be, and how to open it."""
 _MEMORY_SHARE = 0.8  # of what is free; the rest is for Ray's object store, encoded images and the driver
 
 
@@ -60,6 +62,8 @@ def connect(address: str | None) -> bool:
     address = chosen_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls of workers that were let go: traces of Ray
+    logging.getLogger(_TOKENS).setLevel(logging.ERROR)
     options = _options_of_own() if address == "local" else {}
     with _own_signal_handlers():
         try:

@@ -26,7 +26,7 @@ from promptmill.pipeline.execution.lasting import lasts
 from promptmill.pipeline.planning.plan import Plan
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url
-from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError
+from promptmill.schemas.errors import ClusterError, DeviceLostError, ModelLoadError, NoDeviceError
 from promptmill.schemas.events import Pulse
 from promptmill.schemas.plan import Shard, ShardStats
 
@@ -206,7 +206,8 @@ class RayDispatcher:
         assert worker.device is not None
         mates = self._crew.mates(worker)
         limit = min(IN_A_ROW, len(mates))
-        if self._places.has_worked(worker.node) or any(mate.vitals.model_loads for mate in mates):
+        others_load = self._places.has_worked(worker.node) or any(mate.vitals.model_loads for mate in mates)
+        if others_load or isinstance(error, NoDeviceError):
             if self._blame.device(worker.device, error):
                 self._park(worker, error)
                 return

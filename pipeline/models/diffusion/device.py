@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from promptmill.pipeline.display import first_line
 from promptmill.schemas.operations import Device, Gpu
 
 
@@ -23,6 +24,19 @@ def describe_device() -> Device:
     properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     gpus = [Gpu(each.name, each.total_memory) for each in properties]
     return Device("cuda", gpus=gpus, bfloat16=torch.cuda.is_bf16_supported())
+
+
+def why_no_gpu() -> str | None:
+    """What CUDA says where torch cannot use a GPU; None where it can."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch that was built without CUDA
+        return first_line(error)
+    return "torch finds none"
 
 
 def device_facts(device: str) -> dict[str, str]:
