@@ -186,7 +186,7 @@ class WorkerContext:
             require_gpu(threads)
         fetch_model(model, self.store.on_wait)
         try:
-            return load_generator(model, threads)
+            return load_generator(model, threads, told=self.store.on_wait)
         except DeviceMemoryError as error:
             needed = device_bytes(model, self.plan.pixels(model)) / 2**30
             less = device_bytes(replace(model, offload="model"), self.plan.pixels(model)) / 2**30
