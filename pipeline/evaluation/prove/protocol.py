@@ -102,7 +102,7 @@ class _Proof:
 
     def _augmentation(self) -> Augmentation:
         """Of the arms with more images. The best by a hair among three renders of a shape, 20.5 against 20.1 % right
-        at a chance of 17, was the strong one, with which synthetic images taught 50 % in place of 71."""
+        at a chance of 17, was the strong one, with which synthetic images taught 50 % and without it 71."""
         return FIRST[simplest([self._validations(arm) for arm in FIRST])].augmentation
 
     def _best(self, arms: Sequence[Arm]) -> Arm:

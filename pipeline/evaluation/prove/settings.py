@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from promptmill.schemas.proof import Control
 
-Augmentation = Literal["none", "standard", "strong"]
+Augmentation = Literal["none", "standard", "colour", "strong"]
 Filter = Literal["all", "agreed"]
 
 
@@ -57,9 +57,10 @@ class Arm:
 FIRST: Final = (
     Arm("real", "none"),
     Arm("real, standard augmentation", "standard"),
+    Arm("real, standard augmentation and colour jitter", "colour"),
     Arm("real, RandAugment and Mixup/CutMix", "strong"),
 )
-"""They say which augmentation the others have."""
+"""They say which augmentation the others have; the simplest first."""
 
 
 def further(augmentation: Augmentation, best: Augmentation, shares: tuple[float, ...], with_more: bool) -> list[Arm]:
