@@ -186,3 +186,43 @@ def test_a_time_limit_sends_the_job_back_and_a_dead_first_node_too(slurm: Slurm)
     slurm.node("n1")
     wait_for(lambda: slurm.states() == {"idle"}, slurm.said)
     goes_on_to_the_end(slurm, job)
+
+
+def line(start: str, **words: str) -> list[str]:
+    """The one line or span of the runbook that begins so, with these words in place of its own, as a shell's."""
+    text = (INFRA / "RUNBOOK.md").read_text()
+    lines = [row for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for row in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    (found,) = {row.partition("#")[0].strip() for row in lines if row.startswith(start)}
+    for word, value in words.items():
+        assert word in found, found
+        found = found.replace(word, value)
+    return ["sh", "-c", found]
+
+
+def test_the_runbook_s_lines_for_slurm(slurm: Slurm) -> None:
+    job = submit(slurm)
+    wait_for(lambda: slurm.shards >= 1, slurm.said)
+    assert job in slurm.call(*line("squeue --name"))
+    assert "Restarts=0" in slurm.call(*line("scontrol show job"))
+
+    slurm.call(*line("scancel --batch", JOBID=job))
+    wait_for(lambda: slurm.fact(job, "Restarts") == "1", slurm.said)
+    wait_for(lambda: slurm.states() == {"idle"}, slurm.said)
+
+    before = slurm.shards
+    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(lambda: slurm.shards > before, slurm.said)
+    slurm.call(*line("scontrol update NodeName", NODE="n2", JOBID=job))
+    wait_for(lambda: slurm.states() == {"idle", "drain"}, slurm.said)
+    assert slurm.fact(job, "Restarts") == "2"
+
+    slurm.call("scontrol", "update", "NodeName=n2", "State=RESUME")
+    before = slurm.shards
+    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(lambda: slurm.shards > before, slurm.said)
+    slurm.call(*line("scontrol requeue JOBID", JOBID=job))
+    wait_for(lambda: slurm.fact(job, "Restarts") == "3", slurm.said)
+
+    slurm.call(*line("scancel JOBID", JOBID=job))
+    assert slurm.fact(job, "JobState") == "CANCELLED"

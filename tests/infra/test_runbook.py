@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_files_that_are_named_exist(document: str) -> None:
     linked = [f"infra/{target}" for target in re.findall(r"\]\(([\w./]+)\)", text)]
     assert named + linked
     assert [path for path in named + linked if not (ROOT / path).exists()] == []
+
+
+def test_of_each_line_it_is_said_how_it_was_tried() -> None:
+    text, _, tried = (INFRA / "RUNBOOK.md").read_text().partition("## How each line here was tried")
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    calls = [part.split() for line in lines for part in line.partition("#")[0].split("&&") if part.strip()]
+    programs = {next(word for word in call if not re.match(r"[A-Z_]+=", word)) for call in calls}
+    spans = re.findall(r"`([a-z-]+) [^`\n]+`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    programs |= {name for name in spans if shutil.which(name) or name in ("kubectl", "nvidia-smi")}
+    assert {"promptmill", "kubectl", "scontrol", "infra/entrypoint.sh"} <= programs
+    assert [name for name in sorted(programs) if f"`{name}" not in tried] == []
 
 
 def test_every_file_has_its_place_in_the_readme() -> None:
