@@ -28,7 +28,16 @@ while kill -0 "$child" 2>/dev/null; do wait "$child"; done
 wait "$child"
 code=$?
 
-if [[ -n $stopped || ${SLURMD_NODENAME:-$first} == "$first" ]]; then exit "$code"; fi
+if [[ ${SLURMD_NODENAME:-$first} == "$first" ]]; then
+  # Where Ray does not start here there is no driver to write its code: symmetric-run ends with 0, as if all were done,
+  # and the other nodes would be held for 900 s.
+  if [[ -n ${PROMPTMILL_CODE_FILE:-} && ! -s $PROMPTMILL_CODE_FILE ]]; then
+    ((code)) || code=5
+    printf '%s\n' "$code" >"$PROMPTMILL_CODE_FILE"
+  fi
+  exit "$code"
+fi
+if [[ -n $stopped ]]; then exit "$code"; fi
 
 # Slurm says so after SlurmdTimeout, by default 300 s: a star for no answer, then "down".
 first_is_lost() { [[ $(sinfo --noheader --nodes "$first" --format %t) =~ ^down|\*$ ]]; }

@@ -275,6 +275,18 @@ def test_slurm_ends_the_step_when_the_driver_has_ended(slurm: Slurm, stub: Stub,
     assert set(asked) == {"--signal=TERM 4217.3", "--signal=KILL 4217.3"} and asked[0] == "--signal=TERM 4217.3"
 
 
+@pytest.mark.parametrize(("code", "seen"), [(7, 7), (0, 5)])
+def test_slurm_ends_the_step_when_ray_does_not_start_on_the_first_node(
+    slurm: Slurm, stub: Stub, tmp_path: Path, code: int, seen: int
+) -> None:
+    """A port that is taken: Ray ends with 0, as if all were done; the other nodes were held for 15 minutes."""
+    first = f"SLURM_STEP_ID=3 bash {INFRA}/slurm/node.sh node1 bash -c 'exit {code}'"
+    slurm.step(f"echo $$ > {tmp_path}/step; {first}; exec sleep 120")
+    stub("scancel", f'case "$*" in *TERM*.3) kill -TERM "$(<{tmp_path}/step)" ;; esac')
+    ended = run(SCRIPTS[2], "job.yaml", **slurm.environment())
+    assert ended.returncode == seen and slurm.requeued
+
+
 def test_slurm_requeues_by_the_clock(slurm: Slurm, stub: Stub, tmp_path: Path) -> None:
     """A driver that does not end in time: at the limit Slurm would end the job for good."""
     slurm.step(f"touch {tmp_path}/up; exec sleep 5")
