@@ -201,7 +201,8 @@ def line(start: str, **words: str) -> list[str]:
 
 
 def starts_again(slurm: Slurm, job: str) -> None:
-    """Not before the last try's Ray is gone, for which Slurm itself would keep the job for two minutes."""
+    """Not before the last try is gone, its Ray too, for which Slurm itself would keep the job for two minutes."""
+    wait_for(lambda: slurm.states() <= {"idle", "drain"}, slurm.said)
     for name in ("n1", "n2"):
         wait_for(lambda name=name: slurm.lab.run(name, "pgrep", "raylet|gcs_server").returncode == 1, slurm.said)  # type: ignore[misc]
     before = slurm.shards
