@@ -19,10 +19,13 @@ from promptmill.pipeline.curation.settings import Settings
 from promptmill.pipeline.dataset.labelled import Labelled
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
 from promptmill.pipeline.jobfile.reader import parse_job
+from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
+from promptmill.pipeline.models.catalog.tasks import check_strength, check_task
 from promptmill.pipeline.shapes.captions import WORDS
 from promptmill.pipeline.shapes.world import COLOURS, SHAPES
 from promptmill.schemas.errors import JobError, Problem
+from promptmill.schemas.generation import Model
 from promptmill.schemas.tuning import Tuning
 
 Told = Callable[[str], None]
@@ -73,6 +76,31 @@ def ways_of(settings: SynthesisSettings) -> list[Way]:
         *(Way(guidance) for guidance in settings.guidances),
         *(Way(_STRENGTH_GUIDANCE, strength) for strength in settings.strengths),
     ]
+
+
+def check_ways(settings: SynthesisSettings) -> None:
+    """Before anything is tuned or made. Raises JobError, by the names of the options."""
+    problems = [
+        *(
+            Problem("--guidance", "a number from 0 to 1,000", f"{g:g}")
+            for g in settings.guidances
+            if not 0 <= g <= 1000
+        ),
+        *(Problem("--strength", "a share above 0, at most 1", f"{s:g}") for s in settings.strengths if not 0 < s <= 1),
+    ]
+    if not ways_of(settings):
+        problems.append(Problem("--guidance, --strength", "a way to make images", "none"))
+    if not 1 <= settings.sampling_steps <= 1000:
+        problems.append(Problem("--sampling-steps", "1 to 1,000", f"{settings.sampling_steps}"))
+    if problems:
+        raise JobError(*problems)
+    model = resolve_model(Model.model_validate(settings.model_fields), "--model")
+    if settings.guidances:
+        check_task(model, "text-to-image", None, "--model")
+    if settings.strengths:
+        check_task(model, "image-to-image", None, "--model")
+    for strength in settings.strengths:
+        check_strength(model, "image-to-image", settings.sampling_steps, strength, "--strength")
 
 
 def worded(settings: SynthesisSettings, classes: Sequence[str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from promptmill.jobs.synthesis import (
     SynthesisSettings,
     Told,
     Way,
+    check_ways,
     claim,
     proof_of,
     ways_of,
@@ -57,11 +58,12 @@ def synthesize(settings: SynthesisSettings, told: Told = lambda text: None) -> S
     """
     asked = replace(settings.proof, synthetic=str(settings.out / "sets/{draw}"))
     check_settings(asked)
-    if not ways_of(settings):
-        raise JobError(Problem("--guidance, --strength", "a way to make images", "none"))
+    check_ways(settings)
     prepare_process(1)
+    from promptmill.pipeline.evaluation.prove.learners import load_learner
     from promptmill.pipeline.evaluation.prove.world import real_sets
 
+    load_learner(asked.learner)  # one that does not load would be told after the first set is made
     sets = real_sets(asked)
     settings = replace(settings, proof=replace(asked, shots=sets.shots))
     wordings = worded(settings, sets.classes)

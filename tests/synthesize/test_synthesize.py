@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -89,6 +90,28 @@ def test_the_test_set_is_the_real_one(sets: Path, tmp_path: Path) -> None:
     shutil.copytree(sets / "real", tmp_path / "other name")
     with pytest.raises(JobError, match="REAL: expected another set than the test set"):
         synthesize(settings_of(sets, tmp_path / "out", test=str(tmp_path / "other name")))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"learner": "ViT-X/none"}, "--learner"),
+        ({"strengths": (1.5,)}, "--strength: expected a share above 0, at most 1, got 1.5"),
+        ({"strengths": (math.nan,)}, "--strength: expected a share above 0, at most 1, got nan"),
+        ({"strengths": (0.4,)}, "--strength: expected at least 0.5 with 2 steps"),
+        ({"guidances": (-2.0,)}, "--guidance: expected a number from 0 to 1,000, got -2"),
+        ({"guidances": (), "strengths": ()}, "expected a way to make images, got none"),
+        ({"sampling_steps": 0}, "--sampling-steps: expected 1 to 1,000, got 0"),
+        ({"model": "no/such/folder"}, "--model"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_tuned(
+    sets: Path, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(JobError) as refused:
+        synthesize(settings_of(sets, tmp_path / "out", **changes))
+    assert told in str(refused.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -171,8 +171,9 @@ class _Proof:
 
         images = read_labelled(self.settings.test, "--test", read)
         check_classes(images, self.world.classes, "--test")
-        hint = "A proof on images that were trained on says nothing: take them out and prove again."
         for where, trained in self.world.trained_on.items():
+            seen = "chose" if where == "--validation" else "were trained on"
+            hint = f"A proof on images that {seen} says nothing: take them out and prove again."
             images, alike = not_shared(trained, images, where, "the test set (a leak)", hint)
             if alike:
                 self.notices.append(f"{alike} test images look like images of {where}, and are not asked")
