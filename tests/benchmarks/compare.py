@@ -32,6 +32,7 @@ class Round:
     warm_rate: float
     cold_s: float
     peak_bytes: int
+    private_bytes: int
     more: dict[str, Any]
 
 
@@ -82,7 +83,7 @@ def run_variant(setting: Setting, variant: str) -> Round:
         answer = Answer.read(Path(folder))
         if not variant.startswith("bare"):
             _check_output(Path(folder) / "out", setting.images)
-    return Round(answer.warm_rate, cost.seconds, cost.peak_bytes, answer.more)
+    return Round(answer.warm_rate, cost.seconds, cost.peak_bytes, cost.private_bytes, answer.more)
 
 
 def _named(variant: str) -> tuple[str, str]:
