@@ -32,8 +32,8 @@ ENVIRONMENT: Final = {
 
 @dataclass(frozen=True)
 class Cost:
-    """`peak_bytes` is the proportional set size: memory that processes share is counted once. `private_bytes` leaves out
-    what lies in files, as Ray's own watch does that ends workers: 0.4 GB of torch with CUDA are files."""
+    """`peak_bytes` is the proportional set size: memory that processes share is counted once. `private_bytes` leaves
+    out what lies in files, as Ray's own watch does that ends workers: 0.4 GB of torch with CUDA are files."""
 
     seconds: float
     peak_bytes: int

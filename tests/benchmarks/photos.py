@@ -38,9 +38,7 @@ class Photos:
         least = f"over images, images/s warm ÷ the pipeline alone: at least {LEAST_RATE}"
         return [
             Goal(least, rate, (rate or 0) >= LEAST_RATE),
-            Goal(
-                "over photos of 12 megapixels, most memory of its own in GB: below 1", own, (own or MOST_GB) < MOST_GB
-            ),
+            Goal("over photos of 12 megapixels, memory without files in GB: below 1", own, (own or MOST_GB) < MOST_GB),
         ]
 
 
