@@ -26,7 +26,7 @@ from promptmill.pipeline.execution.fleet.places import NoPlaceLeftError, Places
 from promptmill.pipeline.execution.fleet.sight import Beacon, UnseenError, prove_sight
 from promptmill.pipeline.execution.fleet.worker_handle import WorkerHandle
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import ClusterError, ModelLoadError, PlaceError, StorageError
+from promptmill.schemas.errors import ClusterError, JobError, ModelLoadError, PlaceError, StorageError
 from promptmill.schemas.plan import Shard
 from tests.engine.conftest import Answer
 
@@ -78,6 +78,19 @@ def test_an_address_that_is_none(
     assert says in answer.err
     assert f"{by}: {address}" in answer.err
     assert not (tmp_path / "out").exists(), "an address is known to be wrong before the output is claimed"
+
+
+def test_a_cluster_of_other_versions_is_told_with_both() -> None:
+    """Ray's own words about them were cut off, and the two lines that say which were lost."""
+    from ray._private.utils import compute_version_info
+
+    from promptmill.pipeline.execution.fleet.address import _check_versions
+
+    ours = dict(zip(("ray_version", "python_version"), compute_version_info(), strict=False))
+    _check_versions(ours, "--address head:6379")
+    with pytest.raises(JobError) as error:
+        _check_versions({**ours, "ray_version": "2.9.3"}, "--address head:6379")
+    assert "Ray 2.9.3 and Python" in str(error.value) and f"got Ray {ours['ray_version']}" in str(error.value)
 
 
 def test_the_dashboards_port(cli: Cli, job: MakeJob, web_server: int) -> None:
