@@ -21,12 +21,11 @@ from promptmill.schemas.resolved import ResolvedModel
 
 SUFFIX: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 
-# https://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia
-_SOURCE_TYPE = (
+_SOURCE_TYPE = (  # of https://cv.iptc.org/newscodes/digitalsourcetype/
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-    b' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    b' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/%b"/>'
     b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 _EXIF_IFD, _EXIF_VERSION, _USER_COMMENT = 0x8769, 0x9000, 0x9286
@@ -42,10 +41,14 @@ class EncodedImage:
     phash: str
 
 
-def encode_image(pixels: Pixels, parameters: str | None, output: Output) -> EncodedImage:
-    """The same bytes for the same input. `phash` is 64 bits as 16 hex digits, for finding near duplicates."""
+def encode_image(pixels: Pixels, parameters: str | None, output: Output, composite: bool = False) -> EncodedImage:
+    """The same bytes for the same input. `composite` says that a part of the image is none of the model's.
+
+    `phash` is 64 bits as 16 hex digits, for finding near duplicates.
+    """
     image = Image.fromarray(pixels)
-    xmp = _SOURCE_TYPE if output.embed_source_type else None
+    kind = b"compositeWithTrainedAlgorithmicMedia" if composite else b"trainedAlgorithmicMedia"
+    xmp = _SOURCE_TYPE % kind if output.embed_source_type else None
     sink = io.BytesIO()
     if output.image_format == "png":
         info = PngInfo()

@@ -152,7 +152,7 @@ class ImageMaker:
         )
         try:
             parameters = parameters_text(*ingredients) if self._output.embed_parameters else None
-            image = encode_image(pixels, parameters, self._output)
+            image = encode_image(pixels, parameters, self._output, composite="mask" in sample.inputs)
         except (OSError, ValueError) as error:
             return Outcome(sample, outcome.scores, outcome.flags, error=SampleError("encoding", str(error)))
         name = f"{sample.sample_id}.{SUFFIX[self._output.image_format]}"

@@ -100,7 +100,8 @@ def reproduce_sample(
     height, width = pixels.shape[:2]
     output = plan.job.output
     parameters = parameters_text(sample, sample.drawn_with(variant.generation), variant.model, scheduler, width, height)
-    made = encode_image(pixels, parameters if output.embed_parameters else None, output)
+    told = parameters if output.embed_parameters else None
+    made = encode_image(pixels, told, output, composite="mask" in sample.inputs)
     stored = next((data for _, data in read_images(store, key, [row])), None)
     difference = compare_images(made.data, stored) if stored is not None else {}
     return Reproduction(

@@ -30,6 +30,7 @@ from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.errors import SampleError
 from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.inputs import Input
+from promptmill.schemas.origin import is_marked
 from promptmill.schemas.plan import Sample
 from promptmill.schemas.prompts import Columns, Prompts
 from promptmill.schemas.resolved import ResolvedModel
@@ -196,6 +197,10 @@ def test_outside_the_mask_nothing_changes(cli: Cli, job: Job, photos: Path, tmp_
         assert np.array_equal(made[outside], given[outside])
         assert not np.array_equal(made[~outside], given[~outside])
         assert row["task"] == "inpainting" and row["strength"] == 1.0
+        assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in row["image"]["bytes"]
+        assert is_marked(row["image"]["bytes"])
+    again = ("--out", tmp_path / "again.png", "--json")
+    assert cli("reproduce", tmp_path / "out", kept[0]["sample_id"], *again).json["identical"]
     (failed,) = records(tmp_path / "out", "failures")
     assert "black all over" in failed["message"]
 
