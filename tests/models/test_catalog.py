@@ -157,7 +157,6 @@ def test_unknown_pipeline(copy: Path) -> None:
     "name",
     [
         "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionInpaintPipeline",
         "StableDiffusionUpscalePipeline",
         "StableDiffusionControlNetPipeline",
         "StableAudioPipeline",

@@ -145,7 +145,23 @@ def build_sd15_crossing(folder: Path) -> Path:
     return build_sd15(folder, unet=unet(**crossing, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")))
 
 
-def build_sdxl(folder: Path) -> Path:
+def build_sd15_masked(folder: Path) -> Path:
+    """With a U-Net of 9 channels, which is given the mask and the image beside it; saved as its own class."""
+    return saved_as("StableDiffusionInpaintPipeline", build_sd15(folder, unet=unet(in_channels=9)))
+
+
+def build_sdxl_masked(folder: Path) -> Path:
+    return saved_as("StableDiffusionXLInpaintPipeline", build_sdxl(folder, in_channels=9))
+
+
+def saved_as(name: str, folder: Path) -> Path:
+    """The classes have the same parts."""
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": name}))
+    return folder
+
+
+def build_sdxl(folder: Path, in_channels: int = 4) -> Path:
     """StableDiffusionXLPipeline of 64×64 pixels: two text encoders, and zeros where there is no negative prompt."""
     torch.manual_seed(0)
     StableDiffusionXLPipeline(
@@ -155,6 +171,7 @@ def build_sdxl(folder: Path) -> Path:
         tokenizer=tokenizer(CLIP_TOKENS),
         tokenizer_2=tokenizer(CLIP_TOKENS),
         unet=unet(
+            in_channels=in_channels,
             cross_attention_dim=64,
             attention_head_dim=(2, 4),
             use_linear_projection=True,

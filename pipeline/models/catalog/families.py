@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-WEIGHS_WORDS: Final = frozenset({"StableDiffusionPipeline", "StableDiffusionXLPipeline"})
+INPAINTS: Final[Mapping[str, str]] = {
+    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
+}
+"""Classes that draw with a U-Net of latents alone, and those that can draw with one that is given the mask too."""
+MASKED_CHANNELS: Final = 9
+"""Of such a U-Net: latents, the mask, and latents of the image without what is drawn anew."""
+
+WEIGHS_WORDS: Final = frozenset({*INPAINTS, *INPAINTS.values()})
 """Their calls take one embedding a token, in any number of parts, and nothing of a text beside that but SDXL's pooled
 one. Flux, SD3 and their kin read T5 too, of which a weighted token is a text that it never saw."""
 
@@ -45,8 +53,10 @@ MIXES_PROMPTS: Final = frozenset(
         "StableDiffusion",
         "StableDiffusion3",
         "StableDiffusion3PAG",
+        "StableDiffusionInpaint",
         "StableDiffusionPAG",
         "StableDiffusionXL",
+        "StableDiffusionXLInpaint",
         "StableDiffusionXLPAG",
         "ZImage",
         "ZImageOmni",
@@ -84,3 +94,11 @@ measured to show mates (Qwen-Image-Edit pads its prompts to the longest)."""
 FAILS: Final = frozenset({"ChromaInpaintPipeline"})
 """Classes of diffusers that raise on every image: it asks its transformer for a `guidance_embeds` that none has."""
 CHANNELS: Final[Mapping[str, tuple[int, ...]]] = {"StableDiffusion3InpaintPipeline": (16, 33)}
+
+
+def drawn_by(saved_as: str, unet_channels: object) -> str:
+    """The class that draws with a folder saved as this one: the channels of its U-Net say which of the two it is."""
+    text = next((name for name, masked in INPAINTS.items() if saved_as in (name, masked)), None)
+    if text is None:
+        return saved_as
+    return INPAINTS[text] if unet_channels == MASKED_CHANNELS else text

@@ -20,7 +20,7 @@ from promptmill.pipeline.models.catalog.components import (
     part_files,
 )
 from promptmill.pipeline.models.catalog.door import folder_problems
-from promptmill.pipeline.models.catalog.families import EDITS
+from promptmill.pipeline.models.catalog.families import EDITS, INPAINTS, drawn_by
 from promptmill.pipeline.models.catalog.hub import HUB_ID, cached_snapshot, download, open_hub_model
 from promptmill.pipeline.models.catalog.licenses import license_of_folder
 from promptmill.pipeline.models.catalog.mirror import Told, silent
@@ -61,7 +61,7 @@ def resolve_model(model: Model, where: str) -> ResolvedModel:
     """
     folder, is_local = _open(model, where)
     index = check_folder(folder, where)
-    pipeline_class = str(index["_class_name"])
+    pipeline_class = pipeline_code(folder.root, index).class_name
     weights = component_weights(folder, index)
     width, height, multiple = _sizes(folder, index, pipeline_class, where)
     builtin = model.path.startswith(BUILTIN)
@@ -222,7 +222,7 @@ def _pipeline_class(index: dict[str, Any], where: str) -> str:
         )
     if name not in diffusers_source.pipeline_modules():
         raise JobError(unknown_class(name, where))
-    if not (diffusers_source.makes_images_from_text(name) or name in EDITS):
+    if not (diffusers_source.makes_images_from_text(name) or name in {*EDITS, *INPAINTS.values()}):
         hint = "Name a text-to-image model, or one of those that edit: " + ", ".join(sorted(EDITS)) + "."
         raise JobError(refused_class(name, where, hint))
     if missing := diffusers_source.missing_package(name):
@@ -260,7 +260,8 @@ def pipeline_code(root: Path, index: dict[str, Any]) -> PipelineCode:
     """With the settings of the parts in the folder; of those that cannot be read, none."""
     paths = {name: root / name / "config.json" for name, _, _ in components(index)}
     settings = {name: read_json(path) if path.is_file() else {} for name, path in paths.items()}
-    return PipelineCode(str(index["_class_name"]), index, settings)
+    name = drawn_by(str(index["_class_name"]), settings.get("unet", {}).get("in_channels"))
+    return PipelineCode(name, index, settings)
 
 
 def code_of(model: ResolvedModel) -> PipelineCode | None:

@@ -14,7 +14,7 @@ from promptmill.pipeline.models.catalog.diffusers_source import (
     pipeline_modules,
     rounds_steps_down,
 )
-from promptmill.pipeline.models.catalog.families import CHANNELS, EDITS, FAILS
+from promptmill.pipeline.models.catalog.families import CHANNELS, EDITS, FAILS, INPAINTS, MASKED_CHANNELS
 from promptmill.pipeline.models.catalog.resolve import code_of
 from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.inputs import ControlKind, Role, TaskName, task_of
@@ -65,8 +65,10 @@ def class_for(task: TaskName, base: str, control: ControlKind = "") -> str | Non
     `control` is what steers beside the model's own weights.
 
     Inpainting with a U-Net is the image-to-image class with blended latents: diffusers' own class insists on 4 or 9
-    channels, and lets the mask's edge through where it begins inside a latent.
+    channels, and lets the mask's edge through where it begins inside a latent. A U-Net of 9 draws with a mask alone.
     """
+    if base in INPAINTS.values():
+        return base if task == "inpainting" and not control else None
     if control:
         return _controlled(task, base, control)
     if task in ("text-to-image", "edit"):
@@ -130,6 +132,9 @@ def check_task(model: ResolvedModel, task: TaskName, asked: TaskName | None, whe
         got = f"{model.path}, a {base}"
         if base in EDITS and task == "text-to-image":
             raise JobError(Problem("prompts.columns.image", "images for a model that edits them", got, _GIVEN["edit"]))
+        if base in INPAINTS.values():
+            got, hint = f"{got}, which does inpainting alone: its U-Net is given the mask", _GIVEN["inpainting"]
+            raise JobError(Problem(where, f"a model that does {task}", got, f"{hint} {_that_do(task)}"))
         raise JobError(Problem(where, f"a model that does {task}", got, _that_do(task)))
     _check_channels(model, task, where)
 
@@ -137,11 +142,25 @@ def check_task(model: ResolvedModel, task: TaskName, asked: TaskName | None, whe
 def _check_channels(model: ResolvedModel, task: TaskName, where: str) -> None:
     """Some classes insist on the channels of the models that they were written for, once the weights are loaded."""
     name = class_for(task, model.pipeline_class) or ""
+    if model.pipeline_class in INPAINTS:
+        _check_latents(model, where)
     code = code_of(model) if name in CHANNELS else None
     has = code.settings.get("transformer", {}).get("in_channels") if code else None
     if has is not None and has not in CHANNELS[name]:
         expected = f"a transformer of {' or '.join(map(str, CHANNELS[name]))} channels, as {name} insists"
         raise JobError(Problem(where, expected, f"{has} in {model.path}"))
+
+
+def _check_latents(model: ResolvedModel, where: str) -> None:
+    """A U-Net that is given more than latents (a depth map, a small image) would fail in its first step."""
+    code = code_of(model)
+    if code is None or not {"unet", "vae"} <= code.settings.keys():
+        return
+    has = code.settings["unet"].get("in_channels", 4)
+    latents = code.settings["vae"].get("latent_channels", 4)
+    if has != latents:
+        expected = f"a U-Net of {latents} channels as the autoencoder's, or of {MASKED_CHANNELS} for masks"
+        raise JobError(Problem(where, expected, f"{has} in {model.path}, a {model.pipeline_class}"))
 
 
 _GIVEN: Mapping[TaskName, str] = {
@@ -153,7 +172,9 @@ _GIVEN: Mapping[TaskName, str] = {
 
 
 def _that_do(task: TaskName) -> str:
-    able = sorted(name for name in {*auto_classes("TEXT2IMAGE").values(), *EDITS} if class_for(task, name))
+    able = sorted(
+        name for name in {*auto_classes("TEXT2IMAGE").values(), *EDITS, *INPAINTS.values()} if class_for(task, name)
+    )
     return f"These do: {', '.join(able)}."
 
 

@@ -15,6 +15,7 @@ import transformers
 from promptmill.pipeline.models.catalog import diffusers_source, weights
 from promptmill.pipeline.models.catalog.components import component_weights, components
 from promptmill.pipeline.models.catalog.door import NO_CODE
+from promptmill.pipeline.models.catalog.families import INPAINTS
 from promptmill.pipeline.models.catalog.held import held
 from promptmill.pipeline.models.catalog.resolve import check_folder, fetch_model
 from promptmill.pipeline.models.diffusion.closed import closed
@@ -50,6 +51,8 @@ def load_pipeline(model: ResolvedModel, dtype: torch.dtype, device: torch.device
     if name not in diffusers_source.pipeline_modules():  # a plan that somebody else wrote
         raise JobError(Problem(model.path, "a pipeline class of the installed diffusers", repr(name), NO_CODE))
     loader = "AutoPipelineForText2Image" if name in diffusers_source.text_to_image_classes() else "DiffusionPipeline"
+    if name in INPAINTS.values():  # a folder that is saved as the class for text says nothing of its U-Net's channels
+        loader = name
     check_device(model, device)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     if "add_watermarker" in inspect.signature(getattr(diffusers, name).__init__).parameters:

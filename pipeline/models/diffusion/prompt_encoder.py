@@ -32,6 +32,8 @@ _MASKED_OUTPUT = ("prompt_embeds", "prompt_attention_mask", None, None)
 ENCODED: dict[str, tuple[str | None, ...]] = {
     "StableDiffusionPipeline": _CLIP_OUTPUT,
     "StableDiffusionXLPipeline": _POOLED_OUTPUT,
+    "StableDiffusionInpaintPipeline": _CLIP_OUTPUT,
+    "StableDiffusionXLInpaintPipeline": _POOLED_OUTPUT,
     "StableDiffusion3Pipeline": _POOLED_OUTPUT,
     "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds", None),
     "PixArtAlphaPipeline": _MASKED_OUTPUT,
