@@ -1,6 +1,7 @@
 """Prompts that break the process which draws them. Installed by the zygote where PROMPTMILL_TEST_FAULTY is set.
 
-A word in a prompt says what happens; everything around it is the real generator with the real pipeline.
+A word in a prompt says what happens, and the value `gpu:0` that this GPU breaks whatever is drawn on it, a blank sample too;
+everything around it is the real generator with the real pipeline.
 """
 
 from __future__ import annotations
@@ -42,5 +43,6 @@ def _break(words: set[str], batch_size: int) -> None:
         raise ValueError("the pipeline does not like this prompt")
     if "memory" in words and batch_size > LARGEST_BATCH:
         torch.empty(1 << 60, dtype=torch.uint8)
-    if "device" in words or os.environ.get("CUDA_VISIBLE_DEVICES", "") in words:
+    gpu = f"gpu:{os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+    if "device" in words or os.environ.get("PROMPTMILL_TEST_FAULTY") == gpu:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

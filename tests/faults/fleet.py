@@ -112,10 +112,10 @@ def device_left_out(bench: Bench, fleet: Fleet) -> Row:
 
     The other is slow, so that there is work left when the first one's second worker has started.
     """
-    texts = [f"{text} slow 0" for text in MANY]  # "0" breaks a worker which was given GPU 0
+    texts = [f"{text} slow" for text in MANY]
     job = bench.job(bench.prompts(texts), compute={"gpus_per_worker": 1.0})
     row, output, began = Row("GPU lost, twice"), bench.output(), time.monotonic()
-    ended = bench.run(job, output, *fleet.options(), **fleet.env(PROMPTMILL_TEST_FAULTY="1"))
+    ended = bench.run(job, output, *fleet.options(), **fleet.env(PROMPTMILL_TEST_FAULTY="gpu:0"))
     row.times = ended.printed.count("is lost to its process")
     told = [(lost["name"], lost["address"], lost["cause"]) for lost in ended.json["left_out"]]
     good = len(told) == 1 and "lost twice" in told[0][2] and not told[0][1].startswith("unknown")
