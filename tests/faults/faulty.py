@@ -1,6 +1,6 @@
 """Prompts that break the process which draws them. Installed by the zygote where PROMPTMILL_TEST_FAULTY is set.
 
-A word in a prompt says what happens, and the value `gpu:0` that this GPU breaks whatever is drawn on it, a blank sample too;
+A word in a prompt says what happens, and the value `gpu:0` that this GPU breaks whatever it draws, a blank sample too;
 everything around it is the real generator with the real pipeline.
 """
 

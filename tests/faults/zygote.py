@@ -183,7 +183,7 @@ def build(folder: Path) -> None:
     tiny.build_sd15(folder / "sd-nan", text_encoder=text_encoder)
     shutil.copytree(folder / "sd", folder / "sd-broken")
     config = folder / "sd-broken" / "unet" / "config.json"
-    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 5'))
+    config.write_text(config.read_text().replace('"cross_attention_dim": 32', '"cross_attention_dim": 24'))
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"cli": run_cli, "script": run_script, "build": build_models}

@@ -143,7 +143,7 @@ def _check_channels(model: ResolvedModel, task: TaskName, where: str) -> None:
     """Some classes insist on the channels of the models that they were written for, once the weights are loaded."""
     name = class_for(task, model.pipeline_class) or ""
     if model.pipeline_class in INPAINTS:
-        _check_latents(model, where)
+        _check_latents(model)
     code = code_of(model) if name in CHANNELS else None
     has = code.settings.get("transformer", {}).get("in_channels") if code else None
     if has is not None and has not in CHANNELS[name]:
@@ -151,7 +151,7 @@ def _check_channels(model: ResolvedModel, task: TaskName, where: str) -> None:
         raise JobError(Problem(where, expected, f"{has} in {model.path}"))
 
 
-def _check_latents(model: ResolvedModel, where: str) -> None:
+def _check_latents(model: ResolvedModel) -> None:
     """A U-Net that is given more than latents (a depth map, a small image) would fail in its first step."""
     code = code_of(model)
     if code is None or not {"unet", "vae"} <= code.settings.keys():
@@ -160,7 +160,7 @@ def _check_latents(model: ResolvedModel, where: str) -> None:
     latents = code.settings["vae"].get("latent_channels", 4)
     if has != latents:
         expected = f"a U-Net of {latents} channels as the autoencoder's, or of {MASKED_CHANNELS} for masks"
-        raise JobError(Problem(where, expected, f"{has} in {model.path}, a {model.pipeline_class}"))
+        raise JobError(Problem("model.path", expected, f"{has} in {model.path}, a {model.pipeline_class}"))
 
 
 _GIVEN: Mapping[TaskName, str] = {
