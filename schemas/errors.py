@@ -78,6 +78,10 @@ class MissingObjectError(StorageError):
     pass
 
 
+class NoAnswerError(StorageError):
+    """Of a fault that could pass, and did not as long as the patience was."""
+
+
 class ClusterError(PromptmillError):
     exit_code = 5
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -23,6 +22,7 @@ from promptmill.pipeline.prompts.image_files import is_image
 from promptmill.pipeline.prompts.members import member_of
 from promptmill.pipeline.prompts.pixels import MAX_BYTES
 from promptmill.pipeline.prompts.reach import EMBEDDED, PACKED, Reach
+from promptmill.pipeline.prompts.servers import Servers
 from promptmill.pipeline.storage.digests import digest_of
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.storage.urls import absolute_url, is_remote
@@ -33,12 +33,9 @@ from promptmill.schemas.origin import is_marked
 from promptmill.schemas.plan import STAGED, Sample, SourceFile
 from promptmill.schemas.records import kept_input_key
 from promptmill.schemas.resolved import ResolvedModel
-from promptmill.schemas.urls import split_query
 
-FETCH_PATIENCE_S = 60.0
 REFERENCE_SIDE = 512
 """Of the shorter side of a reference image: the largest image encoder in use sees 448 pixels."""
-_STORES_KEPT = 64
 _HASHES_KEPT = 100_000
 
 
@@ -77,8 +74,7 @@ class InputReader:
         self._output = output
         self._keep = keep
         self._kept: set[str] = set()
-        self._lock = threading.Lock()
-        self._stores: dict[tuple[str, str], Store] = {}
+        self._servers = Servers()
         self._cells = Cells(output)
 
     def read(self, place: str) -> bytes:
@@ -137,12 +133,12 @@ class InputReader:
             raise ValueError("no place in a tar")
         if not (self._reach is None or self._reach.holds(path)):
             raise outside(path)
-        store, name = self._store_of(path)
-        entry = store.entry(name)
-        if entry is None:
-            raise FileNotFoundError(path)
-        stop = member.start + member.size
-        data = store.read_range(name, member.start, stop) if stop <= entry.size_bytes else b""
+        with self._servers.opened(path) as (store, name):
+            entry = store.entry(name)
+            if entry is None:
+                raise FileNotFoundError(path)
+            stop = member.start + member.size
+            data = store.read_range(name, member.start, stop) if stop <= entry.size_bytes else b""
         if not member.holds(data):
             raise SampleError("input", f"{place} is another image than when the job was planned")
         return data
@@ -157,28 +153,17 @@ class InputReader:
         return data
 
     def _read_file(self, place: str) -> bytes:
-        store, name = self._store_of(place)
-        entry = store.entry(name)
-        if entry is None:
-            raise FileNotFoundError(place)
-        if entry.size_bytes > MAX_BYTES:
-            raise ValueError(f"{entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
-        data = store.read(name)
+        with self._servers.opened(place) as (store, name):
+            entry = store.entry(name)
+            if entry is None:
+                raise FileNotFoundError(place)
+            if entry.size_bytes > MAX_BYTES:
+                raise ValueError(f"{entry.size_bytes:,} bytes, more than {MAX_BYTES:,}")
+            data = store.read(name)
         planned = self._planned.get(place)
         if planned is not None and _is_another(planned, data, store.content_version(entry)):
             raise SampleError("input", f"{place} is another image than when the job was planned")
         return data
-
-    def _store_of(self, place: str) -> tuple[Store, str]:
-        address, query = split_query(place)
-        folder, _, name = address.rpartition("/")
-        key = (folder, query)
-        with self._lock:
-            if len(self._stores) > _STORES_KEPT:
-                self._stores.clear()
-            if key not in self._stores:  # over SFTP each store is a connection
-                self._stores[key] = Store(folder, patience_s=FETCH_PATIENCE_S, query=query)
-            return self._stores[key], name
 
     def _embedded(self, place: str) -> bytes:
         path, _, cell = place.removeprefix(EMBEDDED).rpartition("#")

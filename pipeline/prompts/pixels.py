@@ -5,7 +5,9 @@ A picture of 13 kB can be 178 million pixels when it is opened, and some formats
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +45,36 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
         with picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
-                raise ImageError(f"{width}×{height}, more than {MAX_PIXELS:,} pixels")
+                raise ImageError(_too_many(f"{width}×{height}"))
             yield picture
     except ImageError:
         raise
+    except Image.DecompressionBombError as bomb:  # of twice Pillow's own limit, before there is an image with a size
+        raise ImageError(_too_many(_size_by_header(data) or _pixels_said(bomb))) from None
     except UnidentifiedImageError:
         raise UnknownImageError("no image that Pillow knows") from None
     except Exception as error:  # its readers raise SyntaxError, struct.error, KeyError, zlib.error, … of broken bytes
         raise ImageError(first_line(error)) from error
+
+
+def _too_many(size: str) -> str:
+    return f"{size}, more than {MAX_PIXELS:,} pixels"
+
+
+def _size_by_header(data: bytes) -> str:
+    """What Pillow's readers make of the header alone; empty where none of them finds a size that is too large."""
+    for name in FORMATS:
+        if name in Image.OPEN:
+            with contextlib.suppress(Exception), Image.OPEN[name][0](io.BytesIO(data), b"") as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    return f"{picture.width}×{picture.height}"
+    return ""
+
+
+def _pixels_said(bomb: Image.DecompressionBombError) -> str:
+    """The reader of WebP tells no more than a number."""
+    found = re.search(r"\d+", str(bomb))
+    return f"{int(found[0]):,} pixels" if found else "an image"
 
 
 def decode_image(data: bytes) -> npt.NDArray[np.uint8]:

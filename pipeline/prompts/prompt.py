@@ -82,7 +82,8 @@ def with_inputs(prompt: Prompt, found: Mapping[Role, str | None], numbers: Mappi
     """`found` is where the image of each role lies, None where the row names none; `numbers` are strength and those of
     STEERING that are mapped."""
     missing = [role for role, place in found.items() if not place]
-    error = SampleError("input", f"{missing[0]}: null") if missing else None
+    wanted = "expected an image (a path, a URL or bytes), got none"
+    error = SampleError("input", f"{missing[0]}: {wanted}") if missing else None
     own: dict[str, float] = {}
     for name, cell in numbers.items():
         try:

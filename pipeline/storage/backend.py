@@ -129,7 +129,9 @@ class Backend(abc.ABC):
     def root_info(self) -> tuple[str, int] | None:
         try:
             info = self.fs.info(self.root)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if (answer := no_answer(error)) is not None:
+                raise answer from None
             return None
         return info["type"], int(info["size"] or 0)
 

@@ -24,6 +24,7 @@ _PASSING_CODES = {
 """Said with a status of 400 or so, and gone at the next try."""
 _LASTING_STATUS = (set(range(400, 500)) - {408, 409, 425, 429}) | {501, 505}
 """Of a server; 409 is what it says where two writes cross."""
+_ABSENT_STATUS = {404, 410}
 _LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
 _LASTING_NAMES = {
     *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"),
@@ -108,11 +109,17 @@ def is_transient(error: BaseException) -> bool:
 
 
 def no_answer(error: FileNotFoundError) -> BaseException | None:
-    """What a web server really did where fsspec says that nothing is there: it was silent, or could not answer now."""
-    cause = error.__cause__
-    status = getattr(cause, "status", None)
-    passing = isinstance(status, int) and (status == 429 or status >= 500)
-    return cause if isinstance(cause, TimeoutError) or passing else None
+    """What a web server really did where fsspec says that nothing is there; None where the server said so itself.
+
+    It was silent, was not to be reached, or refused to say.
+    """
+    for cause in _causes(error):
+        names = _names(cause)
+        if (isinstance(cause, TimeoutError) or "ClientConnectionError" in names) and not names & _LASTING_NAMES:
+            return ConnectionError(f"the server did not answer ({describe(cause)})")
+        if "ClientError" in names and type(cause).__module__.startswith("aiohttp"):
+            return None if getattr(cause, "status", None) in _ABSENT_STATUS else cause
+    return None
 
 
 def _names(error: BaseException) -> set[str]:

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from promptmill.pipeline.prompts import inputs
+from promptmill.pipeline.prompts import servers
 from promptmill.pipeline.storage import clients
 from tests.engine.conftest import Answer, records
 from tests.engine.test_inputs import bomb, encoded, picture
 
 Cli = Callable[..., Answer]
 Job = Callable[..., Path]
+NONE = "expected an image (a path, a URL or bytes), got none"
 GENERATION = {"images_per_prompt": 1, "num_inference_steps": 2, "batch_size": 8}
 
 
@@ -78,7 +79,7 @@ USELESS = {
     "empty.png": (b"", "is empty"),
     "cut.jpg": (encoded(picture(), "JPEG")[:900], "image: broken or cut off"),
     "dot.png": (encoded(Image.new("RGB", (1, 1))), "image: 1×1; the least side is 8 pixels"),
-    "bomb.png": (bomb(), "pixels) exceeds limit"),
+    "bomb.png": (bomb(), "image: 30000×30000, more than 100,000,000 pixels"),
     "notes.png": (b"hello", "image: no image that Pillow knows"),
 }
 
@@ -91,7 +92,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> str:
 def test_each_costs_only_its_sample(
     cli: Cli, job: Job, tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "FETCH_PATIENCE_S", 0.2)
+    monkeypatch.setattr(servers, "FETCH_PATIENCE_S", 0.2)
     monkeypatch.setattr(clients, "HTTP_SILENCE_S", 0.5)
     for name, data in {**FINE, **{name: data for name, (data, _) in USELESS.items() if data is not None}}.items():
         (tmp_path / name).write_bytes(data)
@@ -119,7 +120,7 @@ def test_each_costs_only_its_sample(
     failed = records(tmp_path / "out", "failures")
     assert {row["error_kind"] for row in failed} == {"input"}
     reasons = {row["input_image"].removeprefix(f"{tmp_path}/"): row["message"] for row in failed if row["input_image"]}
-    assert [row["message"] for row in failed if not row["input_image"]] == ["image: null"]
+    assert [row["message"] for row in failed if not row["input_image"]] == [f"image: {NONE}"]
     assert reasons.keys() == said.keys()
     assert not [(name, reasons[name]) for name in said if said[name] not in reasons[name]]
 
@@ -146,5 +147,5 @@ def test_masks_of_every_kind(cli: Cli, job: Job, tmp_path: Path) -> None:
     made = {Path(row["input_mask"]).name: row for row in records(tmp_path / "out")}
     assert made.keys() == {name for name, (_, reason) in masks.items() if reason is None}
     failed = {Path(row["input_mask"] or "null").name: row["message"] for row in records(tmp_path / "out", "failures")}
-    assert failed["null"] == "mask: null"
+    assert failed["null"] == f"mask: {NONE}"
     assert all(reason in failed[name] for name, (_, reason) in masks.items() if reason is not None)
