@@ -10,6 +10,7 @@ import yaml
 
 from promptmill.jobs.console import say, say_json, say_on_stderr
 from promptmill.jobs.options import AsJson, Set
+from promptmill.pipeline.display import shown as on_a_line
 from promptmill.pipeline.jobfile.tuning import load_tuning
 from promptmill.pipeline.models.catalog.diffusers_source import has_loader
 from promptmill.pipeline.models.catalog.resolve import resolve_model
@@ -37,6 +38,8 @@ def finetune(tuning: Tuning, told: Told = lambda text: None) -> FinetuneResult:
     from promptmill.pipeline.training.finetune.examples import lessons
 
     todo = lessons(tuning)
+    if notice := _of_one_image(tuning, {each.of: len(each.images) for each in todo}):
+        told(notice)
     if tuning.compute.workers > 1 and len(todo) > 1:
         from promptmill.pipeline.execution.fleet.tuning import make_side_by_side
 
@@ -50,6 +53,15 @@ def finetune(tuning: Tuning, told: Told = lambda text: None) -> FinetuneResult:
             for lesson, folder in zip(todo, folders_of(tuning, todo), strict=True)
         ]
     return FinetuneResult(folder=tuning.output.folder, adapters=made)
+
+
+def _of_one_image(tuning: Tuning, counts: dict[str, int]) -> str:
+    """A subject or a word may be learnt of one image; what images have in common may not."""
+    single = [on_a_line(of) for of, count in counts.items() if count == 1]
+    if not single or tuning.finetune.method != "lora" or tuning.finetune.each == "image":
+        return ""
+    of = f"{single[0]}{f' and {len(single) - 1:,} more' if len(single) > 1 else ''}: " if single[0] else ""
+    return f"{of}one image teaches that image alone: give several, or say finetune.each: image if that is meant"
 
 
 def _check_loader(tuning: Tuning, base: ResolvedModel) -> None:

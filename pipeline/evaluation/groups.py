@@ -46,7 +46,8 @@ def group_coverage(
     for attribute, column in columns.items():
         groups = made.by_value(column)
         values, more = values_told({value: len(places) for value, places in groups.items()})
-        found += [_coverage(attribute, value, whole, made.rows[groups[value]]) for value in values]
+        told = column if attribute == LABEL else attribute  # LABEL stands for the class
+        found += [_coverage(told, value, whole, made.rows[groups[value]]) for value in values]
         left_out |= {attribute: more} if more else {}
     return found, left_out
 

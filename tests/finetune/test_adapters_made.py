@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
+from promptmill.jobs.finetune import finetune
 from promptmill.pipeline.models.catalog.adapters import resolve_adapter
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
@@ -142,8 +143,13 @@ def test_unknown_targets_name_those_that_there_are(tune: Tune) -> None:
 
 
 TRAINERS = {
-    "nothing": ("pass", "one .safetensors file"),
-    "a pickle": ("open(sys.argv[2] + '/weights.bin', 'wb').write(b'x')", "got 0, and weights.bin"),
+    "nothing": ("pass", r"got 0\. .* write into the folder .* printed nothing \(.*trainer\.log"),
+    "a pickle": (
+        "open(sys.argv[2] + '/weights.bin', 'wb').write(b'x')",
+        r"got 0, and weights\.bin\. .*safe_serialization.*trainer\.log",
+    ),
+    "a silent end": ("sys.exit(3)", r"got 3\. It printed nothing \(.*trainer\.log\)"),
+    "a signal": ("import os; os.kill(os.getpid(), 9)", r"got an end by SIGKILL\. .*trainer\.log"),
     "no weights": ("open(sys.argv[2] + '/a.safetensors', 'wb').write(b'x')", "whole safetensors"),
     "an error": ("sys.exit('no such GPU')", "no such GPU"),
 }
@@ -154,6 +160,33 @@ def test_a_trainer_of_ones_own_is_held_to_the_same(tune: Tune, case: str) -> Non
     code, said = TRAINERS[case]
     with pytest.raises(JobError, match=said):
         tune(finetune={"command": [sys.executable, "-c", f"import sys; {code}", "{images}", "{output}"]})
+
+
+ONE_IMAGE = "one image teaches that image alone"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [({}, True), ({"each": "class"}, True), ({"each": "image"}, False), ({"method": "dreambooth"}, False)],
+    ids=["lora", "a class of one", "each image", "dreambooth"],
+)
+def test_of_one_image_is_said_what_it_teaches(
+    how: dict[str, Any], said: bool, folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = {"token": "sks", "class_word": "shape"} if "method" in how else {}
+    images, told = write_images(tmp_path / "one", ("circle",), each=1), list[str]()
+    asked = tuning_of(folder("sd15"), images, tmp_path / "out", finetune={"steps": 1, **words, **how})
+    assert finetune(asked, told.append).adapters[0].images == 1
+    assert any(ONE_IMAGE in text for text in told) == said
+
+
+def test_no_image_is_refused(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "none/circle").mkdir(parents=True)
+    with pytest.raises(JobError, match="images.source"):
+        finetune(tuning_of(folder("sd15"), tmp_path / "none", tmp_path / "out"))
+    images = write_images(tmp_path / "real")
+    with pytest.raises(JobError, match="images.classes"):
+        finetune(tuning_of(folder("sd15"), images, tmp_path / "out", images={"classes": []}))
 
 
 def test_what_a_trainer_leaves_is_taken(tune: Tune, tmp_path: Path) -> None:

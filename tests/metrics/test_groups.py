@@ -103,6 +103,13 @@ def test_folders_that_are_one_class_are_held_together() -> None:
     assert circle.precision == 1.0
 
 
+def test_an_attribute_called_as_the_class_column_is_told_apart() -> None:
+    rows = np.eye(9).tolist()
+    made = looked(rows, label_name=["cat"] * 9, input_label_name=["left"] * 9)
+    found, _ = group_coverage(looked(rows), made, {"label_name": "input_label_name"})
+    assert [(each.column, each.value) for each in found] == [("label_name", "cat"), ("input_label_name", "left")]
+
+
 def test_the_radii_of_the_whole_reference_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 

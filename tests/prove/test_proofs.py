@@ -133,6 +133,12 @@ def test_a_test_set_under_another_name_is_refused_before_any_training(settings: 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "one image a class, five draws": ({"shots": 6}, "more images a class than shots, for 5 draws, got 6 of across"),
     "no such learner": ({"learner": "local-dir:/nowhere"}, "--learner"),
+    "weights that are not there": ({"learner": "timm:resnet18=gone.safetensors"}, r"got no file gone\.safetensors"),
+    "no model of timm": (
+        {"learner": "timm:resnt18=gone.safetensors"},
+        r"no model resnt18 in timm .* Near to it: .*resnet18",
+    ),
+    "no weights named": ({"learner": "timm:resnet18"}, r"timm:NAME=weights\.safetensors, .*got timm:resnet18$"),
     "a pickle": ({"learner": "timm:resnet18=weights.bin"}, "Pickles are never opened"),
     "no test": ({"test": "nowhere"}, "--test nowhere: expected images, got nothing there"),
     "a share of one": ({"shares": (1.0,)}, "shares between 0 and 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -263,8 +264,16 @@ def _timm(name: str, where: str) -> Learner:
 
     model_name, equals, path = name.partition("=")
     expected = "timm:NAME=weights.safetensors, with a model of the installed timm"
-    if not equals or not Path(path).is_file() or path.rpartition(".")[2] != "safetensors":
+    if not equals or not model_name:
+        raise JobError(Problem(where, expected, f"timm:{name}"))
+    if not timm.is_model(model_name):
+        near = difflib.get_close_matches(model_name, timm.list_models(), 3)
+        hint = f"Near to it: {', '.join(near)}." if near else ""
+        raise JobError(Problem(where, expected, f"no model {cut(model_name, 100)} in timm {timm.__version__}", hint))
+    if Path(path).suffix != ".safetensors":
         raise JobError(Problem(where, expected, f"timm:{name}", "Pickles are never opened."))
+    if not Path(path).is_file():
+        raise JobError(Problem(where, expected, f"no file {path}"))
     try:
         model = timm.create_model(model_name, pretrained=False, num_classes=0)
         said = model.load_state_dict(load_file(path), strict=False)

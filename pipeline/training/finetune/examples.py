@@ -29,6 +29,8 @@ def lessons(tuning: Tuning) -> list[Lesson]:
         if unknown := [each for each in wanted if each not in {image.label for image in images}]:
             there = ", ".join(sorted({image.label for image in images}))[:200]
             raise JobError(Problem("images.classes", f"classes of the images: {there}", unknown[0]))
+        if not wanted:
+            raise JobError(Problem("images.classes", "one class or more, or null for all", "none"))
         images = [image for image in images if image.label in wanted]
     for source in tuning.images.exclude:
         hint = "Take them out of the images to learn from: an adapter that has seen them spoils every later test."

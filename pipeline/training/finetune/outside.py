@@ -18,6 +18,9 @@ from promptmill.schemas.errors import JobError, Problem
 from promptmill.schemas.tuning import Finetune
 
 _SHOWN = 400
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLE = "Let the trainer save with safetensors: diffusers' save_lora_weights(…, safe_serialization=True)."
+_NONE_LEFT = "The trainer is to write into the folder that stands for {output} in its arguments."
 
 
 def write_images(images: Sequence[Labelled], captions: Sequence[str], folder: Path) -> None:
@@ -46,7 +49,7 @@ def run_trainer(how: Finetune, model: str, images: Path, output: Path) -> Path:
     except OSError as error:
         raise JobError(Problem("finetune.command", "a program", f"{how.command[0]}: {error.strerror}")) from None
     if code:
-        raise _refused("exit code 0", f"{code}", log)
+        raise _refused("exit code 0", _ended(code), log)
     return _left(output, log)
 
 
@@ -77,10 +80,23 @@ def _left(output: Path, log: Path) -> Path:
     if len(weights) != 1:
         others = [path.name for path in files if path not in weights]
         got = f"{len(weights)}" + (f", and {', '.join(others[:3])}" if others else "")
-        raise _refused("one .safetensors file in {output}; pickles are never opened", got, log)
+        hint = "" if weights else _NONE_LEFT
+        hint = _PICKLE if not weights and any(path.suffix in _PICKLES for path in files) else hint
+        raise _refused("one .safetensors file in {output}; pickles are never opened", got, log, hint)
     return weights[0]
 
 
-def _refused(expected: str, got: str, log: Path) -> JobError:
+def _ended(code: int) -> str:
+    """Popen's code is negative for a signal."""
+    if code >= 0:
+        return f"{code}"
+    try:
+        return f"an end by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"an end by signal {-code}"
+
+
+def _refused(expected: str, got: str, log: Path, hint: str = "") -> JobError:
     end = log.read_bytes()[-_SHOWN:].decode("utf-8", "replace").strip() if log.is_file() else ""
-    return JobError(Problem("finetune.command", expected, got, f"Its last words ({log}): {end}" if end else ""))
+    words = f"Its last words ({log}): {end}" if end else f"It printed nothing ({log})."
+    return JobError(Problem("finetune.command", expected, got, f"{hint} {words}".strip()))
