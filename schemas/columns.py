@@ -13,7 +13,9 @@ from promptmill.schemas.inputs import ROLES, STEERING, Role
 Kind = Literal["identity", "variant", "text", "setting", "input", "image", "score", "check", "outcome"]
 """What a column is for: which sample, which variant, its words, how and from what it was drawn, what came of it."""
 
-Only = Literal["inputs", "edits", "steering", "adapters", "controls", "references", "syntax", "labels", "origins"]
+Only = Literal[
+    "inputs", "edits", "steering", "adapters", "controls", "references", "syntax", "labels", "origins", "mask settings"
+]
 Folder = Literal["data", "rejects", "failures"]
 EVERYWHERE: Final[frozenset[Folder]] = frozenset({"data", "rejects", "failures"})
 MADE: Final[frozenset[Folder]] = frozenset({"data", "rejects"})
@@ -109,6 +111,10 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("label_name", _TEXT, "input", "name of the class that was asked for", EVERYWHERE, "labels"),
     Column("row_settings", _TEXT, "input", "settings that the prompt's own line says, as JSON", EVERYWHERE, "syntax"),
     Column(ORIGIN, _TEXT, "input", "`edited_from_real` or `edited_from_synthetic`", EVERYWHERE, "origins"),
+    Column("mask_blur", _WIDE, "setting", "pixels by which the mask's edge was blurred", EVERYWHERE, "mask settings"),
+    Column(
+        "mask_crop", _WHOLE, "setting", "pixels beside the mask that were drawn with it", EVERYWHERE, "mask settings"
+    ),
 )
 """Version 1, in the order of the objects: columns are added, never changed. The source's own columns follow."""
 

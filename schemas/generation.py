@@ -20,6 +20,8 @@ Fit = Literal["cover", "contain", "stretch"]
 Size = Annotated[int, Field(ge=8, le=16384)]
 INPUT_FIELDS: Final = frozenset({"strength", "fit"})
 """Fields of `generation` that say something of input images."""
+MASK_FIELDS: Final = frozenset({"mask_blur", "mask_crop"})
+"""And of masks."""
 ASPECT: Final = "aspect"
 """Beside fields of `generation` in what a row sets: width by height, at as many pixels as the job has."""
 WHERE_IT_LIES: Final = frozenset({"offload", "device_map", "license", "mirror"})
@@ -102,6 +104,13 @@ class Generation(StrictModel):
 
     Null is `cover`; without `width` and `height` too each image keeps its own size, to the nearest that the model can
     draw."""
+    mask_blur: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """Pixels by which the mask's edge is blurred (Gaussian) when what is drawn comes onto the image.
+
+    Within the blur pixels are mixtures of both; outside the blurred mask they are the image's exactly. Null is 0."""
+    mask_crop: Annotated[int, Field(ge=0, le=16384)] | None = None
+    """The region around the mask, with so many pixels beside it, is drawn alone at `width` × `height` (null is the
+    model's own) and pasted back, so that a small mask gets all of the model's detail. Null draws the whole image."""
     control_scale: Annotated[float, Field(ge=0, le=10)] | None = None
     """How strongly ControlNets act; 0 is without them. Null is 1."""
     control_start: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -10,7 +10,7 @@ from pydantic_core import InitErrorDetails
 
 from promptmill.schemas.compute import Compute
 from promptmill.schemas.curation import Curate
-from promptmill.schemas.generation import CONTROL_FIELDS, INPUT_FIELDS, REFERENCE_FIELDS, Generation, Model
+from promptmill.schemas.generation import CONTROL_FIELDS, INPUT_FIELDS, MASK_FIELDS, REFERENCE_FIELDS, Generation, Model
 from promptmill.schemas.inputs import CONTROL, REFERENCE, Task, task_of
 from promptmill.schemas.output import Output
 from promptmill.schemas.prompts import MAX_SEED, Prompts
@@ -184,6 +184,7 @@ class Job(StrictModel):
             fields = "prompts.columns.image prompts.columns.mask"
             wrong.append(broken_rule(("prompts", "columns", "image"), "a column's name", "null", hint, fields))
         wrong += self._without_images() if columns.image is None else []
+        wrong += self._without_masks() if columns.mask is None else []
         wrong += self._without_adapters() if columns.adapter is not None else []
         wrong += self._wrong_references()
         return wrong + (self._wrong_maps() if self._controlled else self._without_nets())
@@ -194,6 +195,15 @@ class Job(StrictModel):
         strength = [("prompts", "columns", "strength")] if self.prompts.columns.strength is not None else []
         places = [*self._set(fields), *strength]
         return [_needs(loc, "prompts.columns.image", hint) for loc in places]
+
+    def _without_masks(self) -> list[InitErrorDetails]:
+        hint = "It is about masks: name their column in `prompts.columns.mask`."
+        return [_needs(loc, "prompts.columns.mask", hint) for loc in self._set(MASK_FIELDS)]
+
+    @property
+    def treats_masks(self) -> bool:
+        """Whether it says how masks are blurred or cropped to."""
+        return bool(self._set(MASK_FIELDS))
 
     def _without_adapters(self) -> list[InitErrorDetails]:
         if any(isinstance(model, Model) and model.adapters for _, model in self._models()):

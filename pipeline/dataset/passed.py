@@ -22,6 +22,7 @@ _MORE: Final[tuple[Only, ...]] = (
     "labels",
     "references",
     "origins",
+    "mask settings",
 )
 """In the order of the objects, behind those of inputs."""
 MOST_VALUES: Final = 100

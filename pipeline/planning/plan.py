@@ -119,6 +119,7 @@ class Plan:
             "labels": bool(self.words.classes),
             "references": any(model.ip_adapter for model in models),
             "origins": self.origins,
+            "mask settings": job.treats_masks,
         }
         return frozenset(only for only, is_there in there.items() if is_there)
 

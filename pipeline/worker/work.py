@@ -197,4 +197,6 @@ def _constants(variant: Variant, task: Task, modes: bool) -> dict[str, Any]:
         "num_inference_steps": variant.generation.num_inference_steps,
         "guidance_scale": variant.generation.guidance_scale,
         "image_guidance_scale": _image_guidance(generation, base),
+        "mask_blur": generation.mask_blur,
+        "mask_crop": generation.mask_crop,
     }

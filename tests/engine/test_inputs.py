@@ -212,6 +212,31 @@ def test_outside_the_mask_nothing_changes(cli: Cli, job: Job, photos: Path, tmp_
     assert "black all over" in failed["message"]
 
 
+def test_blur_and_crop_of_masks_are_swept_recorded_and_made_again(
+    cli: Cli, job: Job, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": "a star", "image": f"images/{number}.png", "mask": "images/mask.png"} for number in (0, 1)]
+    prompts = {"source": write(photos, rows), "columns": {"image": "image", "mask": "mask"}}
+    path = job(
+        prompts=prompts, generation={"mask_blur": 2}, sweep={"mask_crop": [None, 4]}, output={"keep_inputs": True}
+    )
+    assert cli("run", path, "--in-process").code == 0
+    kept = records(tmp_path / "out")
+    assert {row["mask_blur"] for row in kept} == {2.0} and {row["mask_crop"] for row in kept} == {None, 4}
+    outside = np.ones((64, 64), bool)
+    outside[16 - 8 : 48 + 8, 16 - 8 : 48 + 8] = False
+    by_crop: dict[int | None, Any] = {}
+    for row in kept:
+        made = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        given = [np.asarray(picture(number)) for number in (0, 1)]
+        assert any(np.array_equal(made[outside], each[outside]) for each in given)
+        if row["prompt_id"] == kept[0]["prompt_id"] and row["sample_index"] == 0:
+            by_crop[row["mask_crop"]] = made
+    assert not np.array_equal(by_crop[None], by_crop[4])
+    monkeypatch.chdir(tmp_path)  # where it writes the image
+    assert cli("reproduce", tmp_path / "out", kept[-1]["sample_id"]).code == 0
+
+
 @pytest.mark.parametrize("form", ["bytes", "struct"])
 def test_images_that_lie_in_the_source_are_read_where_they_are(
     cli: Cli, job: Job, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch

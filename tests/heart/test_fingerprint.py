@@ -31,6 +31,7 @@ CLIP_SCORE = {"clip": f"local-dir:{CLIP}"}
 
 # Of each field: what the job has beside it, and another value.
 WITH_IMAGE: dict[str, Any] = {"prompts": {"columns": {"image": "other"}}}
+WITH_MASK: dict[str, Any] = {"prompts": {"columns": {"image": "other", "mask": "other"}}}
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "seed": ({}, 1),
     "prompts.suite": ({"prompts": {"suite": "shapes", "source": None}}, None),
@@ -95,6 +96,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "prompts.columns.strength": (WITH_IMAGE, "number"),
     "generation.strength": (WITH_IMAGE, 0.5),
     "generation.fit": (WITH_IMAGE, "stretch"),
+    "generation.mask_blur": (WITH_MASK, 4.0),
+    "generation.mask_crop": (WITH_MASK, 0),
+    "sweep.mask_blur": (WITH_MASK, [2.0]),
+    "sweep.mask_crop": (WITH_MASK, [8]),
     "sweep.strength": (WITH_IMAGE, [0.5]),
     "sweep.fit": (WITH_IMAGE, ["cover"]),
     "output.image_format": ({}, "webp"),

@@ -31,11 +31,11 @@ from promptmill.pipeline.models.diffusion.decode import (
 from promptmill.pipeline.models.diffusion.errors import guarded
 from promptmill.pipeline.models.diffusion.guidance import Guidance
 from promptmill.pipeline.models.diffusion.images import (
-    paste,
     sibling,
     size_of,
     task_name,
 )
+from promptmill.pipeline.models.diffusion.masks import closer, paste
 from promptmill.pipeline.models.diffusion.pipelines import choose_device, choose_dtype, load_pipeline
 from promptmill.pipeline.models.diffusion.placing import is_small, place
 from promptmill.pipeline.models.diffusion.prompt_encoder import PromptEncoder
@@ -210,9 +210,10 @@ class DiffusersGenerator:
 
     def _call(self, batch: Batch) -> list[Drawn]:
         """As a user of diffusers would make it with the same generators."""
-        generation, pipe = batch.generation, self._pipe_for(batch)
+        generation, pipe, whole = batch.generation, self._pipe_for(batch), batch.samples
         call = inspect.signature(pipe.__call__).parameters
         own = generation.height or self._model.height, generation.width or self._model.width
+        batch = replace(batch, samples=[closer(each, generation, (own[1], own[0])) for each in whole])
         height, width = size_of(batch.samples[0]) or own
         # Image-to-image classes of U-Nets know no size: they draw in that of the image, which has the right one.
         sides = {} if batch.samples[0].inputs and "width" not in call else {"width": width, "height": height}
@@ -235,8 +236,8 @@ class DiffusersGenerator:
             pipe.scheduler = self._scheduler
         batch.on_step()
         return [
-            image._replace(pixels=paste(sample, image.pixels))
-            for sample, image in zip(batch.samples, drawn, strict=True)
+            image._replace(pixels=paste(sample, generation, image.pixels))
+            for sample, image in zip(whole, drawn, strict=True)
         ]
 
     def _still(self, vae: Any, batch: Batch) -> AbstractContextManager[None]:

@@ -13,7 +13,6 @@ import torch
 
 from promptmill.pipeline.models.catalog.tasks import class_for, task_for
 from promptmill.pipeline.models.diffusion.decode import in_float32
-from promptmill.pipeline.models.interface import Pixels
 from promptmill.schemas.errors import WorkerError
 from promptmill.schemas.inputs import MASK_LIMIT, REFERENCE, TaskName, control_kind
 from promptmill.schemas.plan import Sample
@@ -61,8 +60,8 @@ def size_of(sample: Sample) -> tuple[int, int] | None:
 class Blend:
     """After each of the first steps, latents that the mask leaves black are those of the image, with that step's noise.
 
-    Blended latent diffusion (arXiv:2206.02779), but the last steps fit all latents to each other; `paste` keeps the
-    pixels. A latent is free where any of its pixels is.
+    Blended latent diffusion (arXiv:2206.02779), but the last steps fit all latents to each other; `masks.paste`
+    keeps the pixels. A latent is free where any of its pixels is.
     """
 
     tensor_inputs = ("latents",)  # diffusers asks a callback for it
@@ -92,12 +91,3 @@ class Blend:
         now = times[place].reshape(1).expand(len(self._clean))
         kept = pipe.scheduler.add_noise(self._clean, self._noise, now)
         return {"latents": (self._free * latents + (1 - self._free) * kept).to(latents.dtype)}
-
-
-def paste(sample: Sample, drawn: Pixels) -> Pixels:
-    """The image's own pixels wherever the mask is black: the decoder alone changes them by up to 108 of 255."""
-    if "mask" not in sample.inputs:
-        return drawn
-    free = sample.inputs["mask"].pixels[..., None] >= MASK_LIMIT
-    pixels: Pixels = np.where(free, drawn, sample.inputs["image"].pixels)
-    return pixels
