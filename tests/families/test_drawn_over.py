@@ -23,8 +23,10 @@ from tests.models import tiny
 
 ALL = bool(os.environ.get("FAMILIES"))
 CORE = {f"{name}Pipeline" for name in ("QwenImage", "ZImage", "IF", "Kandinsky3")}
-"""With Stable Diffusion, SDXL, SD 3, Flux and LCM in tests/models/test_images.py all that are mapped; FAMILIES=1 tries
-those outside of the mapping too (Chroma, Kolors, Sana-Sprint, PAG, Flux.2 klein)."""
+"""With Stable Diffusion, SDXL, SD 3, Flux and LCM in tests/models/test_images.py, and U-Nets of 9 channels in
+tests/models/test_masked.py, all that are mapped and let in: of Kandinsky 2.1 and 2.2 diffusers maps combined pipelines,
+which `validate` refuses (tests/models/test_refusals.py). FAMILIES=1 tries those outside of the mapping too (Chroma,
+Kolors, Sana-Sprint, PAG, Flux.2 klein)."""
 NAMES = sorted(name for name in {*BUILDERS, *OLDER} if " " not in name and (ALL or name in CORE))
 PROMPTS = (SHORT, LONG, OTHER, SHORT)
 

@@ -183,5 +183,6 @@ def test_classes_are_read_from_the_source_of_diffusers() -> None:
         == "StableDiffusionXLControlNetImg2ImgPipeline"
     )
     assert class_for("inpainting", "FluxPipeline", "controlnet") == "FluxControlNetInpaintPipeline"
+    assert class_for("inpainting", "StableDiffusion3Pipeline", "controlnet") is None  # takes no image
     assert class_for("text-to-image", "QwenImagePipeline", "controlnet") == "QwenImageControlNetPipeline"
     assert class_for("text-to-image", "PixArtSigmaPipeline", "controlnet") is None

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from promptmill.pipeline.models.catalog.controls import resolve_control
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.tasks import check_task
 from promptmill.pipeline.models.diffusion.generator import DiffusersGenerator
+from promptmill.schemas.additions import ControlNet
 from promptmill.schemas.errors import JobError
 from promptmill.schemas.generation import Model
 from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.resolved import ResolvedModel
 from tests.models import tiny
+from tests.models.controls import build_control
 from tests.models.test_images import pixels, sample
 
 OWN = {"sd15_masked": "StableDiffusionInpaintPipeline", "sdxl_masked": "StableDiffusionXLInpaintPipeline"}
@@ -87,3 +90,21 @@ def test_a_u_net_that_is_given_something_else_is_refused_before_it_is_loaded(tas
     depth = resolved(tiny.build_sd15(tmp_path / "five", unet=tiny.unet(in_channels=5)))
     with pytest.raises(JobError, match="a U-Net of 4 channels .* or of 9 for masks, got 5"):
         check_task(depth, task, None, WHERE)
+
+
+def test_a_control_net_is_refused_beside_a_mask_where_the_class_would_not_see_the_image(tmp_path: Path) -> None:
+    """Diffusers maps one to Stable Diffusion 3, which takes no image: validate passed, runs failed."""
+    base = tiny.build_sd3(tmp_path / "sd3", channels=16)
+    net = ControlNet(name="edges", path=str(build_control(base, tmp_path / "net")))
+    with pytest.raises(JobError, match="inpainting with ControlNets, .* These do: FluxPipeline, StableDiffusion"):
+        resolve_control(net, resolved(base), "inpainting", False, "model.controlnets[0]")
+    assert resolve_control(net, resolved(base), "text-to-image", False, "model.controlnets[0]").name == "edges"
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_a_control_net_is_refused_for_a_u_net_that_is_given_the_mask(
+    family: str, folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    net = ControlNet(name="edges", path=str(tmp_path))
+    with pytest.raises(JobError, match="inpainting with ControlNets"):
+        resolve_control(net, resolved(folder(family)), "inpainting", False, "model.controlnets[0]")

@@ -13,7 +13,7 @@ from promptmill.pipeline.models.catalog.hub import HUB_ID, open_hub_model
 from promptmill.pipeline.models.catalog.licenses import license_of_folder
 from promptmill.pipeline.models.catalog.resolve import settings_folder
 from promptmill.pipeline.models.catalog.shipped import BUILTIN, shipped
-from promptmill.pipeline.models.catalog.tasks import class_for
+from promptmill.pipeline.models.catalog.tasks import class_for, that_steer
 from promptmill.pipeline.models.catalog.weights import (
     BY_HASH,
     ModelFolder,
@@ -121,6 +121,8 @@ def check_time(base: ResolvedModel, task: TaskName, field: str, where: str) -> N
 
 def _unable(task: TaskName, base: ResolvedModel, kind: ControlKind, where: str) -> JobError:
     hint, got = _HAVE[kind], f"{base.path}, a {base.pipeline_class}"
+    if task != "text-to-image" and (able := that_steer(task, kind)):
+        hint = f"These do: {', '.join(able)}."
     return JobError(Problem(where, f"a model that does {task} with {_TOLD[kind]}", got, hint))
 
 

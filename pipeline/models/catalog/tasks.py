@@ -97,7 +97,10 @@ def _controlled(task: TaskName, base: str, control: ControlKind) -> str | None:
     kind = "TEXT2IMAGE" if task == "text-to-image" else _MAPPED[task][0]
     family = next((key for key, name in auto_classes("TEXT2IMAGE").items() if name == base), None)
     name = auto_classes(kind).get(f"{family}-{control}")
-    return name if name in pipeline_modules() else None
+    if name not in pipeline_modules():
+        return None
+    # That of Stable Diffusion 3 for masks draws its control image anew from noise, and takes no image beside it.
+    return name if task == "text-to-image" or {"image", "strength"} <= call_parameters(name) else None
 
 
 @cache
@@ -176,6 +179,11 @@ def _that_do(task: TaskName) -> str:
         name for name in {*auto_classes("TEXT2IMAGE").values(), *EDITS, *INPAINTS.values()} if class_for(task, name)
     )
     return f"These do: {', '.join(able)}."
+
+
+def that_steer(task: TaskName, control: ControlKind) -> list[str]:
+    """Classes that do the task with what steers them."""
+    return sorted(name for name in auto_classes("TEXT2IMAGE").values() if class_for(task, name, control))
 
 
 def steps_made(task: TaskName, base: str, steps: int, strength: float) -> int:
