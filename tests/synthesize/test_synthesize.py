@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from promptmill.jobs.synthesis import Stages, SynthesisSettings, Way, worded
-from promptmill.jobs.synthesize import synthesize
+from promptmill.jobs.synthesize import most_agreed, synthesize
 from promptmill.pipeline.crashpoints import EXIT_CODE
 from promptmill.pipeline.dataset.labelled import read_labelled
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
 from promptmill.schemas.errors import JobError, OutputMismatchError
-from promptmill.schemas.synthesized import SynthesisResult
+from promptmill.schemas.synthesized import Candidate, SynthesisResult
 from tests.engine.conftest import cli
 from tests.prove.test_proofs import write_set
 
@@ -75,7 +75,7 @@ def test_killed_between_stages_it_comes_to_the_same_verdict(sets: Path, tmp_path
     whole = synthesize(settings_of(sets, tmp_path / "whole"))
     assert [each.name for each in whole.candidates] == ["guidance-1", "strength-0.5"]
     assert whole.candidates[0].made == 6 and whole.proof.test_openings == 40
-    assert any("validation chooses" in text for text in whole.decisions)
+    assert any("within its error, choose" in text for text in whole.decisions)
     assert any("18 images at most" in text for text in whole.decisions)
     killed(settings_of(sets, tmp_path / "killed"), "synthesize parted:2")
     killed(settings_of(sets, tmp_path / "killed"), "synthesize curated:2")
@@ -136,6 +136,13 @@ def test_more_is_made_over_images_than_they_divide(sets: Path, tmp_path: Path) -
     draw = [image for _, own in groupby(real, lambda image: image.label) for image in [*own][:3]]
     stages = Stages(settings_of(sets, tmp_path, each=4), [draw], [], {"across": "a", "down": "b"}, print)
     assert (stages.count(Way(2.0), 0), stages.count(Way(2.0, 0.5), 0)) == (8, 12)
+
+
+def test_a_teacher_chooses_among_ways_that_validation_cannot_tell_apart() -> None:
+    ways = [Candidate("a", 200, 200, 0.12, 84.5), Candidate("b", 200, 200, 0.82, 83.5), Candidate("c", 9, 9, 0.9, 70.0)]
+    assert most_agreed(ways, 200).name == "b"
+    assert most_agreed(ways, 20_000).name == "a"
+    assert most_agreed([Candidate("d", 9, 9, 0.5, 100.0), *ways], 200).name == "d"
 
 
 def test_classes_are_called_what_the_model_knows(sets: Path, tmp_path: Path) -> None:
