@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from promptmill.pipeline.models.catalog.licenses import CARD, CARD_BYTES, front_matter, license_in, strictest
 from promptmill.pipeline.storage.store import Store
@@ -20,6 +21,7 @@ FRONT = "promptmill"
 """In the front matter of a card of ours: `fingerprint` and `generation` of the dataset."""
 _BELOW = ("data", "rejects", "selections")
 _CLAIM, _CLAIM_BYTES = "job.json", 64 << 20
+_LATER, _MOST_LATER = "segments", 1_000
 _MOST_FOLDERS = 16
 """Beyond these a folder counts as one without a card: each is a request to the store."""
 _NONE_THERE = (PermissionError, IsADirectoryError)
@@ -78,7 +80,7 @@ def _said(folder: str, query: str) -> Lineage:
         store = Store(folder, query=query if is_remote(folder) else "")
         front = front_matter(store.read_if_exists(CARD, CARD_BYTES) or b"")
         claim = None if FRONT in front else store.read_if_exists(_CLAIM, _CLAIM_BYTES)
-        told = front.get(FRONT) if claim is None else _of_claim(claim)
+        told = front.get(FRONT) if claim is None else _of_claim(claim, store)
     except NO_OBJECT:
         return Lineage()
     except StorageError as error:
@@ -88,10 +90,19 @@ def _said(folder: str, query: str) -> Lineage:
     return _checked(told, license_in(front))
 
 
-def _of_claim(data: bytes) -> dict[str, object]:
-    """Of a dataset without a card, such as one that is still being made."""
+def _of_claim(data: bytes, store: Store) -> dict[str, object]:
+    """Of a dataset without a card, such as one that is still being made: the largest generation of all its parts."""
     content = parse_object(data)
-    return {"fingerprint": content["fingerprint"], **content["plan"].get("lineage", {})}
+    parts = [content["plan"], *_later_parts(store)]
+    told = [part.get("lineage") or {} for part in parts]
+    generations = [each["generation"] for each in told if isinstance(each.get("generation"), int)]
+    return {"fingerprint": content["fingerprint"], "generation": max(generations, default=1)}
+
+
+def _later_parts(store: Store) -> Iterator[dict[str, Any]]:
+    for entry in store.list(_LATER)[:_MOST_LATER]:
+        data = store.read_if_exists(entry.name, _CLAIM_BYTES)
+        yield from parse_object(data or b"{}").get("segments", [])
 
 
 def _checked(told: object, license: str | None) -> Lineage:

@@ -24,10 +24,10 @@ from promptmill.pipeline.export.lineage import read_origins
 from promptmill.pipeline.export.registry import layout_of
 from promptmill.pipeline.export.training import export_training
 from promptmill.pipeline.planning.plan import Plan, plan_job
-from promptmill.pipeline.planning.plan_json import from_json
+from promptmill.pipeline.planning.plan_json import from_json, segment_json
 from promptmill.pipeline.storage.store import Store
 from promptmill.pipeline.worker.shard import process_shard
-from promptmill.schemas.origin import is_marked, origin_of
+from promptmill.schemas.origin import Lineage, is_marked, origin_of
 from promptmill.schemas.plan import Counts
 from tests.heart.mill import TintContext, job, rows, run_small, write_prompts
 
@@ -102,6 +102,15 @@ def test_a_dataset_without_a_card_says_it_by_its_claim(tmp_path: Path, first: Gr
     second.delete("README.md")
     plan, _ = draw(tmp_path / "third", tmp_path / "second", {"image": "image"})
     assert plan.lineage.generation == 3
+
+
+def test_what_came_later_to_a_dataset_without_a_card_counts_too(tmp_path: Path, first: Grid) -> None:
+    plan, store = first
+    later = replace(plan.segments[0], kind="extend", lineage=Lineage(4, ("abc",)))
+    store.create("segments/000000001.json", json.dumps({"segments": [segment_json(later)]}).encode())
+    store.delete("README.md")
+    assert plan.lineage.generation == 1
+    assert draw(tmp_path / "next", tmp_path / "first", {"image": "image"})[0].lineage.generation == 5
 
 
 def test_images_without_the_mark_are_known_by_their_dataset(tmp_path: Path) -> None:
