@@ -110,7 +110,9 @@ class Generation(StrictModel):
     Within the blur pixels are mixtures of both; outside the blurred mask they are the image's exactly. Null is 0."""
     mask_crop: Annotated[int, Field(ge=0, le=16384)] | None = None
     """The region around the mask, with so many pixels beside it, is drawn alone at `width` × `height` (null is the
-    model's own) and pasted back, so that a small mask gets all of the model's detail. Null draws the whole image."""
+    model's own) and pasted back, so that a small mask gets all of the model's detail. Null draws the whole image.
+
+    `width`, `height` and `fit` bring the image itself to that size first; leave them out to keep the photo's own."""
     control_scale: Annotated[float, Field(ge=0, le=10)] | None = None
     """How strongly ControlNets act; 0 is without them. Null is 1."""
     control_start: Annotated[float, Field(ge=0, lt=1)] | None = None

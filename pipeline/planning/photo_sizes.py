@@ -41,10 +41,10 @@ def too_large(job: Job, models: Sequence[ResolvedModel], files: Sequence[SourceF
 
 
 def _in_own_size(job: Job, models: Sequence[ResolvedModel]) -> Iterator[ResolvedModel]:
-    """Models that draw each image in the size that it has."""
+    """Models that draw each image, and not a region of it, in the size that it has."""
     resolved = dict(zip(variants.swept_models(job), models, strict=True))
-    for model, *asked in variants.tally(job, "model", "width", "height", "fit"):
-        if asked == [None, None, None]:
+    for model, *asked in variants.tally(job, "model", "width", "height", "fit", "mask_crop"):
+        if asked == [None] * 4:
             yield resolved[model]
 
 

@@ -195,14 +195,14 @@ def drawn_size(own: tuple[int, int] | None, generation: Generation, model: Resol
     """Width and height: the job's, or the model's where the job says how images come to a size; else `own`, that of the
     leading image, to the nearest multiple.
 
-    Raises SampleError for an image that is larger than the model's largest.
+    Raises SampleError for an image that is larger than the model's largest, where it is drawn whole.
     """
     if own is None or has_size(generation):
         return generation.width or model.width, generation.height or model.height
     width, height = own
     step = model.size_multiple
     nearest = tuple(max(step, round(side / step) * step) for side in own)
-    if model.max_size is not None and max(nearest) > model.max_size:
+    if model.max_size is not None and max(nearest) > model.max_size and generation.mask_crop is None:
         largest = f"{model.path} draws at most {model.max_size}; set generation.fit, or width and height"
         raise SampleError("input", f"{width}×{height}, and {largest}")
     return nearest[0], nearest[1]

@@ -108,6 +108,14 @@ def is_transient(error: BaseException) -> bool:
     return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
 
 
+_THROTTLING = (408, 425, 429)
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether what could pass is that nobody answered, or a gateway for nobody: a server that throttles is there."""
+    return is_transient(error) and _status(error) not in _THROTTLING
+
+
 def no_answer(error: FileNotFoundError) -> BaseException | None:
     """What a web server really did where fsspec says that nothing is there; None where the server said so itself.
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from promptmill.pipeline.display import redact, shown
-from promptmill.pipeline.storage.faults import advice, describe, is_storage_fault, is_transient
+from promptmill.pipeline.storage.faults import advice, describe, is_silence, is_storage_fault, is_transient
 from promptmill.schemas.errors import JobError, MissingObjectError, NoAnswerError, Problem, StorageError
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Patience:
         """`what` is for messages: "read job.json".
 
         Raises StorageError for a fault that lasts, of it MissingObjectError where nothing is there and NoAnswerError
-        where it could have passed; other errors as they come.
+        where nobody answered; other errors as they come.
         """
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
@@ -66,7 +66,7 @@ class Patience:
         except Exception as error:
             if not is_storage_fault(error):
                 raise
-            kind = NoAnswerError if is_transient(error) else StorageError
+            kind = NoAnswerError if is_silence(error) else StorageError
             kind = MissingObjectError if isinstance(error, FileNotFoundError) else kind
             text = f"cannot {what} in {self.where}: {describe(error)}. {advice(error)}"
             raise kind(self._without_secrets(text)) from None

@@ -415,3 +415,10 @@ def test_a_failure_that_is_kept_holds_no_photo(tmp_path: Path, models: Path) -> 
     (found,) = inputs.prepare_all([asked], InputReader(Store(str(tmp_path / "out"))), Generation(), model)
     assert found.error is not None and "draws at most 128" in str(found.error)
     assert (found.error.__traceback__, found.error.__cause__, found.error.__context__) == (None, None, None)
+
+
+def test_a_photo_larger_than_the_model_may_be_drawn_in_part(models: Path) -> None:
+    model = replace(resolve_model(Model(path=str(models / "sd")), "model"), max_size=128)
+    with pytest.raises(SampleError, match="draws at most 128"):
+        drawn_size((304, 200), Generation(), model)
+    assert drawn_size((304, 200), Generation(mask_crop=8), model) == (304, 200)

@@ -94,6 +94,18 @@ def test_after_a_whole_patience_a_server_is_asked_once_until_it_answers(monkeypa
     assert asked[0] > one and asked[1] == one and asked[3] > one
 
 
+def test_a_server_that_throttles_gets_all_patience_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "FETCH_PATIENCE_S", 1.0)
+    reader, asked = InputReader(mill.memory()), []
+    with web(429) as server:
+        for _ in range(2):
+            server.asked = 0
+            with pytest.raises(SampleError):
+                reader.read(server.url)
+            asked.append(server.asked)
+    assert min(asked) > 2
+
+
 @pytest.mark.parametrize(("status", "reason"), [(404, "no file at"), (410, "no file at"), (403, "403")])
 def test_what_a_server_says_is_believed_at_once(status: int, reason: str) -> None:
     with web(status) as server:

@@ -71,6 +71,17 @@ def test_only_what_is_near_the_mask_is_drawn(generator: Callable[[str], Diffuser
     assert np.array_equal(with_all[0][there], without[0][there])
 
 
+def test_one_white_pixel_of_a_large_region_is_drawn() -> None:
+    """In eight bits it was rounded away where the region is 22 times as large as what is drawn, and nothing was drawn."""
+    mask = np.zeros((2000, 2000), np.uint8)
+    mask[100, 100] = mask[1900, 1900] = 255
+    pixels = {"image": np.zeros((2000, 2000, 3), np.uint8), "mask": mask}
+    inputs = {role: Input(f"{role}.png", pixels=each) for role, each in pixels.items()}
+    whole = SETTINGS.model_copy(update={"mask_crop": 16384})
+    found = closer(replace(sample(0), inputs=inputs), whole, (64, 64)).inputs["mask"].pixels
+    assert (found == 255).any() and set(np.unique(found)) == {0, 255}
+
+
 def test_within_the_blur_pixels_are_mixtures() -> None:
     given = sample(1)
     drawn = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)

@@ -30,7 +30,9 @@ def closer(sample: Sample, generation: Generation, size: tuple[int, int]) -> Sam
     found = dict(sample.inputs)
     for role, each in sample.inputs.items():
         if role == "mask":
-            shown = np.asarray(Image.fromarray(hard).crop(box).resize(size, Image.Resampling.BILINEAR))
+            # As floats: in eight bits one white pixel of a region 22 times as large rounds to none.
+            white = Image.fromarray((hard > 0).astype(np.float32)).crop(box)
+            shown = np.asarray(white.resize(size, Image.Resampling.BILINEAR))
             found[role] = replace(each, pixels=np.where(shown > 0, 255, 0).astype(np.uint8))
         elif role != REFERENCE:
             found[role] = replace(each, pixels=_scaled(each.pixels, size, box))
