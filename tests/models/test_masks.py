@@ -72,7 +72,7 @@ def test_only_what_is_near_the_mask_is_drawn(generator: Callable[[str], Diffuser
 
 
 def test_one_white_pixel_of_a_large_region_is_drawn() -> None:
-    """In eight bits it was rounded away where the region is 22 times as large as what is drawn, and nothing was drawn."""
+    """In eight bits it was rounded away, where the region is 22 times what is drawn, and nothing was drawn."""
     mask = np.zeros((2000, 2000), np.uint8)
     mask[100, 100] = mask[1900, 1900] = 255
     pixels = {"image": np.zeros((2000, 2000, 3), np.uint8), "mask": mask}
