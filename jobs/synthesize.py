@@ -74,11 +74,11 @@ def synthesize(settings: SynthesisSettings, told: Told = lambda text: None) -> S
     for text in decisions:
         told(text)
     best, tried, real = _choose(settings, stages, told)
-    why = f"validation, and a teacher within its error, choose {best.name}: {_in_order(tried)}; "
-    why += f"the best real-only arm {real:.1f} %"
-    decisions.append(why)
-    told(why)
+    for text in _chosen(best, tried, real, len(wordings)):
+        decisions.append(text)
+        told(text)
     for draw in range(len(draws)):
+        told(f"the set of draw {draw + 1} of {len(draws)}, {best.name}")
         stages.made(best, draw)
     proof = prove(proof_of(settings, stages.place(best)), told)
     place = stages.place(best)
@@ -105,13 +105,29 @@ def _decided(settings: SynthesisSettings, stages: Stages, shots: int) -> list[st
     return found
 
 
+def _chosen(best: Way, tried: Sequence[Candidate], real: float, classes: int) -> list[str]:
+    """With what a reader should doubt."""
+    own = next(each for each in tried if each.name == best.name)
+    order = f"{_in_order(tried)}; real alone {real:.1f} %"
+    found = [f"validation, and a teacher within its error, choose {best.name}: {order}"]
+    if (own.validation or 0.0) < real:
+        found.append("no way was better on validation than the best with real images alone")
+    if (own.agreement or 0.0) < 2 / classes:
+        agreed = f"{own.agreement or 0.0:.0%} of their labels, and chance is {1 / classes:.0%}"
+        hint = "The verdict is on such images: try a model that knows yours, or more --tuning-steps"
+        found.append(f"these images hardly show their classes: a teacher of the real ones agrees with {agreed}. {hint}")
+    return found
+
+
 def _choose(settings: SynthesisSettings, stages: Stages, told: Told) -> tuple[Way, list[Candidate], float]:
     """By the first draw: what validation says of each way, and of the best real-only arm."""
     from promptmill.pipeline.evaluation.prove.protocol import try_out
 
     tried: list[Candidate] = []
     real = 0.0
-    for way in ways_of(settings):
+    ways = ways_of(settings)
+    for number, way in enumerate(ways, 1):
+        told(f"way {number} of {len(ways)}: {way.name}")
         made, kept = stages.made(way, 0)
         if not kept:
             tried.append(Candidate(way.name, made, 0, None, None))
@@ -119,7 +135,8 @@ def _choose(settings: SynthesisSettings, stages: Stages, told: Told) -> tuple[Wa
         trial = try_out(proof_of(settings, stages.place(way).replace("{draw}", "0"), draws=1))
         real = trial.real
         tried.append(Candidate(way.name, made, kept, trial.agreement, trial.validation))
-        told(f"{way.name}: {trial.validation:.1f} % right on validation, {trial.agreement:.0%} of labels agreed with")
+        half = f"{trial.validation:.1f} % right on validation with half of each batch from it (real alone {real:.1f} %)"
+        told(f"{way.name}: {half}; a teacher of the real images agrees with {trial.agreement:.0%} of its labels")
         reached("synthesize tried")
     able = [each for each in tried if each.validation is not None]
     if not able:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from promptmill.pipeline.models.catalog.licenses import CARD, CARD_BYTES, front_matter, license_in, strictest
@@ -95,14 +96,16 @@ def _of_claim(data: bytes, store: Store) -> dict[str, object]:
     content = parse_object(data)
     parts = [content["plan"], *_later_parts(store)]
     told = [part.get("lineage") or {} for part in parts]
-    generations = [each["generation"] for each in told if isinstance(each.get("generation"), int)]
-    return {"fingerprint": content["fingerprint"], "generation": max(generations, default=1)}
+    generations = [each["generation"] for each in told if type(each.get("generation")) is int]
+    largest = min(max(generations, default=1), MOST_GENERATIONS)
+    return {"fingerprint": content["fingerprint"], "generation": largest}
 
 
 def _later_parts(store: Store) -> Iterator[dict[str, Any]]:
     for entry in store.list(_LATER)[:_MOST_LATER]:
         data = store.read_if_exists(entry.name, _CLAIM_BYTES)
-        yield from parse_object(data or b"{}").get("segments", [])
+        with suppress(*NO_OBJECT):  # a strange one hides no other
+            yield from [dict(each) for each in parse_object(data or b"{}").get("segments", [])]
 
 
 def _checked(told: object, license: str | None) -> Lineage:

@@ -108,6 +108,7 @@ def test_what_came_later_to_a_dataset_without_a_card_counts_too(tmp_path: Path, 
     plan, store = first
     later = replace(plan.segments[0], kind="extend", lineage=Lineage(4, ("abc",)))
     store.create("segments/000000001.json", json.dumps({"segments": [segment_json(later)]}).encode())
+    store.create("segments/000000000.json", b'{"segments": [7]}')
     store.delete("README.md")
     assert plan.lineage.generation == 1
     assert draw(tmp_path / "next", tmp_path / "first", {"image": "image"})[0].lineage.generation == 5

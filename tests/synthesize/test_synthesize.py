@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from promptmill.jobs.synthesis import Stages, SynthesisSettings, Way, worded
-from promptmill.jobs.synthesize import most_agreed, synthesize
+from promptmill.jobs.synthesize import _chosen, most_agreed, synthesize
 from promptmill.pipeline.crashpoints import EXIT_CODE
 from promptmill.pipeline.dataset.labelled import read_labelled
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
@@ -82,7 +82,7 @@ def test_killed_between_stages_it_comes_to_the_same_verdict(sets: Path, tmp_path
     assert facts(synthesize(settings_of(sets, tmp_path / "killed"))) == facts(whole)
     written = json.loads((tmp_path / "killed/synthesis.json").read_text())
     assert written["proof"]["verdict"] == whole.proof.verdict
-    with pytest.raises(OutputMismatchError, match="the same tuning-steps"):
+    with pytest.raises(OutputMismatchError, match=r"the same tuning-steps \(2\), got 3"):
         synthesize(settings_of(sets, tmp_path / "killed", tuning_steps=3))
 
 
@@ -143,6 +143,14 @@ def test_a_teacher_chooses_among_ways_that_validation_cannot_tell_apart() -> Non
     assert most_agreed(ways, 200).name == "b"
     assert most_agreed(ways, 20_000).name == "a"
     assert most_agreed([Candidate("d", 9, 9, 0.5, 100.0), *ways], 200).name == "d"
+
+
+def test_a_reader_is_told_what_to_doubt() -> None:
+    tried = [Candidate("guidance-1", 200, 200, 0.12, 84.5), Candidate("strength-0.3", 200, 200, 0.82, 90.0)]
+    doubted = _chosen(Way(1.0), tried, 88.5, 10)
+    assert "no way was better on validation than the best with real images alone" in doubted
+    assert any("agrees with 12% of their labels, and chance is 10%" in text for text in doubted)
+    assert len(_chosen(Way(2.0, 0.3), tried, 88.5, 10)) == 1
 
 
 def test_classes_are_called_what_the_model_knows(sets: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from promptmill.pipeline.crashpoints import reached
+from promptmill.pipeline.display import cut
 from promptmill.pipeline.models.catalog.adapters import TUNED, resolve_adapter
 from promptmill.pipeline.models.catalog.resolve import fetch_model
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
@@ -214,10 +215,15 @@ def claim_folder(folder: Path, identity: dict[str, Any], where: str) -> None:
             raise OutputMismatchError(Problem(str(path), "the claim of a training", "something else"))
         if names := [name for name in identity if there.get(name, identity[name]) != identity[name]]:
             hint = "Give another folder, or remove that one."
-            raise OutputMismatchError(Problem(where, f"the same {', '.join(names)}", "other values", hint))
+            before, now = (", ".join(_short(values[name]) for name in names) for values in (there, identity))
+            raise OutputMismatchError(Problem(where, f"the same {', '.join(names)} ({before})", now, hint))
         return
     reached("finetune before claim")
     replace_file(folder, CLAIM, json.dumps(identity, indent=2, sort_keys=True).encode())
+
+
+def _short(value: object) -> str:
+    return cut(json.dumps(value), 40)
 
 
 def _result(tuning: Tuning, lesson: Lesson, base: ResolvedModel, folder: Path, facts: dict[str, Any]) -> TunedAdapter:

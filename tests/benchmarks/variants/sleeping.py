@@ -62,7 +62,7 @@ def main(setting: Setting) -> None:
     from tests.benchmarks.variants.mill import Watch, job_of
 
     sleeper = Sleeper()
-    worker_context.load_generator = lambda model, threads: sleeper
+    worker_context.load_generator = lambda model, threads, told: sleeper
     job = Job.model_validate({**job_of(setting), "score": []})
     store = Store(job.output.url)
     plan = claim_output(plan_job(job), store)
