@@ -174,6 +174,7 @@ class Stages:
             allow_large_sweep=False,
         )
         if summary.interrupted:
+            self.told("interrupted. Run the same command again to continue.")  # typer says nothing of its own
             raise KeyboardInterrupt
         reached("synthesize made")
         apart = Settings(real=(self._real(draw),), test=(self._validating(),), label="label_name")

@@ -6,6 +6,9 @@ import json
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby, pairwise
@@ -173,3 +176,21 @@ def test_the_command_line(cli: Callable[..., Any], sets: Path, tmp_path: Path) -
     answer = cli("synthesize", *places, *quick, *learns, "--json")
     assert answer.code == 0, answer.err
     assert answer.json["proof"]["verdict"] and len(answer.json["candidates"]) == 2
+
+
+@pytest.mark.slow
+def test_interrupted_while_it_draws_it_says_so(sets: Path, tmp_path: Path) -> None:
+    """It ended without a word: typer makes an exit code of what the run had ended with."""
+    places = ["--real", sets / "real", "--test", sets / "test", "--out", tmp_path / "out"]
+    quick = ["--each", 400, "--tuning-steps", 0, "--guidance", 1, "--shots", 2, "--learner", "pixels", "--in-process"]
+    command = [sys.executable, "-m", "promptmill.jobs.cli", "synthesize", *map(str, [*places, *quick])]
+    said: list[str] = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            said.append(line)
+            if "shards to do" in line:
+                running.send_signal(signal.SIGINT)
+    assert running.returncode == 130
+    assert "interrupted. Run the same command again to continue.\n" in said
+    assert any("finishing what is in hand" in line for line in said)
