@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from promptmill.jobs.outlets import catch_all_words, open_outlets, traceback_lines, unsaid
-from promptmill.jobs.signals import INTERRUPTED, leave, on_signals
+from promptmill.jobs.signals import GO_ON, INTERRUPTED, leave, on_signals
 from promptmill.pipeline.execution.json_stream import json_stderr
 from promptmill.pipeline.execution.surroundings import settle
 from promptmill.schemas.errors import HeadLostError, JobError, Problem, PromptmillError, StorageError, WorkerHungError
@@ -86,7 +86,7 @@ def guarded(command: Callable[[], Any], as_json: bool) -> int:
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # which typer takes for Ctrl-D at a question
             return _unexpected(error.__cause__, as_json)
-        say_on_stderr("interrupted. Run the same command again to continue.")
+        say_on_stderr(GO_ON)
         return INTERRUPTED
     except typer.Exit as error:
         return error.exit_code

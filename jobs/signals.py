@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
     from promptmill.pipeline.execution.events import Listener, Stop
 
 INTERRUPTED: Final = 130
+GO_ON: Final = "interrupted. Run the same command again to continue."
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -24,7 +25,7 @@ def on_signals(action: Callable[[], object] | None) -> None:
         signal.signal(number, signal.SIG_IGN if action is None else lambda *_: action())
 
 
-def leave(as_json: bool, message: str = "interrupted. Run the same command again to continue.") -> None:
+def leave(as_json: bool, message: str = GO_ON) -> NoReturn:
     """Ends the process past buffers, locks and threads: a signal may find any of them in use."""
     content = {"error": "Interrupted", "message": message, "problems": [], "exit_code": INTERRUPTED}
     line = getattr(sys.stderr, "line", None)  # of a JsonStream

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from promptmill.jobs.curating import curate_dataset
 from promptmill.jobs.finetune import finetune
 from promptmill.jobs.run import run
@@ -18,6 +20,7 @@ from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.curation.settings import Settings
 from promptmill.pipeline.dataset.labelled import Labelled
 from promptmill.pipeline.evaluation.prove.settings import ProofSettings
+from promptmill.pipeline.jobfile.fields import node_at, words
 from promptmill.pipeline.jobfile.reader import parse_job
 from promptmill.pipeline.models.catalog.resolve import resolve_model
 from promptmill.pipeline.models.catalog.shipped import BUILTIN
@@ -25,7 +28,7 @@ from promptmill.pipeline.models.catalog.tasks import check_strength, check_task
 from promptmill.pipeline.shapes.captions import WORDS
 from promptmill.pipeline.shapes.world import COLOURS, SHAPES
 from promptmill.schemas.errors import JobError, Problem
-from promptmill.schemas.generation import Model
+from promptmill.schemas.generation import Generation, Model
 from promptmill.schemas.tuning import Tuning
 
 Told = Callable[[str], None]
@@ -80,19 +83,14 @@ def ways_of(settings: SynthesisSettings) -> list[Way]:
 
 def check_ways(settings: SynthesisSettings) -> None:
     """Before anything is tuned or made. Raises JobError, by the names of the options."""
-    problems = [
-        *(
-            Problem("--guidance", "a number from 0 to 1,000", f"{g:g}")
-            for g in settings.guidances
-            if not 0 <= g <= 1000
-        ),
-        *(Problem("--strength", "a share above 0, at most 1", f"{s:g}") for s in settings.strengths if not 0 < s <= 1),
-    ]
     if not ways_of(settings):
-        problems.append(Problem("--guidance, --strength", "a way to make images", "none"))
-    if not 1 <= settings.sampling_steps <= 1000:
-        problems.append(Problem("--sampling-steps", "1 to 1,000", f"{settings.sampling_steps}"))
-    if problems:
+        raise JobError(Problem("--guidance, --strength", "a way to make images", "none"))
+    asked = [
+        *(("--guidance", "guidance_scale", value) for value in settings.guidances),
+        *(("--strength", "strength", value) for value in settings.strengths),
+        ("--sampling-steps", "num_inference_steps", settings.sampling_steps),
+    ]
+    if problems := [found for each in asked if (found := _refused(*each)) is not None]:
         raise JobError(*problems)
     model = resolve_model(Model.model_validate(settings.model_fields), "--model")
     if settings.guidances:
@@ -101,6 +99,15 @@ def check_ways(settings: SynthesisSettings) -> None:
         check_task(model, "image-to-image", None, "--model")
     for strength in settings.strengths:
         check_strength(model, "image-to-image", settings.sampling_steps, strength, "--strength")
+
+
+def _refused(option: str, field: str, value: float) -> Problem | None:
+    """What the field of `generation` that the option stands for says of the value."""
+    try:
+        Generation.model_validate({field: value})
+    except ValidationError:
+        return Problem(option, words(node_at(("generation", field))).removesuffix(" or null"), f"{value:g}")
+    return None
 
 
 def worded(settings: SynthesisSettings, classes: Sequence[str]) -> dict[str, str]:
@@ -174,7 +181,6 @@ class Stages:
             allow_large_sweep=False,
         )
         if summary.interrupted:
-            self.told("interrupted. Run the same command again to continue.")  # typer says nothing of its own
             raise KeyboardInterrupt
         reached("synthesize made")
         apart = Settings(real=(self._real(draw),), test=(self._validating(),), label="label_name")

@@ -27,6 +27,7 @@ from promptmill.jobs.proof_options import (
     Workers,
 )
 from promptmill.jobs.prove import check_settings, prove, say_proof
+from promptmill.jobs.signals import leave
 from promptmill.jobs.synthesis import (
     GUIDANCES,
     STRENGTHS,
@@ -209,7 +210,11 @@ def command(
     )  # fmt: skip
     ways = (tuple(guidance or GUIDANCES), tuple(strength or STRENGTHS))
     how = (model, revision, each, tuning_steps, sampling_steps, *ways, address, in_process)
-    _say(synthesize(SynthesisSettings(proof, *how), say_on_stderr), out, as_json)
+    try:
+        made = synthesize(SynthesisSettings(proof, *how), say_on_stderr)
+    except KeyboardInterrupt:  # after a set's run has finished what it had in hand; typer would say nothing
+        leave(as_json)
+    _say(made, out, as_json)
 
 
 def _say(made: SynthesisResult, out: str, as_json: bool) -> None:

@@ -22,7 +22,8 @@ _PASSING_CODES = {
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"),
 }
 """Said with a status of 400 or so, and gone at the next try."""
-_LASTING_STATUS = (set(range(400, 500)) - {408, 409, 425, 429}) | {501, 505}
+_THROTTLING = {408, 425, 429}
+_LASTING_STATUS = (set(range(400, 500)) - {409} - _THROTTLING) | {501, 505}
 """Of a server; 409 is what it says where two writes cross."""
 _ABSENT_STATUS = {404, 410}
 _LASTING = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError, NotImplementedError)
@@ -106,9 +107,6 @@ def is_transient(error: BaseException) -> bool:
         return False
     # s3fs gives errno EIO to all that it has no better word for.
     return not (isinstance(error, OSError) and error.errno in _LASTING_ERRNO)
-
-
-_THROTTLING = (408, 425, 429)
 
 
 def is_silence(error: BaseException) -> bool:

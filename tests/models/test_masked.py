@@ -21,7 +21,7 @@ from promptmill.schemas.inputs import TaskName
 from promptmill.schemas.resolved import ResolvedModel
 from tests.models import tiny
 from tests.models.controls import build_control
-from tests.models.test_images import pixels, sample
+from tests.models.test_images import batch_as_alone, pixels, sample
 
 OWN = {"sd15_masked": "StableDiffusionInpaintPipeline", "sdxl_masked": "StableDiffusionXLInpaintPipeline"}
 WHERE = "prompts.columns.image"
@@ -38,12 +38,7 @@ def test_a_batch_and_each_alone_agree_and_what_is_black_stays(
     made_by = generator(family)
     assert made_by.pipeline_class == OWN[family] and made_by._pipe.unet.config.in_channels == 9
     asked = [sample(number, "image", "mask") for number in range(4)]
-    batch = pixels(made_by, asked)
-    alone = np.concatenate([pixels(made_by, [each]) for each in asked])
-    assert np.abs(batch - alone).max() <= 1
-    for each, made in zip(asked, batch, strict=True):
-        black = each.inputs["mask"].pixels < 128
-        assert np.array_equal(made[black], each.inputs["image"].pixels[black])
+    batch = batch_as_alone(made_by, asked)
     image = {**asked[0].inputs, "image": asked[1].inputs["image"]}
     changed = ({"seed": 99}, {"prompt": "a blue star"}, {"inputs": image})
     for number, each in enumerate(changed):

@@ -100,12 +100,12 @@ def test_the_test_set_is_the_real_one(sets: Path, tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"learner": "ViT-X/none"}, "--learner"),
-        ({"strengths": (1.5,)}, "--strength: expected a share above 0, at most 1, got 1.5"),
-        ({"strengths": (math.nan,)}, "--strength: expected a share above 0, at most 1, got nan"),
+        ({"strengths": (1.5,)}, "--strength: expected a number above 0 and at most 1, got 1.5"),
+        ({"strengths": (math.nan,)}, "--strength: expected a number above 0 and at most 1, got nan"),
         ({"strengths": (0.4,)}, "--strength: expected at least 0.5 with 2 steps"),
-        ({"guidances": (-2.0,)}, "--guidance: expected a number from 0 to 1,000, got -2"),
+        ({"guidances": (-2.0,)}, "--guidance: expected a number from 0 to 1000, got -2"),
         ({"guidances": (), "strengths": ()}, "expected a way to make images, got none"),
-        ({"sampling_steps": 0}, "--sampling-steps: expected 1 to 1,000, got 0"),
+        ({"sampling_steps": 0}, "--sampling-steps: expected an integer from 1 to 1000, got 0"),
         ({"model": "no/such/folder"}, "--model"),
     ],
 )
