@@ -13,6 +13,8 @@ from typing import Any, Self
 import pytest
 
 SCRIPT = Path(__file__).with_name("lab")
+_CHECKOUT = [path for path in (Path(__file__).resolve().parents[2],) if path.is_relative_to("/tmp")]
+"""What all machines need of us, where their own /tmp would hide it."""
 NEEDED = ("ip", "unshare", "nsenter")
 
 
@@ -35,7 +37,7 @@ MARKS = (
 
 
 class Lab:
-    """`folder` is below /tmp, of which a machine sees what it is started with, at the same path, and nothing else."""
+    """`folder` is below /tmp, of which a machine sees what it is started with and this checkout, at the same paths."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         own = {"LAB_STATE": str(folder / "lab"), "LAB_NET": f"pm{secrets.token_hex(3)}", "LAB_SHARED": str(folder)}
@@ -53,7 +55,7 @@ class Lab:
 
     def up(self, name: str, *shared: Path) -> str:
         """Its address."""
-        self.environment["LAB_SHARED"] = " ".join(map(str, shared))
+        self.environment["LAB_SHARED"] = " ".join(map(str, (*shared, *_CHECKOUT)))
         return self._call("up", name).split()[1]
 
     def kill(self, name: str) -> None:
