@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,12 @@ class Slurm:
         ran_s = sum(int(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
         return (ran_s + more_s) // 60 + 1
 
+    def let_start(self, job: str, *more: str) -> None:
+        """A requeued job, for which Slurm itself waits two minutes. Its node refuses ("already killed") what was
+        allocated in the second of the requeue, or before, and then the job has failed."""
+        time.sleep(2)
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now", *more)
+
     @property
     def shards(self) -> int:
         return len(list((self.shared / "out" / "data").glob("*.parquet")))
@@ -160,9 +167,8 @@ def submit(slurm: Slurm) -> str:
 
 
 def goes_on_to_the_end(slurm: Slurm, job: str) -> None:
-    """Slurm keeps a requeued job for two minutes; nothing here depends on them."""
     (slurm.shared / "pace").write_text("0")
-    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm.let_start(job)
     wait_for(lambda: slurm.fact(job, "JobState") in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL"), slurm.said)
     assert slurm.fact(job, "JobState") == "COMPLETED" and slurm.fact(job, "ExitCode") == "0:0", slurm.said()
     assert slurm.shards == PROMPTS
@@ -178,7 +184,7 @@ def test_a_time_limit_sends_the_job_back_and_a_dead_first_node_too(slurm: Slurm)
     wait_for(lambda: slurm.states() == {"idle"}, slurm.said)
 
     before = slurm.shards
-    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60")
+    slurm.let_start(job, "TimeLimit=60")
     wait_for(lambda: slurm.shards > before, slurm.said)
     slurm.lab.kill("n1")
     wait_for(lambda: slurm.fact(job, "Restarts") == "2", slurm.said)
@@ -201,12 +207,12 @@ def line(start: str, **words: str) -> list[str]:
 
 
 def starts_again(slurm: Slurm, job: str) -> None:
-    """Not before the last try is gone, its Ray too, for which Slurm itself would keep the job for two minutes."""
+    """Not before the last try is gone, its Ray too."""
     wait_for(lambda: slurm.states() <= {"idle", "drain"}, slurm.said)
     for name in ("n1", "n2"):
         wait_for(lambda name=name: slurm.lab.run(name, "pgrep", "raylet|gcs_server").returncode == 1, slurm.said)  # type: ignore[misc]
     before = slurm.shards
-    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm.let_start(job)
     wait_for(lambda: slurm.shards > before, slurm.said)
 
 
