@@ -186,6 +186,7 @@ class Slurm:
     def __init__(self, stub: Stub, folder: Path) -> None:
         self._stub = stub
         self._asked = folder / "scontrol"
+        self.stopped = folder / "stopped"
         stub("scontrol", f'if [[ $1 == show ]]; then echo node1; echo node2; else echo "$@" >> {self._asked}; fi')
         self.state("RUNNING")
 
@@ -193,7 +194,8 @@ class Slurm:
         self._stub("squeue", f"echo {name}")
 
     def step(self, body: str) -> None:
-        self._stub("srun", body)
+        """Of Ray and the driver; the one before it is noted."""
+        self._stub("srun", f'if [[ $* == *"ray stop"* ]]; then echo "$@" >> {self.stopped}; exit; fi\n{body}')
 
     def environment(self, **more: str) -> dict[str, str]:
         job = {"SLURM_JOB_ID": "4217", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
@@ -233,6 +235,8 @@ def test_slurm_starts_ray_on_all_nodes_with_a_token_of_its_own(slurm: Slurm, tmp
     slurm.step(f'echo "$@" > {tmp_path}/srun; env > {tmp_path}/env')
     assert run(SCRIPTS[2], "job.yaml", **slurm.environment(RAY_ADDRESS="other:1")).returncode == 0
     command = (tmp_path / "srun").read_text()
+    cleaning, _ = slurm.stopped.read_text().split(" --time")
+    assert command.startswith(cleaning) and "--nodes=2 --ntasks=2 --ntasks-per-node=1" in cleaning
     environment = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
     assert "ray symmetric-run --address node1:24217 --min-nodes 2" in command
     assert f"-- env RAY_ADDRESS=node1:24217 {INFRA}/entrypoint.sh job.yaml" in command

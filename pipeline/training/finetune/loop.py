@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from promptmill.pipeline.crashpoints import reached
 from promptmill.pipeline.storage.local import replace_file
@@ -25,6 +28,7 @@ from promptmill.schemas.tuning import Finetune
 CHECKPOINT: Final = "checkpoint.pt"
 LOG: Final = "log.jsonl"
 _LOG_EVERY = 20
+_FEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,19 @@ class Training:
         own = [each for each in examples if not each.prior]
         prior = [each for each in examples if each.prior]
         losses: list[float] = []
-        while self.step < self.how.steps:
-            numbers, noise = self._random()
-            value = self._losses(own, texts, numbers, noise).mean()
-            if prior:
-                value = value + self.how.prior_weight * self._losses(prior, texts, numbers, noise).mean()
-            self._update(value)
-            losses = [*losses[-49:], float(value.detach())]
-            on_step(self.step, losses[-1])
-            if self.step % _LOG_EVERY == 0:
-                self._log(losses[-1])
-            if self.step % self.how.checkpoint_every == 0 and self.step < self.how.steps:
-                self.save()
+        with _attention(self.device, self.denoiser.shape.latents):
+            while self.step < self.how.steps:
+                numbers, noise = self._random()
+                value = self._losses(own, texts, numbers, noise).mean()
+                if prior:
+                    value = value + self.how.prior_weight * self._losses(prior, texts, numbers, noise).mean()
+                self._update(value)
+                losses = [*losses[-49:], float(value.detach())]
+                on_step(self.step, losses[-1])
+                if self.step % _LOG_EVERY == 0:
+                    self._log(losses[-1])
+                if self.step % self.how.checkpoint_every == 0 and self.step < self.how.steps:
+                    self.save()
         return float(np.mean(losses)) if losses else float("nan")
 
     def save(self) -> None:
@@ -167,6 +172,14 @@ class Training:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             row = {"step": self.step, "loss": round(loss, 6), "at": round(time.time(), 1)}
             file.write(json.dumps(row) + "\n")
+
+
+def _attention(device: torch.device, latents: tuple[int, ...]) -> AbstractContextManager[None]:
+    """On a CPU with all scores at once, as long as they are few: torch's flash attention goes back slowly there, and a
+    step of the built-in model (batch 16) took 167 ms in place of 136."""
+    tokens = latents[0] if len(latents) == 2 else math.prod(latents[1:])
+    few = device.type == "cpu" and tokens <= _FEW_TOKENS
+    return sdpa_kernel(SDPBackend.MATH) if few else nullcontext()
 
 
 def _alike(captions: Sequence[str], texts: Mapping[str, Rows]) -> list[list[int]]:
