@@ -93,6 +93,39 @@ def test_each_test_file_is_opened_once_by_the_last_step(settings: ProofSettings)
     assert set(trained) == {everything} and everything == len(proof.arms) * 5
 
 
+def test_who_looks_at_the_test_set_again_is_told(settings: ProofSettings) -> None:
+    """A verdict that is asked for until it comes is none; the same proof again is not another look."""
+
+    def looks(draws: int) -> list[str]:
+        found = prove(replace(settings, draws=draws)).notices
+        return [text for text in found if text.startswith("the test set was opened before")]
+
+    assert looks(2) == [] == looks(2)
+    (first,) = looks(3)
+    assert first.startswith("the test set was opened before, for 2 draws and pixels, and said: ")
+    assert looks(3) == [first]
+    assert looks(2)[0] == first and "for 3 draws" in looks(2)[1]
+    (Path(settings.out) / "proof.json").write_text("[]")
+    assert looks(2) == []
+
+
+def test_a_learner_without_randomness_is_trained_once(settings: ProofSettings) -> None:
+    proof = prove(replace(settings, initialisations=3))
+    assert proof.protocol.initialisations == 1
+    assert len(list(Path(settings.out).glob("units/*.pt"))) == len(proof.arms) * 5
+
+
+def test_synthetic_images_whose_colour_tells_them_apart(settings: ProofSettings) -> None:
+    told = "the real images are grey and the synthetic ones are not, so that colour tells them apart"
+    quick = replace(settings, draws=2)
+    assert told not in prove(quick).notices
+    path = next(Path(settings.synthetic).rglob("*.png"))
+    pixels = np.array(Image.open(path))
+    pixels[..., 0] //= 2
+    Image.fromarray(pixels).save(path)
+    assert told in prove(quick).notices
+
+
 def test_it_goes_on_where_it_was_stopped(settings: ProofSettings) -> None:
     whole = prove(settings)
     units = sorted(Path(settings.out).glob("units/*.pt"))

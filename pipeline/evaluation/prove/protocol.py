@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from promptmill.pipeline.evaluation.prove.verdict import difference, draws_neede
 from promptmill.pipeline.evaluation.prove.world import World, build_world, check_classes, facts_of, rows_of
 from promptmill.pipeline.storage.local import replace_file
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.proof import ArmResult, Chosen, Proof, Protocol
+from promptmill.schemas.json_text import parse_json
+from promptmill.schemas.proof import ArmResult, Chosen, Proof, Protocol, SetFacts
 
 PROOF_FILE = "proof.json"
+_LOOKED = "the test set was opened before,"
 Told = Callable[[str], None]
 
 
@@ -53,8 +55,10 @@ def try_out(settings: ProofSettings, told: Told = lambda text: None) -> Trial:
 
 class _Proof:
     def __init__(self, settings: ProofSettings, world: World, told: Told) -> None:
-        self.settings, self.world, self.told = settings, world, told
+        self.world, self.told = world, told
         self.units = Units(settings, world, Path(settings.trained or settings.out))
+        once = self.units.shop.learner.deterministic  # every other training would be the first one again
+        self.settings = replace(settings, initialisations=1) if once else settings
         self.found: dict[Arm, list[Unit]] = {}
         self.openings = 0
         self.notices = list(world.notices)
@@ -141,23 +145,25 @@ class _Proof:
             for unit in self.found[arm]
         }
         found = difference(self._by_draw(best, rights), self._by_draw(real, rights))
+        protocol, facts = self._protocol(), facts_of(self.settings.test, images)
+        out = Path(self.settings.out)
+        self.notices += _earlier_looks(out / PROOF_FILE, protocol, [*self.world.facts.values(), facts])
         proof = Proof(
             verdict=verdict(found),
             difference=found,
             draws_needed=draws_needed(found),
             chosen=chosen,
             arms=[self._result(arm, rights) for arm in arms],
-            protocol=self._protocol(),
+            protocol=protocol,
             real=self.world.facts["real"],
             synthetic=self.world.facts["synthetic"],
             validation=self.world.facts["validation"],
-            test=facts_of(self.settings.test, images),
+            test=facts,
             test_openings=self.openings,
             agreement=agreement,
             cost=cost_of(self.settings.synthetic, self.world.facts["synthetic"].images, found.mean, self.units.seconds),
             notices=self.notices,
         )
-        out = Path(self.settings.out)
         replace_file(out, PROOF_FILE, json.dumps(proof.as_json(), indent=2, allow_nan=False).encode())
         write_tables(proof, out)
         return proof
@@ -210,3 +216,22 @@ class _Proof:
             control=asked.control,
             **facts,
         )
+
+
+def _earlier_looks(path: Path, protocol: Protocol, facts: Sequence[SetFacts]) -> list[str]:
+    """What other proofs in the folder asked of the same test set: who asks until a verdict pleases has shown nothing.
+
+    `facts` are of real, synthetic, validation and test images. The same proof again is not another look.
+    """
+    try:
+        before = parse_json(path.read_bytes())
+        told = [str(text) for text in before["notices"] if str(text).startswith(_LOOKED)]
+        images = [before[name]["sha256"] for name in ("real", "synthetic", "validation", "test")]
+        how, verdict = before["protocol"], before["verdict"]
+        latest = f"{_LOOKED} for {how['draws']} draws and {how['learner']}, and said: {verdict}"
+    except (OSError, ValueError, TypeError, KeyError):  # none, or not one of ours
+        return []
+    if images[-1] != facts[-1].sha256:
+        return []
+    same = how == asdict(protocol) and images == [each.sha256 for each in facts]
+    return told if same else [*told, latest]

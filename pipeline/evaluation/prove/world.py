@@ -124,6 +124,8 @@ def build_world(settings: ProofSettings) -> World:
     _check_classes(validation, classes, "--validation")
     size = settings.size or min(LARGEST_SIDE, max(pool[0].pixels.shape[:2]))
     draws, with_more = _draws(settings, real, synthetic, size)
+    if _grey(pool) and not _grey(distinct):
+        notices.append("the real images are grey and the synthetic ones are not, so that colour tells them apart")
     if not with_more:
         notices.append("no ceiling arm: there are not as many further real images as synthetic ones")
     return World(
@@ -140,6 +142,10 @@ def build_world(settings: ProofSettings) -> World:
         },
         notices=tuple(notices),
     )
+
+
+def _grey(images: Sequence[Labelled]) -> bool:
+    return all(bool((each.pixels == each.pixels[..., :1]).all()) for each in images)
 
 
 def rows_of(images: Sequence[Labelled], classes: list[str], size: int) -> Rows:
