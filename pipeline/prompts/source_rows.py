@@ -86,8 +86,14 @@ class SourceRows:
                 if low < high:
                     parts.append(self._rows_of_group(parquet, file, group, low - begins, high - low))
                 begins += size
+            if (found := sum(map(len, parts))) != rows:  # a page may hold fewer than the footer says
+                expected, hint = f"{rows} rows from row {first} on", "The file is damaged: put it back as it was"
+                raise InputError(Problem(f"prompts.source: {file.name}", expected, f"{found}", hint))
         with whole_parquet(file.name):  # a dictionary may lack what rows ask of it
-            return as_schema(add_folder_columns(pa.concat_tables(parts), file.name, self.schema), self.schema)
+            table = pa.concat_tables(parts)
+            if not table.column_names:  # then Arrow forgets how many rows there are
+                table = pa.table({"": pa.nulls(rows)})
+            return as_schema(add_folder_columns(table, file.name, self.schema), self.schema)
 
     def _rows_of_group(self, parquet: pq.ParquetFile, file: SourceFile, group: int, offset: int, rows: int) -> pa.Table:
         with self._lock:
@@ -104,7 +110,7 @@ class SourceRows:
             total += batch.nbytes
             if total > _CACHED_GROUP_BYTES:
                 return _stream_rows(parquet, file.name, group, offset, rows, self._read)
-        table = pa.Table.from_batches(taken)
+        table = _table(taken, parquet)
         with self._lock:
             self._cached = ((file.path, group), table)
         return table.slice(offset, rows)
@@ -135,7 +141,11 @@ def _stream_rows(
         begins += batch.num_rows
         if begins >= offset + rows:
             break
-    return pa.Table.from_batches(kept, None if kept else parquet.schema_arrow)
+    return _table(kept, parquet)
+
+
+def _table(batches: list[pa.RecordBatch], parquet: pq.ParquetFile) -> pa.Table:
+    return pa.Table.from_batches(batches, None if batches else parquet.schema_arrow)
 
 
 def cells_of(table: pa.Table, name: str | None) -> list[object]:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,7 @@ from promptmill.pipeline.prompts.source import Source, open_source
 from promptmill.pipeline.prompts.staging import stage
 from promptmill.pipeline.prompts.unicode import mend
 from promptmill.pipeline.storage.store import Store
-from promptmill.schemas.errors import InputError
+from promptmill.schemas.errors import InputError, PromptmillError
 from promptmill.schemas.plan import STAGED
 from promptmill.schemas.prompts import Columns, Prompts
 from tests.engine.conftest import Answer, records
@@ -253,6 +254,24 @@ def test_every_block_is_what_the_files_hold(tmp_path: Path) -> None:
         assert [prompt.prompt for prompt in block.prompts] == expected[start:stop]
         assert block.passthrough.schema == pa.schema([("n", pa.int32())])
         assert block.prompts[0].prompt_id.startswith(f"{block.prompts[0].prompt[5]}.parquet:")
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_any_byte_of_a_file_costs_an_error_or_no_row(tmp_path: Path, value: int) -> None:
+    """Of plans without hashes. A page of fewer rows than the footer says was a ValueError of Arrow's."""
+    path = tmp_path / "prompts.parquet"
+    pq.write_table(pa.table({"prompt": [f"number {n}" for n in range(40)]}), path)
+    source, whole = opened(path), path.read_bytes()
+    files = tuple(replace(file, etag=None, digest=None) for file in source.files)
+    short = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        try:
+            block = PromptReader(files, Store(str(tmp_path)), source.schema, Columns()).read(5, 35)
+            assert len(block.prompts) == 30
+        except PromptmillError as error:
+            short += "30 rows from row 5 on" in str(error)
+    assert short
 
 
 def test_ids_hold_when_files_are_added(tmp_path: Path) -> None:
