@@ -13,8 +13,7 @@ from typing import Any, Self
 import pytest
 
 SCRIPT = Path(__file__).with_name("lab")
-_CHECKOUT = [path for path in (Path(__file__).resolve().parents[2],) if path.is_relative_to("/tmp")]
-"""What all machines need of us, where their own /tmp would hide it."""
+CHECKOUT = SCRIPT.resolve().parents[2]
 NEEDED = ("ip", "unshare", "nsenter")
 
 
@@ -55,7 +54,8 @@ class Lab:
 
     def up(self, name: str, *shared: Path) -> str:
         """Its address."""
-        self.environment["LAB_SHARED"] = " ".join(map(str, (*shared, *_CHECKOUT)))
+        hidden = [CHECKOUT] if CHECKOUT.is_relative_to("/tmp") else []  # by the machine's own /tmp
+        self.environment["LAB_SHARED"] = " ".join(map(str, (*shared, *hidden)))
         return self._call("up", name).split()[1]
 
     def kill(self, name: str) -> None:

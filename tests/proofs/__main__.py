@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 
-from tests.proofs.parts import AFTER, MORE, OF_SHAPES, OUT, PARTS, part, shapes_settings, table
+from tests.proofs.parts import AFTER, ALL, MORE, OF_SHAPES, OUT, PARTS, part, shapes_settings, table
 
 
 def main(asked: Sequence[str], workers: int) -> None:
@@ -20,7 +20,7 @@ def main(asked: Sequence[str], workers: int) -> None:
             running[pool.submit(part, name)] = name
 
         if "digits" in waiting:
-            start("digits")  # whose time the sets of shapes are made in
+            start("digits")  # the sets of shapes are made meanwhile
         if OF_SHAPES.intersection(waiting):
             shapes_settings(1)
         while waiting or running:
@@ -38,6 +38,6 @@ if __name__ == "__main__":
     parser.add_argument("parts", nargs="*", metavar="PART", help=parts)
     parser.add_argument("--workers", type=int, default=2, help="parts at once, one core each")
     given = parser.parse_args()
-    if unknown := [name for name in given.parts if name not in (*PARTS, *MORE)]:
+    if unknown := [name for name in given.parts if name not in ALL]:
         parser.error(f"no part is called {', '.join(unknown)}")
     main(given.parts, given.workers)

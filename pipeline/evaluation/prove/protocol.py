@@ -21,7 +21,7 @@ from promptmill.pipeline.evaluation.prove.world import World, build_world, check
 from promptmill.pipeline.storage.local import replace_file
 from promptmill.pipeline.storage.store import Store
 from promptmill.schemas.json_text import parse_json
-from promptmill.schemas.proof import ArmResult, Chosen, Proof, Protocol, SetFacts
+from promptmill.schemas.proof import ArmResult, Chosen, Proof, Protocol
 
 PROOF_FILE = "proof.json"
 _LOOKED = "the test set was opened before,"
@@ -145,25 +145,24 @@ class _Proof:
             for unit in self.found[arm]
         }
         found = difference(self._by_draw(best, rights), self._by_draw(real, rights))
-        protocol, facts = self._protocol(), facts_of(self.settings.test, images)
-        out = Path(self.settings.out)
-        self.notices += _earlier_looks(out / PROOF_FILE, protocol, [*self.world.facts.values(), facts])
         proof = Proof(
             verdict=verdict(found),
             difference=found,
             draws_needed=draws_needed(found),
             chosen=chosen,
             arms=[self._result(arm, rights) for arm in arms],
-            protocol=protocol,
+            protocol=self._protocol(),
             real=self.world.facts["real"],
             synthetic=self.world.facts["synthetic"],
             validation=self.world.facts["validation"],
-            test=facts,
+            test=facts_of(self.settings.test, images),
             test_openings=self.openings,
             agreement=agreement,
             cost=cost_of(self.settings.synthetic, self.world.facts["synthetic"].images, found.mean, self.units.seconds),
             notices=self.notices,
         )
+        out = Path(self.settings.out)
+        proof = replace(proof, notices=[*proof.notices, *_earlier_looks(out / PROOF_FILE, proof)])
         replace_file(out, PROOF_FILE, json.dumps(proof.as_json(), indent=2, allow_nan=False).encode())
         write_tables(proof, out)
         return proof
@@ -218,20 +217,21 @@ class _Proof:
         )
 
 
-def _earlier_looks(path: Path, protocol: Protocol, facts: Sequence[SetFacts]) -> list[str]:
+def _earlier_looks(path: Path, proof: Proof) -> list[str]:
     """What other proofs in the folder asked of the same test set: who asks until a verdict pleases has shown nothing.
+    The same proof again is not another look."""
 
-    `facts` are of real, synthetic, validation and test images. The same proof again is not another look.
-    """
+    def asked(found: dict[str, Any]) -> list[Any]:
+        return [found["protocol"], *(found[name]["sha256"] for name in ("real", "synthetic", "validation", "test"))]
+
+    now = asked(asdict(proof))
     try:
         before = parse_json(path.read_bytes())
+        then, how = asked(before), before["protocol"]
         told = [str(text) for text in before["notices"] if str(text).startswith(_LOOKED)]
-        images = [before[name]["sha256"] for name in ("real", "synthetic", "validation", "test")]
-        how, verdict = before["protocol"], before["verdict"]
-        latest = f"{_LOOKED} for {how['draws']} draws and {how['learner']}, and said: {verdict}"
+        latest = f"{_LOOKED} for {how['draws']} draws and {how['learner']}, and said: {before['verdict']}"
     except (OSError, ValueError, TypeError, KeyError):  # none, or not one of ours
         return []
-    if images[-1] != facts[-1].sha256:
+    if then[-1] != now[-1]:
         return []
-    same = how == asdict(protocol) and images == [each.sha256 for each in facts]
-    return told if same else [*told, latest]
+    return told if then == now else [*told, latest]

@@ -29,6 +29,7 @@ CHECKPOINT: Final = "checkpoint.pt"
 LOG: Final = "log.jsonl"
 _LOG_EVERY = 20
 _FEW_TOKENS = 1024
+"""Scores of more would take memory that the estimate does not count."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,8 @@ class Training:
 
 
 def _attention(device: torch.device, latents: tuple[int, ...]) -> AbstractContextManager[None]:
-    """On a CPU with all scores at once, as long as they are few: torch's flash attention goes back slowly there, and a
-    step of the built-in model (batch 16) took 167 ms in place of 136."""
+    """On a CPU with all scores at once, as long as they are few: torch's flash attention goes back slowly there. A step
+    of the built-in model (batch 16, one core) takes 136 ms so, and 167 with it."""
     tokens = latents[0] if len(latents) == 2 else math.prod(latents[1:])
     few = device.type == "cpu" and tokens <= _FEW_TOKENS
     return sdpa_kernel(SDPBackend.MATH) if few else nullcontext()
